@@ -1,0 +1,57 @@
+"""jaxmeta: meta-reinforcement learning as pure functions on the accelerator.
+
+    import jaxmeta as jm
+
+    family = jm.tasks.navigation()
+    meta = jm.maml(family)
+    state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), num_updates=100)
+
+The names below are imported when they are first used: `import jaxmeta` is cheap and starts no JAX backend.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULES = ("inner", "nets", "outer", "rl", "tasks", "testing", "types")
+_NAMES = {
+    "Checkpointer": "jaxmeta.core.checkpoint",
+    "Learner": "jaxmeta.core.learner",
+    "MAMLConfig": "jaxmeta.algos.maml",
+    "MetaLearner": "jaxmeta.core.learner",
+    "Plan": "jaxmeta.types",
+    "RL2Config": "jaxmeta.algos.rl2",
+    "Report": "jaxmeta.core.evaluate",
+    "TaskFamily": "jaxmeta.tasks.base",
+    "collect": "jaxmeta.core.rollout",
+    "evaluate": "jaxmeta.core.evaluate",
+    "finite": "jaxmeta.tasks.base",
+    "init_state": "jaxmeta.core.train",
+    "maml": "jaxmeta.algos.maml",
+    "replay": "jaxmeta.core.rollout",
+    "rl2": "jaxmeta.algos.rl2",
+    "rollout": "jaxmeta.core.rollout",
+    "summarize": "jaxmeta.core.evaluate",
+    "train": "jaxmeta.core.train",
+    "unroll": "jaxmeta.core.rollout",
+    "use_cpu_cores": "jaxmeta.core.parallel",
+}
+
+__all__ = sorted((*_MODULES, *_NAMES))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"jaxmeta.{name}")
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'jaxmeta' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))

@@ -1,0 +1,1 @@
+"""One recipe per published algorithm: a config and its wiring."""

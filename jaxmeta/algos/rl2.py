@@ -1,0 +1,57 @@
+"""RL²: a recurrent policy is the learning algorithm."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jaxmeta import inner, nets, outer, rl
+from jaxmeta.core.learner import MetaLearner
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class RL2Config:
+    """Fast reinforcement learning via slow reinforcement learning."""
+
+    episodes: int | None = None
+    """Episodes per trial; by default what is usual for the task family."""
+    num_tasks: int = 256
+    """Trials per meta-update, each on a task of its own."""
+    cell: Literal["gru"] = "gru"
+    """Recurrent cell."""
+    hidden: int = 128
+    """Size of the recurrent state."""
+    init_log_std: float = 0.0
+    """Log standard deviation of a continuous policy at the start."""
+    discount: float = 0.99
+    """γ, across the episodes of a trial."""
+    trace: float = 0.3
+    """λ of generalised advantage estimation."""
+    ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
+        learning_rate=1e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.01
+    )
+    """The outer loop."""
+
+    def __post_init__(self):
+        for name in ("num_tasks", "hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.episodes is not None and self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}; it must be at least 1, or None")
+        for name in ("discount", "trace"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
+
+
+def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
+    """Builds RL² (Duan et al., 2016, arXiv:1611.02779) with PPO.
+
+    A trial is several episodes on one task. The hidden state lives through all of them, and the policy maximises the
+    return of the whole trial: exploring early pays if it helps later.
+    """
+    network = nets.recurrent_actor_critic(family.env.spec, config.cell, config.hidden, config.init_log_std)
+    plan = Plan(rounds=0, streams=1, episodes=config.episodes or family.episodes)
+    advantage = rl.value_baseline(config.discount, config.trace, across_episodes=True, normalize=False)
+    return outer.policy_gradient(inner.memory(network), family, plan, config.num_tasks, advantage, config.ppo)

@@ -1,0 +1,43 @@
+"""The two interfaces of the engine: how an agent adapts to one task, and how many tasks improve the agent.
+
+An agent holds three things, each changed by exactly one function: `params` live for the whole meta-training run and
+change in `MetaLearner.update`; `fast` lives for one task and changes in `Learner.adapt`; `carry` lives for one stream
+of experience and changes in `Learner.act`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxmeta.types import Carry, Fast, Input, Key, Metrics, Output, Params, Plan, Rollout, TrainState
+
+
+class Learner(NamedTuple):
+    """The inner loop: how an agent adapts to one task. All functions are pure and unbatched."""
+
+    init: Callable[[Key], Params]
+    """Makes the meta-parameters."""
+    start: Callable[[Params, Key], Fast]
+    """A new task begins."""
+    reset: Callable[[Params, Fast, Key], Carry]
+    """A new stream of experience begins."""
+    act: Callable[[Params, Fast, Carry, Input], tuple[Carry, Output]]
+    """One step; deterministic, so that a replay equals the collection."""
+    adapt: Callable[[Params, Fast, Rollout, Key], Fast]
+    """Learns from one round of experience."""
+    head: Callable[[Output], Any]
+    """Makes a distrax distribution over actions from the arrays of an output with any leading axes."""
+    unroll: Callable[[Params, Fast, Carry, Rollout], Output] | None = None
+    """Optional form of `act` over whole streams that is parallel in time: carry [E, ...] and rollout [T, E, ...]."""
+
+
+class MetaLearner(NamedTuple):
+    """The outer loop: how experience over many tasks improves the params."""
+
+    learner: Learner
+    plan: Plan
+    """How a meta-training trial is laid out."""
+    init: Callable[[Key], TrainState]
+    update: Callable[[TrainState], tuple[TrainState, Metrics]]
+    """Samples tasks, collects trials, improves the params. Pure, scannable, vmappable over seeds."""

@@ -1,0 +1,101 @@
+"""Where devices are known: tasks spread over a mesh, and cache-sized pieces of a task batch.
+
+On a CPU the cores are the devices (`use_cpu_cores`). Everything outside this file is written for one device; inside
+`over_tasks` a mean over all tasks of the batch is a local mean followed by `task_mean`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "task"
+
+
+def use_cpu_cores(num_devices: int | None = None) -> None:
+    """Makes every CPU core a device of its own; call it before JAX starts, else it has no effect.
+
+    Args:
+      num_devices: how many; by default as many as the process may use.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", num_devices or cores)
+    except RuntimeError:
+        pass  # a backend runs already: its devices stay as they are
+
+
+def num_devices_for(num_tasks: int) -> int:
+    """Returns how many of the devices share a batch of tasks: the largest count that divides it."""
+    return _largest_divisor(num_tasks, len(jax.devices()))
+
+
+def over_tasks(local_update: Callable[..., Any], num_tasks: int, num_devices: int | None = None) -> Callable[..., Any]:
+    """Spreads `local_update(shared, per_task)` over the devices.
+
+    Each device sees the whole of `shared` and its part of `per_task` (leading axis `num_tasks`). What is returned must
+    be the same on every device: reduce with `task_mean` first.
+
+    Args:
+      num_devices: by default as many as `num_devices_for` says.
+    """
+    mesh = Mesh(jax.devices()[: num_devices or num_devices_for(num_tasks)], (AXIS,))
+    # check_vma=False: the default would sum gradients of replicated params over the mesh, inner-loop ones included,
+    # and so mix the tasks without an error
+    return jax.shard_map(local_update, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False)
+
+
+def map_over_tasks(function: Callable[..., Any], num_tasks: int, chunk: int | None = None) -> Callable[..., Any]:
+    """Spreads `function(shared, one_task)` over devices and tasks; leaves come back as [num_tasks, ...].
+
+    Args:
+      chunk: tasks that one device runs side by side; all by default.
+    """
+    devices = num_devices_for(num_tasks)
+    mesh = Mesh(jax.devices()[:devices], (AXIS,))
+
+    def local(shared, per_task):
+        return chunked_vmap(lambda one: function(shared, one), per_task, chunk)
+
+    return jax.shard_map(local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
+
+
+def replicate(tree):
+    """Puts a tree on all devices, as updates leave it: the second call of a compiled update then equals the first."""
+    return jax.device_put(tree, NamedSharding(Mesh(jax.devices(), (AXIS,)), P()))
+
+
+def task_mean(tree):
+    """Averages over the devices of `over_tasks`."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def chunked_vmap(function: Callable[..., Any], per_task, chunk: int | None = None):
+    """Vmaps over the leading axis in pieces of at most `chunk`, one piece after the other."""
+    size = jax.tree.leaves(per_task)[0].shape[0]
+    if chunk is None or chunk >= size:
+        return jax.vmap(function)(per_task)
+    return jax.lax.map(function, per_task, batch_size=_largest_divisor(size, chunk))
+
+
+def cache_chunk(env, task, streams: int, limit_bytes: int = 256 * 1024) -> int | None:
+    """Returns how many tasks step side by side so that their environment states stay in a core's cache.
+
+    Wide batches are slower than narrow ones on a CPU once a state leaves the cache; accelerators want all tasks at
+    once, and there the answer is None.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0), task)
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return max(1, limit_bytes // max(1, streams * state_bytes))
+
+
+def _largest_divisor(size: int, limit: int) -> int:
+    """Returns the largest divisor of `size` that is at most `limit`."""
+    return max(d for d in range(1, limit + 1) if size % d == 0)

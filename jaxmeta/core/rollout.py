@@ -1,0 +1,154 @@
+"""Experience: collecting it without a gradient, and replaying it with one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxmeta.core.learner import Learner
+from jaxmeta.tasks.base import Env
+from jaxmeta.types import Array, Fast, Input, Key, Output, Params, Plan, Rollout, Task, Trial
+
+
+def rollout(
+    learner: Learner, params: Params, fast: Fast, env: Env, task: Task, key: Key, streams: int = 1, episodes: int = 1
+) -> Rollout:
+    """Runs `streams` parallel streams of `episodes` episodes each, on one task.
+
+    The carry, the previous action and the previous reward survive the end of an episode, so the last transition of an
+    episode reaches the policy at the first step of the next one. After an early end everything stands still up to the
+    horizon: to the policy the episodes follow each other without a gap.
+
+    Returns:
+      Experience with leaves [T, E, ...], T = episodes x horizon.
+    """
+    spec = env.spec
+    reset_key, episodes_key = jax.random.split(key)
+    reset_keys = jax.random.split(reset_key, streams)
+    carry = jax.vmap(learner.reset, (None, None, 0))(params, fast, reset_keys)
+    blank = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (streams, *leaf.shape)), spec.example_input())
+
+    def step(state, step_input):
+        env_state, carry, inputs, alive = state
+        key, last = step_input
+        action_key, env_key = jax.random.split(key)
+        next_carry, output = jax.vmap(learner.act, (None, None, 0, 0))(params, fast, carry, inputs)
+        action = learner.head(output).sample(seed=action_key)
+        next_env_state, outcome = jax.vmap(env.step, (0, 0, 0, None))(
+            jax.random.split(env_key, streams), env_state, action, task
+        )
+        reward = jnp.where(alive, outcome.reward, 0.0)
+        ends = outcome.terminated | last
+        record = Rollout(
+            inputs=inputs,
+            action=action,
+            reward=reward,
+            valid=alive.astype(jnp.float32),
+            done=(alive & ends).astype(jnp.float32),
+            output=output,
+            reset_key=(),
+        )
+        next_inputs = Input(
+            obs=outcome.obs,
+            prev_action=action,
+            prev_reward=reward,
+            prev_done=ends.astype(jnp.float32),
+            first=jnp.zeros(streams),
+        )
+        if spec.terminates:
+            next_env_state, next_carry, next_inputs = _select(
+                alive, (next_env_state, next_carry, next_inputs), (env_state, carry, inputs)
+            )
+            alive &= ~outcome.terminated
+        return (next_env_state, next_carry, next_inputs, alive), record
+
+    def episode(state, key):
+        carry, inputs = state
+        start_key, steps_key = jax.random.split(key)
+        env_state, obs = jax.vmap(env.reset, (0, None))(jax.random.split(start_key, streams), task)
+        alive = jnp.ones(streams, bool)
+        steps = (jax.random.split(steps_key, spec.horizon), jnp.arange(spec.horizon) == spec.horizon - 1)
+        state, records = jax.lax.scan(step, (env_state, carry, inputs.replace(obs=obs), alive), steps)
+        return state[1:3], records
+
+    start = (carry, blank.replace(first=jnp.ones(streams)))
+    _, records = jax.lax.scan(episode, start, jax.random.split(episodes_key, episodes))
+    records = jax.tree.map(lambda leaf: leaf.reshape(episodes * spec.horizon, *leaf.shape[2:]), records)
+    return records.replace(reset_key=reset_keys)
+
+
+def unroll(learner: Learner, params: Params, fast: Fast, experience: Rollout) -> Output:
+    """Says again, differentiably, what the policy says along stored experience [T, E, ...].
+
+    With an empty carry this is one batched call; with a parallel form (`Learner.unroll`) that form; else a scan.
+    """
+    carry = jax.vmap(learner.reset, (None, None, 0))(params, fast, experience.reset_key)
+    act = jax.vmap(learner.act, (None, None, 0, 0))
+    if not jax.tree.leaves(carry):
+        return jax.vmap(act, (None, None, None, 0))(params, fast, carry, experience.inputs)[1]
+    if learner.unroll is not None:
+        return learner.unroll(params, fast, carry, experience)
+
+    def step(carry, moment):
+        inputs, valid = moment
+        next_carry, output = act(params, fast, carry, inputs)
+        return _select(valid > 0, next_carry, carry), output
+
+    return jax.lax.scan(step, carry, (experience.inputs, experience.valid))[1]
+
+
+def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, plan: Plan) -> Trial:
+    """Runs one trial on one task: `plan.rounds` rounds with an adaptation after each, and one round more."""
+    start_key, adapt_key, rounds_key = jax.random.split(key, 3)
+    adapt_keys = jax.random.split(adapt_key, plan.rounds + 1)
+
+    def one_round(fast, moment):
+        index, round_key, adapt_key = moment
+        experience = rollout(learner, params, fast, env, task, round_key, plan.streams, plan.episodes)
+        if plan.rounds:
+            # one scan body, hence one compilation of the physics; no adaptation follows the last round
+            fast = jax.lax.cond(
+                index < plan.rounds, lambda: learner.adapt(params, fast, experience, adapt_key), lambda: fast
+            )
+        return fast, experience
+
+    moments = (jnp.arange(plan.rounds + 1), jax.random.split(rounds_key, plan.rounds + 1), adapt_keys)
+    _, rounds = jax.lax.scan(one_round, learner.start(params, start_key), moments)
+    return Trial(rounds=rounds, start_key=start_key, adapt_keys=adapt_keys[: plan.rounds])
+
+
+def replay_fast(learner: Learner, params: Params, trial: Trial) -> Fast:
+    """Adapts again, differentiably, on the stored experience; leaves are [R + 1, ...], one fast state per round."""
+    fast = learner.start(params, trial.start_key)
+
+    def adapt(fast, moment):
+        experience, key = moment
+        return learner.adapt(params, fast, experience, key), fast
+
+    earlier = jax.tree.map(lambda leaf: leaf[:-1], trial.rounds)
+    last, before = jax.lax.scan(adapt, fast, (earlier, trial.adapt_keys))
+    return jax.tree.map(lambda stack, leaf: jnp.concatenate([stack, leaf[None]]), before, last)
+
+
+def replay(learner: Learner, params: Params, trial: Trial) -> Output:
+    """Says again, differentiably, all that the agent said in a trial, adaptations included; leaves [R + 1, T, E, ...].
+
+    At the params of the collection it equals `trial.rounds.output`.
+    """
+    fast = replay_fast(learner, params, trial)
+    return jax.vmap(lambda fast, experience: unroll(learner, params, fast, experience))(fast, trial.rounds)
+
+
+def replay_last(learner: Learner, params: Params, trial: Trial) -> Output:
+    """Says again what the agent said in the last round, without the cost of the rounds before; leaves [T, E, ...]."""
+    fast, experience = jax.tree.map(lambda leaf: leaf[-1], (replay_fast(learner, params, trial), trial.rounds))
+    return unroll(learner, params, fast, experience)
+
+
+def _select(condition: Array, new, old):
+    """Picks `new` where `condition` [E] holds, else `old`; leaves are [E, ...]."""
+
+    def pick(new_leaf, old_leaf):
+        return jnp.where(condition.reshape(condition.shape + (1,) * (new_leaf.ndim - 1)), new_leaf, old_leaf)
+
+    return jax.tree.map(pick, new, old)

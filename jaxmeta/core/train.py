@@ -1,0 +1,85 @@
+"""The meta-training loop: jitted chunks of updates on the devices, everything else between them as callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from jaxmeta.core import parallel
+from jaxmeta.core.learner import MetaLearner
+from jaxmeta.types import Key, Metrics, TrainState
+
+
+class Callback(Protocol):
+    """Called after every chunk, outside of the device program."""
+
+    def __call__(self, update: int, state: TrainState, metrics: dict[str, np.ndarray]) -> None:
+        """Reacts to progress.
+
+        Args:
+          update: updates done since the run began, restarts included.
+          state: after that update; with several seeds its leaves have a leading axis.
+          metrics: of the updates of this chunk, [chunk] or, with several seeds, [chunk, seeds].
+        """
+        ...
+
+
+def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> TrainState:
+    """Makes the state that meta-training starts from.
+
+    Args:
+      num_seeds: if given, that many independent runs side by side, on a leading axis of every leaf.
+    """
+    if num_seeds is None:
+        return parallel.replicate(jax.jit(meta.init)(key))
+    return parallel.replicate(jax.jit(jax.vmap(meta.init))(jax.random.split(key, num_seeds)))
+
+
+def make_chunk(
+    meta: MetaLearner, num_updates: int, num_seeds: int | None = None
+) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
+    """Compiles `num_updates` updates into one device call that consumes its argument's memory."""
+    update = meta.update if num_seeds is None else jax.vmap(meta.update)
+    return jax.jit(
+        lambda state: jax.lax.scan(lambda state, _: update(state), state, None, num_updates), donate_argnums=0
+    )
+
+
+def train(
+    meta: MetaLearner,
+    state: TrainState,
+    num_updates: int,
+    *,
+    chunk: int = 1,
+    num_seeds: int | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> TrainState:
+    """Meta-trains until `num_updates` updates are done in total, those that `state` has already seen included.
+
+    Args:
+      state: from `init_state` or a checkpoint; it is consumed.
+      chunk: updates per device call; the callbacks run between calls.
+      num_seeds: as given to `init_state`.
+      callbacks: called in order after every chunk.
+
+    Returns:
+      The final state. The result does not depend on `chunk`.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
+    done = int(np.max(state.step))
+    # one compiled length; a shorter rest is done one by one
+    compiled = {}
+    while done < num_updates:
+        length = chunk if num_updates - done >= chunk else 1
+        if length not in compiled:
+            compiled[length] = make_chunk(meta, length, num_seeds)
+        state, metrics = compiled[length](state)
+        done += length
+        fetched = jax.device_get(metrics)
+        for callback in callbacks:
+            callback(done, state, fetched)
+    return state

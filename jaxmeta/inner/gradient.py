@@ -1,0 +1,71 @@
+"""Agents that adapt by gradient steps on their own experience."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+from flax import struct
+
+from jaxmeta.core.learner import Learner
+from jaxmeta.core.rollout import unroll
+from jaxmeta.inner.updaters import Updater
+from jaxmeta.rl import Estimator, Objective
+from jaxmeta.types import Carry, Input, Key, Output, Params, Rollout
+
+
+class GradientParams(struct.PyTreeNode):
+    """What meta-training learns."""
+
+    policy: Params
+    """Where every task starts from."""
+    updater: Params
+    """ψ, the learned part of the update rule; `()` if there is none."""
+
+
+class GradientFast(struct.PyTreeNode):
+    """What adapting to a task changes."""
+
+    policy: Params
+    opt_state: Any
+
+
+def gradient(policy: Learner, objective: Objective, updater: Updater, advantage: Estimator) -> Learner:
+    """Builds an agent that takes one gradient step on its policy after every round.
+
+    Args:
+      policy: a learner without adaptation of its own, such as `memory(network)`; its params are what adapts.
+      objective: the inner loss, see `jaxmeta.rl.objectives`. The behaviour log-probabilities are those stored at
+        collection.
+      updater: what to do with the gradient. The meta-gradient goes through it, second order included, unless it is
+        wrapped in `first_order`.
+      advantage: estimates advantages from the round alone, anew for every task and round.
+    """
+
+    def init(key: Key) -> GradientParams:
+        policy_key, updater_key = jax.random.split(key)
+        params = policy.init(policy_key)
+        return GradientParams(policy=params, updater=updater.init(updater_key, params))
+
+    def start(params: GradientParams, key: Key) -> GradientFast:
+        return GradientFast(policy=params.policy, opt_state=updater.tx(params.updater).init(params.policy))
+
+    def reset(params: GradientParams, fast: GradientFast, key: Key) -> Carry:
+        return policy.reset(fast.policy, (), key)
+
+    def act(params: GradientParams, fast: GradientFast, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        return policy.act(fast.policy, (), carry, inputs)
+
+    def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
+        estimate = jax.lax.stop_gradient(advantage(experience).advantage)
+        behaviour = policy.head(experience.output).log_prob(experience.action)
+
+        def loss(theta):
+            log_prob = policy.head(unroll(policy, theta, (), experience)).log_prob(experience.action)
+            return objective(log_prob, behaviour, estimate, experience.valid)
+
+        update, opt_state = updater.tx(params.updater).update(jax.grad(loss)(fast.policy), fast.opt_state, fast.policy)
+        return GradientFast(policy=optax.apply_updates(fast.policy, update), opt_state=opt_state)
+
+    return Learner(init=init, start=start, reset=reset, act=act, adapt=adapt, head=policy.head)

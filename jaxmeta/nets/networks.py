@@ -1,0 +1,160 @@
+"""Flax modules for policies, and the small interface through which learners use them.
+
+linen lives only in this folder: a learner needs `init` and `apply` over a pytree of params, and any pair of such
+functions will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmeta.nets.heads import Gaussian, head_for
+from jaxmeta.types import Array, Carry, Continuous, Discrete, Input, Key, Output, Params, Spec
+
+
+class Network(NamedTuple):
+    """A policy as pure functions, unbatched."""
+
+    init: Callable[[Key], Params]
+    apply: Callable[[Params, Carry, Input], tuple[Carry, Output]]
+    initial_state: Callable[[], Carry]
+    """The carry at the begin of a stream; `()` for a policy without memory."""
+    head: Callable[[Output], Any]
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "swish": jax.nn.swish}
+
+
+class _MLP(nn.Module):
+    hidden: Sequence[int]
+    activation: str
+    scale: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for width in self.hidden:
+            x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(self.scale))(x)
+            x = ACTIVATIONS[self.activation](x)
+        return x
+
+
+class _ActionHead(nn.Module):
+    """Distribution params from features: logits, or a mean and a state-independent log deviation."""
+
+    action: Discrete | Continuous
+    init_log_std: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Any:
+        # a small last layer: the first policy does not depend much on what it sees
+        small = nn.initializers.orthogonal(0.01)
+        if isinstance(self.action, Discrete):
+            return nn.Dense(self.action.num, kernel_init=small)(x)
+        loc = nn.Dense(self.action.size, kernel_init=small)(x)
+        log_std = self.param("log_std", nn.initializers.constant(self.init_log_std), (self.action.size,))
+        return Gaussian(loc=loc, log_scale=jnp.broadcast_to(log_std, loc.shape))
+
+
+class _FeedForward(nn.Module):
+    spec: Spec
+    hidden: Sequence[int]
+    activation: str
+    init_log_std: float
+    value: bool
+
+    @nn.compact
+    def __call__(self, inputs: Input) -> Output:
+        obs = inputs.obs.reshape(-1)
+        features = _MLP(self.hidden, self.activation, jnp.sqrt(2.0))(obs)
+        dist = _ActionHead(self.spec.action, self.init_log_std)(features)
+        if not self.value:
+            return Output(dist=dist, value=jnp.zeros(()))
+        features = _MLP(self.hidden, self.activation, jnp.sqrt(2.0))(obs)
+        return Output(dist=dist, value=nn.Dense(1)(features)[0])
+
+
+class _Recurrent(nn.Module):
+    spec: Spec
+    cell: str
+    hidden: int
+    init_log_std: float
+
+    @nn.compact
+    def __call__(self, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        x = encode_input(inputs, self.spec)
+        carry, features = _make_cell(self.cell, self.hidden)(carry, x)
+        dist = _ActionHead(self.spec.action, self.init_log_std)(features)
+        return carry, Output(dist=dist, value=nn.Dense(1)(features)[0])
+
+
+def _make_cell(cell: str, hidden: int) -> nn.RNNCellBase:
+    if cell not in ("gru",):
+        raise ValueError(f"cell is {cell!r}; known cells: 'gru'")
+    return nn.GRUCell(hidden)
+
+
+def encode_input(inputs: Input, spec: Spec) -> Array:
+    """Lays an input out as one vector for a memory: observation, previous action, reward, end flag, first flag.
+
+    A discrete previous action is one-hot; at the first step, where there is none, it is all zero.
+    """
+    if isinstance(spec.action, Discrete):
+        action = jax.nn.one_hot(inputs.prev_action, spec.action.num) * (1.0 - inputs.first)
+    else:
+        action = inputs.prev_action
+    scalars = jnp.stack([inputs.prev_reward, inputs.prev_done, inputs.first])
+    return jnp.concatenate([inputs.obs.reshape(-1), action, scalars])
+
+
+def actor_critic(
+    spec: Spec,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    init_log_std: float = 0.0,
+    value: bool = False,
+) -> Network:
+    """Builds a memoryless policy: an MLP on the observation, and another one for the value if asked.
+
+    Args:
+      hidden: widths of the hidden layers.
+      activation: one of `ACTIVATIONS`.
+      init_log_std: log deviation of a Gaussian policy at the start, the same in every state.
+      value: whether to predict a value; else it is zero.
+    """
+    module = _FeedForward(spec, tuple(hidden), activation, init_log_std, value)
+
+    def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        return carry, module.apply(params, inputs)
+
+    return Network(
+        init=lambda key: module.init(key, spec.example_input()),
+        apply=apply,
+        initial_state=lambda: (),
+        head=head_for(spec.action),
+    )
+
+
+def recurrent_actor_critic(spec: Spec, cell: str = "gru", hidden: int = 64, init_log_std: float = 0.0) -> Network:
+    """Builds a policy with memory: one recurrent cell that sees the whole `Input`, with linear policy and value heads.
+
+    Args:
+      cell: `gru`.
+      hidden: size of the state.
+    """
+    module = _Recurrent(spec, cell, hidden, init_log_std)
+    recurrent = _make_cell(cell, hidden)
+
+    def initial_state() -> Carry:
+        return recurrent.initialize_carry(jax.random.key(0), (1,))
+
+    return Network(
+        init=lambda key: module.init(key, initial_state(), spec.example_input()),
+        apply=module.apply,
+        initial_state=initial_state,
+        head=head_for(spec.action),
+    )

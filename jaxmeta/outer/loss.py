@@ -1,0 +1,76 @@
+"""The loss whose gradient the outer loops follow: public and pure, to differentiate in a notebook too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxmeta.core.learner import Learner
+from jaxmeta.core.rollout import replay, replay_last
+from jaxmeta.rl import Estimator, Objective, masked_mean
+from jaxmeta.types import Array, Metrics, Params, Trial
+
+
+def trial_loss(
+    learner: Learner,
+    objective: Objective,
+    advantage: Estimator,
+    *,
+    sampling_correction: bool = False,
+    value_weight: float = 0.0,
+    entropy_weight: float = 0.0,
+) -> Callable[[Params, Trial], tuple[Array, Metrics]]:
+    """Builds the outer loss of one trial: the objective of its last round, through all adaptations before it.
+
+    Args:
+      objective: the outer objective, see `jaxmeta.rl.objectives`.
+      advantage: estimates advantages from a stored round.
+      sampling_correction: whether params are also credited for the data that the earlier rounds were adapted on
+        (E-MAML, Stadie et al., 2018, arXiv:1803.01118). With the inner objective `log_prob` the gradient is then
+        unbiased.
+      value_weight: weight of half the squared error of the predicted values.
+      entropy_weight: weight of the entropy bonus.
+
+    Returns:
+      A function (params, trial) -> (scalar, metrics).
+    """
+
+    def loss(params: Params, trial: Trial) -> tuple[Array, Metrics]:
+        last = jax.tree.map(lambda leaf: leaf[-1], trial.rounds)
+        if sampling_correction:
+            outputs = replay(learner, params, trial)
+            output = jax.tree.map(lambda leaf: leaf[-1], outputs)
+        else:
+            output = replay_last(learner, params, trial)
+        estimate = jax.lax.stop_gradient(advantage(last))
+        dist, behaviour = learner.head(output), learner.head(last.output)
+        total = objective(dist.log_prob(last.action), behaviour.log_prob(last.action), estimate.advantage, last.valid)
+        metrics = {"loss/policy": total, "kl": masked_mean(behaviour.kl_divergence(dist), last.valid)}
+        if sampling_correction:
+            log_prob = learner.head(outputs).log_prob(trial.rounds.action) * trial.rounds.valid
+            total -= masked_mean(last.reward, last.valid) * jnp.sum(log_prob[:-1])
+        if value_weight:
+            error = 0.5 * masked_mean(jnp.square(output.value - estimate.target), last.valid)
+            total += value_weight * error
+            metrics["loss/value"] = error
+        if entropy_weight:
+            entropy = masked_mean(dist.entropy(), last.valid)
+            total -= entropy_weight * entropy
+            metrics["entropy"] = entropy
+        return total, metrics
+
+    return loss
+
+
+def meta_loss(
+    learner: Learner, objective: Objective, advantage: Estimator, **options
+) -> Callable[[Params, Trial], Array]:
+    """Builds the outer loss of a batch of trials [N, ...]: the mean of `trial_loss`, which describes the arguments.
+
+    Returns:
+      A pure function (params, trials) -> scalar.
+    """
+    one = trial_loss(learner, objective, advantage, **options)
+    return lambda params, trials: jnp.mean(jax.vmap(one, (None, 0))(params, trials)[0])

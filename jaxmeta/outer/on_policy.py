@@ -1,0 +1,78 @@
+"""What all on-policy outer loops share: sample tasks, collect fresh trials on all devices, improve, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmeta.core import parallel
+from jaxmeta.core.evaluate import episode_returns
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core.rollout import collect
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Key, Metrics, Params, Plan, TrainState, Trial
+
+Improve = Callable[[Params, Any, Trial, Key], tuple[Params, Any, Metrics]]
+
+
+def on_policy(
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    num_tasks: int,
+    init_opt: Callable[[Params], Any],
+    improve: Improve,
+    num_devices: int | None = None,
+) -> MetaLearner:
+    """Builds a meta-learner that collects `num_tasks` fresh trials for every update.
+
+    Args:
+      init_opt: makes the optimiser state from params.
+      improve: (params, opt_state, trials, keys) -> (params, opt_state, metrics). It sees the trials [n, ...] and keys
+        [n] of one device, and must reduce over devices with `parallel.task_mean`.
+      num_devices: devices to use; by default as many as divide `num_tasks`.
+    """
+    if num_tasks < 1:
+        raise ValueError(f"num_tasks is {num_tasks}; an update needs at least 1 task")
+
+    def init(key: Key) -> TrainState:
+        params_key, key = jax.random.split(key)
+        params = learner.init(params_key)
+        return TrainState(params=params, opt_state=init_opt(params), key=key, step=jnp.zeros((), jnp.int32))
+
+    def local_update(shared, per_task):
+        params, opt_state = shared
+        tasks, collect_keys, improve_keys = per_task
+
+        def one(task_and_key):
+            return collect(learner, params, family.env, *task_and_key, plan)
+
+        one_task = jax.tree.map(lambda leaf: leaf[0], tasks)
+        chunk = parallel.cache_chunk(family.env, one_task, plan.streams)
+        trials = parallel.chunked_vmap(one, (tasks, collect_keys), chunk)
+        params, opt_state, metrics = improve(params, opt_state, trials, improve_keys)
+        metrics |= parallel.task_mean(trial_metrics(trials, plan))
+        return params, opt_state, metrics
+
+    def update(state: TrainState) -> tuple[TrainState, Metrics]:
+        key, *keys = jax.random.split(state.key, 4)
+        task_keys, collect_keys, improve_keys = (jax.random.split(key, num_tasks) for key in keys)
+        tasks = jax.vmap(family.sample)(task_keys)
+        params, opt_state, metrics = parallel.over_tasks(local_update, num_tasks, num_devices)(
+            (state.params, state.opt_state), (tasks, collect_keys, improve_keys)
+        )
+        metrics["env_steps"] = metrics["env_steps"] * num_tasks
+        return TrainState(params=params, opt_state=opt_state, key=key, step=state.step + 1), metrics
+
+    return MetaLearner(learner=learner, plan=plan, init=init, update=update)
+
+
+def trial_metrics(trials: Trial, plan: Plan) -> Metrics:
+    """Averages returns over tasks and streams: by round if the agent adapts between rounds, else by episode."""
+    returns = episode_returns(trials.rounds.reward, plan.episodes).mean((0, 2))
+    steps = {"env_steps": trials.rounds.valid.sum((1, 2, 3)).mean()}
+    by_round = {f"return/round_{index}": value for index, value in enumerate(returns.sum(-1))}
+    return by_round | {"return/first": returns[0, 0], "return/last": returns[-1, -1]} | steps

@@ -1,0 +1,106 @@
+"""First-order outer optimisation: REINFORCE (VPG) and PPO through the adaptation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmeta import rl
+from jaxmeta.core import parallel
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.outer.loss import trial_loss
+from jaxmeta.outer.on_policy import on_policy
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Key, Metrics, Params, Plan, Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradientConfig:
+    """PPO (Schulman et al., 2017, arXiv:1707.06347); with one epoch and no clipping it is the plain policy gradient."""
+
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    epochs: int = 5
+    """Passes over the trials of one update."""
+    minibatches: int = 1
+    """Parts, of whole trials, that a pass is cut into; it divides the number of tasks."""
+    clip: float | None = 0.2
+    """Half-width of the trusted interval of likelihood ratios; None does not clip."""
+    value_weight: float = 0.0
+    """Weight of the value loss."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy bonus."""
+    max_grad_norm: float = 0.5
+    """Meta-gradients longer than this are scaled down to it."""
+
+    def __post_init__(self):
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("value_weight", "entropy_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}; it must be positive, or None")
+
+
+def policy_gradient(
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    num_tasks: int,
+    advantage: rl.Estimator,
+    config: PolicyGradientConfig = PolicyGradientConfig(),
+) -> MetaLearner:
+    """Builds an outer loop that follows the meta-gradient with Adam.
+
+    Args:
+      advantage: estimates the advantages of the last round.
+    """
+    if num_tasks % config.minibatches:
+        raise ValueError(f"minibatches is {config.minibatches}; it must divide num_tasks, which is {num_tasks}")
+    objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
+    weights = {"value_weight": config.value_weight, "entropy_weight": config.entropy_weight}
+    loss = trial_loss(learner, objective, advantage, **weights)
+    tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
+
+    def batch_loss(params: Params, trials: Trial):
+        values, metrics = jax.vmap(loss, (None, 0))(params, trials)
+        return jnp.mean(values), jax.tree.map(jnp.mean, metrics)
+
+    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key) -> tuple[Params, Any, Metrics]:
+        def step(state, members):
+            params, opt_state = state
+            batch = jax.tree.map(lambda leaf: leaf[members], trials)
+            (_, metrics), gradient = jax.value_and_grad(batch_loss, has_aux=True)(params, batch)
+            gradient, metrics = parallel.task_mean((gradient, metrics))
+            update, opt_state = tx.update(gradient, opt_state, params)
+            metrics["grad_norm"] = optax.global_norm(gradient)
+            return (optax.apply_updates(params, update), opt_state), metrics
+
+        def epoch(state, index):
+            return jax.lax.scan(step, state, _shuffled_parts(keys, index, config.minibatches))
+
+        (params, opt_state), metrics = jax.lax.scan(epoch, (params, opt_state), jnp.arange(config.epochs))
+        return params, opt_state, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
+
+    devices = parallel.num_devices_for(num_tasks // config.minibatches)
+    return on_policy(learner, family, plan, num_tasks, tx.init, improve, devices)
+
+
+def _shuffled_parts(keys: Key, epoch, parts: int):
+    """Deals whole trials into `parts` random parts, [parts, n / parts].
+
+    Every run of `parts` neighbouring trials is dealt one to each part. Trials are independent draws, so this mixes as
+    well as a full shuffle, and it does not depend on how the trials are spread over devices.
+    """
+    draws = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, epoch)))(keys)
+    deal = jnp.argsort(draws.reshape(-1, parts), axis=1)
+    return (deal + parts * jnp.arange(deal.shape[0])[:, None]).T

@@ -1,0 +1,177 @@
+"""TRPO as an outer loop (Schulman et al., 2015, arXiv:1502.05477): the optimiser of MAML's paper."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxmeta import rl
+from jaxmeta.core import parallel
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core.rollout import replay_last
+from jaxmeta.outer.loss import trial_loss
+from jaxmeta.outer.on_policy import on_policy
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Array, Key, Metrics, Params, Plan, Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustRegionConfig:
+    """Natural gradient steps within a bound on the mean KL divergence."""
+
+    max_kl: float = 0.01
+    """Largest mean KL divergence between the adapted policies before and after an update, in nats."""
+    cg_iterations: int = 10
+    """Steps of conjugate gradient."""
+    damping: float = 1e-5
+    """Added to the diagonal of the curvature."""
+    backtrack: float = 0.8
+    """Factor between tries of the line search."""
+    max_backtracks: int = 15
+    """Tries of the line search; if all fail the params stay."""
+    curvature_streams: int | None = None
+    """Streams per round that the curvature is estimated on; all by default. The bound is always checked on all."""
+
+    def __post_init__(self):
+        for name in ("max_kl", "cg_iterations", "max_backtracks"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.damping < 0:
+            raise ValueError(f"damping is {self.damping}; it must not be negative")
+        if not 0 < self.backtrack < 1:
+            raise ValueError(f"backtrack is {self.backtrack}; it must lie between 0 and 1")
+        if self.curvature_streams is not None and self.curvature_streams < 1:
+            raise ValueError(f"curvature_streams is {self.curvature_streams}; it must be at least 1, or None")
+
+
+def trust_region(
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    num_tasks: int,
+    advantage: rl.Estimator,
+    config: TrustRegionConfig = TrustRegionConfig(),
+) -> MetaLearner:
+    """Builds an outer loop of trust-region steps on the adapted policies.
+
+    Args:
+      advantage: estimates the advantages of the last round.
+    """
+    loss = trial_loss(learner, rl.ratio, advantage)
+
+    def evaluate(params: Params, trials: Trial) -> tuple[Array, Array]:
+        values, metrics = jax.vmap(loss, (None, 0))(params, trials)
+        return jnp.mean(values), jnp.mean(metrics["kl"])
+
+    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key) -> tuple[Params, Any, Metrics]:
+        flat, unravel = ravel_pytree(params)
+        (before, _), gradient = jax.value_and_grad(evaluate, has_aux=True)(params, trials)
+        before, gradient = parallel.task_mean((before, ravel_pytree(gradient)[0]))
+        curve = curvature(learner, params, _some_streams(trials, config.curvature_streams))
+
+        def product(vector: Array) -> Array:
+            return parallel.task_mean(curve(vector)) + config.damping * vector
+
+        step = natural_step(gradient, product, config.max_kl, config.cg_iterations)
+        flat, metrics = line_search(
+            lambda flat: parallel.task_mean(evaluate(unravel(flat), trials)), flat, step, before, config
+        )
+        return unravel(flat), opt_state, metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}
+
+    return on_policy(learner, family, plan, num_tasks, lambda params: (), improve)
+
+
+def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Array], Array]:
+    """Builds the product of a vector with the Hessian of the mean KL divergence from the adapted policies.
+
+    At the params themselves the divergence is at its minimum, so its Hessian is exactly JᵀFJ: J maps params to the
+    action distributions of the last round, through all adaptations, and F is the Fisher matrix of those
+    distributions. J is linearised once; no third derivative is ever taken.
+    """
+    flat, unravel = ravel_pytree(params)
+
+    def distributions(flat: Array):
+        return jax.vmap(lambda trial: replay_last(learner, unravel(flat), trial))(trials)
+
+    here, push = jax.linearize(distributions, flat)
+    pull = jax.linear_transpose(push, flat)
+    valid = trials.rounds.valid[:, -1]
+
+    def divergence(output):
+        kl = learner.head(here).kl_divergence(learner.head(output))
+        return jnp.mean(jax.vmap(rl.masked_mean)(kl, valid))
+
+    def product(vector: Array) -> Array:
+        return pull(jax.jvp(jax.grad(divergence), (here,), (push(vector),))[1])[0]
+
+    return product
+
+
+def conjugate_gradient(product: Callable[[Array], Array], target: Array, iterations: int) -> Array:
+    """Solves `product(x) = target` for a positive definite `product`, by `iterations` steps from zero."""
+
+    def step(_, state):
+        x, residual, direction, squared = state
+        image = product(direction)
+        # once solved, the residual is zero and every further step must be too
+        length = jnp.where(squared > 1e-20, squared / jnp.maximum(direction @ image, 1e-30), 0.0)
+        x, residual = x + length * direction, residual - length * image
+        next_squared = residual @ residual
+        ratio = jnp.where(squared > 1e-20, next_squared / jnp.maximum(squared, 1e-30), 0.0)
+        return x, residual, residual + ratio * direction, next_squared
+
+    start = (jnp.zeros_like(target), target, target, target @ target)
+    return jax.lax.fori_loop(0, iterations, step, start)[0]
+
+
+def natural_step(gradient: Array, product: Callable[[Array], Array], max_kl: float, iterations: int) -> Array:
+    """Returns the step that lowers a linear loss most within the quadratic bound ½ sᵀHs = max_kl."""
+    direction = conjugate_gradient(product, gradient, iterations)
+    quadratic = direction @ product(direction)
+    return -direction * jnp.where(quadratic > 0, jnp.sqrt(2.0 * max_kl / jnp.maximum(quadratic, 1e-30)), 0.0)
+
+
+def line_search(
+    evaluate: Callable[[Array], tuple[Array, Array]],
+    start: Array,
+    step: Array,
+    before: Array,
+    config: TrustRegionConfig,
+) -> tuple[Array, Metrics]:
+    """Shortens a step until the loss falls and the divergence is within its bound; else stays.
+
+    Args:
+      evaluate: params -> (loss, divergence).
+      before: the loss at `start`.
+    """
+
+    def rejected(state):
+        tries, accepted, *_ = state
+        return (tries < config.max_backtracks) & ~accepted
+
+    def attempt(state):
+        tries, *_ = state
+        loss, kl = evaluate(start + config.backtrack**tries * step)
+        return tries + 1, (loss < before) & (kl <= config.max_kl), loss, kl
+
+    tries, accepted, loss, kl = jax.lax.while_loop(
+        rejected, attempt, (jnp.zeros(()), jnp.array(False), before, jnp.zeros(()))
+    )
+    taken = jnp.where(accepted, config.backtrack ** (tries - 1.0), 0.0)
+    metrics = {"kl": jnp.where(accepted, kl, 0.0), "loss/after": jnp.where(accepted, loss, before), "step": taken}
+    return jnp.where(accepted, start + taken * step, start), metrics
+
+
+def _some_streams(trials: Trial, streams: int | None) -> Trial:
+    """Keeps the first `streams` streams of every round."""
+    if streams is None:
+        return trials
+    rounds = trials.rounds
+    keys = rounds.reset_key[:, :, :streams]
+    some = jax.tree.map(lambda leaf: leaf[:, :, :, :streams], rounds.replace(reset_key=()))
+    return trials.replace(rounds=some.replace(reset_key=keys))

@@ -1,0 +1,56 @@
+"""Names of the algorithms and task families that the command line knows.
+
+Entries are import paths, not objects: listing them imports nothing heavy. A user's own family or algorithm needs no
+entry here, `jm.maml(my_family)` takes any object that passes `jm.testing.check_env`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any, NamedTuple
+
+
+class Entry(NamedTuple):
+    """Where a recipe and its config live."""
+
+    module: str
+    factory: str
+    config: str
+
+    def load(self) -> tuple[Any, type]:
+        """Returns the factory and its config class."""
+        module = importlib.import_module(self.module)
+        return getattr(module, self.factory), getattr(module, self.config)
+
+
+ALGOS = {
+    "maml": Entry("jaxmeta.algos.maml", "maml", "MAMLConfig"),
+    "rl2": Entry("jaxmeta.algos.rl2", "rl2", "RL2Config"),
+}
+
+TASKS = {
+    "bandit": Entry("jaxmeta.tasks.bandit", "bandit", "BanditConfig"),
+    "navigation": Entry("jaxmeta.tasks.navigation", "navigation", "NavigationConfig"),
+    "half-cheetah-vel": Entry("jaxmeta.tasks.brax", "half_cheetah_vel", "HalfCheetahVelConfig"),
+    "half-cheetah-dir": Entry("jaxmeta.tasks.brax", "half_cheetah_dir", "HalfCheetahDirConfig"),
+    "ant-dir": Entry("jaxmeta.tasks.brax", "ant_dir", "AntDirConfig"),
+    "ant-goal": Entry("jaxmeta.tasks.brax", "ant_goal", "AntGoalConfig"),
+    "walker-params": Entry("jaxmeta.tasks.brax", "walker_params", "WalkerParamsConfig"),
+}
+
+
+def find(kind: str, entries: dict[str, Entry], name: str) -> Entry:
+    """Looks a name up.
+
+    Args:
+      kind: what the entries are, for the message.
+
+    Raises:
+      KeyError: if there is none; the message suggests the nearest name.
+    """
+    if name in entries:
+        return entries[name]
+    near = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    raise KeyError(f"no {kind} {name!r}{hint} `jaxmeta list` shows all")

@@ -1,0 +1,47 @@
+"""Task families: distributions over tasks that share an environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxmeta.tasks.bandit import Bandit, BanditConfig, BanditTask, bandit
+from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task
+from jaxmeta.tasks.navigation import Navigation, NavigationConfig, PointTask, navigation
+
+_BRAX = (
+    "AntDirConfig",
+    "AntGoalConfig",
+    "HalfCheetahDirConfig",
+    "HalfCheetahVelConfig",
+    "WalkerParamsConfig",
+    "ant_dir",
+    "ant_goal",
+    "half_cheetah_dir",
+    "half_cheetah_vel",
+    "walker_params",
+)
+
+__all__ = [
+    "Bandit",
+    "BanditConfig",
+    "BanditTask",
+    "Env",
+    "Navigation",
+    "NavigationConfig",
+    "PointTask",
+    "TaskFamily",
+    "bandit",
+    "finite",
+    "flatten_task",
+    "navigation",
+    *_BRAX,
+]
+
+
+def __getattr__(name: str) -> Any:
+    # brax is slow to import and not everyone needs it
+    if name in _BRAX:
+        from jaxmeta.tasks import brax
+
+        return getattr(brax, name)
+    raise AttributeError(f"module 'jaxmeta.tasks' has no attribute {name!r}")

@@ -1,0 +1,82 @@
+"""What an environment and a family of tasks are, and fixed task sets drawn from a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxmeta.types import Array, EnvState, Key, Spec, Step, Task
+
+
+class Env(Protocol):
+    """An immutable environment. It holds no task: the task is an argument of every call.
+
+    `reset` and `step` are unbatched pure functions; callers vmap them. A state has the same structure, shapes and
+    dtypes before and after `step`.
+    """
+
+    @property
+    def spec(self) -> Spec: ...
+
+    def reset(self, key: Key, task: Task) -> tuple[EnvState, Array]:
+        """Begins an episode and returns the state and the first observation."""
+        ...
+
+    def step(self, key: Key, state: EnvState, action: Array, task: Task) -> tuple[EnvState, Step]:
+        """Advances one step."""
+        ...
+
+
+class TaskFamily(NamedTuple):
+    """A distribution over tasks that share one environment."""
+
+    env: Env
+    sample: Callable[[Key], Task]
+    """Draws a task for meta-training, unbatched."""
+    sample_test: Callable[[Key], Task]
+    """Draws a held-out task, unbatched."""
+    encode: Callable[[Task], Array]
+    """Describes a task as a flat vector, for oracles and decoders."""
+    episodes: int = 1
+    """Episodes per trial that are usual for an agent that remembers across them."""
+
+
+def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskFamily:
+    """Turns a task law into fixed, disjoint sets of training and held-out tasks (the PEARL protocol).
+
+    Args:
+      family: the law; `num_train` tasks come from its `sample`, `num_test` from its `sample_test`.
+      key: decides the sets; the same key gives the same sets.
+
+    Returns:
+      A family whose `sample` and `sample_test` draw uniformly from the two sets.
+
+    Raises:
+      ValueError: if a size is below 1.
+    """
+    for name, value in (("num_train", num_train), ("num_test", num_test)):
+        if value < 1:
+            raise ValueError(f"finite: {name} is {value}; a task set needs at least 1 task")
+    train_key, test_key = jax.random.split(key)
+
+    def sampler(law, size, key):
+        tasks = jax.vmap(law)(jax.random.split(key, size))
+
+        def sample(key):
+            index = jax.random.randint(key, (), 0, size)
+            return jax.tree.map(lambda leaf: leaf[index], tasks)
+
+        return sample
+
+    return family._replace(
+        sample=sampler(family.sample, num_train, train_key),
+        sample_test=sampler(family.sample_test, num_test, test_key),
+    )
+
+
+def flatten_task(task: Task) -> Array:
+    """Concatenates the leaves of a task into one vector, the default `TaskFamily.encode`."""
+    return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(task)])
