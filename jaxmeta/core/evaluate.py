@@ -56,7 +56,7 @@ def evaluate(
     if deterministic:
         learner = learner._replace(head=lambda output, head=learner.head: _Mode(head(output)))
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
-    chunk = parallel.cache_chunk(env, jax.tree.map(lambda leaf: leaf[0], tasks), plan.streams)
+    chunk = stepping_chunk(env, tasks, plan)
 
     def one(params, task_and_key):
         rounds = collect(learner, params, env, *task_and_key, plan).rounds
@@ -66,6 +66,12 @@ def evaluate(
     at_once = parallel.num_devices_for(num_tasks) * MAX_TASKS_AT_ONCE
     run = parallel.map_over_tasks(one, num_tasks, min(chunk or at_once, at_once))
     return jax.jit(run)(params, (tasks, jax.random.split(key, num_tasks)))
+
+
+def stepping_chunk(env: Env, tasks: Task, plan: Plan) -> int | None:
+    """Returns how many of the tasks [N, ...] step side by side so that their environment states stay in cache."""
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], tasks))
+    return parallel.cache_chunk(plan.streams * parallel.tree_bytes(state))
 
 
 def episode_returns(reward: Array, episodes: int) -> Array:

@@ -6,15 +6,18 @@ On a CPU the cores are the devices (`use_cpu_cores`). Everything outside this fi
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXIS = "task"
+CACHE_BYTES = 256 * 1024
 
 
 def use_cpu_cores(num_devices: int | None = None) -> None:
@@ -24,10 +27,8 @@ def use_cpu_cores(num_devices: int | None = None) -> None:
       num_devices: how many; by default as many as the process may use.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
+    with contextlib.suppress(RuntimeError):  # raised once a backend runs: its devices stay as they are
         jax.config.update("jax_num_cpu_devices", num_devices or cores)
-    except RuntimeError:
-        pass  # a backend runs already: its devices stay as they are
 
 
 def num_devices_for(num_tasks: int) -> int:
@@ -83,17 +84,34 @@ def chunked_vmap(function: Callable[..., Any], per_task, chunk: int | None = Non
     return jax.lax.map(function, per_task, batch_size=_largest_divisor(size, chunk))
 
 
-def cache_chunk(env, task, streams: int, limit_bytes: int = 256 * 1024) -> int | None:
-    """Returns how many tasks step side by side so that their environment states stay in a core's cache.
+def mean_over_chunks(function: Callable[..., Any], per_task, chunk: int | None = None):
+    """Averages `function(some tasks) -> mean over those` over all tasks, in pieces of at most `chunk` tasks."""
+    size = jax.tree.leaves(per_task)[0].shape[0]
+    length = size if chunk is None else _largest_divisor(size, min(chunk, size))
+    if length == size:
+        return function(per_task)
+    pieces = jax.tree.map(lambda leaf: leaf.reshape(size // length, length, *leaf.shape[1:]), per_task)
+    first, rest = jax.tree.map(lambda leaf: leaf[0], pieces), jax.tree.map(lambda leaf: leaf[1:], pieces)
+    total, _ = jax.lax.scan(
+        lambda total, piece: (jax.tree.map(jnp.add, total, function(piece)), None), function(first), rest
+    )
+    return jax.tree.map(lambda leaf: leaf * (length / size), total)
 
-    Wide batches are slower than narrow ones on a CPU once a state leaves the cache; accelerators want all tasks at
-    once, and there the answer is None.
+
+def cache_chunk(bytes_per_task: int) -> int | None:
+    """Returns how many tasks to work on side by side so that what they touch stays in a core's cache.
+
+    On a CPU wide batches are slower than narrow ones once they leave the cache; accelerators want all tasks at once,
+    and there the answer is None.
     """
     if jax.default_backend() != "cpu":
         return None
-    state, _ = jax.eval_shape(env.reset, jax.random.key(0), task)
-    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    return max(1, limit_bytes // max(1, streams * state_bytes))
+    return max(1, CACHE_BYTES // max(1, bytes_per_task))
+
+
+def tree_bytes(tree) -> int:
+    """Adds up the size of all leaves, arrays or shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _largest_divisor(size: int, limit: int) -> int:

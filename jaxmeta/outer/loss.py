@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay, replay_last
 from jaxmeta.rl import Estimator, Objective, masked_mean
@@ -74,3 +75,8 @@ def meta_loss(
     """
     one = trial_loss(learner, objective, advantage, **options)
     return lambda params, trials: jnp.mean(jax.vmap(one, (None, 0))(params, trials)[0])
+
+
+def gradient_chunk(trials: Trial) -> int | None:
+    """Returns how many of the trials [N, ...] to differentiate side by side so that they stay in cache."""
+    return parallel.cache_chunk(parallel.tree_bytes(trials.rounds) // trials.rounds.reward.shape[0])

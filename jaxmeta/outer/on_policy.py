@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmeta.core import parallel
-from jaxmeta.core.evaluate import episode_returns
+from jaxmeta.core.evaluate import episode_returns, stepping_chunk
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect
 from jaxmeta.tasks.base import TaskFamily
@@ -50,9 +50,7 @@ def on_policy(
         def one(task_and_key):
             return collect(learner, params, family.env, *task_and_key, plan)
 
-        one_task = jax.tree.map(lambda leaf: leaf[0], tasks)
-        chunk = parallel.cache_chunk(family.env, one_task, plan.streams)
-        trials = parallel.chunked_vmap(one, (tasks, collect_keys), chunk)
+        trials = parallel.chunked_vmap(one, (tasks, collect_keys), stepping_chunk(family.env, tasks, plan))
         params, opt_state, metrics = improve(params, opt_state, trials, improve_keys)
         metrics |= parallel.task_mean(trial_metrics(trials, plan))
         return params, opt_state, metrics

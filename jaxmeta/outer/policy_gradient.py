@@ -12,7 +12,7 @@ import optax
 from jaxmeta import rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.outer.loss import trial_loss
+from jaxmeta.outer.loss import gradient_chunk, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Key, Metrics, Params, Plan, Trial
@@ -79,8 +79,13 @@ def policy_gradient(
         def step(state, members):
             params, opt_state = state
             batch = jax.tree.map(lambda leaf: leaf[members], trials)
-            (_, metrics), gradient = jax.value_and_grad(batch_loss, has_aux=True)(params, batch)
-            gradient, metrics = parallel.task_mean((gradient, metrics))
+            (_, metrics), gradient = parallel.task_mean(
+                parallel.mean_over_chunks(
+                    lambda some: jax.value_and_grad(batch_loss, has_aux=True)(params, some),
+                    batch,
+                    gradient_chunk(batch),
+                )
+            )
             update, opt_state = tx.update(gradient, opt_state, params)
             metrics["grad_norm"] = optax.global_norm(gradient)
             return (optax.apply_updates(params, update), opt_state), metrics

@@ -14,7 +14,7 @@ from jaxmeta import rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_last
-from jaxmeta.outer.loss import trial_loss
+from jaxmeta.outer.loss import gradient_chunk, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Trial
@@ -34,8 +34,8 @@ class TrustRegionConfig:
     """Factor between tries of the line search."""
     max_backtracks: int = 15
     """Tries of the line search; if all fail the params stay."""
-    curvature_streams: int | None = None
-    """Streams per round that the curvature is estimated on; all by default. The bound is always checked on all."""
+    curvature_fraction: float = 0.25
+    """Part of the streams that the curvature is estimated on, as in TRPO's appendix; the bound is checked on all."""
 
     def __post_init__(self):
         for name in ("max_kl", "cg_iterations", "max_backtracks"):
@@ -45,8 +45,8 @@ class TrustRegionConfig:
             raise ValueError(f"damping is {self.damping}; it must not be negative")
         if not 0 < self.backtrack < 1:
             raise ValueError(f"backtrack is {self.backtrack}; it must lie between 0 and 1")
-        if self.curvature_streams is not None and self.curvature_streams < 1:
-            raise ValueError(f"curvature_streams is {self.curvature_streams}; it must be at least 1, or None")
+        if not 0 < self.curvature_fraction <= 1:
+            raise ValueError(f"curvature_fraction is {self.curvature_fraction}; it must lie in (0, 1]")
 
 
 def trust_region(
@@ -64,23 +64,29 @@ def trust_region(
     """
     loss = trial_loss(learner, rl.ratio, advantage)
 
-    def evaluate(params: Params, trials: Trial) -> tuple[Array, Array]:
+    def batch_loss(params: Params, trials: Trial) -> tuple[Array, Array]:
         values, metrics = jax.vmap(loss, (None, 0))(params, trials)
         return jnp.mean(values), jnp.mean(metrics["kl"])
 
+    def over_all(function, trials: Trial):
+        return parallel.task_mean(parallel.mean_over_chunks(function, trials, gradient_chunk(trials)))
+
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key) -> tuple[Params, Any, Metrics]:
         flat, unravel = ravel_pytree(params)
-        (before, _), gradient = jax.value_and_grad(evaluate, has_aux=True)(params, trials)
-        before, gradient = parallel.task_mean((before, ravel_pytree(gradient)[0]))
-        curve = curvature(learner, params, _some_streams(trials, config.curvature_streams))
+        value_and_grad = jax.value_and_grad(batch_loss, has_aux=True)
+        (before, _), gradient = over_all(lambda some: value_and_grad(params, some), trials)
+        gradient, _ = ravel_pytree(gradient)
+        curve = curvature(learner, params, _some_streams(trials, config.curvature_fraction))
 
         def product(vector: Array) -> Array:
             return parallel.task_mean(curve(vector)) + config.damping * vector
 
         step = natural_step(gradient, product, config.max_kl, config.cg_iterations)
-        flat, metrics = line_search(
-            lambda flat: parallel.task_mean(evaluate(unravel(flat), trials)), flat, step, before, config
-        )
+
+        def evaluate(flat: Array) -> tuple[Array, Array]:
+            return over_all(lambda some: batch_loss(unravel(flat), some), trials)
+
+        flat, metrics = line_search(evaluate, flat, step, before, config)
         return unravel(flat), opt_state, metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}
 
     return on_policy(learner, family, plan, num_tasks, lambda params: (), improve)
@@ -96,7 +102,8 @@ def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Arra
     flat, unravel = ravel_pytree(params)
 
     def distributions(flat: Array):
-        return jax.vmap(lambda trial: replay_last(learner, unravel(flat), trial))(trials)
+        one = lambda trial: replay_last(learner, unravel(flat), trial)  # noqa: E731
+        return parallel.chunked_vmap(one, trials, gradient_chunk(trials))
 
     here, push = jax.linearize(distributions, flat)
     pull = jax.linear_transpose(push, flat)
@@ -167,11 +174,9 @@ def line_search(
     return jnp.where(accepted, start + taken * step, start), metrics
 
 
-def _some_streams(trials: Trial, streams: int | None) -> Trial:
-    """Keeps the first `streams` streams of every round."""
-    if streams is None:
-        return trials
+def _some_streams(trials: Trial, fraction: float) -> Trial:
+    """Keeps the first streams of every round, at least one."""
     rounds = trials.rounds
-    keys = rounds.reset_key[:, :, :streams]
+    streams = max(1, round(fraction * rounds.reward.shape[3]))
     some = jax.tree.map(lambda leaf: leaf[:, :, :, :streams], rounds.replace(reset_key=()))
-    return trials.replace(rounds=some.replace(reset_key=keys))
+    return trials.replace(rounds=some.replace(reset_key=rounds.reset_key[:, :, :streams]))

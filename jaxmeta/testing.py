@@ -1,0 +1,227 @@
+"""Contracts: what every environment, learner and algorithm must hold, to run on your own parts too.
+
+Each check raises `ContractError` with one line that says what is wrong, or returns nothing. They compile small
+programs; hand them small sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core.rollout import collect, replay
+from jaxmeta.core.train import init_state, make_chunk
+from jaxmeta.tasks.base import Env, TaskFamily
+from jaxmeta.types import Continuous, Discrete, Key, Params, Plan, Spec, Task
+
+
+class ContractError(AssertionError):
+    """A part does not hold what the engine relies on."""
+
+
+def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8) -> None:
+    """Checks an environment and its task law under random actions.
+
+    It must be pure, keep the structure of its state, match its spec, pay finite rewards, end early only if its spec
+    says so, and mean the same under vmap as alone.
+    """
+    env, spec = family.env, _checked_spec(family.env)
+    key = jax.random.key(0) if key is None else key
+    task_key, test_key, reset_key, steps_key = jax.random.split(key, 4)
+    tasks = jax.vmap(family.sample)(jax.random.split(task_key, 2))
+    _same_form("family.sample_test", family.sample_test(test_key), "family.sample", family.sample(test_key))
+    task = jax.tree.map(lambda leaf: leaf[0], tasks)
+    code = family.encode(task)
+    _require(
+        code.ndim == 1 and jnp.issubdtype(code.dtype, jnp.floating),
+        f"family.encode gives {_form(code)}; a task is described by a float vector [D]",
+    )
+
+    state, obs = jax.eval_shape(env.reset, reset_key, task)
+    _require(
+        obs.shape == spec.observation,
+        f"env.reset gives an observation {list(obs.shape)}; spec.observation is {list(spec.observation)}",
+    )
+    _require(obs.dtype == jnp.float32, f"env.reset gives an observation of {obs.dtype}; it must be float32")
+    next_state, step = jax.eval_shape(env.step, reset_key, state, spec.action.example(), task)
+    _same_form("the state after env.step", next_state, "the state after env.reset", state)
+    for name, value, shape, kind in (
+        ("obs", step.obs, spec.observation, jnp.float32),
+        ("reward", step.reward, (), jnp.float32),
+        ("terminated", step.terminated, (), jnp.bool_),
+    ):
+        _require(
+            value.shape == shape and value.dtype == kind,
+            f"env.step gives {name} {_form(value)}; it must be {jnp.dtype(kind).name}{list(shape)}",
+        )
+
+    def episode(key, task):
+        reset_key, *keys = jax.random.split(key, num_steps + 1)
+
+        def one(state, key):
+            action_key, env_key = jax.random.split(key)
+            state, step = env.step(env_key, state, _random_action(spec, action_key), task)
+            return state, step
+
+        state, obs = env.reset(reset_key, task)
+        return obs, jax.lax.scan(one, state, jnp.stack(keys))[1]
+
+    keys = jax.random.split(steps_key, 2)
+    alone, together = jax.jit(episode), jax.jit(jax.vmap(episode))
+    results = [alone(keys[index], jax.tree.map(lambda leaf, index=index: leaf[index], tasks)) for index in range(2)]
+    _all_close("stepping the same task twice", alone(keys[0], task), results[0], "env", 0.0)
+    looped = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+    _all_close("vmap over tasks", together(keys, tasks), looped, "a loop over tasks", 1e-4)
+    _, steps = looped
+    _require(bool(jnp.isfinite(steps.reward).all()), "env.step pays a reward that is not finite")
+    _require(bool(jnp.isfinite(steps.obs).all()), "env.step gives an observation that is not finite")
+    _require(
+        spec.terminates or not bool(steps.terminated.any()),
+        "env.step ends an episode early, but spec.terminates is False",
+    )
+
+
+def check_learner(
+    learner: Learner, family: TaskFamily, plan: Plan, key: Key | None = None, tolerance: float = 1e-5
+) -> None:
+    """Checks how an agent collects, adapts and replays on the tasks of a family.
+
+    Replay must equal the collection, adaptation must keep the structure of `fast` and leave `params` alone, and vmap
+    over tasks must equal a loop.
+
+    Args:
+      tolerance: largest difference, relative and absolute, where one batched product stands for many small ones; a
+        learner that replays by a scan is held to equality bit for bit.
+    """
+    key = jax.random.key(0) if key is None else key
+    init_key, task_key, trial_key = jax.random.split(key, 3)
+    params = learner.init(init_key)
+    kept = jax.tree.map(np.array, params)
+    tasks = jax.vmap(family.sample)(jax.random.split(task_key, 2))
+    keys = jax.random.split(trial_key, 2)
+    _check_forms(learner, params, family.env, jax.tree.map(lambda leaf: leaf[0], tasks), plan)
+
+    one = jax.jit(lambda task, key: collect(learner, params, family.env, task, key, plan))
+    looped = [one(jax.tree.map(lambda leaf, index=index: leaf[index], tasks), keys[index]) for index in range(2)]
+    together = jax.jit(jax.vmap(lambda task, key: collect(learner, params, family.env, task, key, plan)))(tasks, keys)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped)
+    _all_close("collecting under vmap over tasks", together, stacked, "a loop over tasks", 1e-3)
+
+    trial = looped[0]
+    again = jax.jit(lambda params, trial: replay(learner, params, trial))(params, trial)
+    exact = bool(jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key))) and (
+        learner.unroll is None and plan.rounds == 0
+    )
+    _all_close("replay", again, trial.rounds.output, "the collection", 0.0 if exact else tolerance)
+    for (path, before), after in zip(jax.tree.leaves_with_path(kept), jax.tree.leaves(params), strict=True):
+        _require(
+            np.array_equal(before, after),
+            f"params{jax.tree_util.keystr(path)} changed while the agent adapted; only an update may change params",
+        )
+
+
+def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
+    """Checks the outer loop of an algorithm.
+
+    An update must keep structure and dtypes, change the params, report finite scalars; six updates in one device call
+    must equal three and three bit for bit; vmap over seeds must equal separate runs.
+    """
+    key = jax.random.key(0) if key is None else key
+    state = jax.eval_shape(meta.init, key)
+    next_state, metrics = jax.eval_shape(meta.update, state)
+    _same_form("the state after an update", next_state, "the state at the start", state)
+    for name, value in metrics.items():
+        _require(value.shape == (), f"metric {name!r} has shape {list(value.shape)}; metrics are scalars")
+
+    three, six = make_chunk(meta, 3), make_chunk(meta, 6)
+    start = init_state(meta, key)
+    begun = jax.tree.map(np.array, start.params)
+    halves, _ = three(three(init_state(meta, key))[0])
+    whole, metrics = six(start)
+    _all_close("two chunks of 3 updates", _raw(halves), _raw(whole), "one chunk of 6", 0.0)
+    for name, values in metrics.items():
+        _require(bool(jnp.isfinite(values).all()), f"metric {name!r} is not finite within 6 updates")
+    moved = jax.tree.map(lambda before, after: not np.array_equal(before, after), begun, whole.params)
+    _require(any(jax.tree.leaves(moved)), "6 updates left all params as they were")
+
+    keys = jax.random.split(key, 2)
+    update = jax.jit(meta.update)
+    alone = [update(init_state(meta, one))[0].params for one in keys]
+    together = make_chunk(meta, 1, num_seeds=2)(init_state(meta, key, num_seeds=2))[0].params
+    _all_close(
+        "vmap over seeds", together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), "separate runs", 1e-3
+    )
+
+
+def _checked_spec(env: Env) -> Spec:
+    spec = getattr(env, "spec", None)
+    _require(isinstance(spec, Spec), f"env.spec is {spec!r}; it must be a jaxmeta.types.Spec")
+    assert isinstance(spec, Spec)
+    _require(spec.horizon >= 1, f"spec.horizon is {spec.horizon}; an episode needs at least 1 step")
+    known = isinstance(spec.action, Discrete | Continuous)
+    _require(known, f"spec.action is {spec.action!r}; it must be Discrete or Continuous")
+    return spec
+
+
+def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: Plan) -> None:
+    """Checks without compiling that every function keeps the structure of what it changes."""
+    key = jax.random.key(0)
+    fast = jax.eval_shape(learner.start, params, key)
+    carry = jax.eval_shape(learner.reset, params, fast, key)
+    next_carry, _ = jax.eval_shape(learner.act, params, fast, carry, env.spec.example_input())
+    _same_form("the carry after learner.act", next_carry, "the carry after learner.reset", carry)
+    trial = jax.eval_shape(
+        lambda task: collect(learner, params, env, task, key, dataclasses.replace(plan, rounds=0)), task
+    )
+    experience = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), trial.rounds)
+    adapted = jax.eval_shape(learner.adapt, params, fast, experience, key)
+    _same_form("fast after learner.adapt", adapted, "fast after learner.start", fast)
+
+
+def _random_action(spec: Spec, key: Key) -> jax.Array:
+    if isinstance(spec.action, Discrete):
+        return jax.random.randint(key, (), 0, spec.action.num)
+    return jax.random.uniform(key, (spec.action.size,), minval=-1.0, maxval=1.0)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ContractError(message)
+
+
+def _form(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _same_form(name: str, tree: Any, other_name: str, other: Any) -> None:
+    """Checks that two trees have the same structure, shapes and dtypes."""
+    structure, other_structure = jax.tree.structure(tree), jax.tree.structure(other)
+    _require(structure == other_structure, f"{name} has the structure {structure}; {other_name} has {other_structure}")
+    for (path, leaf), other_leaf in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(other), strict=True):
+        same = leaf.shape == other_leaf.shape and leaf.dtype == other_leaf.dtype
+        where = jax.tree_util.keystr(path) or "its root"
+        _require(same, f"{name} has {_form(leaf)} at {where}; {other_name} has {_form(other_leaf)}")
+
+
+def _raw(tree: Any) -> Any:
+    """Replaces PRNG keys by their data, so that they can be compared."""
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
+
+
+def _all_close(name: str, tree: Any, other: Any, other_name: str, tolerance: float) -> None:
+    """Checks that two trees have equal leaves: bit for bit with tolerance 0."""
+    for (path, leaf), other_leaf in zip(
+        jax.tree.leaves_with_path(_raw(tree)), jax.tree.leaves(_raw(other)), strict=True
+    ):
+        leaf, other_leaf = np.asarray(leaf), np.asarray(other_leaf)
+        if np.allclose(leaf, other_leaf, rtol=tolerance, atol=tolerance, equal_nan=tolerance > 0):
+            continue
+        worst = np.max(np.abs(leaf.astype(np.float64) - other_leaf.astype(np.float64)))
+        where = jax.tree_util.keystr(path) or "its root"
+        raise ContractError(f"{name} differs from {other_name} by {worst:.3g} at {where}; allowed is {tolerance:g}")

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmeta.outer.trust_region import TrustRegionConfig, conjugate_gradient, line_search, natural_step
+
+
+@pytest.fixture(scope="module")
+def quadratic():
+    """A linear loss gᵀx and a divergence ½ xᵀHx with eigenvalues between 0.5 and 4."""
+    random = np.random.default_rng(0)
+    rotation, _ = np.linalg.qr(random.normal(size=(6, 6)))
+    hessian = jnp.array(rotation @ np.diag(np.linspace(0.5, 4.0, 6)) @ rotation.T, jnp.float32)
+    return jnp.array(random.normal(size=6), jnp.float32), hessian
+
+
+def test_conjugate_gradient_solves_in_as_many_steps_as_dimensions(quadratic):
+    gradient, hessian = quadratic
+    solution = conjugate_gradient(lambda v: hessian @ v, gradient, 6)
+    np.testing.assert_allclose(solution, jnp.linalg.solve(hessian, gradient), rtol=1e-4, atol=1e-5)
+
+
+def test_conjugate_gradient_stays_at_the_solution(quadratic):
+    gradient, hessian = quadratic
+    assert np.isfinite(conjugate_gradient(lambda v: hessian @ v, gradient, 50)).all()
+    np.testing.assert_array_equal(conjugate_gradient(lambda v: hessian @ v, jnp.zeros(6), 5), jnp.zeros(6))
+
+
+def test_step_is_the_natural_gradient_of_length_max_kl(quadratic):
+    gradient, hessian = quadratic
+    step = natural_step(gradient, lambda v: hessian @ v, max_kl=0.01, iterations=6)
+    natural = jnp.linalg.solve(hessian, gradient)
+    np.testing.assert_allclose(step, -natural * jnp.sqrt(0.02 / (gradient @ natural)), rtol=1e-3)
+    np.testing.assert_allclose(0.5 * step @ hessian @ step, 0.01, rtol=1e-4)
+
+
+def test_line_search_takes_the_full_step_where_the_model_is_exact(quadratic):
+    gradient, hessian = quadratic
+    config = TrustRegionConfig(max_kl=0.01)
+    # a hair inside the bound, so that rounding does not decide
+    step = natural_step(gradient, lambda v: hessian @ v, max_kl=0.00999, iterations=6)
+    evaluate = lambda x: (gradient @ x, 0.5 * x @ hessian @ x)  # noqa: E731
+    end, metrics = line_search(evaluate, jnp.zeros(6), step, jnp.zeros(()), config)
+    np.testing.assert_allclose(end, step, rtol=1e-6)
+    assert metrics["step"] == 1.0
+
+
+def test_line_search_shortens_until_the_divergence_fits():
+    config = TrustRegionConfig(max_kl=0.01, backtrack=0.5)
+    evaluate = lambda x: (-x[0], 0.01 * x[0] ** 2 / 0.3**2)  # noqa: E731
+    end, metrics = line_search(evaluate, jnp.zeros(1), jnp.ones(1), jnp.zeros(()), config)
+    assert end[0] == 0.25 and metrics["step"] == 0.25
+
+
+@pytest.mark.parametrize("loss", [1.0, float("nan")])
+def test_line_search_stays_if_nothing_improves(loss):
+    config = TrustRegionConfig()
+    evaluate = lambda x: (jnp.float32(loss), jnp.float32(0.0))  # noqa: E731
+    end, metrics = line_search(evaluate, jnp.ones(2), jnp.ones(2), jnp.zeros(()), config)
+    np.testing.assert_array_equal(end, jnp.ones(2))
+    assert metrics["step"] == 0.0 and np.isfinite(metrics["loss/after"])
