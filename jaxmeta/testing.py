@@ -141,21 +141,22 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     three, six = make_chunk(meta, 3), make_chunk(meta, 6)
     start = init_state(meta, key)
     begun = jax.tree.map(np.array, start.params)
-    halves, _ = three(three(init_state(meta, key))[0])
-    whole, metrics = six(start)
+    halves, _ = three(three(start)[0])
+    whole, metrics = six(init_state(meta, key))
     _all_close("two chunks of 3 updates", _raw(halves), _raw(whole), "one chunk of 6", 0.0)
     for name, values in metrics.items():
         _require(bool(jnp.isfinite(values).all()), f"metric {name!r} is not finite within 6 updates")
     moved = jax.tree.map(lambda before, after: not np.array_equal(before, after), begun, whole.params)
     _require(any(jax.tree.leaves(moved)), "6 updates left all params as they were")
 
-    keys = jax.random.split(key, 2)
-    update = jax.jit(meta.update)
-    alone = [update(init_state(meta, one))[0].params for one in keys]
-    together = make_chunk(meta, 1, num_seeds=2)(init_state(meta, key, num_seeds=2))[0].params
-    _all_close(
-        "vmap over seeds", together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), "separate runs", 1e-3
+    # an update may amplify rounding: allowed is a small part of what it changes
+    together = make_chunk(meta, 3, num_seeds=2)(init_state(meta, key, num_seeds=2))[0].params
+    alone = [three(init_state(meta, one))[0].params for one in jax.random.split(key, 2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    change = max(
+        np.abs(after - before).max() for after, before in zip(*map(jax.tree.leaves, (whole.params, begun)), strict=True)
     )
+    _all_close("vmap over seeds", together, stacked, "separate runs", 0.05 * float(change))
 
 
 def _checked_spec(env: Env) -> Spec:

@@ -91,10 +91,11 @@ def mean_over_chunks(function: Callable[..., Any], per_task, chunk: int | None =
     if length == size:
         return function(per_task)
     pieces = jax.tree.map(lambda leaf: leaf.reshape(size // length, length, *leaf.shape[1:]), per_task)
-    first, rest = jax.tree.map(lambda leaf: leaf[0], pieces), jax.tree.map(lambda leaf: leaf[1:], pieces)
-    total, _ = jax.lax.scan(
-        lambda total, piece: (jax.tree.map(jnp.add, total, function(piece)), None), function(first), rest
+    zero = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], pieces)),
     )
+    total, _ = jax.lax.scan(lambda total, piece: (jax.tree.map(jnp.add, total, function(piece)), None), zero, pieces)
     return jax.tree.map(lambda leaf: leaf * (length / size), total)
 
 

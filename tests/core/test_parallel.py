@@ -1,0 +1,65 @@
+"""Tasks on two devices: no task sees another, and the mean is that of one device."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmeta.core import parallel
+
+
+def adapt_and_score(theta, target):
+    """One inner gradient step towards a task's target, and the loss after it."""
+    adapted = theta - 0.1 * jax.grad(lambda value: jnp.sum((value - target) ** 2))(theta)
+    return jnp.sum((adapted - target) ** 2), adapted
+
+
+TARGETS = jnp.arange(4.0)[:, None] + jnp.array([0.0, 10.0])
+THETA = jnp.array([1.0, 2.0])
+
+
+def test_there_are_two_devices():
+    assert len(jax.devices()) == 2
+
+
+def test_inner_gradients_do_not_mix_over_devices():
+    """The default of shard_map would sum them: adapted params of all tasks would be equal."""
+    run = parallel.map_over_tasks(lambda theta, target: adapt_and_score(theta, target)[1], 4)
+    expected = jax.vmap(lambda target: adapt_and_score(THETA, target)[1])(TARGETS)
+    np.testing.assert_allclose(jax.jit(run)(THETA, TARGETS), expected, rtol=1e-6)
+
+
+def test_without_the_protection_they_would_mix():
+    """The check above can fail: with shard_map's default, it does."""
+    mesh = jax.sharding.Mesh(jax.devices(), ("task",))
+    spec = jax.sharding.PartitionSpec
+    run = jax.shard_map(
+        lambda theta, targets: jax.vmap(lambda target: adapt_and_score(theta, target)[1])(targets),
+        mesh=mesh,
+        in_specs=(spec(), spec("task")),
+        out_specs=spec("task"),
+    )
+    expected = jax.vmap(lambda target: adapt_and_score(THETA, target)[1])(TARGETS)
+    assert not np.allclose(jax.jit(run)(THETA, TARGETS), expected, rtol=1e-2)
+
+
+def test_meta_gradient_equals_that_of_one_device():
+    def mean_score(theta, targets):
+        return jnp.mean(jax.vmap(lambda target: adapt_and_score(theta, target)[0])(targets))
+
+    run = parallel.over_tasks(lambda theta, targets: parallel.task_mean(jax.grad(mean_score)(theta, targets)), 4)
+    np.testing.assert_allclose(jax.jit(run)(THETA, TARGETS), jax.grad(mean_score)(THETA, TARGETS), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("tasks", "devices"), [(1, 1), (2, 2), (3, 1), (4, 2)])
+def test_a_batch_uses_as_many_devices_as_divide_it(tasks, devices):
+    assert parallel.num_devices_for(tasks) == devices
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2, 4, 5, 100])
+def test_pieces_do_not_change_a_map_or_a_mean(chunk):
+    values = jnp.arange(6.0)
+    np.testing.assert_array_equal(parallel.chunked_vmap(lambda x: x * 2, values, chunk), values * 2)
+    np.testing.assert_allclose(parallel.mean_over_chunks(lambda some: jnp.mean(some**2), values, chunk), 55 / 6)

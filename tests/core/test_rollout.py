@@ -1,0 +1,153 @@
+"""What reaches the policy, and when: episodes, trials, early ends."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmeta.core import rollout as engine
+from jaxmeta.core.learner import Learner
+from jaxmeta.types import Continuous, Output, Plan, Spec, Step
+from tests import tiny
+
+
+@dataclasses.dataclass(frozen=True)
+class Counter:
+    """Observes the step of the episode; pays 10 x task + step; ends early after `task` steps if it may."""
+
+    horizon: int = 3
+    terminates: bool = False
+
+    @property
+    def spec(self):
+        return Spec((1,), Continuous(1), self.horizon, self.terminates)
+
+    def reset(self, key, task):
+        return jnp.zeros(()), jnp.zeros(1)
+
+    def step(self, key, state, action, task):
+        state = state + 1.0
+        ended = (state >= task) if self.terminates else jnp.array(False)
+        return state, Step(obs=state[None], reward=10 * task + state, terminated=ended)
+
+
+def spy():
+    """A learner whose carry counts steps, and that says what it saw."""
+
+    def act(params, fast, carry, inputs):
+        return carry + 1.0, Output(dist=(carry, inputs.obs), value=fast + 0.0, aux=inputs)
+
+    return Learner(
+        init=lambda key: (),
+        start=lambda params, key: jnp.zeros(()),
+        reset=lambda params, fast, key: jnp.zeros(()),
+        act=act,
+        adapt=lambda params, fast, experience, key: fast + experience.reward.sum(),
+        head=lambda output: distrax.Independent(distrax.Normal(output.dist[0][..., None], 1e-9), 1),
+    )
+
+
+def collect(env, task, plan):
+    return engine.collect(spy(), (), env, jnp.float32(task), jax.random.key(0), plan)
+
+
+def test_carry_survives_the_end_of_an_episode_and_not_the_end_of_a_trial():
+    rounds = collect(Counter(), 1.0, Plan(rounds=1, streams=2, episodes=2)).rounds
+    steps, _ = rounds.output.dist
+    assert steps.shape == (2, 6, 2)
+    # each round is a new stream; within it the count runs on over the episode end
+    np.testing.assert_array_equal(steps[:, :, 0], [[0, 1, 2, 3, 4, 5]] * 2)
+
+
+def test_the_last_transition_of_an_episode_reaches_the_policy():
+    seen = collect(Counter(), 2.0, Plan(episodes=2)).rounds.output.aux
+    seen = jax.tree.map(lambda leaf: leaf[0, :, 0], seen)
+    np.testing.assert_array_equal(seen.obs[:, 0], [0, 1, 2, 0, 1, 2])
+    np.testing.assert_array_equal(seen.prev_reward, [0, 21, 22, 23, 21, 22])
+    np.testing.assert_array_equal(seen.prev_done, [0, 0, 0, 1, 0, 0])
+    np.testing.assert_array_equal(seen.first, [1, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(seen.prev_action[:, 0], [0, 0, 1, 2, 3, 4], atol=1e-6)
+
+
+def test_after_an_early_end_everything_stands_still_until_the_next_episode():
+    env = Counter(horizon=4, terminates=True)
+    rounds = collect(env, 2.0, Plan(episodes=2)).rounds.replace(reset_key=())
+    rounds = jax.tree.map(lambda leaf: leaf[0, :, 0], rounds)
+    np.testing.assert_array_equal(rounds.valid, [1, 1, 0, 0, 1, 1, 0, 0])
+    np.testing.assert_array_equal(rounds.done, [0, 1, 0, 0, 0, 1, 0, 0])
+    np.testing.assert_array_equal(rounds.reward, [21, 22, 0, 0, 21, 22, 0, 0])
+    valid = rounds.valid > 0
+    # to the policy the episodes follow each other without a gap
+    np.testing.assert_array_equal(rounds.output.dist[0][valid], [0, 1, 2, 3])
+    np.testing.assert_array_equal(rounds.inputs.prev_reward[valid], [0, 21, 22, 21])
+    np.testing.assert_array_equal(rounds.inputs.prev_done[valid], [0, 0, 1, 0])
+
+
+def test_rounds_adapt_on_the_data_before_them():
+    values = collect(Counter(), 1.0, Plan(rounds=2)).rounds.output.value[:, 0, 0]
+    np.testing.assert_array_equal(values, [0, 36, 72])  # 11 + 12 + 13 a round
+
+
+def test_the_task_reaches_every_reset_of_the_trial():
+    trial = collect(Counter(), 3.0, Plan(rounds=1, episodes=3))
+    np.testing.assert_array_equal(trial.rounds.reward[:, ::3, 0], np.full((2, 3), 31.0))
+
+
+def test_a_memoryless_policy_replays_in_one_batched_call(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.lax, "scan", lambda *args, **kwargs: calls.append(args))
+    agent = tiny.algo("maml").learner
+    params, experience = jax.eval_shape(lambda: (agent.init(jax.random.key(0)), _blank(tiny.family().env.spec)))
+    output = jax.eval_shape(
+        lambda p, e: engine.unroll(agent, p, agent.start(p, jax.random.key(0)), e), params, experience
+    )
+    assert output.value.shape == (4, 2) and not calls
+
+
+def _blank(spec):
+    inputs = jax.tree.map(lambda leaf: jnp.zeros((4, 2, *leaf.shape), leaf.dtype), spec.example_input())
+    flat = jnp.zeros((4, 2))
+    return engine.Rollout(inputs, flat, flat, flat, flat, (), jax.random.split(jax.random.key(0), 2))
+
+
+@pytest.mark.parametrize("plan", [{"rounds": -1}, {"streams": 0}, {"episodes": 0}])
+def test_plans_that_make_no_sense_are_refused(plan):
+    ((name, value),) = plan.items()
+    with pytest.raises(ValueError, match=f"plan.{name} is {value}; it must be at least"):
+        Plan(**plan)
+
+
+def test_recurrent_policy_sees_the_reward_of_the_last_step_of_an_episode():
+    """Through the real RL² network: another reward at an episode end gives another output right after it, not before."""
+    meta = tiny.algo("rl2")
+    params = meta.learner.init(jax.random.key(0))
+    experience = engine.rollout(meta.learner, params, (), tiny.family().env, _goal(), jax.random.key(1), episodes=2)
+    changed = experience.inputs.prev_reward.at[4].add(1.0)
+    other = experience.replace(inputs=experience.inputs.replace(prev_reward=changed))
+    before, after = (engine.unroll(meta.learner, params, (), e).dist.loc for e in (experience, other))
+    np.testing.assert_array_equal(before[:4], after[:4])
+    assert not np.allclose(before[4], after[4])
+
+
+def test_a_trial_does_not_know_of_the_trial_before():
+    meta = tiny.algo("rl2")
+    params = meta.learner.init(jax.random.key(0))
+    env, plan = tiny.family().env, Plan(episodes=2)
+    run = jax.jit(lambda task, key: engine.collect(meta.learner, params, env, task, key, plan))
+    first = run(_goal(), jax.random.key(1))
+    run(_goal(-0.2), jax.random.key(2))
+    for one, other in zip(
+        jax.tree.leaves(first.rounds.output),
+        jax.tree.leaves(run(_goal(), jax.random.key(1)).rounds.output),
+        strict=False,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def _goal(where=0.3):
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, where), tiny.family().sample(jax.random.key(0)))

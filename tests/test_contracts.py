@@ -1,0 +1,114 @@
+"""The public contracts, run over the registries: a new algorithm or task family is certified by existing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from jaxmeta import registry, tasks, testing
+from jaxmeta.types import Step
+from tests import tiny
+
+
+def test_every_registered_algorithm_has_a_tiny_form():
+    assert set(tiny.ALGOS) == set(registry.ALGOS)
+
+
+@pytest.mark.parametrize("name", registry.TASKS)
+def test_task_family_holds_the_contract(name):
+    factory, config = registry.TASKS[name].load()
+    testing.check_env(factory(config()), num_steps=3)
+
+
+@pytest.mark.parametrize("name", [*registry.ALGOS, *tiny.VARIANTS])
+def test_learner_holds_the_contract(name):
+    meta = tiny.algo(name)
+    testing.check_learner(meta.learner, tiny.family(), meta.plan)
+
+
+@pytest.mark.parametrize("name", [*registry.ALGOS, *tiny.VARIANTS])
+def test_algorithm_holds_the_contract(name):
+    testing.check_algo(tiny.algo(name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(tasks.Navigation):
+    """A navigation environment with one thing wrong."""
+
+    fault: str = ""
+
+    @property
+    def spec(self):
+        spec = super().spec
+        return dataclasses.replace(spec, terminates=False) if self.fault == "ends" else spec
+
+    def reset(self, key, task):
+        state, obs = super().reset(key, task)
+        return state, {"shape": obs[:1], "dtype": obs.astype(jnp.int32)}.get(self.fault, obs)
+
+    def step(self, key, state, action, task):
+        next_state, step = super().step(key, state, action, task)
+        if self.fault == "state":
+            next_state = next_state.replace(position=next_state.position[:1])
+        if self.fault == "reward":
+            step = step.replace(reward=step.obs)
+        if self.fault == "nan":
+            step = step.replace(reward=step.reward / 0.0 * 0.0)
+        if self.fault == "ends":
+            step = Step(obs=step.obs, reward=step.reward, terminated=jnp.array(True))
+        return next_state, step
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("shape", r"env.reset gives an observation \[1\]; spec.observation is \[2\]"),
+        ("dtype", r"env.reset gives an observation of int32; it must be float32"),
+        (
+            "state",
+            r"the state after env.step has float32\[1\] at .position; the state after env.reset has float32\[2\]",
+        ),
+        ("reward", r"env.step gives reward float32\[2\]; it must be float32\[\]"),
+        ("nan", r"env.step pays a reward that is not finite"),
+        ("ends", r"env.step ends an episode early, but spec.terminates is False"),
+    ],
+)
+def test_check_env_says_what_is_wrong(fault, message):
+    with pytest.raises(testing.ContractError, match=message):
+        testing.check_env(tiny.family()._replace(env=Broken(horizon=4, fault=fault)))
+
+
+def test_check_env_accepts_the_same_environment_without_the_fault():
+    testing.check_env(tiny.family()._replace(env=Broken(horizon=4)))
+
+
+def test_check_learner_says_that_replay_differs():
+    meta = tiny.algo("rl2")
+    wrong = meta.learner._replace(
+        unroll=lambda params, fast, carry, experience: experience.output.replace(value=experience.output.value + 1.0)
+    )
+    with pytest.raises(testing.ContractError, match="replay differs from the collection by 1 at .value"):
+        testing.check_learner(wrong, tiny.family(), meta.plan)
+
+
+def test_check_learner_says_that_adaptation_changes_a_shape():
+    meta = tiny.algo("maml")
+    wrong = meta.learner._replace(adapt=lambda params, fast, experience, key: fast.replace(opt_state=jnp.zeros(2)))
+    with pytest.raises(testing.ContractError, match="fast after learner.adapt has the structure"):
+        testing.check_learner(wrong, tiny.family(), meta.plan)
+
+
+def test_check_algo_says_that_an_update_does_nothing():
+    meta = tiny.algo("maml")
+    idle = meta._replace(update=lambda state: (state.replace(step=state.step + 1), {"loss": jnp.zeros(())}))
+    with pytest.raises(testing.ContractError, match="6 updates left all params as they were"):
+        testing.check_algo(idle)
+
+
+def test_check_algo_says_that_a_dtype_changes():
+    meta = tiny.algo("maml")
+    wrong = meta._replace(update=lambda state: (state.replace(step=state.step + 1.0), {"loss": jnp.zeros(())}))
+    with pytest.raises(testing.ContractError, match=r"the state after an update has float32\[\] at .step"):
+        testing.check_algo(wrong)

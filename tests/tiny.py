@@ -1,0 +1,28 @@
+"""The smallest useful form of every registered algorithm and task family: compile time is the price of a test."""
+
+from __future__ import annotations
+
+import jaxmeta as jm
+from jaxmeta import outer, registry, tasks
+
+PPO = outer.PolicyGradientConfig(epochs=2, minibatches=2, value_weight=0.5, entropy_weight=0.01)
+ALGOS = {
+    "maml": jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,)),
+    "rl2": jm.RL2Config(num_tasks=4, hidden=8, episodes=3, ppo=PPO),
+}
+VARIANTS = {
+    "maml-ppo": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="ppo", rounds=2)),
+    "fomaml": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), first_order=True)),
+}
+
+
+def family() -> tasks.TaskFamily:
+    """Short walks that can end early."""
+    return tasks.navigation(tasks.NavigationConfig(horizon=4))
+
+
+def algo(name: str, on: tasks.TaskFamily | None = None) -> jm.MetaLearner:
+    """Builds a registered algorithm, or a variant of one, at its smallest."""
+    base, config = VARIANTS[name] if name in VARIANTS else (name, ALGOS[name])
+    factory, _ = registry.ALGOS[base].load()
+    return factory(on or family(), config)
