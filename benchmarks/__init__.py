@@ -1,0 +1,1 @@
+"""Throughput and reproduction; `results/` holds measured JSON with device, versions and commit."""

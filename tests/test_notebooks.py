@@ -1,0 +1,20 @@
+"""The notebooks run from top to bottom, in a short form."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jupytext
+import nbclient
+import pytest
+
+NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, monkeypatch):
+    monkeypatch.setenv("JAXMETA_QUICK", "1")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    notebook = jupytext.read(path)
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    assert "95 % interval" in notebook.cells[-1].outputs[0]["text"]
