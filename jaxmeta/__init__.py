@@ -30,6 +30,7 @@ _NAMES = {
     "evaluate": "jaxmeta.core.evaluate",
     "finite": "jaxmeta.tasks.base",
     "init_state": "jaxmeta.core.train",
+    "load": "jaxmeta.runs",
     "maml": "jaxmeta.algos.maml",
     "replay": "jaxmeta.core.rollout",
     "rl2": "jaxmeta.algos.rl2",

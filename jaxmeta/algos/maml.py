@@ -54,6 +54,8 @@ class MAMLConfig:
         for name in ("num_tasks", "streams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden is {self.hidden}; a layer needs at least 1 unit")
         if self.rounds < 0:
             raise ValueError(f"rounds is {self.rounds}; it must not be negative")
         for name in ("discount", "trace"):

@@ -65,6 +65,7 @@ def evaluate(
     # in bounded pieces: what a trial stores is dropped once it is summed
     at_once = parallel.num_devices_for(num_tasks) * MAX_TASKS_AT_ONCE
     run = parallel.map_over_tasks(one, num_tasks, min(chunk or at_once, at_once))
+    params = parallel.replicate(params, parallel.num_devices_for(num_tasks))
     return jax.jit(run)(params, (tasks, jax.random.split(key, num_tasks)))
 
 

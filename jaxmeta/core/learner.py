@@ -41,3 +41,5 @@ class MetaLearner(NamedTuple):
     init: Callable[[Key], TrainState]
     update: Callable[[TrainState], tuple[TrainState, Metrics]]
     """Samples tasks, collects trials, improves the params. Pure, scannable, vmappable over seeds."""
+    num_devices: int | None = None
+    """Devices that `update` runs on; all by default."""

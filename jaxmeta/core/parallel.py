@@ -66,9 +66,12 @@ def map_over_tasks(function: Callable[..., Any], num_tasks: int, chunk: int | No
     return jax.shard_map(local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
 
 
-def replicate(tree):
-    """Puts a tree on all devices, as updates leave it: the second call of a compiled update then equals the first."""
-    return jax.device_put(tree, NamedSharding(Mesh(jax.devices(), (AXIS,)), P()))
+def replicate(tree, num_devices: int | None = None):
+    """Puts a tree on the first `num_devices` devices, or on all.
+
+    Updates leave their state like that; one that also starts like that is compiled once, not twice.
+    """
+    return jax.device_put(tree, NamedSharding(Mesh(jax.devices()[:num_devices], (AXIS,)), P()))
 
 
 def task_mean(tree):

@@ -37,6 +37,7 @@ def on_policy(
     """
     if num_tasks < 1:
         raise ValueError(f"num_tasks is {num_tasks}; an update needs at least 1 task")
+    num_devices = num_devices or parallel.num_devices_for(num_tasks)
 
     def init(key: Key) -> TrainState:
         params_key, key = jax.random.split(key)
@@ -65,7 +66,7 @@ def on_policy(
         metrics["env_steps"] = metrics["env_steps"] * num_tasks
         return TrainState(params=params, opt_state=opt_state, key=key, step=state.step + 1), metrics
 
-    return MetaLearner(learner=learner, plan=plan, init=init, update=update)
+    return MetaLearner(learner, plan, init, update, num_devices)
 
 
 def trial_metrics(trials: Trial, plan: Plan) -> Metrics:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxmeta as jm
 from jaxmeta.core import parallel
+from tests import tiny
 
 
 def adapt_and_score(theta, target):
@@ -63,3 +65,13 @@ def test_pieces_do_not_change_a_map_or_a_mean(chunk):
     values = jnp.arange(6.0)
     np.testing.assert_array_equal(parallel.chunked_vmap(lambda x: x * 2, values, chunk), values * 2)
     np.testing.assert_allclose(parallel.mean_over_chunks(lambda some: jnp.mean(some**2), values, chunk), 55 / 6)
+
+
+def test_an_odd_number_of_tasks_trains_and_evaluates():
+    """One device of two is left out: the state must not be on it."""
+    family = tiny.family()
+    meta = jm.maml(family, jm.MAMLConfig(num_tasks=3, streams=2, hidden=(4,), outer_loop="ppo"))
+    state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 2)
+    tasks = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), 5))
+    report = jm.evaluate(meta.learner, state.params, family.env, tasks, jax.random.key(2), meta.plan)
+    assert report.returns.shape == (5, 2, 2, 1)

@@ -1,0 +1,73 @@
+"""What all Brax families can be told, and how a Brax body is built without its import noise."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import warnings
+
+BACKENDS = ("spring", "generalized", "positional", "mjx")
+
+
+@dataclasses.dataclass(frozen=True)
+class LocomotionConfig:
+    """The fields that every Brax family has."""
+
+    horizon: int = 200
+    """Steps in an episode, as in MAML and PEARL."""
+    backend: str = "spring"
+    """Physics: spring (fast), generalized, positional, or mjx (MuJoCo itself)."""
+    solver_iterations: int | None = None
+    """Iterations of the constraint solver, mjx only; by default Brax's choice: 1 for the ant, 4 for the others."""
+    line_search_iterations: int | None = None
+    """Line-search steps in an iteration, mjx only; by default Brax's choice: 4 for the ant, 50 for the others."""
+
+    def __post_init__(self):
+        for name in ("solver_iterations", "line_search_iterations"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"tasks.{name} is {value}; the solver needs at least 1")
+        if self.horizon < 1:
+            raise ValueError(f"tasks.horizon is {self.horizon}; an episode needs at least 1 step")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"tasks.backend is {self.backend!r}; known backends are {', '.join(BACKENDS)}")
+
+
+def load(name: str, config: LocomotionConfig):
+    """Builds Brax's own environment, a `brax.envs.PipelineEnv`, whose body and physics a family uses.
+
+    Args:
+      name: as Brax registers it, such as "halfcheetah".
+    """
+    with _quiet():
+        import brax.envs
+
+        body = brax.envs.get_environment(name, backend=config.backend)
+    solver = {"opt.iterations": config.solver_iterations, "opt.ls_iterations": config.line_search_iterations}
+    body.sys = body.sys.tree_replace({name: value for name, value in solver.items() if value is not None})
+    return body
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Drops the messages that importing brax and loading its XML files always give; others pass."""
+    printed = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+        warnings.filterwarnings("ignore", message="Brax System, piplines and environments")
+        import mujoco
+
+        def forward(message):
+            if "settotalmass" not in message:
+                warnings.warn(message, stacklevel=2)
+
+        # MuJoCo would write to stderr and leave a MUJOCO_LOG.TXT in the working directory
+        previous = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(forward)
+        try:
+            yield
+        finally:
+            mujoco.set_mju_user_warning(previous)
+    for line in printed.getvalue().splitlines():
+        if "Failed to import" not in line or "warp" not in line:
+            print(line)

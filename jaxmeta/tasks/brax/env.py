@@ -1,0 +1,104 @@
+"""The one environment behind all Brax families: Brax moves the body, the family says what that is worth."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmeta.tasks.brax.config import LocomotionConfig, load
+from jaxmeta.tasks.brax.physics import lane_stepper
+from jaxmeta.types import Array, Continuous, Key, Spec, Step, Task
+
+
+class Outcome(NamedTuple):
+    """What one step did."""
+
+    physics: Any
+    """Brax's pipeline state after the step: `q`, `qd`, and per link `x.pos`, `x.rot`; link 0 is the torso."""
+    velocity: Array
+    """Displacement of the torso over the step divided by dt, in m/s, [3]."""
+    effort: Array
+    """Sum of the squares of the clipped action."""
+
+
+DIVERGED = 1e4
+"""A coordinate (m, rad) or velocity (m/s, rad/s) of this size is a failure of the integrator, not a movement."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Locomotion:
+    """A body that is pushed by its motors.
+
+    Actions are clipped to [-1, 1] before the physics, and the control cost is that of the clipped action. The start is
+    Brax's own: its default pose with fresh noise at every reset. The state is Brax's pipeline state and nothing else.
+
+    Where the simulation diverges, the body stays where it was, and a family that terminates ends the episode there: a
+    NaN would survive the masking of the steps after an early end, which is where most bodies diverge.
+    """
+
+    body: Any
+    """Brax's environment, shared by all tasks and never changed."""
+    spec: Spec
+    observe: Callable[[Any], Array]
+    """The observation of a pipeline state."""
+    reward: Callable[[Outcome, Task], Array]
+    terminated: Callable[[Outcome], Array] | None = None
+    """Whether an episode ends early; None where only the horizon ends it."""
+    dynamics: Callable[[Any, Task], Any] | None = None
+    """Makes the Brax system of a task from the shared one, for families whose bodies differ."""
+    advance: Callable[[Any, Array], Any] | None = None
+    """A faster `body.pipeline_step` with the same result, for families whose bodies are all the same."""
+
+    def reset(self, key: Key, task: Task) -> tuple[Any, Array]:
+        physics = _strong(self._body_of(task).reset(key).pipeline_state)
+        return physics, self.observe(physics)
+
+    def step(self, key: Key, state: Any, action: Array, task: Task) -> tuple[Any, Step]:
+        body = self._body_of(task)
+        action = jnp.clip(action, -1.0, 1.0)
+        moved = _strong((self.advance or body.pipeline_step)(state, action))
+        sane = jnp.all(jnp.abs(jnp.concatenate([moved.q, moved.qd])) < DIVERGED)  # false for NaN
+        physics = jax.tree.map(lambda new, old: jnp.where(sane, new, old), moved, state)
+        velocity = (physics.x.pos[0] - state.x.pos[0]) / body.dt
+        outcome = Outcome(physics, velocity, jnp.sum(jnp.square(action)))
+        terminated = jnp.array(False) if self.terminated is None else self.terminated(outcome) | ~sane
+        return physics, Step(obs=self.observe(physics), reward=self.reward(outcome, task), terminated=terminated)
+
+    def _body_of(self, task: Task) -> Any:
+        if self.dynamics is None:
+            return self.body
+        # a shallow copy: under vmap the new system holds tracers, which must not reach the shared body
+        body = copy.copy(self.body)
+        body.sys = self.dynamics(self.body.sys, task)
+        return body
+
+
+def locomotion(name: str, config: LocomotionConfig, observe: Callable[[Any], Array], **parts: Any) -> Locomotion:
+    """Builds the environment of a family.
+
+    Args:
+      name: Brax's name of the body.
+      observe: the observation of a pipeline state.
+      **parts: `reward`, and where the family has them `terminated` and `dynamics`.
+    """
+    body = load(name, config)
+    observation = jax.eval_shape(lambda key: observe(body.reset(key).pipeline_state), jax.random.key(0))
+    spec = Spec(observation.shape, Continuous(body.action_size), config.horizon, terminates="terminated" in parts)
+    if config.backend == "spring" and "dynamics" not in parts:
+        parts["advance"] = lane_stepper(body)
+    return Locomotion(body, spec, observe, **parts)
+
+
+def coordinates(hidden: int) -> Callable[[Any], Array]:
+    """Observes generalised positions from index `hidden` on, then all generalised velocities."""
+    return lambda physics: jnp.concatenate([physics.q[hidden:], physics.qd])
+
+
+def _strong(tree: Any) -> Any:
+    """Removes weak types, which would make a state differ from its successor in a scan."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), tree)

@@ -1,0 +1,263 @@
+"""The command line, run in this process: what it writes, prints, and refuses."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import chex
+import jax
+import pytest
+
+from jaxmeta import cli, logging, registry, runs
+from jaxmeta.algos.maml import MAMLConfig
+
+TINY_MAML = ["train", "maml", "navigation", "--tasks.horizon", "5", "--algo.num-tasks", "2", "--algo.streams", "2"]
+TINY_MAML += ["--algo.hidden", "8", "--algo.outer-loop", "ppo", "--algo.ppo.epochs", "1"]
+TINY_RL2 = ["train", "rl2", "bandit", "--num-seeds", "2", "--tasks.num-pulls", "3", "--algo.num-tasks", "4"]
+TINY_RL2 += ["--algo.hidden", "8", "--algo.ppo.epochs", "1", "--algo.ppo.minibatches", "1"]
+STATISTICS = {"mean", "stderr", "iqm", "ci95"}
+
+
+@pytest.fixture(scope="module")
+def maml_run(tmp_path_factory):
+    """Four updates of MAML, in one go."""
+    folder = tmp_path_factory.mktemp("runs") / "maml"
+    assert cli.main([*TINY_MAML, "--out", str(folder), "--updates", "4", "--eval-tasks", "4"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rl2_run(tmp_path_factory):
+    """Two seeds of RL², two updates in one device call."""
+    folder = tmp_path_factory.mktemp("runs") / "rl2"
+    assert cli.main([*TINY_RL2, "--out", str(folder), "--updates", "2", "--chunk", "2", "--eval-tasks", "4"]) == 0
+    return folder
+
+
+def test_training_writes_a_complete_run_folder(maml_run):
+    names = {"config.json", "metrics.jsonl", "evaluation.json", "learning.png", "adaptation.png"}
+    assert {entry.name for entry in maml_run.iterdir()} == names | {"checkpoints", "tensorboard"}
+    assert list((maml_run / "tensorboard").glob("events*"))
+    config = json.loads((maml_run / "config.json").read_text())
+    assert (config["algo"], config["tasks"], config["seed"], config["num_seeds"]) == ("maml", "navigation", 0, 1)
+    assert (config["updates"], config["algo_config"]["hidden"], config["tasks_config"]["horizon"]) == (4, [8], 5)
+    assert set(config["versions"]) == {"jaxmeta", "jax", "brax"}
+    assert "cpu" in config["device"]
+
+
+def test_metrics_have_one_line_per_update(maml_run):
+    records = [json.loads(line) for line in (maml_run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["update"] for record in records] == [1, 2, 3, 4]
+    # 2 tasks x 2 rounds x 2 streams x 5 steps, unless an episode ends early
+    assert all(later["env_steps"] > earlier["env_steps"] for earlier, later in itertools.pairwise(records))
+    assert records[-1]["env_steps"] <= 4 * 40
+    assert {"seconds", "return/first", "return/last", "return/round_0"} <= set(records[0])
+    assert "seeds" not in records[0]
+
+
+def test_metrics_list_the_seeds(rl2_run):
+    record = runs.read_metrics(rl2_run)[-1]
+    first = record["seeds"]["return/first"]
+    assert len(first) == 2
+    assert record["return/first"] == pytest.approx(sum(first) / 2)
+    assert record["env_steps"] == 2 * 4 * 3  # updates x tasks x pulls, per seed
+
+
+def test_evaluate_prints_one_json_object(maml_run, capsys):
+    arguments = ["evaluate", str(maml_run), "--num-tasks", "3", "--rounds", "2", "--seed", "5", "--deterministic"]
+    assert cli.main([*arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [len(episodes) for episodes in result["returns"]] == [1, 1, 1]
+    for point in (result["returns"][0][0], result["trial_return"], result["gain"]):
+        assert set(point) == STATISTICS
+        assert point["ci95"][0] <= point["mean"] <= point["ci95"][1]
+    assert (result["num_tasks"], result["seed"], result["step"]) == (3, 5, 4)
+    assert (result["algo"], result["tasks"]) == ("maml", "navigation")
+
+
+def test_evaluate_takes_seeds_together_and_marks_the_unadapted_policy(rl2_run, capsys):
+    assert cli.main(["evaluate", str(rl2_run), "--num-tasks", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 held-out tasks x 2 seeds" in printed
+    assert "episode 1 (the unadapted policy)" in printed
+    assert "episode 3" in printed and "episode 4" not in printed
+
+
+def test_training_evaluates_as_evaluate_does(maml_run, capsys):
+    assert cli.main(["evaluate", str(maml_run), "--num-tasks", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((maml_run / "evaluation.json").read_text())
+
+
+def test_resumed_run_equals_uninterrupted(maml_run, tmp_path, capsys, monkeypatch):
+    def fail(self, update, state, metrics):
+        raise OSError("disk full")
+
+    def note(self, update, state, metrics, write=logging.JsonLines.__call__):
+        write(self, update, state, metrics)
+        if update == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    arguments = [*TINY_MAML, "--out", str(tmp_path / "run"), "--updates", "3", "--eval-tasks", "0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.TensorBoard, "__call__", fail)
+        patch.setattr(logging.JsonLines, "__call__", note)
+        assert cli.main(arguments) == 143
+    told = capsys.readouterr().err
+    assert told.count("TensorBoard failed") == 1 and "disk full" in told
+    assert "stopped at update 2" in told
+    # lines after the checkpoint, the last one cut short, as a crash leaves them
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 3, "env_steps": 1.0}\n{"update": 4, "env')
+
+    resume = ["train", "maml", "navigation", "--out", str(tmp_path / "run"), "--resume", "--updates", "4"]
+    assert cli.main([*resume, "--eval-tasks", "0"]) == 0
+
+    def lines(folder):
+        return [{k: v for k, v in record.items() if k != "seconds"} for record in runs.read_metrics(folder)]
+
+    assert lines(tmp_path / "run") == lines(maml_run)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+    assert runs.read_config(tmp_path / "run") == runs.read_config(maml_run)
+    resumed, whole = runs.load(tmp_path / "run"), runs.load(maml_run)
+    assert resumed.step == whole.step == 4
+    chex.assert_trees_all_equal(jax.device_get(resumed.params), jax.device_get(whole.params))
+
+
+BAD_INPUT = {
+    "": "no command",
+    "trian maml navigation": "did you mean 'train'?",
+    "train maml": "ALGO and TASKS",
+    "train --out {new} maml navigation": "ALGO and TASKS",
+    "train mamml navigation --out {new}": "did you mean 'maml'?",
+    "train maml navigatoin --out {new}": "did you mean 'navigation'?",
+    "train maml navigation": "--out is missing",
+    "train maml navigation --out {new} --algo.inner-lr -1": "algo.inner_lr is -1.0",
+    "train maml navigation --out {new} --algo.inner-lr nan": "algo.inner_lr is nan",
+    "train maml navigation --out {new} --algo.inner-lr inf": "algo.inner_lr is inf",
+    "train maml navigation --out {new} --algo.num-tasks 0": "algo.num_tasks is 0",
+    "train maml navigation --out {new} --algo.trpo.max-kl 0": "algo.trpo.max_kl is 0.0",
+    "train maml navigation --out {new} --tasks.horizon 0": "tasks.horizon is 0",
+    "train rl2 bandit --out {new} --tasks.num-arms 0": "(try --tasks.num-arms 10)",
+    "train rl2 bandit --out {new} --algo.num-tasks 3": "algo.ppo.minibatches is 4",
+    "train rl2 bandit --out {new} --algo.episodes few": "--algo.episodes is 'few'; it must be an integer or None",
+    "train maml navigation --out {new} --algo.hidden a b": "--algo.hidden is 'a b'; it must be integers",
+    "train maml navigation --out {new} --algo.outer-loop sgd": "one of 'trpo', 'ppo'",
+    "train maml navigation --out {new} --seed one": "--seed is 'one'; it must be an integer",
+    "train maml navigation --out {new} --seed -1": "--seed is -1",
+    "train maml navigation --out {new} --updates 0": "--updates is 0",
+    "train maml navigation --out {new} --updates 2.5": "--updates is '2.5'; it must be an integer",
+    "train maml navigation --out {new} --updates": "--updates needs a value",
+    "train maml navigation --out {new} --num-seeds 0": "--num-seeds is 0",
+    "train maml navigation --out {new} --chunk 0": "--chunk is 0",
+    "train maml navigation --out {new} --algo.num-task 3": "did you mean '--algo.num-tasks'?",
+    "train maml navigation --out {new} extra": "'extra' is one argument too many",
+    "train maml navigation --out {file}": "is a file",
+    "train maml navigation --out {file}/run": "cannot be written",
+    "train maml navigation --out {run}": "is not empty; add --resume",
+    "train maml navigation --out {new} --resume": "holds no run",
+    "train rl2 navigation --out {run} --resume": "ALGO is rl2, but the run",
+    "train maml navigation --out {run} --resume --seed 3": "--seed is 3, but the run",
+    "train maml navigation --out {run} --resume --algo.ppo.clip 0.3": "--algo.ppo.clip is 0.3, but the run",
+    "train maml navigation --out {run} --resume --updates 1": "--updates is 1; it must be at least 4",
+    "evaluate": "needs the folder",
+    "evaluate {new}": "holds no run",
+    "evaluate {run} --num-tasks 0": "--num-tasks is 0",
+    "evaluate {run} --rounds -1": "--rounds is -1",
+    "evaluate {run} --jsn": "did you mean '--json'?",
+    "plot {file}": "holds no run",
+}
+
+
+@pytest.mark.parametrize("line", BAD_INPUT)
+def test_bad_input_gives_one_line_and_writes_nothing(line, maml_run, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    where = {"new": tmp_path / "new", "file": tmp_path / "file", "run": maml_run}
+
+    def files():
+        return {path: path.stat().st_mtime_ns for folder in (tmp_path, maml_run.parent) for path in folder.rglob("*")}
+
+    before = files()
+    assert cli.main(line.format(**where).split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("jaxmeta: ") and printed.err.count("\n") == 1
+    assert BAD_INPUT[line] in printed.err
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (["algo_config", "inner_lr"], "fast", 'algo_config.inner_lr is "fast"; it must be a number'),
+        (["algo_config", "num_tasks"], True, "algo_config.num_tasks is true; it must be an integer"),
+        (["algo_config", "hidden"], 8, "algo_config.hidden is 8; it must be a list"),
+        (["algo_config", "activation"], "sin", 'it must be one of "tanh", "relu", "swish"'),
+        (["algo_config", "ppo", "clip"], "x", "algo_config.ppo.clip"),
+        (["algo_config", "ppo", "epochs"], 0, "algo_config.ppo.epochs is 0"),
+        (["algo_config", "ppo"], None, "algo_config.ppo is null"),
+        (["algo_config", "inner_rate"], 0.1, "algo_config.inner_rate is not known"),
+        (["algo"], "os", "algo: no algorithm 'os'"),
+        (["seed"], "0", 'seed is "0"; it must be an integer'),
+    ],
+)
+def test_damaged_config_is_told_by_field(path, value, words, maml_run, tmp_path):
+    data = json.loads((maml_run / "config.json").read_text())
+    inner = data
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    with pytest.raises(runs.RunError) as raised:
+        runs.read_config(tmp_path)
+    assert words in str(raised.value)
+
+
+def test_config_survives_json():
+    config = MAMLConfig(hidden=(), outer_loop="ppo", inner_lr=1e-3)
+    assert runs.decode(MAMLConfig, json.loads(json.dumps(runs.encode(config, "algo"))), "algo") == config
+
+
+def test_json_has_no_nan():
+    assert runs.to_json({"a": [float("nan"), 1.0], "b": {"c": float("-inf")}}) == '{"a": [null, 1.0], "b": {"c": null}}'
+
+
+def test_list_names_everything_in_the_registry(capsys):
+    assert cli.main(["list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"algos": list(registry.ALGOS), "tasks": list(registry.TASKS)}
+
+
+def test_help_shows_flags_with_their_docstrings(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    assert "half-cheetah-vel" in capsys.readouterr().out
+    assert cli.main(["train", "maml", "navigation", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("--algo.trpo.max-kl", "Step size of the adaptation", "--tasks.horizon", "--checkpoint-every"):
+        assert words in printed
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_do_not_import_jax(flag):
+    program = f"import sys; from jaxmeta.cli import main; main([{flag!r}]); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+    assert "jaxmeta" in done.stdout
+
+
+def test_compilation_cache_is_private(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        cli._start_jax(cache=False)
+        assert jax.config.jax_compilation_cache_dir is None
+        cli._start_jax(cache=True)
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxmeta")
+        assert stat.S_IMODE((tmp_path / "jaxmeta").stat().st_mode) == 0o700
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
