@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +185,7 @@ def _stateful(compiled: Callable, state: Any) -> Callable[[], None]:
 
 def provenance() -> dict[str, Any]:
     """Says what makes a measurement checkable: device, versions, commit, time."""
-    import brax
     import jax
-    import jaxlib
-
-    import jaxmeta
 
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
@@ -197,13 +194,8 @@ def provenance() -> dict[str, Any]:
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-            "brax": brax.__version__,
-            "jaxmeta": jaxmeta.__version__,
-        },
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("jax", "jaxlib", "brax", "jaxmeta")},
         "commit": git.stdout.strip() + ("-dirty" if dirty.stdout.strip() else ""),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

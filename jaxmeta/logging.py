@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jaxmeta import runs
+from jaxmeta import configs, runs
 
 PLAIN_SECONDS = 10.0
 """Least time between two lines of progress where there is no terminal."""
@@ -65,7 +65,7 @@ class JsonLines:
             record |= {"seconds": round(float(seconds[index]), 3)}
             record |= {name: float(value[index].mean()) for name, value in values.items()}
             several = {name: value[index].tolist() for name, value in values.items() if value.ndim > 1}
-            lines.append(runs.to_json(record | ({"seeds": several} if several else {})) + "\n")
+            lines.append(configs.to_json(record | ({"seeds": several} if several else {})) + "\n")
         # opened anew each time and written at once: whoever reads along sees whole lines
         with self._file.open("a") as file:
             file.write("".join(lines))

@@ -14,7 +14,7 @@ import chex
 import jax
 import pytest
 
-from jaxmeta import cli, logging, registry, runs
+from jaxmeta import cli, configs, logging, registry, runs
 from jaxmeta.algos.maml import MAMLConfig
 
 TINY_MAML = ["train", "maml", "navigation", "--tasks.horizon", "5", "--algo.num-tasks", "2", "--algo.streams", "2"]
@@ -213,18 +213,20 @@ def test_damaged_config_is_told_by_field(path, value, words, maml_run, tmp_path)
         inner = inner[name]
     inner[path[-1]] = value
     (tmp_path / "config.json").write_text(json.dumps(data))
-    with pytest.raises(runs.RunError) as raised:
+    with pytest.raises(configs.RunError) as raised:
         runs.read_config(tmp_path)
     assert words in str(raised.value)
 
 
 def test_config_survives_json():
     config = MAMLConfig(hidden=(), outer_loop="ppo", inner_lr=1e-3)
-    assert runs.decode(MAMLConfig, json.loads(json.dumps(runs.encode(config, "algo"))), "algo") == config
+    assert configs.decode(MAMLConfig, json.loads(json.dumps(configs.encode(config, "algo"))), "algo") == config
 
 
 def test_json_has_no_nan():
-    assert runs.to_json({"a": [float("nan"), 1.0], "b": {"c": float("-inf")}}) == '{"a": [null, 1.0], "b": {"c": null}}'
+    assert (
+        configs.to_json({"a": [float("nan"), 1.0], "b": {"c": float("-inf")}}) == '{"a": [null, 1.0], "b": {"c": null}}'
+    )
 
 
 def test_list_names_everything_in_the_registry(capsys):

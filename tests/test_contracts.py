@@ -19,7 +19,8 @@ def test_every_registered_algorithm_has_a_tiny_form():
 @pytest.mark.parametrize("name", registry.TASKS)
 def test_task_family_holds_the_contract(name):
     factory, config = registry.TASKS[name].load()
-    testing.check_env(factory(config()), num_steps=3)
+    stiff = registry.TASKS[name].module == "jaxmeta.tasks.brax"
+    testing.check_env(factory(config()), num_steps=2, tolerance=5e-3 if stiff else 1e-6)
 
 
 @pytest.mark.parametrize("name", [*registry.ALGOS, *tiny.VARIANTS])

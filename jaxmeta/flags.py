@@ -1,0 +1,260 @@
+"""What the flags of the command line are, and what is refused before anything is compiled or written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxmeta import configs, registry, runs
+
+HELP_FLAGS = ("-h", "--help")
+_SwitchOn = tyro.conf.FlagCreatePairsOff
+_RunFolder = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="Run folder.")]
+_Cache = Annotated[bool, _SwitchOn]
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Flags of `train` besides those of the algorithm and the tasks."""
+
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Run folder to write, new or empty (required)."""
+    updates: int = 500
+    """Meta-updates in total."""
+    seed: int = 0
+    """Decides all that is random."""
+    num_seeds: int = 1
+    """Independent runs side by side, from one compiled program."""
+    resume: Annotated[bool, _SwitchOn] = False
+    """Continue the run in DIR from its last checkpoint; its configuration stays, `--updates` may grow."""
+    chunk: int = 1
+    """Updates per device call; the result does not depend on it."""
+    checkpoint_every: int = 50
+    """Updates between checkpoints; the end of the run is always saved."""
+    eval_tasks: int = 40
+    """Held-out tasks of the evaluation at the end; 0 leaves it out."""
+    cache: _Cache = True
+    """Compile anew instead of using the compiled programs in the user's cache folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Lets the agent of a run adapt to held-out tasks and reports its returns."""
+
+    run: _RunFolder = None
+    num_tasks: int = 40
+    """Held-out tasks."""
+    seed: int = 0
+    """Decides the tasks and all else that is random."""
+    rounds: int | None = None
+    """Rounds of adaptation; by default as in meta-training."""
+    deterministic: Annotated[bool, _SwitchOn] = False
+    """Act by the mode of the policy instead of sampling."""
+    json: Annotated[bool, _SwitchOn] = False
+    """Print one JSON object instead of a table."""
+    cache: _Cache = True
+    """Compile anew instead of using the compiled programs in the user's cache folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotOptions:
+    """Draws the learning curve and the adaptation curve of a run into its folder."""
+
+    run: _RunFolder = None
+    cache: _Cache = True
+    """Compile anew instead of using the compiled programs in the user's cache folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListOptions:
+    """Lists the algorithms and the task families."""
+
+    json: Annotated[bool, _SwitchOn] = False
+    """Print one JSON object instead of a table."""
+
+
+def train_flags(argv: list[str]) -> tuple[Any, runs.RunConfig]:
+    """Parses the arguments of `train` and checks all that can be checked before JAX starts."""
+    if len(argv) < 2 or any(token.startswith("-") for token in argv[:2]):
+        raise UsageError("train needs ALGO and TASKS first, such as `jaxmeta train maml navigation --out runs/first`")
+    algo, tasks, *flags = argv
+    kind = _train_kind(algo, tasks)
+    prog = f"jaxmeta train {algo} {tasks}"
+    options = parse(kind, flags, prog)
+    if options.out is None:
+        raise UsageError("--out is missing; it names the run folder (try --out runs/first)")
+    if options.resume:
+        stored = runs.read_config(options.out)
+        _must_agree("ALGO", algo, stored.algo, options.out)
+        _must_agree("TASKS", tasks, stored.tasks, options.out)
+        stored_options = kind(
+            algo=stored.algo_config,
+            tasks=stored.tasks_config,
+            seed=stored.seed,
+            num_seeds=stored.num_seeds,
+            updates=stored.updates,
+        )
+        # flags that are not given now mean what they meant then
+        options = parse(kind, flags, prog, stored_options)
+        for part in ("algo", "tasks", "seed", "num_seeds"):
+            _compare("--" + part, getattr(options, part), getattr(stored_options, part), options.out)
+    for name, least in (("updates", 1), ("num_seeds", 1), ("chunk", 1), ("checkpoint_every", 1), ("eval_tasks", 0)):
+        at_least("--" + name.replace("_", "-"), getattr(options, name), least)
+    check_seed(options.seed)
+    for part in ("algo", "tasks"):
+        configs.encode(getattr(options, part), part)
+    _check_out(options.out, options.resume)
+    if options.resume:
+        at_least(
+            "--updates", options.updates, runs.last_checkpoint(options.out) or 0, ", what the run has done already"
+        )
+        return options, dataclasses.replace(stored, updates=options.updates)
+    return options, runs.RunConfig(
+        algo, tasks, options.algo, options.tasks, options.seed, options.num_seeds, options.updates
+    )
+
+
+def _train_kind(algo: str, tasks: str) -> type:
+    """Makes the dataclass of all flags of `train`; which there are depends on the algorithm and the tasks."""
+    fields = []
+    for field, kind, entries, name in (
+        ("algo", "algorithm", registry.ALGOS, algo),
+        ("tasks", "task family", registry.TASKS, tasks),
+    ):
+        try:
+            _, config = registry.find(kind, entries, name).load()
+        except KeyError as error:
+            raise UsageError(error.args[0]) from None
+        fields.append((field, config, dataclasses.field(default=config())))
+    kind = dataclasses.make_dataclass("Train", fields, bases=(TrainOptions,), frozen=True)
+    kind.__doc__ = f"Meta-trains {algo} on {tasks}."
+    return kind
+
+
+def parse(kind: type, argv: list[str], prog: str, default: Any = None) -> Any:
+    """Parses flags into a dataclass; an error of tyro, a box of text, becomes one line."""
+    boxed = io.StringIO()
+    given = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(boxed):
+            options, unknown = tyro.cli(kind, prog=prog, args=argv, return_unknown_args=True, **given)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_one_line(boxed.getvalue(), argv)) from None
+    flag = next((token for token in unknown if token.startswith("-")), None)
+    if flag is not None:
+        name = flag.split("=")[0].replace("_", "-")
+        raise UsageError(f"no flag {flag!r};{near(name, _flags(kind))} `{prog} --help` shows all")
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is one argument too many; `{prog} --help` shows what there is")
+    return options
+
+
+def _one_line(box: str, argv: list[str]) -> str:
+    """Says in one line what a box of tyro's says."""
+    # where the output is not UTF-8 the box is blank and its title, on the first line, is underlined
+    lines = [line.strip(" │") for line in box.splitlines()]
+    lines = lines[2:] if len(lines) > 1 and lines[1].startswith("-") else lines[1:]
+    rule = next((index for index, line in enumerate(lines) if line.startswith(("─", "╰", "---"))), len(lines))
+    text = " ".join(line for line in lines[:rule] if line)
+    if match := re.match(r"Error parsing (--[^\s/:]+)[^\s:]*: ", text):
+        # the help text that follows begins with the flag and what it takes, such as `--seed INT`
+        takes = next((line for line in lines[rule:] if line.startswith(match[1])), "")
+        words = (("[INT", "integers"), ("[FLOAT", "numbers"), ("INT", "an integer"), ("FLOAT", "a number"))
+        kind = next((word for token, word in words if f" {token}" in takes or f"|{token}" in takes), "of another kind")
+        optional = " or None" if "{None}" in takes else ""
+        return f"{match[1]} is {_given(match[1], argv)!r}; it must be {kind}{optional}"
+    if match := re.match(r"Error parsing ([\w.]+): (.*)", text):
+        return configs.qualify(match[1], match[2])
+    if match := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", text):
+        return f"{match[2]} is {match[1]!r}; it must be one of {match[3].strip(',')}"
+    if match := re.match(r"Missing value for argument '(\S+)'", text):
+        return f"{match[1]} needs a value"
+    return text or "the arguments cannot be parsed"
+
+
+def _given(flag: str, argv: list[str]) -> str:
+    """Finds what the user gave for a flag."""
+    for index, token in reversed(list(enumerate(argv))):
+        name, _, value = token.partition("=")
+        if name.replace("_", "-") == flag.replace("_", "-"):
+            rest = argv[index + 1 :]
+            stop = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
+            return value or " ".join(rest[:stop])
+    return ""
+
+
+def _flags(kind: type, prefix: str = "--") -> Iterator[str]:
+    """Lists the flags of a dataclass, nested ones included."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _flags(hints[field.name], name + ".")
+        else:
+            yield "--no-cache" if name == "--cache" else name
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Suggests the known name that is nearest, if one is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" did you mean {near[0]!r}?" if near else ""
+
+
+def _must_agree(name: str, given: Any, stored: Any, folder: Path) -> None:
+    if given != stored:
+        raise UsageError(f"{name} is {given}, but the run in {folder} has {stored}; a resumed run keeps what it has")
+
+
+def _compare(flag: str, given: Any, stored: Any, folder: Path) -> None:
+    """Raises a UsageError that names the first leaf in which two configs differ."""
+    if not dataclasses.is_dataclass(given):
+        return _must_agree(flag.replace("_", "-"), given, stored, folder)
+    for field in dataclasses.fields(given):
+        _compare(f"{flag}.{field.name}", getattr(given, field.name), getattr(stored, field.name), folder)
+    return None
+
+
+def at_least(flag: str, value: int, least: int, why: str = "") -> None:
+    """Raises a UsageError if a value is too small."""
+    if value < least:
+        raise UsageError(f"{flag} is {value}; it must be at least {least}{why}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises a UsageError if a seed does not fit what JAX takes."""
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed is {seed}; it must lie between 0 and {2**32 - 1}")
+
+
+def _check_out(folder: Path, resume: bool) -> None:
+    """Refuses a folder that must not, or cannot, be written."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file; it must be a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not resume:
+        raise UsageError(f"--out {folder} is not empty; add --resume to continue its run, or choose another folder")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {folder} cannot be written: {existing} is no folder that you may write to")
+
+
+def need_run(folder: Path | None, command: str) -> Path:
+    """Returns the run folder, or raises a UsageError if none was given."""
+    if folder is None:
+        raise UsageError(f"{command} needs the folder of a run, such as `jaxmeta {command} runs/first`")
+    return folder
