@@ -108,6 +108,10 @@ def _evaluate(argv: list[str]) -> int:
     flags.check_seed(options.seed)
     runs.read_config(options.run)
     run = _load(options)
+    if options.rounds and not run.meta.plan.rounds:
+        raise flags.UsageError(
+            f"--rounds is {options.rounds}; {run.config.algo} adapts within a trial, not between rounds"
+        )
     evaluation = runs.assess(run, options.num_tasks, options.seed, options.rounds, options.deterministic)
     if options.json:
         print(configs.to_json(evaluation))
@@ -254,8 +258,8 @@ def _versions() -> dict[str, str]:
 
 
 def _describe_algo(name: str) -> str:
-    """Returns the first line of an algorithm's docstring."""
-    return (inspect.getdoc(registry.ALGOS[name].load()[0]) or "").split("\n")[0]
+    """Returns what an algorithm is, from the first line of its config's docstring."""
+    return (inspect.getdoc(registry.ALGOS[name].load()[1]) or "").split("\n")[0]
 
 
 def _describe_tasks(name: str) -> str:

@@ -23,12 +23,14 @@ def test_task_family_holds_the_contract(name):
     testing.check_env(factory(config()), num_steps=2, tolerance=5e-3 if stiff else 1e-6)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", [*registry.ALGOS, *tiny.VARIANTS])
 def test_learner_holds_the_contract(name):
     meta = tiny.algo(name)
     testing.check_learner(meta.learner, tiny.family(), meta.plan)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", [*registry.ALGOS, *tiny.VARIANTS])
 def test_algorithm_holds_the_contract(name):
     testing.check_algo(tiny.algo(name))

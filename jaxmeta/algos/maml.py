@@ -15,7 +15,7 @@ INNER_OBJECTIVES = {"ratio": rl.ratio, "log_prob": rl.log_prob, "dice": rl.dice}
 
 @dataclasses.dataclass(frozen=True)
 class MAMLConfig:
-    """Model-Agnostic Meta-Learning for reinforcement learning."""
+    """Model-agnostic meta-learning: adapt by policy-gradient steps (Finn et al., 2017, arXiv:1703.03400)."""
 
     inner_lr: float = 0.1
     """Step size of the adaptation."""
@@ -64,7 +64,7 @@ class MAMLConfig:
 
 
 def maml(family: TaskFamily, config: MAMLConfig = MAMLConfig()) -> MetaLearner:
-    """Builds MAML (Finn et al., 2017, arXiv:1703.03400) with a linear baseline fitted per task and round.
+    """Builds MAML for reinforcement learning, with a linear baseline fitted per task and round.
 
     Every update: sample tasks; on each, roll out θ, take a policy-gradient step to θ', roll out θ'; move θ so that the
     returns of the θ' rise, through the step.

@@ -13,7 +13,7 @@ from jaxmeta.types import Plan
 
 @dataclasses.dataclass(frozen=True)
 class RL2Config:
-    """Fast reinforcement learning via slow reinforcement learning."""
+    """RL²: adapt in the hidden state of a recurrent policy (Duan et al., 2016, arXiv:1611.02779)."""
 
     episodes: int | None = None
     """Episodes per trial; by default what is usual for the task family."""
@@ -46,7 +46,7 @@ class RL2Config:
 
 
 def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
-    """Builds RL² (Duan et al., 2016, arXiv:1611.02779) with PPO.
+    """Builds RL² with PPO.
 
     A trial is several episodes on one task. The hidden state lives through all of them, and the policy maximises the
     return of the whole trial: exploring early pays if it helps later.

@@ -25,7 +25,9 @@ class Checkpointer:
         self._ocp = ocp
         self.folder = Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.folder, item_handlers=ocp.StandardCheckpointHandler(), options=options
+        )
 
     def latest(self) -> int | None:
         """Returns the last saved update, or None if nothing is saved."""
@@ -52,16 +54,23 @@ class Checkpointer:
             raise CheckpointError(f"no checkpoint in {self.folder}")
         expected = _to_arrays(like)
         try:
+            self._check(update, expected)
             saved = self._manager.restore(update, args=self._ocp.args.StandardRestore(expected))
+        except CheckpointError:
+            raise
         except Exception as error:
-            raise CheckpointError(f"checkpoint {self.folder / str(update)} does not fit: {_brief(error)}") from error
-        for (path, want), have in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(saved), strict=True):
-            if np.shape(want) != np.shape(have) or want.dtype != have.dtype:
-                raise CheckpointError(
-                    f"checkpoint {self.folder / str(update)}: {jax.tree_util.keystr(path)} is {have.dtype}"
-                    f"{list(np.shape(have))}; this configuration needs {want.dtype}{list(np.shape(want))}"
-                )
+            raise CheckpointError(f"checkpoint {self.folder / str(update)} cannot be read: {_brief(error)}") from error
         return jax.tree.map(_like_original, like, saved)
+
+    def _check(self, update: int, expected) -> None:
+        """Raises a CheckpointError that names the first leaf whose place, shape or dtype differs."""
+        stored, wanted = (_forms(tree) for tree in (self._manager.item_metadata(update), expected))
+        for path in [*wanted, *stored]:
+            if stored.get(path) != wanted.get(path):
+                raise CheckpointError(
+                    f"checkpoint {self.folder / str(update)}: {path} is {stored.get(path, 'not there')};"
+                    f" this configuration needs {wanted.get(path, 'no such leaf')}"
+                )
 
     def close(self) -> None:
         """Releases the folder."""
@@ -77,6 +86,14 @@ def _like_original(original, saved):
     if _is_key(original):
         return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(original))
     return saved
+
+
+def _forms(tree) -> dict[str, str]:
+    """Describes every leaf of a tree by its path, the same for a record as for a dict with the names of its fields."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _is_key(leaf) -> bool:

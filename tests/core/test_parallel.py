@@ -67,6 +67,7 @@ def test_pieces_do_not_change_a_map_or_a_mean(chunk):
     np.testing.assert_allclose(parallel.mean_over_chunks(lambda some: jnp.mean(some**2), values, chunk), 55 / 6)
 
 
+@pytest.mark.smoke
 def test_an_odd_number_of_tasks_trains_and_evaluates():
     """One device of two is left out: the state must not be on it."""
     family = tiny.family()

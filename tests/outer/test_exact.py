@@ -93,6 +93,7 @@ def exact_gradient(theta, inner_lr, rounds, epsilon=1e-5):
     return (high - low) / (2 * epsilon)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("inner_objective", "options", "first_order", "value"),
     [

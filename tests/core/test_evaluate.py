@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta.core.evaluate import episode_returns, interquartile_mean
+from tests import tiny
+
+
+def test_returns_are_summed_by_episode():
+    reward = jnp.arange(12.0).reshape(6, 2)  # [T, E], two episodes of three steps
+    np.testing.assert_array_equal(episode_returns(reward, 2), [[0 + 2 + 4, 6 + 8 + 10], [1 + 3 + 5, 7 + 9 + 11]])
+
+
+def test_interquartile_mean_drops_the_outer_quarters():
+    assert interquartile_mean(np.array([-100.0, 1.0, 3.0, 1000.0])) == 2.0
+
+
+def test_summary_of_a_normal_sample():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 4000)
+    summary = jm.summarize(values)
+    assert summary["mean"] == pytest.approx(values.mean())
+    assert summary["stderr"] == pytest.approx(2.0 / np.sqrt(4000), rel=0.05)
+    low, high = summary["ci95"]
+    assert (high - low) / 2 == pytest.approx(1.96 * summary["stderr"], rel=0.1)
+    assert summary["iqm"] == pytest.approx(3.0, abs=0.1)
+
+
+def test_a_single_value_has_no_error():
+    assert jm.summarize([2.0]) == {"mean": 2.0, "stderr": None, "iqm": 2.0, "ci95": [2.0, 2.0]}
+
+
+def test_evaluation_can_adapt_for_more_rounds_than_training_and_act_by_the_mode():
+    meta, family = tiny.algo("maml"), tiny.family()
+    params = meta.learner.init(jax.random.key(0))
+    tasks = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(1), 4))
+    plan = jm.Plan(rounds=2, streams=3)
+    report = jm.evaluate(meta.learner, params, family.env, tasks, jax.random.key(2), plan, deterministic=True)
+    assert report.returns.shape == (4, 3, 3, 1)
+    # without noise in the policy or the environment all streams of a round are the same
+    np.testing.assert_array_equal(report.returns[:, 0, 0], report.returns[:, 0, 2])
+    table = report.by_round_and_episode()
+    assert len(table) == 3 and len(table[0]) == 1
+    assert table[0][0]["mean"] == pytest.approx(float(report.returns[:, 0].mean()), rel=1e-5)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmeta import nets
+from jaxmeta.types import Continuous, Discrete, Spec
+
+DISCRETE = Spec((2,), Discrete(3), horizon=4)
+CONTINUOUS = Spec((2,), Continuous(2), horizon=4)
+
+
+def test_no_previous_action_differs_from_every_action():
+    first = DISCRETE.example_input().replace(first=jnp.ones(()))
+    later = [DISCRETE.example_input().replace(prev_action=jnp.array(action)) for action in range(3)]
+    codes = [np.asarray(nets.encode_input(inputs, DISCRETE)) for inputs in (first, *later)]
+    np.testing.assert_array_equal(codes[0], [0, 0, 0, 0, 0, 0, 0, 1])
+    assert len({code[2:5].tobytes() for code in codes}) == 4
+
+
+def test_the_memory_sees_reward_action_and_episode_end():
+    inputs = CONTINUOUS.example_input().replace(
+        obs=jnp.array([1.0, 2.0]), prev_action=jnp.array([3.0, 4.0]), prev_reward=jnp.array(5.0), prev_done=jnp.ones(())
+    )
+    np.testing.assert_array_equal(nets.encode_input(inputs, CONTINUOUS), [1, 2, 3, 4, 5, 1, 0])
+
+
+@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("make", [nets.actor_critic, nets.recurrent_actor_critic])
+def test_the_first_policy_hardly_depends_on_the_input(make, spec):
+    network = make(spec, hidden=(8,)) if make is nets.actor_critic else make(spec, hidden=8)
+    params = network.init(jax.random.key(0))
+    _, output = network.apply(params, network.initial_state(), spec.example_input().replace(obs=jnp.full(2, 5.0)))
+    distribution = network.head(output)
+    if spec is DISCRETE:
+        np.testing.assert_allclose(distribution.probs, 1 / 3, atol=0.05)
+    else:
+        np.testing.assert_allclose(distribution.mean(), 0.0, atol=0.1)
+        np.testing.assert_allclose(distribution.stddev(), 1.0)
+
+
+def test_log_prob_is_summed_over_action_dimensions():
+    gaussian = nets.Gaussian(loc=jnp.zeros((5, 2)), log_scale=jnp.zeros((5, 2)))
+    output = nets.networks.Output(dist=gaussian, value=jnp.zeros(5))
+    log_prob = nets.head_for(Continuous(2))(output).log_prob(jnp.ones((5, 2)))
+    np.testing.assert_allclose(log_prob, np.full(5, -1.0 - np.log(2 * np.pi)), rtol=1e-6)
+
+
+def test_an_unknown_cell_is_refused():
+    with pytest.raises(ValueError, match="cell is 'gruu'; known cells: 'gru'"):
+        nets.recurrent_actor_critic(DISCRETE, cell="gruu")

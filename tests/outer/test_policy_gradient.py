@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmeta import outer, rl
+from jaxmeta.core.rollout import collect
+from jaxmeta.outer.policy_gradient import _shuffled_parts
+from tests import tiny
+
+
+def test_every_trial_is_in_one_part_and_the_parts_change():
+    keys = jax.random.split(jax.random.key(0), 12)
+    epochs = np.stack([_shuffled_parts(keys, epoch, 4) for epoch in range(5)])
+    assert epochs.shape == (5, 4, 3)
+    for parts in epochs:
+        np.testing.assert_array_equal(np.sort(parts.ravel()), np.arange(12))
+    assert len({parts.tobytes() for parts in epochs}) > 1
+
+
+def test_parts_do_not_depend_on_the_number_of_devices():
+    keys = jax.random.split(jax.random.key(0), 8)
+    whole = np.asarray(_shuffled_parts(keys, 3, 2))
+    halves = [np.asarray(_shuffled_parts(keys[4 * d : 4 * d + 4], 3, 2)) + 4 * d for d in range(2)]
+    np.testing.assert_array_equal(whole, np.concatenate(halves, axis=1))
+
+
+@pytest.mark.parametrize("name", ["rl2", "maml"])
+def test_ratios_are_one_before_the_first_step(name):
+    """At unchanged params the clipped loss is minus the mean advantage, and nothing diverges."""
+    meta, family = tiny.algo(name), tiny.family()
+    params = meta.learner.init(jax.random.key(0))
+    trial = collect(meta.learner, params, family.env, family.sample(jax.random.key(1)), jax.random.key(2), meta.plan)
+    estimator = rl.linear_baseline(normalize=False)
+    loss, metrics = outer.trial_loss(meta.learner, rl.clipped(0.2), estimator)(params, trial)
+    last = jax.tree.map(lambda leaf: leaf[-1], trial.rounds)
+    expected = -rl.masked_mean(estimator(last).advantage, last.valid)
+    np.testing.assert_allclose(loss, expected, atol=1e-5)
+    np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-6)
+
+
+def test_clipping_stops_the_gain_of_a_ratio_that_has_moved_far():
+    advantage = jnp.array([[1.0], [-1.0]])
+    slope = jax.grad(lambda x: rl.clipped(0.2)(x, jnp.zeros((2, 1)), advantage, jnp.ones((2, 1))))
+    # a better action already more likely, a worse one already less likely: nothing more to gain
+    np.testing.assert_array_equal(slope(jnp.array([[0.5], [-0.5]])), jnp.zeros((2, 1)))
+    assert (np.abs(slope(jnp.array([[-0.5], [0.5]]))) > 0).all()
+
+
+def test_minibatches_must_divide_the_tasks():
+    import jaxmeta as jm
+
+    config = jm.RL2Config(num_tasks=6, ppo=outer.PolicyGradientConfig(minibatches=4))
+    with pytest.raises(ValueError, match="minibatches is 4; it must divide num_tasks, which is 6"):
+        jm.rl2(tiny.family(), config)

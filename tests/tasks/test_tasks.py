@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta import registry, tasks
+
+
+def test_finite_sets_are_fixed_disjoint_and_of_the_size_asked_for():
+    family = jm.finite(tasks.navigation(), num_train=3, num_test=2, key=jax.random.key(0))
+    draw = lambda law, key: {  # noqa: E731
+        tuple(goal) for goal in np.asarray(jax.vmap(law)(jax.random.split(key, 200)).goal).tolist()
+    }
+    train, test = draw(family.sample, jax.random.key(1)), draw(family.sample_test, jax.random.key(2))
+    assert (len(train), len(test)) == (3, 2) and not train & test
+    again = jm.finite(tasks.navigation(), 3, 2, jax.random.key(0))
+    assert draw(again.sample, jax.random.key(3)) == train
+
+
+def test_finite_refuses_an_empty_set():
+    with pytest.raises(ValueError, match="num_test is 0; a task set needs at least 1 task"):
+        jm.finite(tasks.navigation(), 3, 0, jax.random.key(0))
+
+
+def test_navigation_moves_at_most_a_tenth_and_ends_at_the_goal():
+    env = tasks.Navigation()
+    task = tasks.PointTask(goal=jnp.array([0.105, -0.1]))
+    state, obs = env.reset(jax.random.key(0), task)
+    np.testing.assert_array_equal(obs, [0, 0])
+    state, step = env.step(jax.random.key(0), state, jnp.array([5.0, -0.05]), task)
+    np.testing.assert_allclose(step.obs, [0.1, -0.05])
+    np.testing.assert_allclose(step.reward, -np.hypot(0.005, 0.05), rtol=1e-5)
+    assert not step.terminated
+    _, step = env.step(jax.random.key(0), state, jnp.array([0.0, -0.05]), task)
+    assert step.terminated
+
+
+def test_never_moving_in_navigation_returns_minus_38():
+    """That is the mean distance of a goal, a hundred times."""
+    goals = jax.vmap(tasks.navigation().sample)(jax.random.split(jax.random.key(0), 20_000)).goal
+    np.testing.assert_allclose(-100 * jnp.linalg.norm(goals, axis=-1).mean(), -38.2, atol=0.3)
+
+
+def test_bandit_pays_with_the_probability_of_the_arm():
+    env, task = tasks.Bandit(2), tasks.BanditTask(probability=jnp.array([0.9, 0.2]))
+    pull = jax.vmap(lambda key, arm: env.step(key, (), arm, task)[1].reward, (0, None))
+    keys = jax.random.split(jax.random.key(0), 5000)
+    for arm, probability in enumerate((0.9, 0.2)):
+        rewards = pull(keys, arm)
+        assert set(np.unique(rewards)) == {0.0, 1.0}
+        np.testing.assert_allclose(rewards.mean(), probability, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (tasks.BanditConfig, {"num_arms": 0}, "tasks.num_arms is 0; a bandit needs at least 1 arm"),
+        (tasks.BanditConfig, {"num_pulls": 0}, "tasks.num_pulls is 0; a trial needs at least 1 pull"),
+        (tasks.NavigationConfig, {"horizon": 0}, "tasks.horizon is 0; an episode needs at least 1 step"),
+        (tasks.NavigationConfig, {"extent": -1.0}, "tasks.extent is -1.0; goals need a square of positive size"),
+    ],
+)
+def test_bad_configs_say_what_would_be_right(config, values, message):
+    with pytest.raises(ValueError, match=message):
+        config(**values)
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(KeyError, match="no task family 'half-cheetah-velo'; did you mean 'half-cheetah-vel'"):
+        registry.find("task family", registry.TASKS, "half-cheetah-velo")
