@@ -41,7 +41,7 @@ _NAMES = {
     "use_cpu_cores": "jaxmeta.core.parallel",
 }
 
-__all__ = sorted((*_MODULES, *_NAMES))
+__all__ = sorted((*_MODULES, *_NAMES))  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ ALGOS = {
 }
 VARIANTS = {
     "maml-ppo": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="ppo", rounds=2)),
+    "maml-vpg": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="vpg")),
     "fomaml": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), first_order=True)),
 }
 

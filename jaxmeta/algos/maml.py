@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import optax
+
 from jaxmeta import inner, nets, outer, rl
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -41,12 +43,12 @@ class MAMLConfig:
     """γ of both loops."""
     trace: float = 1.0
     """λ of generalised advantage estimation, both loops."""
-    outer_loop: Literal["trpo", "ppo"] = "trpo"
-    """Optimiser of the outer loop."""
+    outer_loop: Literal["trpo", "ppo", "vpg"] = "trpo"
+    """Optimiser of the outer loop; vpg is the plain policy gradient, ppo without clipping and with one epoch."""
     trpo: outer.TrustRegionConfig = outer.TrustRegionConfig()
     """Used with `outer_loop` trpo."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig()
-    """Used with `outer_loop` ppo."""
+    """Used with `outer_loop` ppo, and with vpg for its step size."""
 
     def __post_init__(self):
         if not self.inner_lr >= 0:
@@ -70,7 +72,7 @@ def maml(family: TaskFamily, config: MAMLConfig = MAMLConfig()) -> MetaLearner:
     returns of the θ' rise, through the step.
     """
     policy = inner.memory(nets.actor_critic(family.env.spec, config.hidden, config.activation, config.init_log_std))
-    updater = inner.sgd(lambda count: config.inner_lr * config.later_lr_scale ** (count > 0))
+    updater = inner.sgd(optax.piecewise_constant_schedule(config.inner_lr, {1: config.later_lr_scale}))
     if config.first_order:
         updater = inner.first_order(updater)
     advantage = rl.linear_baseline(config.discount, config.trace)
@@ -78,4 +80,6 @@ def maml(family: TaskFamily, config: MAMLConfig = MAMLConfig()) -> MetaLearner:
     plan = Plan(rounds=config.rounds, streams=config.streams)
     if config.outer_loop == "trpo":
         return outer.trust_region(learner, family, plan, config.num_tasks, advantage, config.trpo)
-    return outer.policy_gradient(learner, family, plan, config.num_tasks, advantage, config.ppo)
+    plain = {"clip": None, "epochs": 1, "minibatches": 1} if config.outer_loop == "vpg" else {}
+    ppo = dataclasses.replace(config.ppo, **plain)
+    return outer.policy_gradient(learner, family, plan, config.num_tasks, advantage, ppo)

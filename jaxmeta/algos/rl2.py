@@ -17,11 +17,11 @@ class RL2Config:
 
     episodes: int | None = None
     """Episodes per trial; by default what is usual for the task family."""
-    num_tasks: int = 256
+    num_tasks: int = 1024
     """Trials per meta-update, each on a task of its own."""
     cell: Literal["gru"] = "gru"
     """Recurrent cell."""
-    hidden: int = 128
+    hidden: int = 64
     """Size of the recurrent state."""
     init_log_std: float = 0.0
     """Log standard deviation of a continuous policy at the start."""
@@ -30,7 +30,7 @@ class RL2Config:
     trace: float = 0.3
     """λ of generalised advantage estimation."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
-        learning_rate=1e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.01
+        learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.005
     )
     """The outer loop."""
 

@@ -59,7 +59,8 @@ def evaluate(
     chunk = stepping_chunk(env, tasks, plan)
 
     def one(params, task_and_key):
-        rounds = collect(learner, params, env, *task_and_key, plan).rounds
+        task, key = task_and_key
+        rounds = collect(learner, params, env, task, key, plan).rounds
         return Report(returns=episode_returns(rounds.reward, plan.episodes), env_steps=rounds.valid.sum())
 
     # in bounded pieces: what a trial stores is dropped once it is summed

@@ -46,7 +46,7 @@ def rollout(
             valid=alive.astype(jnp.float32),
             done=(alive & ends).astype(jnp.float32),
             output=output,
-            reset_key=(),
+            reset_key=(),  # pyright: ignore[reportArgumentType]  one for all steps, put in below
         )
         next_inputs = Input(
             obs=outcome.obs,

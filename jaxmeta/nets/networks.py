@@ -6,8 +6,9 @@ functions will do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -70,11 +71,11 @@ class _FeedForward(nn.Module):
     @nn.compact
     def __call__(self, inputs: Input) -> Output:
         obs = inputs.obs.reshape(-1)
-        features = _MLP(self.hidden, self.activation, jnp.sqrt(2.0))(obs)
+        features = _MLP(self.hidden, self.activation, math.sqrt(2.0))(obs)
         dist = _ActionHead(self.spec.action, self.init_log_std)(features)
         if not self.value:
             return Output(dist=dist, value=jnp.zeros(()))
-        features = _MLP(self.hidden, self.activation, jnp.sqrt(2.0))(obs)
+        features = _MLP(self.hidden, self.activation, math.sqrt(2.0))(obs)
         return Output(dist=dist, value=nn.Dense(1)(features)[0])
 
 
@@ -129,7 +130,7 @@ def actor_critic(
     module = _FeedForward(spec, tuple(hidden), activation, init_log_std, value)
 
     def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
-        return carry, module.apply(params, inputs)
+        return carry, cast(Output, module.apply(params, inputs))
 
     return Network(
         init=lambda key: module.init(key, spec.example_input()),
@@ -154,7 +155,7 @@ def recurrent_actor_critic(spec: Spec, cell: str = "gru", hidden: int = 64, init
 
     return Network(
         init=lambda key: module.init(key, initial_state(), spec.example_input()),
-        apply=module.apply,
+        apply=cast(Callable[[Params, Carry, Input], tuple[Carry, Output]], module.apply),
         initial_state=initial_state,
         head=head_for(spec.action),
     )

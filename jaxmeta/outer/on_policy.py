@@ -49,7 +49,8 @@ def on_policy(
         tasks, collect_keys, improve_keys = per_task
 
         def one(task_and_key):
-            return collect(learner, params, family.env, *task_and_key, plan)
+            task, key = task_and_key
+            return collect(learner, params, family.env, task, key, plan)
 
         trials = parallel.chunked_vmap(one, (tasks, collect_keys), stepping_chunk(family.env, tasks, plan))
         params, opt_state, metrics = improve(params, opt_state, trials, improve_keys)

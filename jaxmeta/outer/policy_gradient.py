@@ -67,8 +67,9 @@ def policy_gradient(
     if num_tasks % config.minibatches:
         raise ValueError(f"minibatches is {config.minibatches}; it must divide num_tasks, which is {num_tasks}")
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
-    weights = {"value_weight": config.value_weight, "entropy_weight": config.entropy_weight}
-    loss = trial_loss(learner, objective, advantage, **weights)
+    loss = trial_loss(
+        learner, objective, advantage, value_weight=config.value_weight, entropy_weight=config.entropy_weight
+    )
     tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
 
     def batch_loss(params: Params, trials: Trial):

@@ -34,7 +34,7 @@ __all__ = [
     "finite",
     "flatten_task",
     "navigation",
-    *_BRAX,
+    *_BRAX,  # pyright: ignore[reportUnsupportedDunderAll]
 ]
 
 

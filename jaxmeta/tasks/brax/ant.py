@@ -21,8 +21,9 @@ class AntDirConfig(LocomotionConfig):
     Law: angle 0 or π, each with probability 1/2; uniform on [0, 2π) without `forward_backward`.
     Reward: v · (cos, sin) - 0.5 ||a||² + 1, v the torso's displacement in the plane over dt. Brax has no contact
     forces, so PEARL's contact cost is 0 here.
-    Horizon: 200 steps by default, of dt = 0.05 s; ends where the torso's height leaves [0.2, 1] m. Action: 8 torques in [-1, 1],
-    clipped; the cost is that of the clipped action. Observation: positions without root x, y [13], velocities [14].
+    Horizon: 200 steps by default, of dt = 0.05 s; ends where the torso's height leaves [0.2, 1] m. Action: 8
+    torques in [-1, 1], clipped; the cost is that of the clipped action. Observation: positions without root x, y
+    [13], velocities [14].
     """
 
     forward_backward: bool = True
@@ -35,9 +36,9 @@ class AntGoalConfig(LocomotionConfig):
 
     Law: g = r (cos θ, sin θ) with r = 3 √U[0, 1] m and θ ~ U[0, 2π), uniform on a disc of `radius` 3 m.
     Reward: -||xy - g||₁ - 0.1 ||a||². Brax has no contact forces, so PEARL's contact cost is 0 here.
-    Horizon: 200 steps by default, of dt = 0.05 s; never ends early. Action: 8 torques in [-1, 1], clipped; the cost is that of the
-    clipped action. Observation: all positions [15], root x, y among them since the ant must know where it is,
-    velocities [14].
+    Horizon: 200 steps by default, of dt = 0.05 s; never ends early. Action: 8 torques in [-1, 1], clipped; the cost
+    is that of the clipped action. Observation: all positions [15], root x, y among them since the ant must know
+    where it is, velocities [14].
     """
 
     radius: float = 3.0

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import warnings
+from typing import Any
 
 BACKENDS = ("spring", "generalized", "positional", "mjx")
 
@@ -43,7 +44,7 @@ def load(name: str, config: LocomotionConfig):
     with _quiet():
         import brax.envs
 
-        body = brax.envs.get_environment(name, backend=config.backend)
+        body: Any = brax.envs.get_environment(name, backend=config.backend)
     solver = {"opt.iterations": config.solver_iterations, "opt.ls_iterations": config.line_search_iterations}
     body.sys = body.sys.tree_replace({name: value for name, value in solver.items() if value is not None})
     return body
@@ -55,7 +56,9 @@ def _quiet():
     printed = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
         warnings.filterwarnings("ignore", message="Brax System, piplines and environments")
-        import mujoco
+        import mujoco as untyped
+
+        mujoco: Any = untyped  # its type stubs do not know of these functions
 
         def forward(message):
             if "settotalmass" not in message:

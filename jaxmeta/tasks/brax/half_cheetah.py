@@ -22,8 +22,8 @@ class HalfCheetahVelConfig(LocomotionConfig):
 
     Law: v* ~ U[min_velocity, max_velocity], by default [0, 2] m/s as in MAML; PEARL, VariBAD and ProMP use [0, 3].
     Reward: -|v - v*| - 0.05 ||a||², v the torso's displacement along x over dt.
-    Horizon: 200 steps by default, of dt = 0.05 s; never ends early. Action: 6 torques in [-1, 1], clipped; the cost is that of the
-    clipped action. Observation: positions without root x [8], velocities [9].
+    Horizon: 200 steps by default, of dt = 0.05 s; never ends early. Action: 6 torques in [-1, 1], clipped; the cost
+    is that of the clipped action. Observation: positions without root x [8], velocities [9].
     """
 
     min_velocity: float = 0.0
@@ -45,8 +45,8 @@ class HalfCheetahDirConfig(LocomotionConfig):
     """`half-cheetah-dir`: run forward or backward, whichever the task pays for.
 
     Law: d = ±1, each with probability 1/2. Reward: d v - 0.05 ||a||², v the torso's displacement along x over dt.
-    Horizon: 200 steps by default, of dt = 0.05 s; never ends early. Action: 6 torques in [-1, 1], clipped; the cost is that of the
-    clipped action. Observation: positions without root x [8], velocities [9].
+    Horizon: 200 steps by default, of dt = 0.05 s; never ends early. Action: 6 torques in [-1, 1], clipped; the cost
+    is that of the clipped action. Observation: positions without root x [8], velocities [9].
     """
 
 

@@ -22,9 +22,9 @@ class WalkerParamsConfig(LocomotionConfig):
     Law: elementwise multipliers of mass (per link), inertia (per link and principal axis), friction (per geom and
     coefficient), each 1.5^U(-s, s), and of damping (per degree of freedom), 1.3^U(-s, s), with s = `log_scale` = 3.
     Reward: v + 1 - 0.001 ||a||², v the torso's displacement along x over dt.
-    Horizon: 200 steps by default, of dt = 4 x 0.002 s (frame skip 4); ends where the torso's height leaves (0.8, 2) m or its pitch
-    (-1, 1) rad. Action: 6 torques in [-1, 1], clipped; the cost is that of the clipped action. Observation: height,
-    pitch and joint angles [8], velocities clipped to ±10 [9].
+    Horizon: 200 steps by default, of dt = 4 x 0.002 s (frame skip 4); ends where the torso's height leaves (0.8, 2)
+    m or its pitch (-1, 1) rad. Action: 6 torques in [-1, 1], clipped; the cost is that of the clipped action.
+    Observation: height, pitch and joint angles [8], velocities clipped to ±10 [9].
 
     `spring` and `positional` read neither joint damping nor, for this body, inertia: the default is `generalized`.
     """
