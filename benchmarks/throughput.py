@@ -64,7 +64,7 @@ def raw_program(env: Any, plan: Any, num_tasks: int, spread: bool) -> Callable:
     import jax.numpy as jnp
 
     from jaxmeta.core import parallel
-    from jaxmeta.core.evaluate import stepping_chunk
+    from jaxmeta.core.rollout import stepping_chunk
 
     def random_action(key, batch):
         example = env.spec.action.example()

@@ -29,7 +29,10 @@ Meta-reinforcement learning in JAX.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit code: 2 for bad input, 130 or 143 if it was told to stop."""
+    """Runs the command line and returns the exit code.
+
+    It is 2 for bad input, 1 if the machine gave out (memory, disk), 130 or 143 if the run was told to stop.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -37,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except (flags.UsageError, configs.RunError) as error:
-        print("jaxmeta: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return _fail(error, 2)
     except SystemExit as stop:  # tyro has printed a help text
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -47,6 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, logging.SaveError) as error:
+        return _fail(error, 1)
+    except RuntimeError as error:
+        import jax
+
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            raise
+        return _fail(_device_error(str(error), argv[0]), 1)
+
+
+def _fail(what: Any, code: int) -> int:
+    """Says in one line what went wrong and returns the exit code."""
+    print("jaxmeta: " + " ".join(str(what).split()), file=sys.stderr)
+    return code
+
+
+def _device_error(text: str, command: str) -> str:
+    """Says what a device program failed of, and what may help."""
+    first = text.strip().split("\n")[0][:300]  # what follows may be pages: a dump of all buffers
+    flags = {"train": "--algo.num-tasks, --algo.streams or --algo.hidden", "evaluate": "--num-tasks or --streams"}
+    return f"{first}; reduce {flags[command]}" if "RESOURCE_EXHAUSTED" in first and command in flags else first
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -60,7 +83,7 @@ def _dispatch(argv: list[str]) -> int:
     elif argv[0] in commands:
         return commands[argv[0]](argv[1:])
     else:
-        raise flags.UsageError(f"no command {argv[0]!r};{flags.near(argv[0], commands)} `jaxmeta --help` shows all")
+        raise flags.UsageError(f"no command {argv[0]!r};{registry.near(argv[0], commands)} `jaxmeta --help` shows all")
     return 0
 
 
@@ -105,14 +128,20 @@ def _evaluate(argv: list[str]) -> int:
     flags.at_least("--num-tasks", options.num_tasks, 1)
     if options.rounds is not None:
         flags.at_least("--rounds", options.rounds, 0)
+    if options.streams is not None:
+        flags.at_least("--streams", options.streams, 1)
     flags.check_seed(options.seed)
-    runs.read_config(options.run)
-    run = _load(options)
-    if options.rounds and not run.meta.plan.rounds:
+    config = runs.read_config(options.run)
+    # an algorithm that adapts between rounds has a field for their number
+    if options.rounds and not getattr(config.algo_config, "rounds", 0):
         raise flags.UsageError(
-            f"--rounds is {options.rounds}; {run.config.algo} adapts within a trial, not between rounds"
+            f"--rounds is {options.rounds}, but the agent in {options.run} was meta-trained without adaptation"
+            " between rounds; leave --rounds out"
         )
-    evaluation = runs.assess(run, options.num_tasks, options.seed, options.rounds, options.deterministic)
+    run = _load(options)
+    evaluation = runs.assess(
+        run, options.num_tasks, options.seed, options.rounds, options.deterministic, options.streams
+    )
     if options.json:
         print(configs.to_json(evaluation))
     else:
@@ -185,11 +214,13 @@ class _Training:
         """Trains to the end and returns None, or returns the number of the signal that stopped it."""
         kept = runs.truncate_metrics(self.folder, self.done)
         lines = logging.JsonLines(self.folder, kept.get("env_steps") or 0.0, kept.get("seconds") or 0.0)
-        board = logging.TensorBoard(self.folder, self.done)
+        boards: list[Any] = [logging.TensorBoard(self.folder, self.done)]
+        if self.options.wandb is not None:
+            boards.append(logging.WandB(self.options.wandb, self.folder, configs.encode(self.config, "")))
         total, every = self.config.updates, self.options.checkpoint_every
         with logging.StopSignals() as signals, logging.Progress(self.done, total) as progress:
             saver = logging.Saver(self._checkpointer, signals, self.done, total, every)
-            callbacks = [*(logging.Guarded(callback) for callback in (lines, board, progress)), saver]
+            callbacks = [*(logging.Guarded(callback) for callback in (lines, *boards, progress)), saver]
             chunk, num_seeds = self.options.chunk, runs.seed_axis(self.config)
             try:
                 self.state = jm.train(
@@ -199,7 +230,8 @@ class _Training:
                 self.done = stopped.update
                 return signals.number
             finally:
-                board.close()
+                for board in boards:
+                    board.close()
         return None
 
     def _introduce(self) -> None:

@@ -37,22 +37,26 @@ def named(prefix: str, config: Any) -> Iterator[None]:
     except RunError:
         raise
     except ValueError as error:
-        # what is at fault may be a field of a nested config
-        paths = [path for path in _paths(config) if path.split(".")[-1] == str(error).split(" ")[0]]
-        outer = min(paths, key=len, default="").rpartition(".")[0]
-        raise RunError(qualify(f"{prefix}.{outer}".rstrip("."), str(error))) from error
+        raise RunError(qualify(prefix, type(config), str(error))) from error
 
 
-def qualify(prefix: str, message: str) -> str:
-    """Puts `algo.` or `tasks.` before a message that does not begin with either."""
-    return message if message.startswith(("algo.", "tasks.")) else f"{prefix}.{message}"
+def qualify(prefix: str, cls: type, message: str) -> str:
+    """Puts the full name of the field before a message of a config, unless it begins with `algo.` or `tasks.`."""
+    return message if message.startswith(("algo.", "tasks.")) else f"{prefix}.{_outer(cls, message)}{message}"
 
 
-def _paths(config: Any, prefix: str = "") -> Iterator[str]:
+def _outer(cls: type, message: str) -> str:
+    """Returns what is missing before a message that begins with a field of a nested config, such as `ppo.`."""
+    name = message.split(" ")[0]
+    path = min((path for path in _paths(cls) if path.split(".")[-1] == name), key=len, default=name)
+    return path.removesuffix(name)
+
+
+def _paths(cls: Any, prefix: str = "") -> Iterator[str]:
     """Lists the dotted names of a config's fields, nested ones included."""
-    for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
-        yield prefix + field.name
-        yield from _paths(getattr(config, field.name), f"{prefix}{field.name}.")
+    for name, kind in typing.get_type_hints(cls).items() if dataclasses.is_dataclass(cls) else ():
+        yield prefix + name
+        yield from _paths(kind, f"{prefix}{name}.")
 
 
 def encode(value: Any, where: str) -> Any:
@@ -128,7 +132,7 @@ def decode_dataclass(cls: Any, data: Any, prefix: str, kinds: dict[str, Any] | N
     except RunError:
         raise
     except ValueError as error:
-        raise RunError(f"{prefix}{error}") from error
+        raise RunError(f"{prefix}{_outer(cls, str(error))}{error}") from error
 
 
 def _describe(kind: Any) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
+import math
 import os
 import re
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +47,8 @@ class TrainOptions:
     """Updates between checkpoints; the end of the run is always saved."""
     eval_tasks: int = 40
     """Held-out tasks of the evaluation at the end; 0 leaves it out."""
+    wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
+    """Also log to this project of Weights & Biases."""
     cache: _Cache = True
     """Compile anew instead of using the compiled programs in the user's cache folder."""
 
@@ -62,6 +64,8 @@ class EvaluateOptions:
     """Decides the tasks and all else that is random."""
     rounds: int | None = None
     """Rounds of adaptation; by default as in meta-training."""
+    streams: int | None = None
+    """Parallel streams per task and round; by default as in meta-training."""
     deterministic: Annotated[bool, _SwitchOn] = False
     """Act by the mode of the policy instead of sampling."""
     json: Annotated[bool, _SwitchOn] = False
@@ -94,6 +98,7 @@ def train_flags(argv: list[str]) -> tuple[Any, runs.RunConfig]:
     algo, tasks, *flags = argv
     kind = _train_kind(algo, tasks)
     prog = f"jaxmeta train {algo} {tasks}"
+    _check_finite(kind, flags)
     options = parse(kind, flags, prog)
     if options.out is None:
         raise UsageError("--out is missing; it names the run folder (try --out runs/first)")
@@ -115,9 +120,8 @@ def train_flags(argv: list[str]) -> tuple[Any, runs.RunConfig]:
     for name, least in (("updates", 1), ("num_seeds", 1), ("chunk", 1), ("checkpoint_every", 1), ("eval_tasks", 0)):
         at_least("--" + name.replace("_", "-"), getattr(options, name), least)
     check_seed(options.seed)
-    for part in ("algo", "tasks"):
-        configs.encode(getattr(options, part), part)
     _check_out(options.out, options.resume)
+    _check_wandb(options.wandb)
     if options.resume:
         at_least(
             "--updates", options.updates, runs.last_checkpoint(options.out) or 0, ", what the run has done already"
@@ -155,17 +159,17 @@ def parse(kind: type, argv: list[str], prog: str, default: Any = None) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UsageError(_one_line(boxed.getvalue(), argv)) from None
+        raise UsageError(_one_line(boxed.getvalue(), argv, kind)) from None
     flag = next((token for token in unknown if token.startswith("-")), None)
     if flag is not None:
         name = flag.split("=")[0].replace("_", "-")
-        raise UsageError(f"no flag {flag!r};{near(name, _flags(kind))} `{prog} --help` shows all")
+        raise UsageError(f"no flag {flag!r};{registry.near(name, dict(_flags(kind)))} `{prog} --help` shows all")
     if unknown:
         raise UsageError(f"{unknown[0]!r} is one argument too many; `{prog} --help` shows what there is")
     return options
 
 
-def _one_line(box: str, argv: list[str]) -> str:
+def _one_line(box: str, argv: list[str], kind: type) -> str:
     """Says in one line what a box of tyro's says."""
     # where the output is not UTF-8 the box is blank and its title, on the first line, is underlined
     lines = [line.strip(" │") for line in box.splitlines()]
@@ -176,11 +180,13 @@ def _one_line(box: str, argv: list[str]) -> str:
         # the help text that follows begins with the flag and what it takes, such as `--seed INT`
         takes = next((line for line in lines[rule:] if line.startswith(match[1])), "")
         words = (("[INT", "integers"), ("[FLOAT", "numbers"), ("INT", "an integer"), ("FLOAT", "a number"))
-        kind = next((word for token, word in words if f" {token}" in takes or f"|{token}" in takes), "of another kind")
+        right = next((word for token, word in words if f" {token}" in takes or f"|{token}" in takes), "of another kind")
         optional = " or None" if "{None}" in takes else ""
-        return f"{match[1]} is {_given(match[1], argv)!r}; it must be {kind}{optional}"
+        return f"{match[1]} is {_given(match[1], argv)!r}; it must be {right}{optional}"
     if match := re.match(r"Error parsing ([\w.]+): (.*)", text):
-        return configs.qualify(match[1], match[2])
+        for name in match[1].split("."):
+            kind = typing.get_type_hints(kind)[name]
+        return configs.qualify(match[1], kind, match[2])
     if match := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", text):
         return f"{match[2]} is {match[1]!r}; it must be one of {match[3].strip(',')}"
     if match := re.match(r"Missing value for argument '(\S+)'", text):
@@ -199,21 +205,34 @@ def _given(flag: str, argv: list[str]) -> str:
     return ""
 
 
-def _flags(kind: type, prefix: str = "--") -> Iterator[str]:
-    """Lists the flags of a dataclass, nested ones included."""
+def _flags(kind: type, prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """Lists the flags of a dataclass and their types, nested ones included."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         name = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _flags(hints[field.name], name + ".")
         else:
-            yield "--no-cache" if name == "--cache" else name
+            yield "--no-cache" if name == "--cache" else name, hints[field.name]
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """Suggests the known name that is nearest, if one is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" did you mean {near[0]!r}?" if near else ""
+def _check_finite(kind: type, argv: list[str]) -> None:
+    """Refuses numbers that are not finite by their flags.
+
+    It comes before the configs' own checks: what those compare with a NaN may be told as a fault of another field.
+    """
+    for flag, hint in _flags(kind):
+        for text in _given(flag, argv).split() if float in (hint, *typing.get_args(hint)) else ():
+            if not _is_finite(text):
+                raise UsageError(f"{flag.removeprefix('--').replace('-', '_')} is {text}; it must be finite")
+
+
+def _is_finite(text: str) -> bool:
+    """Tells NaN and infinity from all other texts; what is no number at all is left to the parser."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return True
 
 
 def _must_agree(name: str, given: Any, stored: Any, folder: Path) -> None:
@@ -251,6 +270,16 @@ def _check_out(folder: Path, resume: bool) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError(f"--out {folder} cannot be written: {existing} is no folder that you may write to")
+
+
+def _check_wandb(project: str | None) -> None:
+    """Raises a UsageError if Weights & Biases is asked for, but not there."""
+    if project is None:
+        return
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]  # noqa: F401
+    except ImportError:
+        raise UsageError('--wandb needs the package wandb; try pip install "jaxmeta[wandb]"') from None
 
 
 def need_run(folder: Path | None, command: str) -> Path:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -66,10 +67,11 @@ class JsonLines:
             record |= {name: float(value[index].mean()) for name, value in values.items()}
             several = {name: value[index].tolist() for name, value in values.items() if value.ndim > 1}
             lines.append(configs.to_json(record | ({"seeds": several} if several else {})) + "\n")
+        # before the write: if it fails, the lines after it still count what was done
+        self._env_steps, self._seconds, self._clock = float(total[-1]), float(seconds[-1]), now
         # opened anew each time and written at once: whoever reads along sees whole lines
         with self._file.open("a") as file:
             file.write("".join(lines))
-        self._env_steps, self._seconds, self._clock = float(total[-1]), float(seconds[-1]), now
 
 
 class TensorBoard:
@@ -86,16 +88,43 @@ class TensorBoard:
 
             # what an interrupted run wrote after its last checkpoint is hidden
             self._writer = SummaryWriter(self._folder, purge_step=self._done + 1 if self._done else None, flush_secs=10)
-        for name, value in metrics.items():
-            first = update - len(value) + 1
-            for index, scalar in enumerate(np.asarray(value).reshape(len(value), -1).mean(1)):
-                self._writer.add_scalar(name, float(scalar), first + index)
+        for one, scalars in _scalars(update, metrics):
+            for name, scalar in scalars.items():
+                self._writer.add_scalar(name, scalar, one)
 
     def close(self) -> None:
         """Writes out what is pending."""
         with contextlib.suppress(Exception):
             if self._writer is not None:
                 self._writer.close()
+
+
+class WandB:
+    """Writes the scalars that `TensorBoard` writes to a project of Weights & Biases.
+
+    Every call of `train` is a run of its own there, named after the run folder.
+    """
+
+    def __init__(self, project: str, folder: Path, config: dict[str, Any]):
+        self._settings = {"project": project, "name": folder.name, "dir": str(folder), "config": config}
+        self._begun = False
+        self._run: Any = None
+
+    def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
+        if not self._begun:
+            self._begun = True  # if it cannot begin, each new try might wait for a network or ask for a login
+            import wandb  # pyright: ignore[reportMissingImports]
+
+            self._run = wandb.init(**self._settings)
+        if self._run is not None:
+            for one, scalars in _scalars(update, metrics):
+                self._run.log(scalars, step=one)
+
+    def close(self) -> None:
+        """Sends what is pending."""
+        with contextlib.suppress(Exception):
+            if self._run is not None:
+                self._run.finish()
 
 
 class Progress:
@@ -170,6 +199,10 @@ class Stopped(Exception):
         self.update = update
 
 
+class SaveError(Exception):
+    """A checkpoint could not be saved."""
+
+
 class StopSignals:
     """While it is entered, Ctrl-C and SIGTERM are noted for the end of the chunk; a second one ends at once."""
 
@@ -205,7 +238,10 @@ class Saver:
         self._done = update
         stop = self._signals.number is not None and update < self._total
         if due or stop or update >= self._total:
-            self._checkpointer.save(update, state)
+            try:
+                self._checkpointer.save(update, state)
+            except Exception as error:  # a full disk is an OSError here, a ValueError there
+                raise SaveError(f"the checkpoint of update {update} cannot be saved: {error}") from error
         if stop:
             raise Stopped(update)
 
@@ -242,6 +278,14 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     # not the table's title: that would be wrapped to the table's width
     print(f"{evaluation['algo']} on {evaluation['tasks']} after {evaluation['step']} updates: return on {over}")
     Console().print(table)
+
+
+def _scalars(update: int, metrics: dict[str, np.ndarray]) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yields every update of a chunk that ends with `update`, and its metrics averaged over seeds."""
+    means = {name: np.asarray(value).reshape(len(value), -1).mean(1) for name, value in metrics.items()}
+    chunk = len(next(iter(means.values()), ()))
+    for index in range(chunk):
+        yield update - chunk + 1 + index, {name: float(mean[index]) for name, mean in means.items()}
 
 
 def _make_bar(stream: TextIO):

@@ -36,8 +36,8 @@ def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]
 def learning(records: list[dict[str, Any]], title: str):
     """Draws the returns before and after adaptation over the environment steps of meta-training.
 
-    With several seeds a line is their mean and the band a 95 % t-interval over them; with a single seed the raw
-    values are faint behind a running mean.
+    With several seeds a line is their mean and the band a 95 % t-interval over them. With a single seed it is a running
+    mean, the band is its 95 % t-interval from the spread of the updates in the window, and the raw values are faint.
     """
     figure, axes = _axes(title)
     steps = np.array([record["env_steps"] for record in records], float)
@@ -57,7 +57,10 @@ def learning(records: list[dict[str, Any]], title: str):
             axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
             note = ", ".join(filter(None, (f"mean and 95 % interval over {len(values)} seeds", smoothing)))
         elif window > 1:
+            half = _window_interval(values[0], window)
+            axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.3, linewidth=0)
             axes.plot(steps, values[0], color=color, alpha=0.25, linewidth=0.8, zorder=1)
+            note = f"{smoothing} and its 95 % interval, from their spread"
     axes.set_xlabel("environment steps in meta-training" + (", per seed" if len(values) > 1 else ""))
     axes.set_ylabel("return of an episode (sum of rewards)")
     axes.xaxis.set_major_formatter(_engineering())
@@ -116,7 +119,9 @@ def _axes(title: str):
 
 
 def _subtitle(axes, text: str) -> None:
-    axes.annotate(text, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color="0.35")
+    where = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    note = axes.annotate(text, (0, 1), (0, 6), **where, color="0.35", fontsize=9)
+    note.set_in_layout(False)  # a long one must not narrow the axes
 
 
 def _save(figure, file: Path) -> None:
@@ -146,13 +151,27 @@ def _number(value: float | None) -> float:
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Averages over a centred window that shrinks at the ends."""
-    kernel = np.ones(min(window, len(values)))
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+    return _running_sum(values, window) / _running_sum(np.ones(len(values)), window)
+
+
+def _running_sum(values: np.ndarray, window: int) -> np.ndarray:
+    return np.convolve(values, np.ones(min(window, len(values))), "same")
+
+
+def _window_interval(values: np.ndarray, window: int) -> np.ndarray:
+    """Returns the half-width of the 95 % t-interval of `_running_mean`, as if the updates were independent."""
+    size = _running_sum(np.ones(len(values)), window)
+    centred = values - np.nanmean(values)  # less is lost in the difference of squares
+    squares = _running_sum(centred**2, window) - _running_sum(centred, window) ** 2 / size
+    return _half_width(np.sqrt(np.maximum(squares, 0) / (size - 1)), size)
 
 
 def _t_interval(values: np.ndarray) -> np.ndarray:
     """Returns the half-width of the 95 % t-interval of the mean over the first axis."""
+    return _half_width(values.std(0, ddof=1), len(values))
+
+
+def _half_width(deviation: np.ndarray, size: np.ndarray | int) -> np.ndarray:
     from scipy import stats
 
-    size = len(values)
-    return stats.t.ppf(0.975, size - 1) * values.std(0, ddof=1) / np.sqrt(size)
+    return stats.t.ppf(0.975, size - 1) * deviation / np.sqrt(size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
@@ -51,6 +52,10 @@ def find(kind: str, entries: dict[str, Entry], name: str) -> Entry:
     """
     if name in entries:
         return entries[name]
-    near = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    raise KeyError(f"no {kind} {name!r}{hint} `jaxmeta list` shows all")
+    raise KeyError(f"no {kind} {name!r};{near(name, entries)} `jaxmeta list` shows all")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Suggests the known name that is nearest, with a space before it; returns "" if none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f" did you mean {nearest[0]!r}?" if nearest else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+EVALUATION_STREAM = zlib.crc32(b"evaluation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,12 @@ def last_checkpoint(folder: Path) -> int | None:
 
 
 def assess(
-    run: Run, num_tasks: int = 40, seed: int = 0, rounds: int | None = None, deterministic: bool = False
+    run: Run,
+    num_tasks: int = 40,
+    seed: int = 0,
+    rounds: int | None = None,
+    deterministic: bool = False,
+    streams: int | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run on held-out tasks.
 
@@ -129,18 +136,20 @@ def assess(
       seed: decides the tasks and all else that is random.
       rounds: adaptation rounds; by default as in meta-training.
       deterministic: whether to act by the mode of the policy.
+      streams: parallel streams per task and round; by default as in meta-training.
 
     Returns:
-      A JSON object. Statistics are over tasks, or over tasks x seeds where the run has several seeds:
+      A JSON object. Statistics are over tasks; where the run has several seeds, over seeds and tasks within them:
       `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`.
     """
     import jax
 
     import jaxmeta as jm
 
-    plan = run.meta.plan if rounds is None else dataclasses.replace(run.meta.plan, rounds=rounds)
-    # not the stream of keys that meta-training with the same seed draws its tasks from
-    key = jax.random.fold_in(jax.random.key(seed), 1)
+    changes = {name: value for name, value in (("rounds", rounds), ("streams", streams)) if value is not None}
+    plan = dataclasses.replace(run.meta.plan, **changes)
+    # not a small number: folding in i gives the i-th key of a split, which meta-training with this seed uses
+    key = jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM)
 
     def one_seed(params, key):
         task_key, trial_key = jax.random.split(key)
@@ -151,9 +160,8 @@ def assess(
     if num_seeds is None:
         report = one_seed(params, key)
     else:
-        # every seed gets tasks of its own: trials on shared tasks would count as independent, and are not
-        by_seed = jax.vmap(one_seed)(params, jax.random.split(key, num_seeds))
-        report = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), by_seed)
+        # every seed gets tasks of its own: the more tasks, the less the result depends on them
+        report = jax.vmap(one_seed)(params, jax.random.split(key, num_seeds))
     return {
         "algo": run.config.algo,
         "tasks": run.config.tasks,

@@ -7,17 +7,19 @@ programs; hand them small sizes.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmeta import outer, rl
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.core.rollout import collect, replay
+from jaxmeta.core.rollout import collect, replay, unroll
 from jaxmeta.core.train import init_state, make_chunk
 from jaxmeta.tasks.base import Env, TaskFamily
-from jaxmeta.types import Continuous, Discrete, Key, Params, Plan, Spec, Task
+from jaxmeta.types import Continuous, Discrete, Key, Params, Plan, Spec, Task, Trial
 
 
 class ContractError(AssertionError):
@@ -34,6 +36,8 @@ def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8, to
       tolerance: largest difference between vmap and a loop, relative and absolute. Stiff physics amplifies rounding
         from step to step: there, take few steps and a wider tolerance.
     """
+    for name in TaskFamily._fields:
+        _require(hasattr(family, name), f"the family has no {name!r}; it needs {', '.join(TaskFamily._fields)}")
     env, spec = family.env, _checked_spec(family.env)
     key = jax.random.key(0) if key is None else key
     task_key, test_key, reset_key, steps_key = jax.random.split(key, 4)
@@ -78,7 +82,8 @@ def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8, to
     keys = jax.random.split(steps_key, 2)
     alone, together = jax.jit(episode), jax.jit(jax.vmap(episode))
     results = [alone(keys[index], jax.tree.map(lambda leaf, index=index: leaf[index], tasks)) for index in range(2)]
-    _all_close("stepping the same task twice", alone(keys[0], task), results[0], "env", 0.0)
+    traces = [re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(episode)(keys[0], task))) for _ in range(2)]
+    _require(traces[0] == traces[1], "env.step does something else when it is traced again; it must not keep state")
     looped = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
     _all_close("vmap over tasks", together(keys, tasks), looped, "a loop over tasks", tolerance)
     _, steps = looped
@@ -95,8 +100,9 @@ def check_learner(
 ) -> None:
     """Checks how an agent collects, adapts and replays on the tasks of a family.
 
-    Replay must equal the collection, adaptation must keep the structure of `fast` and leave `params` alone, and vmap
-    over tasks must equal a loop.
+    Replay must equal the collection, adaptation must keep the structure of `fast` and leave `params` alone, vmap over
+    tasks must equal a loop, meta-gradients must be finite without any reward, and a carry must survive the episodes of
+    a trial, see the last reward of each, and not what is to come.
 
     Args:
       tolerance: largest difference, relative and absolute, where one batched product stands for many small ones; a
@@ -105,13 +111,17 @@ def check_learner(
     key = jax.random.key(0) if key is None else key
     init_key, task_key, trial_key = jax.random.split(key, 3)
     params = learner.init(init_key)
-    kept = jax.tree.map(np.array, params)
+    kept = jax.tree.leaves_with_path(params)
     tasks = jax.vmap(family.sample)(jax.random.split(task_key, 2))
     keys = jax.random.split(trial_key, 2)
     _check_forms(learner, params, family.env, jax.tree.map(lambda leaf: leaf[0], tasks), plan)
 
     one = jax.jit(lambda task, key: collect(learner, params, family.env, task, key, plan))
     looped = [one(jax.tree.map(lambda leaf, index=index: leaf[index], tasks), keys[index]) for index in range(2)]
+    now = dict(jax.tree.leaves_with_path(params))
+    for path, leaf in kept:
+        where = jax.tree_util.keystr(path)
+        _require(now.get(path) is leaf, f"params{where} changed in place; only an update may change params")
     together = jax.jit(jax.vmap(lambda task, key: collect(learner, params, family.env, task, key, plan)))(tasks, keys)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped)
     _all_close("collecting under vmap over tasks", together, stacked, "a loop over tasks", 1e-3)
@@ -122,11 +132,51 @@ def check_learner(
         learner.unroll is None and plan.rounds == 0
     )
     _all_close("replay", again, trial.rounds.output, "the collection", 0.0 if exact else tolerance)
-    for (path, before), after in zip(jax.tree.leaves_with_path(kept), jax.tree.leaves(params), strict=True):
+    if plan.rounds:
+        _check_silence(learner, params, together)
+    if plan.episodes > 1 and jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key)):
+        _check_memory(learner, params, trial, family.env.spec.horizon)
+
+
+def _check_silence(learner: Learner, params: Params, trials: Trial) -> None:
+    """Checks that meta-gradients are finite where nothing was ever paid."""
+    rounds = trials.rounds
+    silent = trials.replace(rounds=rounds.replace(reward=jnp.zeros_like(rounds.reward)))
+    loss = outer.meta_loss(learner, rl.ratio, rl.plain_returns())
+    for path, leaf in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params, silent)):
+        finite = bool(jnp.isfinite(leaf).all())
         _require(
-            np.array_equal(before, after),
-            f"params{jax.tree_util.keystr(path)} changed while the agent adapted; only an update may change params",
+            finite, f"the meta-gradient of params{jax.tree_util.keystr(path)} is not finite when all rewards are 0"
         )
+
+
+def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int) -> None:
+    """Checks what an agent that remembers knows at the begin of its second episode, and what it does not."""
+    start = learner.start(params, trial.start_key)
+    first = jax.tree.map(lambda leaf: leaf[0], trial.rounds)
+
+    @jax.jit
+    def says(experience):
+        output = unroll(learner, params, start, experience)
+        return jnp.concatenate(
+            [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves((output.dist, output.value))], 1
+        )
+
+    def with_reward(time):
+        reward = first.inputs.prev_reward.at[time].add(1.0)
+        return says(first.replace(inputs=first.inputs.replace(prev_reward=reward)))
+
+    said, last, early = says(first), with_reward(horizon), with_reward(1)
+    _require(bool((said[:horizon] == last[:horizon]).all()), "what the policy says depends on a reward of the future")
+    _require(
+        not np.array_equal(said[horizon], last[horizon]), "the last reward of an episode does not reach the policy"
+    )
+    _require(not np.array_equal(said[horizon], early[horizon]), "the carry does not survive the end of an episode")
+    fresh = jax.vmap(learner.reset, (None, None, 0))(params, start, first.reset_key)
+    opening = jax.tree.map(lambda leaf: leaf[0], first.inputs)
+    _, output = jax.vmap(learner.act, (None, None, 0, 0))(params, start, fresh, opening)
+    opened = jax.tree.map(lambda leaf: leaf[0], first.output)
+    _all_close("the first output of a trial", output.dist, opened.dist, "that of a fresh carry", 1e-5)
 
 
 def check_algo(meta: MetaLearner, key: Key | None = None) -> None:

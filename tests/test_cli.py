@@ -9,13 +9,17 @@ import signal
 import stat
 import subprocess
 import sys
+import types
 
 import chex
 import jax
+import numpy as np
 import pytest
 
+import jaxmeta as jm
 from jaxmeta import cli, configs, logging, registry, runs
 from jaxmeta.algos.maml import MAMLConfig
+from tests import tiny
 
 TINY_MAML = ["train", "maml", "navigation", "--tasks.horizon", "5", "--algo.num-tasks", "2", "--algo.streams", "2"]
 TINY_MAML += ["--algo.hidden", "8", "--algo.outer-loop", "ppo", "--algo.ppo.epochs", "1"]
@@ -141,6 +145,10 @@ BAD_INPUT = {
     "train maml navigation --out {new} --algo.inner-lr nan": "algo.inner_lr is nan",
     "train maml navigation --out {new} --algo.inner-lr inf": "algo.inner_lr is inf",
     "train maml navigation --out {new} --algo.num-tasks 0": "algo.num_tasks is 0",
+    "train maml navigation --out {new} --algo.num-tasks 0 --algo.ppo.clip nan": "algo.ppo.clip is nan",
+    "train rl2 bandit --out {new} --algo.hidden 0 --algo.ppo.learning_rate=-inf": "algo.ppo.learning_rate is -inf",
+    "train maml navigation --out {new} --tasks.horizon 0 --tasks.extent nan": "tasks.extent is nan; it must be finite",
+    "train maml navigation --out {new} --wandb mine": 'try pip install "jaxmeta[wandb]"',
     "train maml navigation --out {new} --algo.trpo.max-kl 0": "algo.trpo.max_kl is 0.0",
     "train maml navigation --out {new} --tasks.horizon 0": "tasks.horizon is 0",
     "train rl2 bandit --out {new} --tasks.num-arms 0": "(try --tasks.num-arms 10)",
@@ -170,14 +178,16 @@ BAD_INPUT = {
     "evaluate {run} --num-tasks 0": "--num-tasks is 0",
     "evaluate {run} --rounds -1": "--rounds is -1",
     "evaluate {run} --jsn": "did you mean '--json'?",
+    "evaluate {rl2} --rounds 2": "was meta-trained without adaptation between rounds",
     "plot {file}": "holds no run",
 }
 
 
 @pytest.mark.parametrize("line", BAD_INPUT)
-def test_bad_input_gives_one_line_and_writes_nothing(line, maml_run, tmp_path, capsys):
+def test_bad_input_gives_one_line_and_writes_nothing(line, maml_run, rl2_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     (tmp_path / "file").write_text("mine")
-    where = {"new": tmp_path / "new", "file": tmp_path / "file", "run": maml_run}
+    where = {"new": tmp_path / "new", "file": tmp_path / "file", "run": maml_run, "rl2": rl2_run}
 
     def files():
         return {path: path.stat().st_mtime_ns for folder in (tmp_path, maml_run.parent) for path in folder.rglob("*")}
@@ -191,6 +201,105 @@ def test_bad_input_gives_one_line_and_writes_nothing(line, maml_run, tmp_path, c
     assert files() == before
 
 
+@pytest.mark.parametrize("name", registry.ALGOS)
+def test_rounds_of_a_config_are_those_of_its_plan(name):
+    # `evaluate --rounds` relies on it
+    assert tiny.algo(name).plan.rounds == getattr(tiny.ALGOS[name], "rounds", 0)
+
+
+MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignment OOM Debugging.\n..."
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "error", "words"),
+    [
+        (jm, "train", jax.errors.JaxRuntimeError(MEMORY), "9 bytes.; reduce --algo.num-tasks, --algo.streams or"),
+        (jm, "train", jax.errors.JaxRuntimeError("INTERNAL: no"), "INTERNAL: no\n"),
+        (jm.Checkpointer, "save", OSError(28, "No space left on device"), "update 1 cannot be saved: [Errno 28] No"),
+        # what Orbax raises of a full disk
+        (
+            jm.Checkpointer,
+            "save",
+            ValueError("RESOURCE_EXHAUSTED: a\n b"),
+            "cannot be saved: RESOURCE_EXHAUSTED: a b\n",
+        ),
+        (runs, "write_config", OSError(28, "No space left on device"), "[Errno 28] No space left on device\n"),
+    ],
+)
+def test_machine_that_gives_out_is_told_in_one_line(place, name, error, words, tmp_path, capsys, monkeypatch):
+    def fail(*arguments, **named):
+        raise error
+
+    # one update, saved at once; only the tasks differ in what is compiled
+    monkeypatch.setattr(place, name, fail)
+    arguments = [*TINY_MAML, "--out", str(tmp_path / "run"), "--updates", "1", "--eval-tasks", "0"]
+    assert cli.main(arguments) == 1
+    told = [line for line in capsys.readouterr().err.splitlines(keepends=True) if line.startswith("jaxmeta: ")]
+    assert len(told) == 1 and words in told[0]
+
+
+def test_evaluation_out_of_memory_names_its_own_flags(maml_run, capsys, monkeypatch):
+    def fail(*arguments, **named):
+        raise jax.errors.JaxRuntimeError(MEMORY)
+
+    monkeypatch.setattr(jm, "evaluate", fail)
+    assert cli.main(["evaluate", str(maml_run)]) == 1
+    assert "9 bytes.; reduce --num-tasks or --streams\n" in capsys.readouterr().err
+
+
+def test_failed_write_does_not_shift_the_step_count(tmp_path):
+    (tmp_path / "run").mkdir()
+    lines = logging.JsonLines(tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError):
+        lines(2, None, {"env_steps": np.array([10.0, 10.0])})
+    (tmp_path / "run" / "metrics.jsonl").rmdir()
+    lines(3, None, {"env_steps": np.array([10.0])})
+    (record,) = runs.read_metrics(tmp_path / "run")
+    assert (record["update"], record["env_steps"]) == (3, 30.0)
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A module in place of wandb, which notes what it is told."""
+    told = types.SimpleNamespace(begun=[], logged=[], finished=0, broken=False)
+
+    def init(**settings):
+        told.begun.append(settings)
+        if told.broken:
+            raise RuntimeError("no network")
+        return types.SimpleNamespace(log=lambda scalars, step: told.logged.append((step, scalars)), finish=finish)
+
+    def finish():
+        told.finished += 1
+
+    module = types.ModuleType("wandb")
+    monkeypatch.setattr(module, "init", init, raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return told
+
+
+def test_wandb_gets_the_scalars_of_every_update(wandb, maml_run, tmp_path):
+    arguments = [*TINY_MAML, "--out", str(tmp_path / "run"), "--updates", "2", "--eval-tasks", "0"]
+    assert cli.main([*arguments, "--wandb", "mine"]) == 0
+    (settings,) = wandb.begun
+    assert (settings["project"], settings["name"], settings["config"]["algo"]) == ("mine", "run", "maml")
+    assert [step for step, _ in wandb.logged] == [1, 2]
+    assert wandb.logged[1][1]["return/last"] == runs.read_metrics(maml_run)[1]["return/last"]
+    assert wandb.finished == 1
+
+
+def test_wandb_averages_seeds_and_tries_to_begin_only_once(wandb, tmp_path):
+    log = logging.WandB("mine", tmp_path, {})
+    log(4, None, {"a": np.array([[1.0, 3.0], [5.0, 7.0]])})
+    assert wandb.logged == [(3, {"a": 2.0}), (4, {"a": 6.0})]
+    wandb.broken = True
+    log = logging.Guarded(logging.WandB("mine", tmp_path, {}))
+    for update in (1, 2):
+        log(update, None, {"a": np.ones(1)})
+    assert len(wandb.begun) == 2 and len(wandb.logged) == 2
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
@@ -201,6 +310,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(line, maml_run, tmp_path, c
         (["algo_config", "ppo", "clip"], "x", "algo_config.ppo.clip"),
         (["algo_config", "ppo", "epochs"], 0, "algo_config.ppo.epochs is 0"),
         (["algo_config", "ppo"], None, "algo_config.ppo is null"),
+        (["algo_config", "ppo", "minibatches"], 3, "algo_config.ppo.minibatches is 3; it must divide num_tasks"),
         (["algo_config", "inner_rate"], 0.1, "algo_config.inner_rate is not known"),
         (["algo"], "os", "algo: no algorithm 'os'"),
         (["seed"], "0", 'seed is "0"; it must be an integer'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -23,17 +24,23 @@ def test_task_family_holds_the_contract(name):
     testing.check_env(factory(config()), num_steps=2, tolerance=5e-3 if stiff else 1e-6)
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("name", [*registry.ALGOS, *tiny.VARIANTS])
-def test_learner_holds_the_contract(name):
-    meta = tiny.algo(name)
-    testing.check_learner(meta.learner, tiny.family(), meta.plan)
+FAMILIES = {"navigation": tiny.family, "bandit": lambda: tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=3))}
+ON_NAVIGATION = [(name, "navigation") for name in (*registry.ALGOS, *tiny.VARIANTS)]
+ON_BANDIT = [(name, "bandit") for name in registry.ALGOS]
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", [*registry.ALGOS, *tiny.VARIANTS])
-def test_algorithm_holds_the_contract(name):
-    testing.check_algo(tiny.algo(name))
+@pytest.mark.parametrize(("name", "family"), [*ON_NAVIGATION, *ON_BANDIT])
+def test_learner_holds_the_contract(name, family):
+    family = FAMILIES[family]()
+    meta = tiny.algo(name, family)
+    testing.check_learner(meta.learner, family, meta.plan)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("name", "family"), [*ON_NAVIGATION, *ON_BANDIT])
+def test_algorithm_holds_the_contract(name, family):
+    testing.check_algo(tiny.algo(name, FAMILIES[family]()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +108,34 @@ def test_check_learner_says_that_adaptation_changes_a_shape():
     wrong = meta.learner._replace(adapt=lambda params, fast, experience, key: fast.replace(opt_state=jnp.zeros(2)))
     with pytest.raises(testing.ContractError, match="fast after learner.adapt has the structure"):
         testing.check_learner(wrong, tiny.family(), meta.plan)
+
+
+def test_check_learner_says_that_params_changed_in_place():
+    meta = tiny.algo("maml")
+
+    def adapt(params, fast, experience, key):
+        layer = params.policy["params"]["_ActionHead_0"]
+        layer["log_std"] = layer["log_std"] + 1.0
+        return meta.learner.adapt(params, fast, experience, key)
+
+    with pytest.raises(testing.ContractError, match="log_std.*changed in place"):
+        testing.check_learner(meta.learner._replace(adapt=adapt), tiny.family(), meta.plan)
+
+
+def test_check_learner_says_that_a_memory_is_lost():
+    meta = tiny.algo("rl2")
+
+    def act(params, fast, carry, inputs):
+        carry = jax.tree.map(lambda leaf: leaf * (1.0 - inputs.prev_done), carry)
+        return meta.learner.act(params, fast, carry, inputs)
+
+    with pytest.raises(testing.ContractError, match="the carry does not survive the end of an episode"):
+        testing.check_learner(meta.learner._replace(act=act), tiny.family(), meta.plan)
+
+
+def test_check_env_says_what_a_family_lacks():
+    with pytest.raises(testing.ContractError, match="the family has no 'env'; it needs env, sample, sample_test"):
+        testing.check_env(tiny.family().env)
 
 
 def test_check_algo_says_that_an_update_does_nothing():

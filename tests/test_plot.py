@@ -49,6 +49,19 @@ def test_running_mean_keeps_a_constant_and_a_line_inside():
     np.testing.assert_allclose(plot._running_mean(np.arange(9.0), 3)[1:-1], np.arange(1, 8))
 
 
+def test_window_interval_is_the_t_interval_of_the_window():
+    values = 1000 + np.random.default_rng(0).normal(size=(9, 5))
+    half = plot._window_interval(values[:, 0], 5)
+    np.testing.assert_allclose(half[4], plot._t_interval(values[2:7, :1])[0])
+    np.testing.assert_allclose(half[0], plot._t_interval(values[:3, :1])[0])  # the window shrinks at the ends
+
+
+def test_learning_curve_of_one_seed_has_the_interval_of_its_running_mean():
+    (axes,) = plot.learning(records(40), "title").axes
+    assert len(axes.collections) == 2
+    assert any("running mean over 5 updates and its 95 % interval" in text.get_text() for text in axes.texts)
+
+
 @pytest.mark.parametrize(
     ("rounds", "episodes", "ticks"), [(3, 1, [0, 1, 2]), (1, 4, [1, 2, 3, 4]), (2, 2, [1, 2, 3, 4]), (1, 1, [0])]
 )

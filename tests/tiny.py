@@ -6,14 +6,16 @@ import jaxmeta as jm
 from jaxmeta import outer, registry, tasks
 
 PPO = outer.PolicyGradientConfig(epochs=2, minibatches=2, value_weight=0.5, entropy_weight=0.01)
+# damped: on so little data the curvature is nearly singular, and conjugate gradient would amplify rounding
+TRPO = outer.TrustRegionConfig(damping=0.1)
 ALGOS = {
-    "maml": jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,)),
+    "maml": jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), trpo=TRPO),
     "rl2": jm.RL2Config(num_tasks=4, hidden=8, episodes=3, ppo=PPO),
 }
 VARIANTS = {
     "maml-ppo": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="ppo", rounds=2)),
     "maml-vpg": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="vpg")),
-    "fomaml": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), first_order=True)),
+    "fomaml": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), first_order=True, trpo=TRPO)),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import optax
 
-from jaxmeta import inner, nets, outer, rl
+from jaxmeta import checks, inner, nets, outer, rl
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
@@ -51,18 +51,14 @@ class MAMLConfig:
     """Used with `outer_loop` ppo, and with vpg for its step size."""
 
     def __post_init__(self):
-        if not self.inner_lr >= 0:
-            raise ValueError(f"inner_lr is {self.inner_lr}; a step size must not be negative")
-        for name in ("num_tasks", "streams"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        checks.finite(self)
+        checks.not_negative(self, "inner_lr", "later_lr_scale", "rounds")
+        checks.at_least_one(self, "num_tasks", "streams")
+        checks.fraction(self, "discount", "trace")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden is {self.hidden}; a layer needs at least 1 unit")
-        if self.rounds < 0:
-            raise ValueError(f"rounds is {self.rounds}; it must not be negative")
-        for name in ("discount", "trace"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
+        if self.outer_loop == "ppo":
+            self.ppo.check_divides(self.num_tasks)
 
 
 def maml(family: TaskFamily, config: MAMLConfig = MAMLConfig()) -> MetaLearner:

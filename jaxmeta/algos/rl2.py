@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jaxmeta import inner, nets, outer, rl
+from jaxmeta import checks, inner, nets, outer, rl
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
@@ -35,14 +35,10 @@ class RL2Config:
     """The outer loop."""
 
     def __post_init__(self):
-        for name in ("num_tasks", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.episodes is not None and self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}; it must be at least 1, or None")
-        for name in ("discount", "trace"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
+        checks.finite(self)
+        checks.at_least_one(self, "num_tasks", "hidden", "episodes")
+        checks.fraction(self, "discount", "trace")
+        self.ppo.check_divides(self.num_tasks)
 
 
 def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:

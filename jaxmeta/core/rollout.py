@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.tasks.base import Env
 from jaxmeta.types import Array, Fast, Input, Key, Output, Params, Plan, Rollout, Task, Trial
@@ -143,6 +144,18 @@ def replay_last(learner: Learner, params: Params, trial: Trial) -> Output:
     """Says again what the agent said in the last round, without the cost of the rounds before; leaves [T, E, ...]."""
     fast, experience = jax.tree.map(lambda leaf: leaf[-1], (replay_fast(learner, params, trial), trial.rounds))
     return unroll(learner, params, fast, experience)
+
+
+def stepping_chunk(env: Env, tasks: Task, plan: Plan) -> int | None:
+    """Returns how many of the tasks [N, ...] step side by side so that their environment states stay in cache."""
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], tasks))
+    return parallel.cache_chunk(plan.streams * parallel.tree_bytes(state))
+
+
+def episode_returns(reward: Array, episodes: int) -> Array:
+    """Sums rewards [..., T, E] by episode: [..., E, K]."""
+    *batch, length, streams = reward.shape
+    return jnp.moveaxis(reward.reshape(*batch, episodes, length // episodes, streams).sum(-2), -1, -2)
 
 
 def _select(condition: Array, new, old):

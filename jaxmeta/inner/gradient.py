@@ -68,4 +68,9 @@ def gradient(policy: Learner, objective: Objective, updater: Updater, advantage:
         update, opt_state = updater.tx(params.updater).update(jax.grad(loss)(fast.policy), fast.opt_state, fast.policy)
         return GradientFast(policy=optax.apply_updates(fast.policy, update), opt_state=opt_state)
 
-    return Learner(init=init, start=start, reset=reset, act=act, adapt=adapt, head=policy.head)
+    def unroll_policy(params: GradientParams, fast: GradientFast, carry: Carry, experience: Rollout) -> Output:
+        assert policy.unroll is not None
+        return policy.unroll(fast.policy, (), carry, experience)
+
+    parallel_form = unroll_policy if policy.unroll else None
+    return Learner(init, start, reset, act, adapt, policy.head, parallel_form)

@@ -29,13 +29,14 @@ def trial_loss(
       objective: the outer objective, see `jaxmeta.rl.objectives`.
       advantage: estimates advantages from a stored round.
       sampling_correction: whether params are also credited for the data that the earlier rounds were adapted on
-        (E-MAML, Stadie et al., 2018, arXiv:1803.01118). With the inner objective `log_prob` the gradient is then
-        unbiased.
+        (E-MAML, Stadie et al., 2018, arXiv:1803.01118), by the return of the last round's streams. With the inner
+        objective `log_prob` and an estimator that neither normalises nor looks into other streams, for streams of one
+        episode, the gradient is then unbiased.
       value_weight: weight of half the squared error of the predicted values.
       entropy_weight: weight of the entropy bonus.
 
     Returns:
-      A function (params, trial) -> (scalar, metrics).
+      A function (params, trial) -> (scalar, metrics). The scalar is per step of the horizon, valid or not.
     """
 
     def loss(params: Params, trial: Trial) -> tuple[Array, Metrics]:
@@ -47,18 +48,24 @@ def trial_loss(
             output = replay_last(learner, params, trial)
         estimate = jax.lax.stop_gradient(advantage(last))
         dist, behaviour = learner.head(output), learner.head(last.output)
-        total = objective(dist.log_prob(last.action), behaviour.log_prob(last.action), estimate.advantage, last.valid)
+        # sums over time, not means: if a trial were divided by its own number of valid steps, ending early would count
+        # as a gain or a loss in itself
+        share = jnp.mean(last.valid)
+        policy_loss = objective(
+            dist.log_prob(last.action), behaviour.log_prob(last.action), estimate.advantage, last.valid
+        )
+        total = share * policy_loss
         metrics = {"loss/policy": total, "kl": masked_mean(behaviour.kl_divergence(dist), last.valid)}
         if sampling_correction:
             log_prob = learner.head(outputs).log_prob(trial.rounds.action) * trial.rounds.valid
-            total -= masked_mean(last.reward, last.valid) * jnp.sum(log_prob[:-1])
+            total -= jnp.mean(estimate.target[0]) / len(estimate.target) * jnp.sum(log_prob[:-1])
         if value_weight:
             error = 0.5 * masked_mean(jnp.square(output.value - estimate.target), last.valid)
-            total += value_weight * error
+            total += share * value_weight * error
             metrics["loss/value"] = error
         if entropy_weight:
             entropy = masked_mean(dist.entropy(), last.valid)
-            total -= entropy_weight * entropy
+            total -= share * entropy_weight * entropy
             metrics["entropy"] = entropy
         return total, metrics
 

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmeta.core import parallel
-from jaxmeta.core.evaluate import episode_returns, stepping_chunk
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.core.rollout import collect
+from jaxmeta.core.rollout import collect, episode_returns, stepping_chunk
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Key, Metrics, Params, Plan, TrainState, Trial
 

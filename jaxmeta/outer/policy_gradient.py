@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmeta import rl
+from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.loss import gradient_chunk, trial_loss
@@ -38,17 +38,15 @@ class PolicyGradientConfig:
     """Meta-gradients longer than this are scaled down to it."""
 
     def __post_init__(self):
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("value_weight", "entropy_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip is {self.clip}; it must be positive, or None")
+        checks.finite(self)
+        checks.positive(self, "learning_rate", "max_grad_norm", "clip")
+        checks.at_least_one(self, "epochs", "minibatches")
+        checks.not_negative(self, "value_weight", "entropy_weight")
+
+    def check_divides(self, num_tasks: int) -> None:
+        """Raises a ValueError unless the minibatches divide the tasks of an update."""
+        if num_tasks % self.minibatches:
+            raise ValueError(f"minibatches is {self.minibatches}; it must divide num_tasks, which is {num_tasks}")
 
 
 def policy_gradient(
@@ -58,14 +56,15 @@ def policy_gradient(
     num_tasks: int,
     advantage: rl.Estimator,
     config: PolicyGradientConfig = PolicyGradientConfig(),
+    num_devices: int | None = None,
 ) -> MetaLearner:
     """Builds an outer loop that follows the meta-gradient with Adam.
 
     Args:
       advantage: estimates the advantages of the last round.
+      num_devices: by default as many as divide the tasks of a minibatch.
     """
-    if num_tasks % config.minibatches:
-        raise ValueError(f"minibatches is {config.minibatches}; it must divide num_tasks, which is {num_tasks}")
+    config.check_divides(num_tasks)
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
     loss = trial_loss(
         learner, objective, advantage, value_weight=config.value_weight, entropy_weight=config.entropy_weight
@@ -97,8 +96,8 @@ def policy_gradient(
         (params, opt_state), metrics = jax.lax.scan(epoch, (params, opt_state), jnp.arange(config.epochs))
         return params, opt_state, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
 
-    devices = parallel.num_devices_for(num_tasks // config.minibatches)
-    return on_policy(learner, family, plan, num_tasks, tx.init, improve, devices)
+    num_devices = num_devices or parallel.num_devices_for(num_tasks // config.minibatches)
+    return on_policy(learner, family, plan, num_tasks, tx.init, improve, num_devices)
 
 
 def _shuffled_parts(keys: Key, epoch, parts: int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxmeta import rl
+from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_last
 from jaxmeta.outer.loss import gradient_chunk, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Array, Key, Metrics, Params, Plan, Trial
+from jaxmeta.types import Array, Key, Metrics, Output, Params, Plan, Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +36,19 @@ class TrustRegionConfig:
     max_backtracks: int = 15
     """Tries of the line search; if all fail the params stay."""
     curvature_fraction: float = 0.25
-    """Part of the streams that the curvature is estimated on, as in TRPO's appendix; the bound is checked on all."""
+    """Part of the streams of every round that the curvature is estimated on (five at least), as in TRPO's appendix.
+
+    The adaptation is linearised on these streams too, so the curvature is that of a policy adapted on less data. It
+    only shapes the step: the bound itself is checked on all streams."""
 
     def __post_init__(self):
-        for name in ("max_kl", "cg_iterations", "max_backtracks"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if self.damping < 0:
-            raise ValueError(f"damping is {self.damping}; it must not be negative")
-        if not 0 < self.backtrack < 1:
-            raise ValueError(f"backtrack is {self.backtrack}; it must lie between 0 and 1")
-        if not 0 < self.curvature_fraction <= 1:
-            raise ValueError(f"curvature_fraction is {self.curvature_fraction}; it must lie in (0, 1]")
+        checks.finite(self)
+        checks.positive(self, "max_kl")
+        checks.at_least_one(self, "cg_iterations", "max_backtracks")
+        checks.not_negative(self, "damping")
+        for name, top in (("backtrack", 1.0), ("curvature_fraction", math.nextafter(1.0, 2.0))):
+            if not 0 < getattr(self, name) < top:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
 
 
 def trust_region(
@@ -56,11 +58,13 @@ def trust_region(
     num_tasks: int,
     advantage: rl.Estimator,
     config: TrustRegionConfig = TrustRegionConfig(),
+    num_devices: int | None = None,
 ) -> MetaLearner:
     """Builds an outer loop of trust-region steps on the adapted policies.
 
     Args:
       advantage: estimates the advantages of the last round.
+      num_devices: by default as many as divide `num_tasks`.
     """
     loss = trial_loss(learner, rl.ratio, advantage)
 
@@ -89,7 +93,7 @@ def trust_region(
         flat, metrics = line_search(evaluate, flat, step, before, config)
         return unravel(flat), opt_state, metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}
 
-    return on_policy(learner, family, plan, num_tasks, lambda params: (), improve)
+    return on_policy(learner, family, plan, num_tasks, lambda params: (), improve, num_devices)
 
 
 def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Array], Array]:
@@ -102,15 +106,18 @@ def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Arra
     flat, unravel = ravel_pytree(params)
 
     def distributions(flat: Array):
-        one = lambda trial: replay_last(learner, unravel(flat), trial)  # noqa: E731
+        one = lambda trial: replay_last(learner, unravel(flat), trial).dist  # noqa: E731
         return parallel.chunked_vmap(one, trials, gradient_chunk(trials))
 
     here, push = jax.linearize(distributions, flat)
     pull = jax.linear_transpose(push, flat)
     valid = trials.rounds.valid[:, -1]
 
-    def divergence(output):
-        kl = learner.head(here).kl_divergence(learner.head(output))
+    def head(dist):
+        return learner.head(Output(dist=dist, value=jnp.zeros(())))
+
+    def divergence(dist):
+        kl = head(here).kl_divergence(head(dist))
         return jnp.mean(jax.vmap(rl.masked_mean)(kl, valid))
 
     def product(vector: Array) -> Array:
@@ -175,8 +182,8 @@ def line_search(
 
 
 def _some_streams(trials: Trial, fraction: float) -> Trial:
-    """Keeps the first streams of every round, at least one."""
+    """Keeps the first streams of every round, at least five if there are as many."""
     rounds = trials.rounds
-    streams = max(1, round(fraction * rounds.reward.shape[3]))
+    streams = max(5, round(fraction * rounds.reward.shape[3]))
     some = jax.tree.map(lambda leaf: leaf[:, :, :, :streams], rounds.replace(reset_key=()))
     return trials.replace(rounds=some.replace(reset_key=rounds.reset_key[:, :, :streams]))

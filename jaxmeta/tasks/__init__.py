@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxmeta.tasks.bandit import Bandit, BanditConfig, BanditTask, bandit
-from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task
+from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal
 from jaxmeta.tasks.navigation import Navigation, NavigationConfig, PointTask, navigation
 
 _BRAX = (
@@ -34,6 +34,7 @@ __all__ = [
     "finite",
     "flatten_task",
     "navigation",
+    "reveal",
     *_BRAX,  # pyright: ignore[reportUnsupportedDunderAll]
 ]
 

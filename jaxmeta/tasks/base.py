@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -55,26 +57,64 @@ def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskF
       A family whose `sample` and `sample_test` draw uniformly from the two sets.
 
     Raises:
-      ValueError: if a size is below 1.
+      ValueError: if a size is below 1, or if a held-out task is also a training task, as can be where a law has few.
     """
     for name, value in (("num_train", num_train), ("num_test", num_test)):
         if value < 1:
             raise ValueError(f"finite: {name} is {value}; a task set needs at least 1 task")
     train_key, test_key = jax.random.split(key)
 
-    def sampler(law, size, key):
-        tasks = jax.vmap(law)(jax.random.split(key, size))
+    def draw(law, size, key):
+        return jax.vmap(law)(jax.random.split(key, size))
 
+    train, test = draw(family.sample, num_train, train_key), draw(family.sample_test, num_test, test_key)
+    train_codes, test_codes = jax.vmap(family.encode)(train), jax.vmap(family.encode)(test)
+    shared = int(jnp.sum(jnp.any(jnp.all(test_codes[:, None] == train_codes, axis=-1), axis=1)))
+    if shared:
+        raise ValueError(
+            f"finite: {shared} of {num_test} held-out tasks are training tasks too; the law has too few tasks"
+        )
+
+    def sampler(tasks, size):
         def sample(key):
             index = jax.random.randint(key, (), 0, size)
             return jax.tree.map(lambda leaf: leaf[index], tasks)
 
         return sample
 
-    return family._replace(
-        sample=sampler(family.sample, num_train, train_key),
-        sample_test=sampler(family.sample_test, num_test, test_key),
-    )
+    return family._replace(sample=sampler(train, num_train), sample_test=sampler(test, num_test))
+
+
+@dataclasses.dataclass(frozen=True)
+class Revealed:
+    """An environment whose observation ends with the description of the task."""
+
+    env: Env
+    encode: Callable[[Task], Array]
+    size: int
+    """Length of the description."""
+
+    @property
+    def spec(self) -> Spec:
+        spec = self.env.spec
+        return dataclasses.replace(spec, observation=(math.prod(spec.observation) + self.size,))
+
+    def reset(self, key: Key, task: Task) -> tuple[EnvState, Array]:
+        state, obs = self.env.reset(key, task)
+        return state, self._with_task(obs, task)
+
+    def step(self, key: Key, state: EnvState, action: Array, task: Task) -> tuple[EnvState, Step]:
+        state, step = self.env.step(key, state, action, task)
+        return state, step.replace(obs=self._with_task(step.obs, task))
+
+    def _with_task(self, obs: Array, task: Task) -> Array:
+        return jnp.concatenate([obs.reshape(-1), self.encode(task)])
+
+
+def reveal(family: TaskFamily) -> TaskFamily:
+    """Shows the task to the policy: what is trained on the result is an oracle, or a multi-task agent."""
+    code = jax.eval_shape(lambda key: family.encode(family.sample(key)), jax.random.key(0))
+    return family._replace(env=Revealed(family.env, family.encode, code.shape[0]))
 
 
 def flatten_task(task: Task) -> Array:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta.core.evaluate import episode_returns, interquartile_mean
+from jaxmeta.core.evaluate import interquartile_mean
+from jaxmeta.core.rollout import episode_returns
 from tests import tiny
 
 
@@ -29,6 +30,18 @@ def test_summary_of_a_normal_sample():
     assert summary["iqm"] == pytest.approx(3.0, abs=0.1)
 
 
+def test_seeds_are_what_varies_where_tasks_share_their_params():
+    """Coverage of the 95 % interval: seeds and tasks vary alike, and tasks of a seed share its draw."""
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(60):
+        values = random.normal(size=(20, 1)) + random.normal(size=(20, 10))
+        summary = jm.summarize(values)
+        hits += summary["ci95"][0] < 0 < summary["ci95"][1]
+    assert hits >= 51
+    assert summary["stderr"] == pytest.approx(np.sqrt(1.1 / 20), rel=0.5)
+
+
 def test_a_single_value_has_no_error():
     assert jm.summarize([2.0]) == {"mean": 2.0, "stderr": None, "iqm": 2.0, "ci95": [2.0, 2.0]}
 
@@ -42,6 +55,8 @@ def test_evaluation_can_adapt_for_more_rounds_than_training_and_act_by_the_mode(
     assert report.returns.shape == (4, 3, 3, 1)
     # without noise in the policy or the environment all streams of a round are the same
     np.testing.assert_array_equal(report.returns[:, 0, 0], report.returns[:, 0, 2])
+    # and yet the agent adapts, on what it sampled
+    assert (np.abs(report.returns[:, 1, 0] - report.returns[:, 0, 0]) > 1e-5).all()
     table = report.by_round_and_episode()
     assert len(table) == 3 and len(table[0]) == 1
     assert table[0][0]["mean"] == pytest.approx(float(report.returns[:, 0].mean()), rel=1e-5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import chex
 import distrax
 import jax
 import jax.numpy as jnp
@@ -133,16 +132,6 @@ def test_recurrent_policy_sees_the_reward_of_the_last_step_of_an_episode():
     before, after = (engine.unroll(meta.learner, params, (), e).dist.loc for e in (experience, other))
     np.testing.assert_array_equal(before[:4], after[:4])
     assert not np.allclose(before[4], after[4])
-
-
-def test_a_trial_does_not_know_of_the_trial_before():
-    meta = tiny.algo("rl2")
-    params = meta.learner.init(jax.random.key(0))
-    env, plan = tiny.family().env, Plan(episodes=2)
-    run = jax.jit(lambda task, key: engine.collect(meta.learner, params, env, task, key, plan))
-    first = run(_goal(), jax.random.key(1)).rounds.output
-    run(_goal(-0.2), jax.random.key(2))
-    chex.assert_trees_all_equal(run(_goal(), jax.random.key(1)).rounds.output, first)
 
 
 def _goal(where=0.3):

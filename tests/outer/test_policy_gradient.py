@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxmeta as jm
 from jaxmeta import outer, rl
 from jaxmeta.core.rollout import collect
 from jaxmeta.outer.policy_gradient import _shuffled_parts
@@ -50,8 +51,27 @@ def test_clipping_stops_the_gain_of_a_ratio_that_has_moved_far():
 
 
 def test_minibatches_must_divide_the_tasks():
-    import jaxmeta as jm
-
-    config = jm.RL2Config(num_tasks=6, ppo=outer.PolicyGradientConfig(minibatches=4))
     with pytest.raises(ValueError, match="minibatches is 4; it must divide num_tasks, which is 6"):
-        jm.rl2(tiny.family(), config)
+        jm.RL2Config(num_tasks=6, ppo=outer.PolicyGradientConfig(minibatches=4))
+
+
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [
+        (outer.policy_gradient, outer.PolicyGradientConfig()),
+        # damped: conjugate gradient on a nearly singular curvature amplifies rounding
+        (outer.trust_region, outer.TrustRegionConfig(damping=0.1)),
+    ],
+)
+def test_an_update_does_not_depend_on_the_number_of_devices(make, config):
+    meta, family = tiny.algo("maml"), tiny.family()
+    params = []
+    for devices in (1, 2):
+        plan = jm.Plan(rounds=1, streams=12)
+        spread = make(meta.learner, family, plan, 4, rl.linear_baseline(), config, num_devices=devices)
+        state = jm.init_state(spread, jax.random.key(0))
+        begun = jax.tree.map(np.array, state.params)
+        params.append(jax.device_get(jm.train(spread, state, 1).params))
+    one, two, start = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(p)]) for p in (*params, begun))
+    assert np.abs(one - start).max() > 1e-4
+    np.testing.assert_allclose(one, two, atol=1e-3 * np.abs(one - start).max())

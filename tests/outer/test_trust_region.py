@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
-from jaxmeta.outer.trust_region import TrustRegionConfig, conjugate_gradient, line_search, natural_step
+from jaxmeta.core.rollout import collect, replay_last
+from jaxmeta.outer.trust_region import TrustRegionConfig, conjugate_gradient, curvature, line_search, natural_step
+from jaxmeta.rl import masked_mean
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +66,25 @@ def test_line_search_stays_if_nothing_improves(loss):
     end, metrics = line_search(evaluate, jnp.ones(2), jnp.ones(2), jnp.zeros(()), config)
     np.testing.assert_array_equal(end, jnp.ones(2))
     assert metrics["step"] == 0.0 and np.isfinite(metrics["loss/after"])
+
+
+@pytest.mark.parametrize("name", ["maml", "rl2"])
+def test_curvature_is_the_hessian_of_the_divergence(name):
+    """JᵀFJ against a Hessian-vector product of the mean KL divergence itself, adaptation included."""
+    meta, family = tiny.algo(name), tiny.family()
+    agent, params = meta.learner, meta.learner.init(jax.random.key(0))
+    tasks = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), 2))
+    keys = jax.random.split(jax.random.key(2), 2)
+    trials = jax.jit(jax.vmap(lambda task, key: collect(agent, params, family.env, task, key, meta.plan)))(tasks, keys)
+    flat, unravel = ravel_pytree(params)
+
+    def divergence(flat):
+        def one(trial):
+            output, here = replay_last(agent, unravel(flat), trial), replay_last(agent, params, trial)
+            return masked_mean(agent.head(here).kl_divergence(agent.head(output)), trial.rounds.valid[-1])
+
+        return jnp.mean(jax.vmap(one)(trials))
+
+    vector = jax.random.normal(jax.random.key(3), flat.shape)
+    expected = jax.jit(lambda v: jax.jvp(jax.grad(divergence), (flat,), (v,))[1])(vector)
+    np.testing.assert_allclose(jax.jit(curvature(agent, params, trials))(vector), expected, rtol=2e-3, atol=2e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import registry, tasks
+from jaxmeta import registry, tasks, testing
 
 
 def test_finite_sets_are_fixed_disjoint_and_of_the_size_asked_for():
@@ -23,6 +23,23 @@ def test_finite_sets_are_fixed_disjoint_and_of_the_size_asked_for():
 def test_finite_refuses_an_empty_set():
     with pytest.raises(ValueError, match="num_test is 0; a task set needs at least 1 task"):
         jm.finite(tasks.navigation(), 3, 0, jax.random.key(0))
+
+
+def test_finite_refuses_a_law_with_too_few_tasks():
+    coin = lambda key: tasks.PointTask(goal=jnp.full(2, 0.1) * jax.random.rademacher(key, ()))  # noqa: E731
+    family = tasks.navigation()._replace(sample=coin, sample_test=coin)
+    with pytest.raises(ValueError, match="held-out tasks are training tasks too; the law has too few tasks"):
+        jm.finite(family, 8, 8, jax.random.key(0))
+
+
+def test_revealed_tasks_are_part_of_the_observation():
+    family = tasks.reveal(tasks.navigation())
+    testing.check_env(family, num_steps=3)
+    task = tasks.PointTask(goal=jnp.array([0.3, -0.2]))
+    state, obs = family.env.reset(jax.random.key(0), task)
+    np.testing.assert_allclose(obs, [0, 0, 0.3, -0.2])
+    _, step = family.env.step(jax.random.key(0), state, jnp.array([0.1, 0.0]), task)
+    np.testing.assert_allclose(step.obs, [0.1, 0, 0.3, -0.2])
 
 
 def test_navigation_moves_at_most_a_tenth_and_ends_at_the_goal():
