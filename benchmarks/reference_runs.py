@@ -77,8 +77,9 @@ REFERENCES = {
     "navigation": Reference(
         algo="maml",
         tasks="navigation",
-        updates=500,
-        train="--chunk 5 --algo.init-log-std -1.5 --algo.later-lr-scale 0.5",
+        updates=100,
+        train="--chunk 5 --algo.inner-lr 0.5 --algo.later-lr-scale 0.5 --algo.action-scale 0.1 --algo.num-tasks 40"
+        " --algo.hidden 100 100 --algo.activation relu",
         evaluate="--rounds 3 --streams 40 --num-tasks 40",
         rows=(_step(0, -40.4), _step(1, -11.7, least=-14.0), _step(2, -3.33), _step(3, -3.23, least=-5.0)),
     ),

@@ -105,8 +105,9 @@ def check_learner(
     a trial, see the last reward of each, and not what is to come.
 
     Args:
-      tolerance: largest difference, relative and absolute, where one batched product stands for many small ones; a
-        learner that replays by a scan is held to equality bit for bit.
+      tolerance: largest difference, relative and absolute, where one batched product stands for many small ones. A
+        learner that replays by a scan does the same operations again and is held to 1e-6: the last bit may differ where
+        XLA fuses the two programs differently.
     """
     key = jax.random.key(0) if key is None else key
     init_key, task_key, trial_key = jax.random.split(key, 3)
@@ -128,10 +129,10 @@ def check_learner(
 
     trial = looped[0]
     again = jax.jit(lambda params, trial: replay(learner, params, trial))(params, trial)
-    exact = bool(jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key))) and (
-        learner.unroll is None and plan.rounds == 0
-    )
-    _all_close("replay", again, trial.rounds.output, "the collection", 0.0 if exact else tolerance)
+    same_operations = bool(
+        jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key))
+    ) and (learner.unroll is None and plan.rounds == 0)
+    _all_close("replay", again, trial.rounds.output, "the collection", 1e-6 if same_operations else tolerance)
     if plan.rounds:
         _check_silence(learner, params, together)
     if plan.episodes > 1 and jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key)):

@@ -37,7 +37,6 @@ def test_learner_holds_the_contract(name, family):
     testing.check_learner(meta.learner, family, meta.plan)
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize(("name", "family"), [*ON_NAVIGATION, *ON_BANDIT])
 def test_algorithm_holds_the_contract(name, family):
     testing.check_algo(tiny.algo(name, FAMILIES[family]()))

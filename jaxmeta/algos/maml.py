@@ -35,6 +35,8 @@ class MAMLConfig:
     """Nonlinearity of the policy."""
     init_log_std: float = 0.0
     """Log standard deviation of the policy at the start."""
+    action_scale: float = 1.0
+    """Size of an action of 1 in the policy's own units, for environments whose actions are much smaller or larger."""
     inner_objective: Literal["ratio", "log_prob", "dice"] = "ratio"
     """Form of the inner loss; it decides the second derivative."""
     first_order: bool = False
@@ -54,6 +56,7 @@ class MAMLConfig:
         checks.finite(self)
         checks.not_negative(self, "inner_lr", "later_lr_scale", "rounds")
         checks.at_least_one(self, "num_tasks", "streams")
+        checks.positive(self, "action_scale")
         checks.fraction(self, "discount", "trace")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden is {self.hidden}; a layer needs at least 1 unit")
@@ -67,12 +70,14 @@ def maml(family: TaskFamily, config: MAMLConfig = MAMLConfig()) -> MetaLearner:
     Every update: sample tasks; on each, roll out θ, take a policy-gradient step to θ', roll out θ'; move θ so that the
     returns of the θ' rise, through the step.
     """
-    policy = inner.memory(nets.actor_critic(family.env.spec, config.hidden, config.activation, config.init_log_std))
+    network = nets.actor_critic(
+        family.env.spec, config.hidden, config.activation, config.init_log_std, config.action_scale
+    )
     updater = inner.sgd(optax.piecewise_constant_schedule(config.inner_lr, {1: config.later_lr_scale}))
     if config.first_order:
         updater = inner.first_order(updater)
     advantage = rl.linear_baseline(config.discount, config.trace)
-    learner = inner.gradient(policy, INNER_OBJECTIVES[config.inner_objective], updater, advantage)
+    learner = inner.gradient(inner.memory(network), INNER_OBJECTIVES[config.inner_objective], updater, advantage)
     plan = Plan(rounds=config.rounds, streams=config.streams)
     if config.outer_loop == "trpo":
         return outer.trust_region(learner, family, plan, config.num_tasks, advantage, config.trpo)

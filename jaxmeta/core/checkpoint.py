@@ -21,7 +21,8 @@ class Checkpointer:
     def __init__(self, folder: str | Path, keep: int = 2):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # what goes wrong is raised; Orbax would print pages about it too
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp = ocp
         self.folder = Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)

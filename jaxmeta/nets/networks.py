@@ -49,6 +49,7 @@ class _ActionHead(nn.Module):
 
     action: Discrete | Continuous
     init_log_std: float
+    action_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Any:
@@ -58,7 +59,8 @@ class _ActionHead(nn.Module):
             return nn.Dense(self.action.num, kernel_init=small)(x)
         loc = nn.Dense(self.action.size, kernel_init=small)(x)
         log_std = self.param("log_std", nn.initializers.constant(self.init_log_std), (self.action.size,))
-        return Gaussian(loc=loc, log_scale=jnp.broadcast_to(log_std, loc.shape))
+        log_scale = jnp.broadcast_to(log_std + math.log(self.action_scale), loc.shape)
+        return Gaussian(loc=self.action_scale * loc, log_scale=log_scale)
 
 
 class _FeedForward(nn.Module):
@@ -66,13 +68,14 @@ class _FeedForward(nn.Module):
     hidden: Sequence[int]
     activation: str
     init_log_std: float
+    action_scale: float
     value: bool
 
     @nn.compact
     def __call__(self, inputs: Input) -> Output:
         obs = inputs.obs.reshape(-1)
         features = _MLP(self.hidden, self.activation, math.sqrt(2.0))(obs)
-        dist = _ActionHead(self.spec.action, self.init_log_std)(features)
+        dist = _ActionHead(self.spec.action, self.init_log_std, self.action_scale)(features)
         if not self.value:
             return Output(dist=dist, value=jnp.zeros(()))
         features = _MLP(self.hidden, self.activation, math.sqrt(2.0))(obs)
@@ -117,6 +120,7 @@ def actor_critic(
     hidden: Sequence[int] = (64, 64),
     activation: str = "tanh",
     init_log_std: float = 0.0,
+    action_scale: float = 1.0,
     value: bool = False,
 ) -> Network:
     """Builds a memoryless policy: an MLP on the observation, and another one for the value if asked.
@@ -125,9 +129,11 @@ def actor_critic(
       hidden: widths of the hidden layers.
       activation: one of `ACTIVATIONS`.
       init_log_std: log deviation of a Gaussian policy at the start, the same in every state.
+      action_scale: size of a continuous action in the policy's own units, for environments whose actions are far from
+        1: mean and deviation are multiplied by it.
       value: whether to predict a value; else it is zero.
     """
-    module = _FeedForward(spec, tuple(hidden), activation, init_log_std, value)
+    module = _FeedForward(spec, tuple(hidden), activation, init_log_std, action_scale, value)
 
     def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
         return carry, cast(Output, module.apply(params, inputs))

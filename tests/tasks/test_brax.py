@@ -99,6 +99,7 @@ def test_half_cheetah_vel_pays_for_the_velocity_and_follows_brax(cheetah):
     assert not np.allclose(reset(jax.random.key(1), task)[1], obs)  # every reset draws its own start
 
 
+@pytest.mark.smoke
 def test_vmapped_steps_equal_a_loop(cheetah):
     """Under vmap a CPU runs the physics with the batch innermost, in chunks: here tasks over streams, one chunk."""
     family, reset, step = cheetah
@@ -122,6 +123,7 @@ def test_vmapped_steps_equal_a_loop(cheetah):
                 np.testing.assert_allclose(batched[n, stream], single, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "function",
     [

@@ -1,0 +1,58 @@
+"""Imports point one way, and only one folder each knows linen, Brax and Orbax."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "jaxmeta"
+FORBIDDEN = {
+    "core": ("inner", "outer", "algos", "nets", "rl", "cli", "runs"),
+    "rl": ("core", "inner", "outer", "algos", "nets", "tasks"),
+    "nets": ("core", "inner", "outer", "algos", "rl", "tasks"),
+    "tasks": ("core", "inner", "outer", "algos", "nets", "rl"),
+    "inner": ("outer", "algos", "tasks"),
+    "outer": ("inner", "algos", "nets"),
+}
+ONLY_IN = {
+    "flax.linen": ("nets",),
+    "brax": ("tasks/brax",),
+    "orbax": ("core/checkpoint.py",),
+    "distrax": ("nets/heads.py",),
+    "pickle": (),
+}
+
+
+def imports(path):
+    """Yields the full names of what a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_imports_point_one_way(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "jaxmeta" and len(parts) > 1:
+                assert parts[1] not in FORBIDDEN[room], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_stays_in_its_room(library):
+    for path in PACKAGE.rglob("*.py"):
+        place = path.relative_to(PACKAGE).as_posix()
+        if not place.startswith(ONLY_IN[library] or "nowhere"):
+            assert not any(name == library or name.startswith(library + ".") for name in imports(path)), place
+
+
+def test_core_knows_no_concrete_task():
+    for path in (PACKAGE / "core").rglob("*.py"):
+        tasks = [name for name in imports(path) if name.startswith("jaxmeta.tasks")]
+        assert all(name.startswith("jaxmeta.tasks.base") for name in tasks), path
