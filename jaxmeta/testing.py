@@ -40,7 +40,7 @@ def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8, to
         _require(hasattr(family, name), f"the family has no {name!r}; it needs {', '.join(TaskFamily._fields)}")
     env, spec = family.env, _checked_spec(family.env)
     key = jax.random.key(0) if key is None else key
-    task_key, test_key, reset_key, steps_key = jax.random.split(key, 4)
+    task_key, test_key, steps_key = jax.random.split(key, 3)
     tasks = jax.vmap(family.sample)(jax.random.split(task_key, 2))
     _same_form("family.sample_test", family.sample_test(test_key), "family.sample", family.sample(test_key))
     task = jax.tree.map(lambda leaf: leaf[0], tasks)
@@ -50,23 +50,7 @@ def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8, to
         f"family.encode gives {_form(code)}; a task is described by a float vector [D]",
     )
 
-    state, obs = jax.eval_shape(env.reset, reset_key, task)
-    _require(
-        obs.shape == spec.observation,
-        f"env.reset gives an observation {list(obs.shape)}; spec.observation is {list(spec.observation)}",
-    )
-    _require(obs.dtype == jnp.float32, f"env.reset gives an observation of {obs.dtype}; it must be float32")
-    next_state, step = jax.eval_shape(env.step, reset_key, state, spec.action.example(), task)
-    _same_form("the state after env.step", next_state, "the state after env.reset", state)
-    for name, value, shape, kind in (
-        ("obs", step.obs, spec.observation, jnp.float32),
-        ("reward", step.reward, (), jnp.float32),
-        ("terminated", step.terminated, (), jnp.bool_),
-    ):
-        _require(
-            value.shape == shape and value.dtype == kind,
-            f"env.step gives {name} {_form(value)}; it must be {jnp.dtype(kind).name}{list(shape)}",
-        )
+    _check_env_forms(env, spec, task)
 
     def episode(key, task):
         reset_key, *keys = jax.random.split(key, num_steps + 1)
@@ -222,6 +206,28 @@ def _checked_spec(env: Env) -> Spec:
     known = isinstance(spec.action, Discrete | Continuous)
     _require(known, f"spec.action is {spec.action!r}; it must be Discrete or Continuous")
     return spec
+
+
+def _check_env_forms(env: Env, spec: Spec, task: Task) -> None:
+    """Checks without compiling that an environment keeps the structure of its state and matches its spec."""
+    key = jax.random.key(0)
+    state, obs = jax.eval_shape(env.reset, key, task)
+    _require(
+        obs.shape == spec.observation,
+        f"env.reset gives an observation {list(obs.shape)}; spec.observation is {list(spec.observation)}",
+    )
+    _require(obs.dtype == jnp.float32, f"env.reset gives an observation of {obs.dtype}; it must be float32")
+    next_state, step = jax.eval_shape(env.step, key, state, spec.action.example(), task)
+    _same_form("the state after env.step", next_state, "the state after env.reset", state)
+    for name, value, shape, kind in (
+        ("obs", step.obs, spec.observation, jnp.float32),
+        ("reward", step.reward, (), jnp.float32),
+        ("terminated", step.terminated, (), jnp.bool_),
+    ):
+        _require(
+            value.shape == shape and value.dtype == kind,
+            f"env.step gives {name} {_form(value)}; it must be {jnp.dtype(kind).name}{list(shape)}",
+        )
 
 
 def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: Plan) -> None:

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta.types import TrainState
+
+
+def counter():
+    """A meta-learner whose params count its updates, to look at the loop alone."""
+
+    def init(key):
+        return TrainState(params=jnp.zeros(()), opt_state=(), key=key, step=jnp.zeros((), jnp.int32))
+
+    def update(state):
+        return state.replace(params=state.params + 1.0, step=state.step + 1), {"count": state.params}
+
+    return jm.MetaLearner(learner=None, plan=jm.Plan(), init=init, update=update)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 10])
+def test_every_update_is_reported_once_whatever_the_chunk(chunk):
+    seen = []
+    meta = counter()
+    callback = lambda update, state, metrics: seen.append((update, metrics["count"].tolist()))  # noqa: E731
+    state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 7, chunk=chunk, callbacks=[callback])
+    assert state.step == 7
+    assert [count for _, counts in seen for count in counts] == [0, 1, 2, 3, 4, 5, 6]
+    assert seen[-1][0] == 7
+
+
+def test_training_goes_on_from_where_a_state_is():
+    meta = counter()
+    state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 3)
+    assert jm.train(meta, state, 5).params == 5.0
+
+
+def test_several_seeds_have_an_axis_of_their_own():
+    seen = []
+    meta = counter()
+    state = jm.init_state(meta, jax.random.key(0), num_seeds=3)
+    state = jm.train(meta, state, 4, chunk=2, num_seeds=3, callbacks=[lambda u, s, m: seen.append(m["count"].shape)])
+    np.testing.assert_array_equal(state.step, [4, 4, 4])
+    assert seen == [(2, 3), (2, 3)]
+
+
+def test_a_chunk_of_no_updates_is_refused():
+    meta = counter()
+    with pytest.raises(ValueError, match="chunk is 0; a device call needs at least 1 update"):
+        jm.train(meta, jm.init_state(meta, jax.random.key(0)), 1, chunk=0)
+
+
+FULLY_OPTIMISED = """
+import jaxmeta as jm
+jm.use_cpu_cores(2)
+import jax
+from tests import tiny
+meta = tiny.algo("maml")
+run = lambda chunk: jm.train(meta, jm.init_state(meta, jax.random.key(0)), 6, chunk=chunk)
+one, other = (jax.tree.leaves(jax.device_get(run(chunk).params)) for chunk in (6, 3))
+print(all((a == b).all() for a, b in zip(one, other, strict=True)))
+"""
+
+
+def test_one_chunk_of_six_equals_two_of_three_as_users_compile():
+    """The suite compiles with few optimisations; this runs with all, in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FULLY_OPTIMISED], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split()[-1] == "True"
