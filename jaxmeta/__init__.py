@@ -16,25 +16,29 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("inner", "nets", "outer", "rl", "tasks", "testing", "types")
+_MODULES = ("inner", "nets", "outer", "references", "rl", "tasks", "testing", "types")
 _NAMES = {
     "Checkpointer": "jaxmeta.core.checkpoint",
+    "L2RLConfig": "jaxmeta.algos.l2rl",
     "Learner": "jaxmeta.core.learner",
     "MAMLConfig": "jaxmeta.algos.maml",
     "MetaLearner": "jaxmeta.core.learner",
     "Plan": "jaxmeta.types",
     "RL2Config": "jaxmeta.algos.rl2",
     "Report": "jaxmeta.core.evaluate",
+    "SNAILConfig": "jaxmeta.algos.snail",
     "TaskFamily": "jaxmeta.tasks.base",
     "collect": "jaxmeta.core.rollout",
     "evaluate": "jaxmeta.core.evaluate",
     "finite": "jaxmeta.tasks.base",
     "init_state": "jaxmeta.core.train",
+    "l2rl": "jaxmeta.algos.l2rl",
     "load": "jaxmeta.runs",
     "maml": "jaxmeta.algos.maml",
     "replay": "jaxmeta.core.rollout",
     "rl2": "jaxmeta.algos.rl2",
     "rollout": "jaxmeta.core.rollout",
+    "snail": "jaxmeta.algos.snail",
     "summarize": "jaxmeta.core.evaluate",
     "train": "jaxmeta.core.train",
     "unroll": "jaxmeta.core.rollout",

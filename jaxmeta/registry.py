@@ -26,12 +26,18 @@ class Entry(NamedTuple):
 
 
 ALGOS = {
+    "l2rl": Entry("jaxmeta.algos.l2rl", "l2rl", "L2RLConfig"),
     "maml": Entry("jaxmeta.algos.maml", "maml", "MAMLConfig"),
     "rl2": Entry("jaxmeta.algos.rl2", "rl2", "RL2Config"),
+    "snail": Entry("jaxmeta.algos.snail", "snail", "SNAILConfig"),
 }
 
 TASKS = {
     "bandit": Entry("jaxmeta.tasks.bandit", "bandit", "BanditConfig"),
+    "gaussian-bandit": Entry("jaxmeta.tasks.bandit", "gaussian_bandit", "GaussianBanditConfig"),
+    "dependent-bandit": Entry("jaxmeta.tasks.bandit", "dependent_bandit", "DependentBanditConfig"),
+    "tabular": Entry("jaxmeta.tasks.tabular", "tabular", "TabularConfig"),
+    "grid-navigation": Entry("jaxmeta.tasks.grid", "grid_navigation", "GridConfig"),
     "navigation": Entry("jaxmeta.tasks.navigation", "navigation", "NavigationConfig"),
     "half-cheetah-vel": Entry("jaxmeta.tasks.brax", "half_cheetah_vel", "HalfCheetahVelConfig"),
     "half-cheetah-dir": Entry("jaxmeta.tasks.brax", "half_cheetah_dir", "HalfCheetahDirConfig"),

@@ -9,13 +9,16 @@ PPO = outer.PolicyGradientConfig(epochs=2, minibatches=2, value_weight=0.5, entr
 # damped: on so little data the curvature is nearly singular, and conjugate gradient would amplify rounding
 TRPO = outer.TrustRegionConfig(damping=0.1)
 ALGOS = {
+    "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
     "maml": jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), trpo=TRPO),
     "rl2": jm.RL2Config(num_tasks=4, hidden=8, episodes=3, ppo=PPO),
+    "snail": jm.SNAILConfig(num_tasks=4, filters=4, key_size=4, value_size=4, episodes=3, ppo=PPO),
 }
 VARIANTS = {
     "maml-ppo": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="ppo", rounds=2)),
     "maml-vpg": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="vpg")),
     "fomaml": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), first_order=True, trpo=TRPO)),
+    "rl2-lru": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="lru", ppo=PPO)),
 }
 
 

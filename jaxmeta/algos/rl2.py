@@ -19,8 +19,8 @@ class RL2Config:
     """Episodes per trial; by default what is usual for the task family."""
     num_tasks: int = 1024
     """Trials per meta-update, each on a task of its own."""
-    cell: Literal["gru"] = "gru"
-    """Recurrent cell."""
+    cell: Literal["gru", "lstm", "lru"] = "gru"
+    """Recurrent state; lru is linear recurrences, which train in parallel over time: for long trials."""
     hidden: int = 64
     """Size of the recurrent state."""
     init_log_std: float = 0.0

@@ -11,6 +11,12 @@ def memory(network: Network) -> Learner:
 
     With a recurrent network this is the inner loop of RL²; with a memoryless one it is a plain policy.
     """
+    parallel = network.unroll
+
+    def unroll(params, fast, carry, experience):
+        assert parallel is not None
+        return parallel(params, carry, experience.inputs, experience.valid)
+
     return Learner(
         init=network.init,
         start=lambda params, key: (),
@@ -18,4 +24,5 @@ def memory(network: Network) -> Learner:
         act=lambda params, fast, carry, inputs: network.apply(params, carry, inputs),
         adapt=lambda params, fast, experience, key: fast,
         head=network.head,
+        unroll=None if parallel is None else unroll,
     )

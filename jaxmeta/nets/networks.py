@@ -26,6 +26,9 @@ class Network(NamedTuple):
     initial_state: Callable[[], Carry]
     """The carry at the begin of a stream; `()` for a policy without memory."""
     head: Callable[[Output], Any]
+    unroll: Callable[[Params, Carry, Input, Array], Output] | None = None
+    """Optional form of `apply` over whole streams that is parallel in time: fresh carries [E, ...], inputs [T, E, ...]
+    and valid [T, E]. A step that is not valid says what it would say, and leaves no trace in what follows."""
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "swish": jax.nn.swish}
@@ -82,24 +85,10 @@ class _FeedForward(nn.Module):
         return Output(dist=dist, value=nn.Dense(1)(features)[0])
 
 
-class _Recurrent(nn.Module):
-    spec: Spec
-    cell: str
-    hidden: int
-    init_log_std: float
-
-    @nn.compact
-    def __call__(self, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
-        x = encode_input(inputs, self.spec)
-        carry, features = _make_cell(self.cell, self.hidden)(carry, x)
-        dist = _ActionHead(self.spec.action, self.init_log_std)(features)
-        return carry, Output(dist=dist, value=nn.Dense(1)(features)[0])
-
-
-def _make_cell(cell: str, hidden: int) -> nn.RNNCellBase:
-    if cell not in ("gru",):
-        raise ValueError(f"cell is {cell!r}; known cells: 'gru'")
-    return nn.GRUCell(hidden)
+def policy_and_value(features: Array, spec: Spec, init_log_std: float) -> Output:
+    """Adds linear policy and value heads to features [..., D]; to be called inside a compact linen module."""
+    dist = _ActionHead(spec.action, init_log_std)(features)
+    return Output(dist=dist, value=nn.Dense(1)(features)[..., 0])
 
 
 def encode_input(inputs: Input, spec: Spec) -> Array:
@@ -142,26 +131,5 @@ def actor_critic(
         init=lambda key: module.init(key, spec.example_input()),
         apply=apply,
         initial_state=lambda: (),
-        head=head_for(spec.action),
-    )
-
-
-def recurrent_actor_critic(spec: Spec, cell: str = "gru", hidden: int = 64, init_log_std: float = 0.0) -> Network:
-    """Builds a policy with memory: one recurrent cell that sees the whole `Input`, with linear policy and value heads.
-
-    Args:
-      cell: `gru`.
-      hidden: size of the state.
-    """
-    module = _Recurrent(spec, cell, hidden, init_log_std)
-    recurrent = _make_cell(cell, hidden)
-
-    def initial_state() -> Carry:
-        return recurrent.initialize_carry(jax.random.key(0), (1,))
-
-    return Network(
-        init=lambda key: module.init(key, initial_state(), spec.example_input()),
-        apply=cast(Callable[[Params, Carry, Input], tuple[Carry, Output]], module.apply),
-        initial_state=initial_state,
         head=head_for(spec.action),
     )

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxmeta.tasks.bandit import Bandit, BanditConfig, BanditTask, bandit
+from jaxmeta.tasks.bandit import (
+    Bandit,
+    BanditConfig,
+    BanditTask,
+    DependentBanditConfig,
+    GaussianBanditConfig,
+    GaussianBanditTask,
+    bandit,
+    dependent_bandit,
+    gaussian_bandit,
+)
 from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal
+from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
 from jaxmeta.tasks.navigation import Navigation, NavigationConfig, PointTask, navigation
+from jaxmeta.tasks.tabular import Tabular, TabularConfig, TabularTask, tabular
 
 _BRAX = (
     "AntDirConfig",
@@ -25,16 +37,30 @@ __all__ = [
     "Bandit",
     "BanditConfig",
     "BanditTask",
+    "DependentBanditConfig",
     "Env",
+    "GaussianBanditConfig",
+    "GaussianBanditTask",
+    "GridConfig",
+    "GridNavigation",
+    "GridTask",
     "Navigation",
     "NavigationConfig",
     "PointTask",
+    "Tabular",
+    "TabularConfig",
+    "TabularTask",
     "TaskFamily",
+    "all_goals",
     "bandit",
+    "dependent_bandit",
     "finite",
     "flatten_task",
+    "gaussian_bandit",
+    "grid_navigation",
     "navigation",
     "reveal",
+    "tabular",
     *_BRAX,  # pyright: ignore[reportUnsupportedDunderAll]
 ]
 

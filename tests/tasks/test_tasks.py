@@ -71,11 +71,62 @@ def test_bandit_pays_with_the_probability_of_the_arm():
         np.testing.assert_allclose(rewards.mean(), probability, atol=0.02)
 
 
+def draw(family, size):
+    return jax.jit(jax.vmap(family.sample))(jax.random.split(jax.random.key(0), size))
+
+
+def test_gaussian_arms_pay_their_mean_with_unit_variance():
+    family = tasks.gaussian_bandit(tasks.GaussianBanditConfig(num_arms=2))
+    task = tasks.GaussianBanditTask(mean=jnp.array([-1.5, 0.5]))
+    pull = jax.vmap(lambda key, arm: family.env.step(key, (), arm, task)[1].reward, (0, None))
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    for arm, mean in enumerate((-1.5, 0.5)):
+        rewards = pull(keys, arm)
+        np.testing.assert_allclose([rewards.mean(), rewards.var()], [mean, 1.0], atol=0.04)
+
+
+def test_means_of_gaussian_arms_are_standard_normal_and_independent():
+    means = np.asarray(draw(tasks.gaussian_bandit(tasks.GaussianBanditConfig(num_arms=2)), 20_000).mean)
+    np.testing.assert_allclose(means.mean(0), 0.0, atol=0.03)
+    np.testing.assert_allclose(np.cov(means.T), np.eye(2), atol=0.05)
+
+
+@pytest.mark.parametrize(("variant", "worse"), [("easy", 0.1), ("medium", 0.25), ("hard", 0.4)])
+def test_dependent_arms_have_the_published_probabilities(variant, worse):
+    family = tasks.dependent_bandit(tasks.DependentBanditConfig(variant=variant))
+    probability = np.asarray(draw(family, 4000).probability)
+    np.testing.assert_allclose(probability.sum(1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(probability.min(1), worse, rtol=1e-6)
+    np.testing.assert_allclose((probability[:, 0] < 0.5).mean(), 0.5, atol=0.03)
+    assert family.episodes == 100 and family.env.spec.action.num == 2
+
+
+def test_uniform_dependent_arms_add_up_to_one():
+    probability = np.asarray(draw(tasks.dependent_bandit(), 20_000).probability)
+    np.testing.assert_allclose(probability.sum(1), 1.0, rtol=1e-6)
+    quantiles = np.linspace(0.1, 0.9, 9)
+    np.testing.assert_allclose(np.quantile(probability[:, 0], quantiles), quantiles, atol=0.015)
+
+
 @pytest.mark.parametrize(
     ("config", "values", "message"),
     [
         (tasks.BanditConfig, {"num_arms": 0}, "tasks.num_arms is 0; a bandit needs at least 1 arm"),
         (tasks.BanditConfig, {"num_pulls": 0}, "tasks.num_pulls is 0; a trial needs at least 1 pull"),
+        (tasks.GaussianBanditConfig, {"num_arms": 0}, "tasks.num_arms is 0; a bandit needs at least 1 arm"),
+        (tasks.DependentBanditConfig, {"num_pulls": 0}, "tasks.num_pulls is 0; a trial needs at least 1 pull"),
+        (
+            tasks.DependentBanditConfig,
+            {"variant": "soft"},
+            "variant is 'soft'; known variants are uniform, easy, medium",
+        ),
+        (tasks.TabularConfig, {"num_states": 0}, "tasks.num_states is 0; an MDP needs at least 1 state"),
+        (tasks.TabularConfig, {"num_actions": 0}, "tasks.num_actions is 0; an MDP needs at least 1 action"),
+        (tasks.TabularConfig, {"horizon": 0}, "tasks.horizon is 0; an episode needs at least 1 step"),
+        (tasks.TabularConfig, {"num_episodes": 0}, "tasks.num_episodes is 0; a trial needs at least 1 episode"),
+        (tasks.GridConfig, {"size": 2}, "tasks.size is 2; a side needs at least 3 cells"),
+        (tasks.GridConfig, {"horizon": 0}, "tasks.horizon is 0; an episode needs at least 1 step"),
+        (tasks.GridConfig, {"num_episodes": 0}, "tasks.num_episodes is 0; a trial needs at least 1 episode"),
         (tasks.NavigationConfig, {"horizon": 0}, "tasks.horizon is 0; an episode needs at least 1 step"),
         (tasks.NavigationConfig, {"extent": -1.0}, "tasks.extent is -1.0; goals need a square of positive size"),
     ],

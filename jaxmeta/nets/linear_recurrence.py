@@ -1,0 +1,127 @@
+"""A policy whose memory is linear recurrences: it steps like a cell and unrolls in parallel over time.
+
+The recurrent layer is the LRU (Orvieto et al., 2023, arXiv:2303.06349). The network is written once; stepping and
+unrolling differ only in the `Recur` that they hand to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmeta.nets.heads import head_for
+from jaxmeta.nets.networks import Network, encode_input, policy_and_value
+from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Spec
+
+Recur = Callable[[Array, Array, Array], tuple[Array, Array]]
+"""(state [H], decay [H], drive [..., H]) -> (next state [H], hidden [..., H]), complex."""
+
+# the ring of the eigenvalues at the start: time constants from 1.4 to 1,000 steps, with little rotation
+MIN_RADIUS, MAX_RADIUS, MAX_PHASE = 0.5, 0.999, math.pi / 10
+
+
+def step_once(state: Array, decay: Array, drive: Array) -> tuple[Array, Array]:
+    """Advances h_t = λ h_{t-1} + drive_t by one step."""
+    state = decay * state + drive
+    return state, state
+
+
+def scan_over(valid: Array) -> Recur:
+    """Builds the parallel form over a stream with gaps: log2 T rounds of work, memory linear in T.
+
+    Args:
+      valid: [T]. Where it is zero the state stays as it is.
+    """
+    keeps = valid[:, None] > 0
+
+    def combine(earlier, later):
+        return later[0] * earlier[0], later[0] * earlier[1] + later[1]
+
+    def recur(state: Array, decay: Array, drive: Array) -> tuple[Array, Array]:
+        factors = jnp.where(keeps, decay, 1.0)
+        factors, sums = jax.lax.associative_scan(combine, (factors, jnp.where(keeps, drive, 0.0)))
+        kept = factors * state + sums
+        # from the state before, not `kept`: an invalid step too says something, though nobody will remember it
+        before = jnp.concatenate([state[None], kept[:-1]])
+        return kept[-1], decay * before + drive
+
+    return recur
+
+
+def _log_decay_init(key: Key, shape: tuple[int, ...]) -> Array:
+    """Draws eigenvalues uniformly from the area of the ring; they are exp(-exp(log_decay)) in size."""
+    squared = jax.random.uniform(key, shape, minval=MIN_RADIUS**2, maxval=MAX_RADIUS**2)
+    return jnp.log(-0.5 * jnp.log(squared))
+
+
+def _log_phase_init(key: Key, shape: tuple[int, ...]) -> Array:
+    return jnp.log(jax.random.uniform(key, shape, minval=1e-3, maxval=MAX_PHASE))
+
+
+class _LRUBlock(nn.Module):
+    """Normalise, remember, gate, add: [..., D] to [..., D]."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, recur: Recur, state: Array, x: Array) -> tuple[Array, Array]:
+        rate = jnp.exp(self.param("log_decay", _log_decay_init, (self.hidden,)))
+        phase = jnp.exp(self.param("log_phase", _log_phase_init, (self.hidden,)))
+        seen = nn.LayerNorm()(x)
+        real, imaginary = jnp.split(nn.Dense(2 * self.hidden, use_bias=False)(seen), 2, axis=-1)
+        # √(1 - |λ|²): a slow state is driven gently, so that all states have the same size
+        scale = jnp.sqrt(-jnp.expm1(-2.0 * rate))
+        drive = scale * jax.lax.complex(real, imaginary)
+        state, hidden = recur(state, jnp.exp(jax.lax.complex(-rate, phase)), drive)
+        y = jax.nn.gelu(nn.Dense(x.shape[-1])(jnp.concatenate([hidden.real, hidden.imag, seen], axis=-1)))
+        return state, x + y * jax.nn.sigmoid(nn.Dense(x.shape[-1])(y))
+
+
+class _LinearRecurrent(nn.Module):
+    spec: Spec
+    hidden: int
+    layers: int
+    init_log_std: float
+
+    @nn.compact
+    def __call__(self, recur: Recur, carry: Carry, x: Array) -> tuple[Carry, Output]:
+        x = nn.Dense(self.hidden)(x)
+        states = []
+        for state in carry:
+            state, x = _LRUBlock(self.hidden)(recur, state, x)
+            states.append(state)
+        return tuple(states), policy_and_value(nn.LayerNorm()(x), self.spec, self.init_log_std)
+
+
+def linear_recurrent_actor_critic(spec: Spec, hidden: int = 64, layers: int = 2, init_log_std: float = 0.0) -> Network:
+    """Builds a policy whose memory is stacked linear recurrences, for long trials.
+
+    Args:
+      hidden: width of the layers, and complex states in each.
+      layers: recurrent layers; with one, what is remembered could not depend on what was remembered before.
+    """
+    module = _LinearRecurrent(spec, hidden, layers, init_log_std)
+    run = cast(Callable[..., tuple[Carry, Output]], module.apply)
+
+    def initial_state() -> Carry:
+        return tuple(jnp.zeros(hidden, jnp.complex64) for _ in range(layers))
+
+    def unroll(params: Params, carry: Carry, inputs: Input, valid: Array) -> Output:
+        def stream(carry: Any, inputs: Input, valid: Array) -> Output:
+            seen = jax.vmap(lambda one: encode_input(one, spec))(inputs)
+            return run(params, scan_over(valid), carry, seen)[1]
+
+        return jax.vmap(stream, (0, 1, 1), 1)(carry, inputs, valid)
+
+    return Network(
+        init=lambda key: module.init(key, step_once, initial_state(), encode_input(spec.example_input(), spec)),
+        apply=lambda params, carry, inputs: run(params, step_once, carry, encode_input(inputs, spec)),
+        initial_state=initial_state,
+        head=head_for(spec.action),
+        unroll=unroll,
+    )

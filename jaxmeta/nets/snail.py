@@ -1,0 +1,204 @@
+"""SNAIL: causal convolutions gather experience, attention picks from it (Mishra et al., 2018, arXiv:1707.03141).
+
+The network is written once. Stepping and unrolling differ only in how a layer looks back: into a cache, or along the
+sequence. That is the `_Past` that they hand to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from jaxmeta.nets.heads import head_for
+from jaxmeta.nets.networks import Network, encode_input, policy_and_value
+from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
+
+QUERY_BLOCK = 128
+"""Queries of one stream that look back side by side: with all at once, memory would grow as the trial squared."""
+
+
+class SnailState(struct.PyTreeNode):
+    """What a stream remembers."""
+
+    time: Array
+    """Steps so far, int32 scalar."""
+    rings: tuple[Array, ...]
+    """By convolution: its view of the last `dilation` inputs, [dilation, 2 x filters]; a ring buffer."""
+    keys: Array
+    """[length, key size], a ring buffer."""
+    values: Array
+    """[length, value size], a ring buffer."""
+
+
+class _Past(NamedTuple):
+    """How layers look back. In the parallel form there are no caches: they are None."""
+
+    shift: Callable[[Any, Array, int], tuple[Any, Array]]
+    """(ring, x [..., D], steps) -> (ring, what x was so many steps ago, [..., D]; zero before the first)."""
+    attend: Callable[[Any, Array, Array, Array], tuple[Any, Array]]
+    """(cache, query [..., K], key [..., K], value [..., V]) -> (cache, what the queries read [..., V])."""
+
+
+def _stepwise(time: Array, length: int) -> _Past:
+    def shift(ring: Array, x: Array, steps: int) -> tuple[Array, Array]:
+        slot = time % steps
+        return ring.at[slot].set(x), ring[slot]
+
+    def attend(cache: tuple[Array, Array], query: Array, key: Array, value: Array):
+        keys, values = (ring.at[time % length].set(new) for ring, new in zip(cache, (key, value), strict=True))
+        return (keys, values), _read(query, keys, values, jnp.arange(length) <= time)
+
+    return _Past(shift, attend)
+
+
+def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
+    """Looks back along a stream.
+
+    Args:
+      valid: [T].
+      length: how far attention reaches, in steps.
+      gaps: whether there can be invalid steps; they are skipped, as if the valid ones followed each other.
+    """
+    times = jnp.arange(valid.shape[0])
+    happened = valid > 0
+    before = jnp.cumsum(happened) - happened if gaps else times
+    valid_times = jnp.argsort(~happened, stable=True)
+
+    def shift(ring: None, x: Array, steps: int) -> tuple[None, Array]:
+        if not gaps:
+            return ring, jnp.pad(x, ((steps, 0), (0, 0)))[: len(x)]
+        source = valid_times[jnp.maximum(before - steps, 0)]
+        return ring, jnp.where((before >= steps)[:, None], x[source], 0.0)
+
+    def attend(cache: None, query: Array, key: Array, value: Array) -> tuple[None, Array]:
+        def one(moment) -> Array:
+            query, time, age = moment
+            seen = happened & (times < time) & (age - before < length) | (times == time)
+            return _read(query, key, value, seen)
+
+        moments = (query, times, before)
+        if len(query) <= QUERY_BLOCK:
+            return cache, jax.vmap(one)(moments)
+        return cache, jax.lax.map(jax.checkpoint(one), moments, batch_size=QUERY_BLOCK)
+
+    return _Past(shift, attend)
+
+
+def _read(query: Array, keys: Array, values: Array, seen: Array) -> Array:
+    """Attends with one query [K] to those of keys [T, K] and values [T, V] that are seen [T]; returns [V]."""
+    logits = jnp.where(seen, keys @ query / math.sqrt(query.shape[-1]), -jnp.inf)
+    return jax.nn.softmax(logits) @ values
+
+
+class _DenseBlock(nn.Module):
+    """A causal convolution of kernel size 2, gated, joined to what it saw: [..., D] to [..., D + filters]."""
+
+    filters: int
+    dilation: int
+
+    @nn.compact
+    def __call__(self, past: _Past, ring: Any, x: Array) -> tuple[Any, Array]:
+        # half the variance each: together the two taps are one kernel with twice the inputs
+        half = nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal")
+        now = nn.Dense(2 * self.filters, kernel_init=half, name="now")(x)
+        # what is kept is the product, not its many inputs: these grow from layer to layer
+        ring, then = past.shift(
+            ring, nn.Dense(2 * self.filters, use_bias=False, kernel_init=half, name="then")(x), self.dilation
+        )
+        content, gate = jnp.split(now + then, 2, axis=-1)
+        return ring, jnp.concatenate([x, jnp.tanh(content) * jax.nn.sigmoid(gate)], axis=-1)
+
+
+class _AttentionBlock(nn.Module):
+    """Causal attention, joined to what it saw: [..., D] to [..., D + value size]."""
+
+    key_size: int
+    value_size: int
+
+    @nn.compact
+    def __call__(self, past: _Past, cache: Any, x: Array) -> tuple[Any, Array]:
+        sizes = {"query": self.key_size, "key": self.key_size, "value": self.value_size}
+        cache, read = past.attend(cache, *(nn.Dense(size, name=name)(x) for name, size in sizes.items()))
+        return cache, jnp.concatenate([x, read], axis=-1)
+
+
+class _Snail(nn.Module):
+    spec: Spec
+    filters: int
+    dilations: tuple[int, ...]
+    key_size: int
+    value_size: int
+    init_log_std: float
+
+    @nn.compact
+    def __call__(self, past: _Past, rings: Any, cache: Any, x: Array) -> tuple[Any, Any, Output]:
+        x = nn.Dense(self.filters)(x)
+        next_rings = []
+        for dilation, ring in zip(self.dilations, rings, strict=True):
+            ring, x = _DenseBlock(self.filters, dilation)(past, ring, x)
+            next_rings.append(ring)
+        cache, x = _AttentionBlock(self.key_size, self.value_size)(past, cache, x)
+        return tuple(next_rings), cache, policy_and_value(x, self.spec, self.init_log_std)
+
+
+def snail_actor_critic(
+    spec: Spec,
+    length: int,
+    filters: int = 32,
+    tc_blocks: int = 2,
+    key_size: int = 32,
+    value_size: int = 32,
+    init_log_std: float = 0.0,
+) -> Network:
+    """Builds SNAIL as its paper has it for bandits and MDPs: temporal convolutions, twice, and attention on top.
+
+    A temporal-convolution block is ⌈log2 length⌉ dense blocks of dilations 1, 2, 4, ...: its last layer sees the whole
+    trial. A trial may be longer than `length`; attention then reaches back over the last `length` steps.
+
+    Args:
+      length: steps of the longest trial, episodes x horizon.
+      filters: channels that each dense block adds, and width of the layer below them.
+      tc_blocks: temporal-convolution blocks.
+      key_size: width of the attention's keys and queries.
+      value_size: width of its values.
+    """
+    if length < 1:
+        raise ValueError(f"length is {length}; a trial has at least 1 step")
+    dilations = tuple(2**layer for layer in range((length - 1).bit_length())) * tc_blocks
+    module = _Snail(spec, filters, dilations, key_size, value_size, init_log_std)
+    run = cast(Callable[..., tuple[Any, Any, Output]], module.apply)
+
+    def initial_state() -> SnailState:
+        return SnailState(
+            time=jnp.zeros((), jnp.int32),
+            rings=tuple(jnp.zeros((dilation, 2 * filters)) for dilation in dilations),
+            keys=jnp.zeros((length, key_size)),
+            values=jnp.zeros((length, value_size)),
+        )
+
+    def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        past = _stepwise(carry.time, length)
+        rings, (keys, values), output = run(
+            params, past, carry.rings, (carry.keys, carry.values), encode_input(inputs, spec)
+        )
+        return SnailState(carry.time + 1, rings, keys, values), output
+
+    def unroll(params: Params, carry: Carry, inputs: Input, valid: Array) -> Output:
+        def stream(inputs: Input, valid: Array) -> Output:
+            past = _parallel(valid, length, gaps=spec.terminates)
+            seen = jax.vmap(lambda one: encode_input(one, spec))(inputs)
+            return run(params, past, (None,) * len(dilations), None, seen)[2]
+
+        return jax.vmap(stream, (1, 1), 1)(inputs, valid)
+
+    def init(key):
+        state, example = initial_state(), encode_input(spec.example_input(), spec)
+        return module.init(key, _stepwise(state.time, length), state.rings, (state.keys, state.values), example)
+
+    return Network(init=init, apply=apply, initial_state=initial_state, head=head_for(spec.action), unroll=unroll)

@@ -1,0 +1,253 @@
+"""A hidden goal on a small grid, as in VariBAD's GridNavi (Zintgraf et al., 2020, arXiv:1910.08348): exact returns.
+
+Every episode starts at the same cell. An action moves to a neighbouring cell or stays; being on the goal after a step
+pays `goal_reward`, being elsewhere `step_reward`; nothing ends an episode early. The goal is uniform over some cells,
+the same for all episodes of a trial, and not shown.
+
+Two facts make the Bayes-optimal policy a matter of planning one path:
+
+* What is learned is deterministic: a visit of a cell says whether the goal is there, and nothing else says anything. So
+  until the goal is found nothing depends on chance, and a policy is one sequence of cells for the whole trial.
+* Once the goal g is found at step t of an episode (counted from 1), nothing is better than to stay, for H + 1 - t steps
+  at the goal, and to walk straight there in each later episode, for H + 1 - d(g), where d is the distance from the
+  start: that is what an agent gets that knows the goal from the beginning.
+
+So the expected return is an affine function of the score of the path: the sum, over the goal cells that it visits, of
+(H + 1 - t) + (episodes left after this one) x (H + 1 - d(g)), where t and the episode are those of the first visit.
+
+The path with the highest score is found by dynamic programming over (episode, step, position, set of visited cells),
+forward in time, where of all paths to the same such state only the best is kept. States are dropped where even an upper
+bound of what can follow falls short of a threshold. The threshold starts at the bound of the whole trial; as long as no
+path survives, it is lowered to the highest bound that was dropped. A path that survives is hence optimal.
+The bound of what an unvisited cell can still add: in this episode it is reached after as many steps as it is away, and
+no two cells in the same step; in a later one, after d(g) steps at the earliest, which adds at most (episodes left after
+this one) x (H + 1 - d(g)).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from jaxmeta.references.base import check_sizes
+
+__all__ = ["Grid", "bayes_optimal_path", "bayes_optimal_returns", "oracle_return", "path_returns"]
+
+Cell = tuple[int, int]
+MAX_GOALS = 56
+MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A square grid with a hidden goal; the defaults are those of VariBAD."""
+
+    size: int = 5
+    """Cells along one side."""
+    start: Cell = (0, 0)
+    no_goal: tuple[Cell, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
+    """Cells where the goal never is; the start is always one of them."""
+    horizon: int = 15
+    """Steps in an episode."""
+    goal_reward: float = 1.0
+    step_reward: float = -0.1
+    """Paid where the goal is not."""
+
+    def __post_init__(self):
+        check_sizes(size=self.size, horizon=self.horizon)
+        if self.goal_reward <= self.step_reward:
+            raise ValueError(
+                f"grid.goal_reward is {self.goal_reward}; it must be above step_reward, which is {self.step_reward}"
+            )
+        if not 1 <= len(self.goals) <= MAX_GOALS:
+            raise ValueError(f"the grid has {len(self.goals)} goal cells; it must have 1 to {MAX_GOALS} to be solved")
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, row by row."""
+        return tuple((row, column) for row in range(self.size) for column in range(self.size))
+
+    @property
+    def goals(self) -> tuple[Cell, ...]:
+        """Cells where the goal can be."""
+        return tuple(cell for cell in self.cells if cell not in self.no_goal and cell != self.start)
+
+
+def oracle_return(grid: Grid = Grid()) -> float:
+    """Computes the expected return of an episode of an agent that knows the goal."""
+    on_goal = [max(0, grid.horizon + 1 - _distance(grid.start, goal)) for goal in grid.goals]
+    return float(_to_return(grid, np.mean(on_goal)))
+
+
+def bayes_optimal_returns(grid: Grid = Grid(), episodes: int = 4) -> np.ndarray:
+    """Computes the expected return of each episode under a policy with the highest expected total, [episodes].
+
+    Where several policies share the highest total, their episodes can differ; this is one of them.
+    """
+    return path_returns(grid, bayes_optimal_path(grid, episodes))
+
+
+def path_returns(grid: Grid, path: np.ndarray) -> np.ndarray:
+    """Computes the expected returns of following a path until the goal is found, and of exploiting it from then on.
+
+    Args:
+      path: cells after each step, [episodes, horizon, 2].
+
+    Returns:
+      Expected return of each episode over all goals, [episodes].
+    """
+    on_goal = np.zeros((len(grid.goals), len(path)))
+    for index, goal in enumerate(grid.goals):
+        found = False
+        for episode, cells in enumerate(path):
+            visits = np.flatnonzero((cells == goal).all(-1))
+            if found:
+                on_goal[index, episode] = max(0, grid.horizon + 1 - _distance(grid.start, goal))
+            elif len(visits):
+                found = True
+                on_goal[index, episode] = grid.horizon - visits[0]
+    return _to_return(grid, on_goal.mean(0))
+
+
+@functools.lru_cache(maxsize=8)
+def bayes_optimal_path(grid: Grid = Grid(), episodes: int = 4) -> np.ndarray:
+    """Finds what a Bayes-optimal agent does until it finds the goal.
+
+    Takes milliseconds for the default. Where an episode is long enough to find many goals and no path comes near its
+    bound, time and memory grow steeply with the number of goal cells: two episodes on 6 x 6 cells take over 20 seconds.
+
+    Returns:
+      Cells after each step, [episodes, horizon, 2].
+    """
+    check_sizes(episodes=episodes)
+    tables = _Tables.build(grid, episodes)
+    threshold = int(_bound(tables, _first_states(grid), episode=0, time=0)[0])
+    while True:
+        states, dropped = _search(tables, threshold)
+        if len(states.score):
+            path = states.path[np.argmax(states.score)]
+            return np.array(grid.cells)[path].reshape(episodes, grid.horizon, 2)
+        threshold = dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class _States:
+    """States that the search has reached in one step: M of them."""
+
+    visited: np.ndarray
+    """Goal cells visited so far, one bit each, [M]."""
+    position: np.ndarray
+    """Index of a cell, [M]."""
+    score: np.ndarray
+    """The highest score of a path to this state, [M]."""
+    path: np.ndarray
+    """Such a path: indices of cells, [M, steps]."""
+
+    def take(self, index: np.ndarray) -> _States:
+        return _States(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tables:
+    """The grid as arrays: C cells, G of them goals."""
+
+    horizon: int
+    episodes: int
+    start: int
+    neighbours: np.ndarray
+    """Where each action leads from each cell, [C, 5]."""
+    goal_of: np.ndarray
+    """Which goal a cell is, -1 for none, [C]."""
+    distance: np.ndarray
+    """Steps from each cell to each goal, [C, G]."""
+    straight: np.ndarray
+    """Steps at each goal in an episode of an agent that knows it, H + 1 - d, [G]."""
+
+    @staticmethod
+    def build(grid: Grid, episodes: int) -> _Tables:
+        cells, goals = grid.cells, grid.goals
+        last = grid.size - 1
+        step = lambda cell, move: tuple(min(max(c + m, 0), last) for c, m in zip(cell, move, strict=True))  # noqa: E731
+        start = cells.index(grid.start)
+        distance = np.array([[_distance(cell, goal) for goal in goals] for cell in cells])
+        return _Tables(
+            horizon=grid.horizon,
+            episodes=episodes,
+            start=start,
+            neighbours=np.array([[cells.index(step(cell, move)) for move in MOVES] for cell in cells]),
+            goal_of=np.array([goals.index(cell) if cell in goals else -1 for cell in cells]),
+            distance=distance,
+            straight=np.maximum(grid.horizon + 1 - distance[start], 0),
+        )
+
+
+def _search(tables: _Tables, threshold: int) -> tuple[_States, int]:
+    """Follows all paths whose bound reaches a threshold; also returns the highest bound below it that was met."""
+    states, dropped = _first_states_at(tables.start), -1
+    for episode in range(tables.episodes):
+        states = dataclasses.replace(states, position=np.full_like(states.position, tables.start))
+        for time in range(1, tables.horizon + 1):
+            states = _best_of_equals(_successors(tables, states, episode, time))
+            bound = _bound(tables, states, episode, time)
+            keep = bound >= threshold
+            dropped = max(dropped, int(bound[~keep].max(initial=-1)))
+            states = states.take(np.flatnonzero(keep))
+    return states, dropped
+
+
+def _successors(tables: _Tables, states: _States, episode: int, time: int) -> _States:
+    """Takes every action in every state."""
+    source = np.repeat(np.arange(len(states.score)), len(MOVES))
+    position = tables.neighbours[states.position].ravel()
+    goal = tables.goal_of[position]
+    bit = np.where(goal >= 0, np.int64(1) << np.maximum(goal, 0), 0)
+    visited = states.visited[source]
+    worth = tables.horizon + 1 - time + (tables.episodes - 1 - episode) * tables.straight[goal]
+    return _States(
+        visited=visited | bit,
+        position=position,
+        score=states.score[source] + np.where(bit & ~visited, worth, 0),
+        path=np.concatenate([states.path[source], position[:, None].astype(np.uint8)], 1),
+    )
+
+
+def _best_of_equals(states: _States) -> _States:
+    """Keeps, of the states with the same position and visited cells, one with the highest score."""
+    order = np.lexsort((-states.score, states.position, states.visited))
+    visited, position = states.visited[order], states.position[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (visited[1:] != visited[:-1]) | (position[1:] != position[:-1])
+    return states.take(order[new])
+
+
+def _bound(tables: _Tables, states: _States, episode: int, time: int) -> np.ndarray:
+    """Bounds from above what the whole path can score, for each state after `time` steps of an episode, [M]."""
+    remaining = (states.visited[:, None] >> np.arange(len(tables.straight))) & 1 == 0
+    distance = np.where(remaining, np.maximum(tables.distance[states.position], 1), 0)
+    soon, in_reach = np.zeros_like(states.score), np.zeros_like(states.score)
+    for step in range(1, tables.horizon + 1 - time):
+        in_reach += (distance == step).sum(1)
+        soon += (in_reach > 0) * (tables.horizon + 1 - time - step)
+        in_reach -= in_reach > 0
+    later = (tables.episodes - 1 - episode) * (remaining @ tables.straight)
+    return states.score + soon + later
+
+
+def _first_states(grid: Grid) -> _States:
+    return _first_states_at(grid.cells.index(grid.start))
+
+
+def _first_states_at(start: int) -> _States:
+    zero = np.zeros(1, np.int64)
+    return _States(visited=zero, position=zero + start, score=zero, path=np.zeros((1, 0), np.uint8))
+
+
+def _to_return(grid: Grid, on_goal):
+    """Turns the expected number of steps at the goal into the expected return of an episode."""
+    return grid.step_reward * grid.horizon + (grid.goal_reward - grid.step_reward) * on_goal
+
+
+def _distance(cell: Cell, other: Cell) -> int:
+    return abs(cell[0] - other[0]) + abs(cell[1] - other[1])

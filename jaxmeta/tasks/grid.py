@@ -1,0 +1,105 @@
+"""A grid with a hidden goal: GridNavi of VariBAD (Zintgraf et al., 2020, arXiv:1910.08348)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmeta.tasks.base import TaskFamily, flatten_task
+from jaxmeta.types import Array, Discrete, Key, Spec, Step
+
+MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+"""Displacement (x, y) in cells of each action: stay, up, right, down, left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GridConfig:
+    """`grid-navigation`: an agent looks for a goal cell that it cannot see.
+
+    Law: the goal is uniform over all cells but the start corner's block (0, 0), (0, 1), (1, 0), (1, 1): 21 goals on 5x5
+    cells, as in VariBAD's GridNavi (Zintgraf et al., 2020, arXiv:1910.08348).
+    Reward: 1 at every step that ends on the goal, else -0.1.
+    Horizon: 15 steps by default; never ends early, the goal included. Every episode starts at (0, 0). Action: stay, up,
+    right, down, left; a move into the border stays. Observation: the coordinates (x, y) in cells, as floats [2].
+    """
+
+    size: int = 5
+    """Cells along a side."""
+    horizon: int = 15
+    """Steps in an episode."""
+    num_episodes: int = 4
+    """Episodes in a trial of an agent that remembers."""
+
+    def __post_init__(self):
+        if self.size < 3:
+            raise ValueError(
+                f"tasks.size is {self.size}; a side needs at least 3 cells, as no goal lies in the start's 2x2 block"
+            )
+        if self.horizon < 1:
+            raise ValueError(f"tasks.horizon is {self.horizon}; an episode needs at least 1 step")
+        if self.num_episodes < 1:
+            raise ValueError(f"tasks.num_episodes is {self.num_episodes}; a trial needs at least 1 episode")
+
+
+class GridTask(struct.PyTreeNode):
+    """Where the goal is."""
+
+    goal: Array
+    """Cell (x, y), int32 [2]."""
+
+
+class GridState(struct.PyTreeNode):
+    """Where the agent is."""
+
+    position: Array
+    """Cell (x, y), int32 [2]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GridNavigation:
+    """A square of cells to walk on, from the corner (0, 0).
+
+    The reward is 1 where a step ends on the goal and -0.1 elsewhere; the goal ends nothing, an agent that knows it
+    walks there and stays. The observation is the position: the goal is what the agent must find out.
+    """
+
+    size: int = 5
+    horizon: int = 15
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(observation=(2,), action=Discrete(len(MOVES)), horizon=self.horizon)
+
+    def reset(self, key: Key, task: GridTask) -> tuple[GridState, Array]:
+        position = jnp.zeros(2, jnp.int32)
+        return GridState(position), position.astype(jnp.float32)
+
+    def step(self, key: Key, state: GridState, action: Array, task: GridTask) -> tuple[GridState, Step]:
+        position = jnp.clip(state.position + jnp.array(MOVES)[action], 0, self.size - 1)
+        reward = jnp.where(jnp.all(position == task.goal), 1.0, -0.1).astype(jnp.float32)
+        step = Step(obs=position.astype(jnp.float32), reward=reward, terminated=jnp.array(False))
+        return GridState(position), step
+
+
+def all_goals(config: GridConfig = GridConfig()) -> GridTask:
+    """Lists every task of the family, to evaluate on all of them.
+
+    Returns:
+      The tasks of all goals, stacked: `goal` is int32 [size² - 4, 2].
+    """
+    cells = itertools.product(range(config.size), repeat=2)
+    return GridTask(goal=jnp.array([cell for cell in cells if max(cell) > 1], jnp.int32))
+
+
+def grid_navigation(config: GridConfig = GridConfig()) -> TaskFamily:
+    """Builds the family of goals uniform over the cells away from the start."""
+
+    def sample(key):
+        return GridTask(goal=jax.random.choice(key, all_goals(config).goal))
+
+    env = GridNavigation(config.size, config.horizon)
+    return TaskFamily(env, sample, sample, flatten_task, episodes=config.num_episodes)

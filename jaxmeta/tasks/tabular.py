@@ -1,0 +1,101 @@
+"""Random tabular MDPs, as in RL² (Duan et al., 2016, arXiv:1611.02779)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmeta.tasks.base import TaskFamily, flatten_task
+from jaxmeta.types import Array, Discrete, Key, Spec, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class TabularConfig:
+    """`tabular`: MDPs of few states whose rewards and transitions are drawn per task.
+
+    Law: mean rewards R(s, a) ~ N(1, 1), transitions P(·|s, a) ~ Dirichlet(1, ..., 1), all independent (Duan et al.,
+    2016, arXiv:1611.02779).
+    Reward: N(R(s, a), 1), fresh noise at every step; s is the state that the action was taken in.
+    Horizon: 10 steps by default; never ends early. Every episode starts in state 0. Observation: the state, one-hot
+    [num_states].
+    """
+
+    num_states: int = 10
+    """States of an MDP."""
+    num_actions: int = 5
+    """Actions in every state."""
+    horizon: int = 10
+    """Steps in an episode."""
+    num_episodes: int = 10
+    """Episodes in a trial of an agent that remembers; published are 10, 25, 50, 75 and 100."""
+
+    def __post_init__(self):
+        for name, needs in (
+            ("num_states", "an MDP needs at least 1 state"),
+            ("num_actions", "an MDP needs at least 1 action"),
+            ("horizon", "an episode needs at least 1 step"),
+            ("num_episodes", "a trial needs at least 1 episode"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"tasks.{name} is {getattr(self, name)}; {needs}")
+
+
+class TabularTask(struct.PyTreeNode):
+    """One MDP."""
+
+    reward: Array
+    """Mean reward of an action in a state, [num_states, num_actions]; the variance is 1."""
+    transition: Array
+    """Probability of the next state, [num_states, num_actions, num_states]; the last axis sums to 1."""
+
+
+class TabularState(struct.PyTreeNode):
+    """Where the agent is."""
+
+    index: Array
+    """Number of the state, int32 scalar."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabular:
+    """An MDP whose tables are the task. Episodes start in state 0; the observation is the state, one-hot."""
+
+    num_states: int = 10
+    num_actions: int = 5
+    horizon: int = 10
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(observation=(self.num_states,), action=Discrete(self.num_actions), horizon=self.horizon)
+
+    def reset(self, key: Key, task: TabularTask) -> tuple[TabularState, Array]:
+        index = jnp.zeros((), jnp.int32)
+        return TabularState(index), self._observe(index)
+
+    def step(self, key: Key, state: TabularState, action: Array, task: TabularTask) -> tuple[TabularState, Step]:
+        reward_key, state_key = jax.random.split(key)
+        reward = task.reward[state.index, action] + jax.random.normal(reward_key)
+        # without the last sum, which should be 1: what rounding takes from it belongs to the last state all the same
+        below = jnp.cumsum(task.transition[state.index, action])[:-1]
+        index = jnp.sum(jax.random.uniform(state_key) >= below, dtype=jnp.int32)
+        return TabularState(index), Step(obs=self._observe(index), reward=reward, terminated=jnp.array(False))
+
+    def _observe(self, index: Array) -> Array:
+        return jax.nn.one_hot(index, self.num_states)
+
+
+def tabular(config: TabularConfig = TabularConfig()) -> TaskFamily:
+    """Builds the family of random MDPs."""
+    env = Tabular(config.num_states, config.num_actions, config.horizon)
+
+    def sample(key):
+        reward_key, transition_key = jax.random.split(key)
+        reward = 1.0 + jax.random.normal(reward_key, (config.num_states, config.num_actions))
+        # a negated Gumbel is the log of an exponential, and exponentials divided by their sum are Dirichlet(1)
+        log_weight = -jax.random.gumbel(transition_key, (*reward.shape, config.num_states))
+        return TabularTask(reward=reward, transition=jax.nn.softmax(log_weight))
+
+    return TaskFamily(env, sample, sample, flatten_task, episodes=config.num_episodes)

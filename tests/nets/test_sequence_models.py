@@ -1,0 +1,146 @@
+"""Sequence models say the same whether they step or unroll, with and without gaps, and never see the future."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmeta import nets
+from jaxmeta.types import Discrete, Input, Spec
+
+LENGTH, STREAMS = 13, 3
+SPEC = Spec((2,), Discrete(3), horizon=LENGTH)
+MODELS = {
+    "lru": lambda spec: nets.linear_recurrent_actor_critic(spec, hidden=6),
+    "snail": lambda spec: nets.snail_actor_critic(spec, LENGTH, filters=4, key_size=5, value_size=3),
+    # attention reaches back over fewer steps than there are
+    "snail-short": lambda spec: nets.snail_actor_critic(spec, 5, filters=4, key_size=5, value_size=3),
+}
+
+
+def inputs_of(key, length=LENGTH, streams=STREAMS):
+    keys = jax.random.split(key, 3)
+    shape = (length, streams)
+    return Input(
+        obs=jax.random.normal(keys[0], (*shape, 2)),
+        prev_action=jax.random.randint(keys[1], shape, 0, 3),
+        prev_reward=jax.random.normal(keys[2], shape),
+        prev_done=jnp.zeros(shape),
+        first=jnp.zeros(shape).at[0].set(1.0),
+    )
+
+
+def fresh(network, streams=STREAMS):
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (streams, *leaf.shape)), network.initial_state())
+
+
+def stepping(network, params, inputs, valid):
+    """What the engine does: an invalid step speaks, and leaves the carry as it was."""
+
+    def step(carry, moment):
+        inputs, valid = moment
+        following, output = jax.vmap(network.apply, (None, 0, 0))(params, carry, inputs)
+        keep = lambda new, old: jnp.where(valid.reshape(-1, *[1] * (new.ndim - 1)) > 0, new, old)  # noqa: E731
+        return jax.tree.map(keep, following, carry), output
+
+    return jax.lax.scan(step, fresh(network, valid.shape[1]), (inputs, valid))[1]
+
+
+def loud(params):
+    """Scales all params up, so that what is said depends much on what was seen."""
+    return jax.tree.map(lambda leaf: 1.5 * leaf + 0.1, params)
+
+
+@pytest.mark.parametrize("gaps", [False, True], ids=["whole", "gaps"])
+@pytest.mark.parametrize("model", MODELS)
+def test_stepping_equals_unrolling(model, gaps):
+    network = MODELS[model](dataclasses.replace(SPEC, terminates=gaps))
+    params = loud(network.init(jax.random.key(0)))
+    inputs = inputs_of(jax.random.key(1))
+    valid = jnp.ones((LENGTH, STREAMS))
+    if gaps:  # one stream without a gap, one with two, one that has hardly begun
+        valid = valid.at[3:6, 1].set(0.0).at[9, 1].set(0.0).at[1:, 2].set(0.0)
+    stepped = jax.jit(lambda: stepping(network, params, inputs, valid))()
+    unrolled = jax.jit(lambda: network.unroll(params, fresh(network), inputs, valid))()
+    assert unrolled.dist.shape == (LENGTH, STREAMS, 3) and unrolled.value.shape == (LENGTH, STREAMS)
+    np.testing.assert_allclose(unrolled.dist, stepped.dist, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(unrolled.value, stepped.value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_said_depends_on_the_past_and_not_on_the_future(model):
+    network = MODELS[model](SPEC)
+    params = loud(network.init(jax.random.key(0)))
+    inputs, valid = inputs_of(jax.random.key(1)), jnp.ones((LENGTH, STREAMS))
+    says = jax.jit(lambda reward: network.unroll(params, fresh(network), inputs.replace(prev_reward=reward), valid))
+    before = says(inputs.prev_reward).dist
+    for time in (0, 5, LENGTH - 1):
+        after = says(inputs.prev_reward.at[time, 0].add(1.0)).dist
+        np.testing.assert_array_equal(after[:time], before[:time])
+        np.testing.assert_array_equal(after[:, 1:], before[:, 1:])
+        assert (np.abs(after - before)[time:, 0].max(-1) > 1e-6).all(), "a later step does not see it"
+
+
+def test_attention_in_blocks_equals_attention_at_once(monkeypatch):
+    network = MODELS["snail"](dataclasses.replace(SPEC, terminates=True))
+    params, inputs = loud(network.init(jax.random.key(0))), inputs_of(jax.random.key(1))
+    valid = jnp.ones((LENGTH, STREAMS)).at[4:7, 0].set(0.0)
+
+    def value_and_slope():
+        loss = lambda params: jnp.sum(network.unroll(params, fresh(network), inputs, valid).value ** 2)  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    whole = value_and_slope()
+    monkeypatch.setattr(nets.snail, "QUERY_BLOCK", 4)
+    blocks = value_and_slope()
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["lru", "snail"])
+def test_training_needs_memory_linear_in_the_trial(model):
+    length = 1024
+    spec = Spec((2,), Discrete(3), horizon=length, terminates=True)
+    small = {"lru": lambda: nets.linear_recurrent_actor_critic(spec, hidden=4)}
+    small["snail"] = lambda: nets.snail_actor_critic(spec, length, filters=2, key_size=2, value_size=2)
+    network = small[model]()
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    inputs = jax.eval_shape(lambda: inputs_of(jax.random.key(0), length, 1))
+
+    def loss(params, inputs):
+        return jnp.sum(network.unroll(params, fresh(network, 1), inputs, jnp.ones((length, 1))).value)
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(params, inputs))
+    largest = max(math.prod(map(int, shape.split(","))) for shape in re.findall(r"\w+\[([\d,]+)\]", program))
+    assert largest < length**2 / 4
+
+
+def test_snail_sees_the_whole_trial_through_convolutions_alone():
+    for length, layers in ((1, 0), (2, 1), (8, 3), (9, 4), (100, 7)):
+        state = nets.snail_actor_critic(SPEC, length, tc_blocks=2).initial_state()
+        sizes = [ring.shape[0] for ring in state.rings]
+        assert sizes == 2 * [2**layer for layer in range(layers)]
+        assert sum(sizes) // 2 + 1 >= length
+
+
+def test_states_of_the_lru_are_stable_and_some_are_slow():
+    size = np.exp(-np.exp(nets.linear_recurrence._log_decay_init(jax.random.key(0), (64,))))
+    assert 0.98 < size.max() < 1.0 and 0.49 < size.min() < 0.7
+
+
+def test_the_state_of_each_cell_has_its_form():
+    assert nets.recurrent_actor_critic(SPEC, "gru", 8).initial_state().shape == (8,)
+    cell, hidden = nets.recurrent_actor_critic(SPEC, "lstm", 8).initial_state()
+    assert cell.shape == hidden.shape == (8,)
+    assert [leaf.shape for leaf in nets.recurrent_actor_critic(SPEC, "lru", 8).initial_state()] == [(8,), (8,)]
+
+
+def test_a_trial_without_steps_is_refused():
+    with pytest.raises(ValueError, match="length is 0; a trial has at least 1 step"):
+        nets.snail_actor_critic(SPEC, 0)
