@@ -6,6 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
+AN_EPISODE = "an episode needs at least 1 step"
+A_TRIAL = "a trial needs at least 1 episode"
+
 
 def positive(config: Any, *names: str) -> None:
     """Raises a ValueError unless all named fields are above zero."""
@@ -31,6 +34,13 @@ def finite(config: Any) -> None:
     """Raises a ValueError if any field of a config is NaN or infinite."""
     names = [field.name for field in dataclasses.fields(config) if isinstance(getattr(config, field.name), float)]
     _check(config, names, math.isfinite, "it must be finite")
+
+
+def task_sizes(config: Any, **needs: str) -> None:
+    """Raises a ValueError unless all named sizes of a task family are at least one; the values say what needs that."""
+    for name, need in needs.items():
+        if getattr(config, name) < 1:
+            raise ValueError(f"tasks.{name} is {getattr(config, name)}; {need}")
 
 
 def _check(config: Any, names, holds, remedy: str) -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmeta import outer, rl
+from jaxmeta.core.checkpoint import keys_as_data
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, replay, unroll
 from jaxmeta.core.train import init_state, make_chunk
@@ -182,7 +183,7 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     begun = jax.tree.map(np.array, start.params)
     halves, _ = three(three(start)[0])
     whole, metrics = six(init_state(meta, key))
-    _all_close("two chunks of 3 updates", _raw(halves), _raw(whole), "one chunk of 6", 0.0)
+    _all_close("two chunks of 3 updates", keys_as_data(halves), keys_as_data(whole), "one chunk of 6", 0.0)
     for name, values in metrics.items():
         _require(bool(jnp.isfinite(values).all()), f"metric {name!r} is not finite within 6 updates")
     moved = jax.tree.map(lambda before, after: not np.array_equal(before, after), begun, whole.params)
@@ -270,16 +271,10 @@ def _same_form(name: str, tree: Any, other_name: str, other: Any) -> None:
         _require(same, f"{name} has {_form(leaf)} at {where}; {other_name} has {_form(other_leaf)}")
 
 
-def _raw(tree: Any) -> Any:
-    """Replaces PRNG keys by their data, so that they can be compared."""
-    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
-
-
 def _all_close(name: str, tree: Any, other: Any, other_name: str, tolerance: float) -> None:
     """Checks that two trees have equal leaves: bit for bit with tolerance 0."""
     for (path, leaf), other_leaf in zip(
-        jax.tree.leaves_with_path(_raw(tree)), jax.tree.leaves(_raw(other)), strict=True
+        jax.tree.leaves_with_path(keys_as_data(tree)), jax.tree.leaves(keys_as_data(other)), strict=True
     ):
         leaf, other_leaf = np.asarray(leaf), np.asarray(other_leaf)
         if np.allclose(leaf, other_leaf, rtol=tolerance, atol=tolerance, equal_nan=tolerance > 0):

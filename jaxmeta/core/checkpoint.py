@@ -37,7 +37,7 @@ class Checkpointer:
     def save(self, update: int, state: TrainState) -> None:
         """Writes a state; when this returns, it is complete on disk."""
         if update != self.latest():
-            self._manager.save(update, args=self._ocp.args.StandardSave(_to_arrays(state)))
+            self._manager.save(update, args=self._ocp.args.StandardSave(keys_as_data(state)))
             self._manager.wait_until_finished()
 
     def restore(self, like: TrainState, update: int | None = None) -> TrainState:
@@ -53,7 +53,7 @@ class Checkpointer:
         update = self.latest() if update is None else update
         if update is None:
             raise CheckpointError(f"no checkpoint in {self.folder}")
-        expected = _to_arrays(like)
+        expected = keys_as_data(like)
         try:
             self._check(update, expected)
             saved = self._manager.restore(update, args=self._ocp.args.StandardRestore(expected))
@@ -78,9 +78,9 @@ class Checkpointer:
         self._manager.close()
 
 
-def _to_arrays(state):
-    """Replaces PRNG keys by their raw data: what is stored is plain arrays."""
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)
+def keys_as_data(tree):
+    """Replaces the PRNG keys of a tree by their raw data: what can be stored, or compared, is plain arrays."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
 
 
 def _like_original(original, saved):

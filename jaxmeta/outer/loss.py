@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +81,24 @@ def meta_loss(
     Returns:
       A pure function (params, trials) -> scalar.
     """
-    one = trial_loss(learner, objective, advantage, **options)
-    return lambda params, trials: jnp.mean(jax.vmap(one, (None, 0))(params, trials)[0])
+    batch = batch_loss(trial_loss(learner, objective, advantage, **options))
+    return lambda params, trials: batch(params, trials)[0]
+
+
+def batch_loss(
+    loss: Callable[[Params, Trial], tuple[Array, Metrics]],
+) -> Callable[[Params, Trial], tuple[Array, Metrics]]:
+    """Averages a loss of one trial, and its metrics, over a batch of trials [N, ...]."""
+
+    def mean(params: Params, trials: Trial) -> tuple[Array, Metrics]:
+        return jax.tree.map(jnp.mean, jax.vmap(loss, (None, 0))(params, trials))
+
+    return mean
+
+
+def mean_over_trials(function: Callable[[Trial], Any], trials: Trial) -> Any:
+    """Averages `function(some trials) -> mean over those` over the trials of all devices, in cache-sized pieces."""
+    return parallel.task_mean(parallel.mean_over_chunks(function, trials, gradient_chunk(trials)))
 
 
 def gradient_chunk(trials: Trial) -> int | None:

@@ -70,7 +70,7 @@ def on_policy(
 
 
 def trial_metrics(trials: Trial, plan: Plan) -> Metrics:
-    """Averages returns over tasks and streams: by round if the agent adapts between rounds, else by episode."""
+    """Averages over tasks and streams: returns of every round and of the first and last episode; steps per task."""
     returns = episode_returns(trials.rounds.reward, plan.episodes).mean((0, 2))
     steps = {"env_steps": trials.rounds.valid.sum((1, 2, 3)).mean()}
     by_round = {f"return/round_{index}": value for index, value in enumerate(returns.sum(-1))}

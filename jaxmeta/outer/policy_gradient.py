@@ -12,7 +12,7 @@ import optax
 from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.outer.loss import gradient_chunk, trial_loss
+from jaxmeta.outer.loss import batch_loss, mean_over_trials, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Key, Metrics, Params, Plan, Trial
@@ -71,21 +71,13 @@ def policy_gradient(
     )
     tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
 
-    def batch_loss(params: Params, trials: Trial):
-        values, metrics = jax.vmap(loss, (None, 0))(params, trials)
-        return jnp.mean(values), jax.tree.map(jnp.mean, metrics)
+    value_and_grad = jax.value_and_grad(batch_loss(loss), has_aux=True)
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key) -> tuple[Params, Any, Metrics]:
         def step(state, members):
             params, opt_state = state
             batch = jax.tree.map(lambda leaf: leaf[members], trials)
-            (_, metrics), gradient = parallel.task_mean(
-                parallel.mean_over_chunks(
-                    lambda some: jax.value_and_grad(batch_loss, has_aux=True)(params, some),
-                    batch,
-                    gradient_chunk(batch),
-                )
-            )
+            (_, metrics), gradient = mean_over_trials(lambda some: value_and_grad(params, some), batch)
             update, opt_state = tx.update(gradient, opt_state, params)
             metrics["grad_norm"] = optax.global_norm(gradient)
             return (optax.apply_updates(params, update), opt_state), metrics

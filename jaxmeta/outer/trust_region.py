@@ -15,7 +15,7 @@ from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_last
-from jaxmeta.outer.loss import gradient_chunk, trial_loss
+from jaxmeta.outer.loss import batch_loss, gradient_chunk, mean_over_trials, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Output, Params, Plan, Trial
@@ -68,17 +68,12 @@ def trust_region(
     """
     loss = trial_loss(learner, rl.ratio, advantage)
 
-    def batch_loss(params: Params, trials: Trial) -> tuple[Array, Array]:
-        values, metrics = jax.vmap(loss, (None, 0))(params, trials)
-        return jnp.mean(values), jnp.mean(metrics["kl"])
-
-    def over_all(function, trials: Trial):
-        return parallel.task_mean(parallel.mean_over_chunks(function, trials, gradient_chunk(trials)))
+    mean_loss = batch_loss(loss)
+    value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key) -> tuple[Params, Any, Metrics]:
         flat, unravel = ravel_pytree(params)
-        value_and_grad = jax.value_and_grad(batch_loss, has_aux=True)
-        (before, _), gradient = over_all(lambda some: value_and_grad(params, some), trials)
+        (before, _), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
         gradient, _ = ravel_pytree(gradient)
         curve = curvature(learner, params, _some_streams(trials, config.curvature_fraction))
 
@@ -88,7 +83,8 @@ def trust_region(
         step = natural_step(gradient, product, config.max_kl, config.cg_iterations)
 
         def evaluate(flat: Array) -> tuple[Array, Array]:
-            return over_all(lambda some: batch_loss(unravel(flat), some), trials)
+            value, metrics = mean_over_trials(lambda some: mean_loss(unravel(flat), some), trials)
+            return value, metrics["kl"]
 
         flat, metrics = line_search(evaluate, flat, step, before, config)
         return unravel(flat), opt_state, metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}

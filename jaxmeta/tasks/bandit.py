@@ -10,15 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxmeta import checks
 from jaxmeta.tasks.base import TaskFamily, flatten_task
 from jaxmeta.types import Array, Discrete, Key, Spec, Step, Task
 
-
-def _check_pulls(config: Any) -> None:
-    if config.num_pulls < 1:
-        raise ValueError(
-            f"tasks.num_pulls is {config.num_pulls}; a trial needs at least 1 pull (try --tasks.num-pulls 10)"
-        )
+A_TRIAL = "a trial needs at least 1 pull (try --tasks.num-pulls 10)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +27,7 @@ class BanditConfig:
     """Pulls in a trial of an agent that remembers; each pull is an episode of one step."""
 
     def __post_init__(self):
-        if self.num_arms < 1:
-            raise ValueError(
-                f"tasks.num_arms is {self.num_arms}; a bandit needs at least 1 arm (try --tasks.num-arms 10)"
-            )
-        _check_pulls(self)
+        checks.task_sizes(self, num_arms="a bandit needs at least 1 arm (try --tasks.num-arms 10)", num_pulls=A_TRIAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +57,7 @@ class DependentBanditConfig:
         if self.variant != "uniform" and self.variant not in WORSE_ARM:
             known = ", ".join(("uniform", *WORSE_ARM))
             raise ValueError(f"tasks.variant is {self.variant!r}; known variants are {known}")
-        _check_pulls(self)
+        checks.task_sizes(self, num_pulls=A_TRIAL)
 
 
 WORSE_ARM = {"easy": 0.1, "medium": 0.25, "hard": 0.4}

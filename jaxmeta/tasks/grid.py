@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxmeta import checks
 from jaxmeta.tasks.base import TaskFamily, flatten_task
 from jaxmeta.types import Array, Discrete, Key, Spec, Step
 
@@ -39,10 +40,7 @@ class GridConfig:
             raise ValueError(
                 f"tasks.size is {self.size}; a side needs at least 3 cells, as no goal lies in the start's 2x2 block"
             )
-        if self.horizon < 1:
-            raise ValueError(f"tasks.horizon is {self.horizon}; an episode needs at least 1 step")
-        if self.num_episodes < 1:
-            raise ValueError(f"tasks.num_episodes is {self.num_episodes}; a trial needs at least 1 episode")
+        checks.task_sizes(self, horizon=checks.AN_EPISODE, num_episodes=checks.A_TRIAL)
 
 
 class GridTask(struct.PyTreeNode):

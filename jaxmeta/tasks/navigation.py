@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxmeta import checks
 from jaxmeta.tasks.base import TaskFamily, flatten_task
 from jaxmeta.types import Array, Continuous, Key, Spec, Step
 
@@ -22,8 +23,7 @@ class NavigationConfig:
     """Goals are uniform in [-extent, extent] in both coordinates, in metres."""
 
     def __post_init__(self):
-        if self.horizon < 1:
-            raise ValueError(f"tasks.horizon is {self.horizon}; an episode needs at least 1 step")
+        checks.task_sizes(self, horizon=checks.AN_EPISODE)
         if not self.extent > 0:
             raise ValueError(f"tasks.extent is {self.extent}; goals need a square of positive size")
 

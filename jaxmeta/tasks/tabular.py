@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxmeta import checks
 from jaxmeta.tasks.base import TaskFamily, flatten_task
 from jaxmeta.types import Array, Discrete, Key, Spec, Step
 
@@ -33,14 +34,13 @@ class TabularConfig:
     """Episodes in a trial of an agent that remembers; published are 10, 25, 50, 75 and 100."""
 
     def __post_init__(self):
-        for name, needs in (
-            ("num_states", "an MDP needs at least 1 state"),
-            ("num_actions", "an MDP needs at least 1 action"),
-            ("horizon", "an episode needs at least 1 step"),
-            ("num_episodes", "a trial needs at least 1 episode"),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"tasks.{name} is {getattr(self, name)}; {needs}")
+        checks.task_sizes(
+            self,
+            num_states="an MDP needs at least 1 state",
+            num_actions="an MDP needs at least 1 action",
+            horizon=checks.AN_EPISODE,
+            num_episodes=checks.A_TRIAL,
+        )
 
 
 class TabularTask(struct.PyTreeNode):

@@ -8,6 +8,8 @@ import io
 import warnings
 from typing import Any
 
+from jaxmeta import checks
+
 BACKENDS = ("spring", "generalized", "positional", "mjx")
 
 
@@ -29,8 +31,7 @@ class LocomotionConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"tasks.{name} is {value}; the solver needs at least 1")
-        if self.horizon < 1:
-            raise ValueError(f"tasks.horizon is {self.horizon}; an episode needs at least 1 step")
+        checks.task_sizes(self, horizon=checks.AN_EPISODE)
         if self.backend not in BACKENDS:
             raise ValueError(f"tasks.backend is {self.backend!r}; known backends are {', '.join(BACKENDS)}")
 

@@ -1,0 +1,44 @@
+"""What the recipes of all agents that remember share: a trial is one stream of episodes, and its return is the goal."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxmeta import checks, inner, nets, outer, rl
+from jaxmeta.core.learner import MetaLearner
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeTrialsConfig:
+    """The fields that every agent with a memory has."""
+
+    episodes: int | None = None
+    """Episodes per trial; by default what is usual for the task family."""
+    num_tasks: int = 1024
+    """Trials per meta-update, each on a task of its own."""
+    init_log_std: float = 0.0
+    """Log standard deviation of a continuous policy at the start."""
+    discount: float = 0.99
+    """γ, across the episodes of a trial."""
+    trace: float = 0.3
+    """λ of generalised advantage estimation."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.at_least_one(self, "num_tasks", "episodes")
+        checks.fraction(self, "discount", "trace")
+
+    def plan(self, family: TaskFamily) -> Plan:
+        """Lays a trial out: one stream, without adaptation between rounds."""
+        return Plan(rounds=0, streams=1, episodes=self.episodes or family.episodes)
+
+
+def on_whole_trials(
+    network: nets.Network, family: TaskFamily, config: WholeTrialsConfig, optimiser: outer.PolicyGradientConfig
+) -> MetaLearner:
+    """Trains a memory to maximise the return of whole trials, with a value function that looks across episodes."""
+    advantage = rl.value_baseline(config.discount, config.trace, across_episodes=True, normalize=False)
+    learner = inner.memory(network)
+    return outer.policy_gradient(learner, family, config.plan(family), config.num_tasks, advantage, optimiser)
