@@ -8,6 +8,7 @@ from jaxmeta import outer, registry, tasks
 PPO = outer.PolicyGradientConfig(epochs=2, minibatches=2, value_weight=0.5, entropy_weight=0.01)
 # damped: on so little data the curvature is nearly singular, and conjugate gradient would amplify rounding
 TRPO = outer.TrustRegionConfig(damping=0.1)
+TRPO_WITH_VALUES = outer.TrustRegionConfig(damping=0.1, value_steps=2)
 ALGOS = {
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
     "maml": jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), trpo=TRPO),
@@ -18,6 +19,7 @@ VARIANTS = {
     "maml-ppo": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="ppo", rounds=2)),
     "maml-vpg": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="vpg")),
     "fomaml": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), first_order=True, trpo=TRPO)),
+    "rl2-trpo": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, outer_loop="trpo", trpo=TRPO_WITH_VALUES)),
     "rl2-lru": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="lru", ppo=PPO)),
 }
 

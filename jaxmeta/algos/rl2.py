@@ -19,22 +19,27 @@ class RL2Config(WholeTrialsConfig):
     """Recurrent state; lru is linear recurrences, which train in parallel over time: for long trials."""
     hidden: int = 64
     """Size of the recurrent state."""
+    outer_loop: Literal["ppo", "trpo"] = "ppo"
+    """Optimiser of the outer loop; the paper's is TRPO."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
         learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.005
     )
-    """The outer loop."""
+    """Used with `outer_loop` ppo; values are in units of the discounted length of a trial."""
+    trpo: outer.TrustRegionConfig = outer.TrustRegionConfig(value_steps=10)
+    """Used with `outer_loop` trpo."""
 
     def __post_init__(self):
         super().__post_init__()
         checks.at_least_one(self, "hidden")
-        self.ppo.check_divides(self.num_tasks)
+        if self.outer_loop == "ppo":
+            self.ppo.check_divides(self.num_tasks)
 
 
 def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
-    """Builds RL² with PPO.
+    """Builds RL².
 
     A trial is several episodes on one task. The hidden state lives through all of them, and the policy maximises the
     return of the whole trial: exploring early pays if it helps later.
     """
     network = nets.recurrent_actor_critic(family.env.spec, config.cell, config.hidden, config.init_log_std)
-    return on_whole_trials(network, family, config, config.ppo)
+    return on_whole_trials(network, family, config, config.ppo if config.outer_loop == "ppo" else config.trpo)

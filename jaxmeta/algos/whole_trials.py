@@ -36,9 +36,30 @@ class WholeTrialsConfig:
 
 
 def on_whole_trials(
-    network: nets.Network, family: TaskFamily, config: WholeTrialsConfig, optimiser: outer.PolicyGradientConfig
+    network: nets.Network,
+    family: TaskFamily,
+    config: WholeTrialsConfig,
+    optimiser: outer.PolicyGradientConfig | outer.TrustRegionConfig,
 ) -> MetaLearner:
-    """Trains a memory to maximise the return of whole trials, with a value function that looks across episodes."""
+    """Trains a memory to maximise the return of whole trials, with a value function that looks across episodes.
+
+    Args:
+      optimiser: decides the outer loop. With trust regions the values come from a network of their own.
+    """
+    plan = config.plan(family)
+    # what the rest of a trial is worth grows with its length. In units of that, targets are near one for short and for
+    # long trials, and the values' gradient does not drown the policy's in the layers that they share
+    scale = effective_length(config.discount, plan.episodes * family.env.spec.horizon)
+    network = nets.scale_value(network, scale)
     advantage = rl.value_baseline(config.discount, config.trace, across_episodes=True, normalize=False)
+    if isinstance(optimiser, outer.TrustRegionConfig):
+        learner = inner.memory(nets.separate_value(network, network))
+        return outer.trust_region(learner, family, plan, config.num_tasks, advantage, optimiser)
     learner = inner.memory(network)
-    return outer.policy_gradient(learner, family, config.plan(family), config.num_tasks, advantage, optimiser)
+    optimiser = dataclasses.replace(optimiser, value_weight=optimiser.value_weight / scale**2)
+    return outer.policy_gradient(learner, family, plan, config.num_tasks, advantage, optimiser)
+
+
+def effective_length(discount: float, length: int) -> float:
+    """Returns the discounted return of a trial of `length` steps that pay 1 each."""
+    return float(length) if discount == 1.0 else (1.0 - discount**length) / (1.0 - discount)

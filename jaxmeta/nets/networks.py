@@ -88,7 +88,8 @@ class _FeedForward(nn.Module):
 def policy_and_value(features: Array, spec: Spec, init_log_std: float) -> Output:
     """Adds linear policy and value heads to features [..., D]; to be called inside a compact linen module."""
     dist = _ActionHead(spec.action, init_log_std)(features)
-    return Output(dist=dist, value=nn.Dense(1)(features)[..., 0])
+    # zero at first: what an untrained value says of a step would be taken for the merit of the action before it
+    return Output(dist=dist, value=nn.Dense(1, kernel_init=nn.initializers.zeros)(features)[..., 0])
 
 
 def encode_input(inputs: Input, spec: Spec) -> Array:
@@ -132,4 +133,50 @@ def actor_critic(
         apply=apply,
         initial_state=lambda: (),
         head=head_for(spec.action),
+    )
+
+
+def scale_value(network: Network, scale: float) -> Network:
+    """Multiplies the values that a network predicts, so that predictions of the size of `scale` are easy to learn."""
+
+    def scaled(output: Output) -> Output:
+        return output.replace(value=scale * output.value)
+
+    def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        carry, output = network.apply(params, carry, inputs)
+        return carry, scaled(output)
+
+    unroll = network.unroll
+    return network._replace(apply=apply, unroll=unroll and (lambda *args: scaled(unroll(*args))))
+
+
+def separate_value(policy: Network, value: Network) -> Network:
+    """Takes the actions from one network and the values from another, which share nothing.
+
+    An outer loop can then fit the values without moving the policy.
+    """
+
+    def joined(policy_output: Output, value_output: Output) -> Output:
+        return policy_output.replace(value=value_output.value)
+
+    def init(key: Key) -> Params:
+        policy_key, value_key = jax.random.split(key)
+        return {"policy": policy.init(policy_key), "value": value.init(value_key)}
+
+    def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        policy_carry, policy_output = policy.apply(params["policy"], carry["policy"], inputs)
+        value_carry, value_output = value.apply(params["value"], carry["value"], inputs)
+        return {"policy": policy_carry, "value": value_carry}, joined(policy_output, value_output)
+
+    def unroll(params: Params, carry: Carry, inputs: Input, valid: Array) -> Output:
+        parts = {"policy": policy.unroll, "value": value.unroll}
+        outputs = {name: part(params[name], carry[name], inputs, valid) for name, part in parts.items() if part}
+        return joined(outputs["policy"], outputs["value"])
+
+    return Network(
+        init=init,
+        apply=apply,
+        initial_state=lambda: {"policy": policy.initial_state(), "value": value.initial_state()},
+        head=policy.head,
+        unroll=unroll if policy.unroll and value.unroll else None,
     )

@@ -22,7 +22,7 @@ def trial_loss(
     *,
     sampling_correction: bool = False,
     value_weight: float = 0.0,
-    entropy_weight: float = 0.0,
+    entropy_weight: float | Array = 0.0,
 ) -> Callable[[Params, Trial], tuple[Array, Metrics]]:
     """Builds the outer loss of one trial: the objective of its last round, through all adaptations before it.
 
@@ -64,7 +64,7 @@ def trial_loss(
             error = 0.5 * masked_mean(jnp.square(output.value - estimate.target), last.valid)
             total += share * value_weight * error
             metrics["loss/value"] = error
-        if entropy_weight:
+        if isinstance(entropy_weight, jax.Array) or entropy_weight:
             entropy = masked_mean(dist.entropy(), last.valid)
             total -= share * entropy_weight * entropy
             metrics["entropy"] = entropy

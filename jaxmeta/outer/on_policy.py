@@ -12,9 +12,9 @@ from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, episode_returns, stepping_chunk
 from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Key, Metrics, Params, Plan, TrainState, Trial
+from jaxmeta.types import Array, Key, Metrics, Params, Plan, TrainState, Trial
 
-Improve = Callable[[Params, Any, Trial, Key], tuple[Params, Any, Metrics]]
+Improve = Callable[[Params, Any, Trial, Key, Array], tuple[Params, Any, Metrics]]
 
 
 def on_policy(
@@ -30,8 +30,8 @@ def on_policy(
 
     Args:
       init_opt: makes the optimiser state from params.
-      improve: (params, opt_state, trials, keys) -> (params, opt_state, metrics). It sees the trials [n, ...] and keys
-        [n] of one device, and must reduce over devices with `parallel.task_mean`.
+      improve: (params, opt_state, trials, keys, step) -> (params, opt_state, metrics). It sees the trials [n, ...] and
+        keys [n] of one device and the number of updates done, and must reduce over devices with `parallel.task_mean`.
       num_devices: devices to use; by default as many as divide `num_tasks`.
     """
     if num_tasks < 1:
@@ -44,7 +44,7 @@ def on_policy(
         return TrainState(params=params, opt_state=init_opt(params), key=key, step=jnp.zeros((), jnp.int32))
 
     def local_update(shared, per_task):
-        params, opt_state = shared
+        params, opt_state, step = shared
         tasks, collect_keys, improve_keys = per_task
 
         def one(task_and_key):
@@ -52,7 +52,7 @@ def on_policy(
             return collect(learner, params, family.env, task, key, plan)
 
         trials = parallel.chunked_vmap(one, (tasks, collect_keys), stepping_chunk(family.env, tasks, plan))
-        params, opt_state, metrics = improve(params, opt_state, trials, improve_keys)
+        params, opt_state, metrics = improve(params, opt_state, trials, improve_keys, step)
         metrics |= parallel.task_mean(trial_metrics(trials, plan))
         return params, opt_state, metrics
 
@@ -61,7 +61,7 @@ def on_policy(
         task_keys, collect_keys, improve_keys = (jax.random.split(key, num_tasks) for key in keys)
         tasks = jax.vmap(family.sample)(task_keys)
         params, opt_state, metrics = parallel.over_tasks(local_update, num_tasks, num_devices)(
-            (state.params, state.opt_state), (tasks, collect_keys, improve_keys)
+            (state.params, state.opt_state, state.step), (tasks, collect_keys, improve_keys)
         )
         metrics["env_steps"] = metrics["env_steps"] * num_tasks
         return TrainState(params=params, opt_state=opt_state, key=key, step=state.step + 1), metrics

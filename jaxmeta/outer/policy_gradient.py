@@ -15,7 +15,7 @@ from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.loss import batch_loss, mean_over_trials, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Key, Metrics, Params, Plan, Trial
+from jaxmeta.types import Array, Key, Metrics, Params, Plan, Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,13 @@ class PolicyGradientConfig:
     """Weight of the entropy bonus."""
     max_grad_norm: float = 0.5
     """Meta-gradients longer than this are scaled down to it."""
+    anneal_over: int | None = None
+    """Meta-updates over which step size and entropy bonus fall linearly to zero; None keeps both."""
 
     def __post_init__(self):
         checks.finite(self)
         checks.positive(self, "learning_rate", "max_grad_norm", "clip")
-        checks.at_least_one(self, "epochs", "minibatches")
+        checks.at_least_one(self, "epochs", "minibatches", "anneal_over")
         checks.not_negative(self, "value_weight", "entropy_weight")
 
     def check_divides(self, num_tasks: int) -> None:
@@ -66,24 +68,30 @@ def policy_gradient(
     """
     config.check_divides(num_tasks)
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
-    loss = trial_loss(
-        learner, objective, advantage, value_weight=config.value_weight, entropy_weight=config.entropy_weight
-    )
     tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
 
-    value_and_grad = jax.value_and_grad(batch_loss(loss), has_aux=True)
+    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
+        remaining = 1.0 if config.anneal_over is None else jnp.maximum(1.0 - step / config.anneal_over, 0.0)
+        loss = trial_loss(
+            learner,
+            objective,
+            advantage,
+            value_weight=config.value_weight,
+            entropy_weight=config.entropy_weight and config.entropy_weight * remaining,
+        )
+        value_and_grad = jax.value_and_grad(batch_loss(loss), has_aux=True)
 
-    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key) -> tuple[Params, Any, Metrics]:
-        def step(state, members):
+        def descend(state, members):
             params, opt_state = state
             batch = jax.tree.map(lambda leaf: leaf[members], trials)
             (_, metrics), gradient = mean_over_trials(lambda some: value_and_grad(params, some), batch)
-            update, opt_state = tx.update(gradient, opt_state, params)
+            change, opt_state = tx.update(gradient, opt_state, params)
             metrics["grad_norm"] = optax.global_norm(gradient)
-            return (optax.apply_updates(params, update), opt_state), metrics
+            change = jax.tree.map(lambda leaf: leaf * remaining, change)
+            return (optax.apply_updates(params, change), opt_state), metrics
 
         def epoch(state, index):
-            return jax.lax.scan(step, state, _shuffled_parts(keys, index, config.minibatches))
+            return jax.lax.scan(descend, state, _shuffled_parts(keys, index, config.minibatches))
 
         (params, opt_state), metrics = jax.lax.scan(epoch, (params, opt_state), jnp.arange(config.epochs))
         return params, opt_state, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxmeta import checks, rl
@@ -40,12 +41,17 @@ class TrustRegionConfig:
 
     The adaptation is linearised on these streams too, so the curvature is that of a policy adapted on less data. It
     only shapes the step: the bound itself is checked on all streams."""
+    value_steps: int = 0
+    """Steps of Adam per update that fit predicted values to the returns; 0 where advantages need none. The values must
+    not share params with the policy, see `nets.separate_value`: what fits them must not move it."""
+    value_learning_rate: float = 1e-3
+    """Adam's step size for the values."""
 
     def __post_init__(self):
         checks.finite(self)
-        checks.positive(self, "max_kl")
+        checks.positive(self, "max_kl", "value_learning_rate")
         checks.at_least_one(self, "cg_iterations", "max_backtracks")
-        checks.not_negative(self, "damping")
+        checks.not_negative(self, "damping", "value_steps")
         for name, top in (("backtrack", 1.0), ("curvature_fraction", math.nextafter(1.0, 2.0))):
             if not 0 < getattr(self, name) < top:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
@@ -68,10 +74,13 @@ def trust_region(
     """
     loss = trial_loss(learner, rl.ratio, advantage)
 
+    value_tx = optax.adam(config.value_learning_rate, eps=1e-5)
     mean_loss = batch_loss(loss)
     value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
+    values_alone = batch_loss(trial_loss(learner, lambda *_: jnp.zeros(()), advantage, value_weight=1.0))
+    value_loss_and_grad = jax.value_and_grad(lambda params, trials: values_alone(params, trials)[0])
 
-    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key) -> tuple[Params, Any, Metrics]:
+    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, _: Array) -> tuple[Params, Any, Metrics]:
         flat, unravel = ravel_pytree(params)
         (before, _), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
         gradient, _ = ravel_pytree(gradient)
@@ -87,9 +96,23 @@ def trust_region(
             return value, metrics["kl"]
 
         flat, metrics = line_search(evaluate, flat, step, before, config)
-        return unravel(flat), opt_state, metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}
+        params, metrics = unravel(flat), metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}
+        if config.value_steps:
+            params, opt_state, metrics["loss/value"] = fit_value(params, opt_state, trials)
+        return params, opt_state, metrics
 
-    return on_policy(learner, family, plan, num_tasks, lambda params: (), improve, num_devices)
+    def fit_value(params: Params, opt_state: Any, trials: Trial) -> tuple[Params, Any, Array]:
+        def descend(state, _):
+            params, opt_state = state
+            value, gradient = mean_over_trials(lambda some: value_loss_and_grad(params, some), trials)
+            change, opt_state = value_tx.update(gradient, opt_state, params)
+            return (optax.apply_updates(params, change), opt_state), value
+
+        (params, opt_state), values = jax.lax.scan(descend, (params, opt_state), None, config.value_steps)
+        return params, opt_state, values[-1]
+
+    init_opt = value_tx.init if config.value_steps else lambda params: ()
+    return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
 
 
 def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Array], Array]:

@@ -51,3 +51,48 @@ def test_log_prob_is_summed_over_action_dimensions():
 def test_an_unknown_cell_is_refused():
     with pytest.raises(ValueError, match="cell is 'gruu'; known cells: 'gru', 'lstm', 'lru'"):
         nets.recurrent_actor_critic(DISCRETE, cell="gruu")
+
+
+def test_an_untrained_memory_values_nothing():
+    network = nets.recurrent_actor_critic(DISCRETE, hidden=8)
+    inputs = DISCRETE.example_input().replace(obs=jnp.full(2, 5.0))
+    _, output = network.apply(network.init(jax.random.key(0)), network.initial_state(), inputs)
+    assert output.value == 0.0
+
+
+@pytest.mark.parametrize("cell", ["gru", "lru"])
+def test_scaled_values_leave_the_policy_alone(cell):
+    network = nets.recurrent_actor_critic(DISCRETE, cell, hidden=4)
+    plain, scaled = _all_ways(network), _all_ways(nets.scale_value(network, 10.0))
+    assert len(plain) == len(scaled) == (2 if cell == "lru" else 1)
+    for before, after in zip(plain, scaled, strict=True):
+        assert np.abs(before.value).max() > 0.01
+        np.testing.assert_allclose(after.value, 10.0 * before.value, rtol=1e-6)
+        np.testing.assert_array_equal(after.dist, before.dist)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lru"])
+def test_a_separate_value_shares_nothing_with_the_policy(cell):
+    network = nets.separate_value(*[nets.recurrent_actor_critic(DISCRETE, cell, hidden=4)] * 2)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(0)))
+
+    def say(params):
+        return network.apply(params, network.initial_state(), DISCRETE.example_input())[1]
+
+    by_dist = jax.grad(lambda params: jnp.sum(say(params).dist ** 2))(params)
+    by_value = jax.grad(lambda params: say(params).value ** 2)(params)
+    for gradient, own, other in ((by_dist, "policy", "value"), (by_value, "value", "policy")):
+        assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient[own])) > 0
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient[other]))
+    assert (network.unroll is None) == (cell == "gru")
+
+
+def _all_ways(network):
+    """Returns what a network says at its first step, and in its parallel form if it has one."""
+    params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(0)))
+    state, inputs = network.initial_state(), DISCRETE.example_input().replace(obs=jnp.ones(2))
+    stepped = network.apply(params, state, inputs)[1]
+    if network.unroll is None:
+        return [stepped]
+    stream, carry = jax.tree.map(lambda leaf: leaf[None, None], inputs), jax.tree.map(lambda leaf: leaf[None], state)
+    return [stepped, network.unroll(params, carry, stream, jnp.ones((1, 1)))]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,3 +77,24 @@ def test_an_update_does_not_depend_on_the_number_of_devices(make, config):
     one, two, start = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(p)]) for p in (*params, begun))
     assert np.abs(one - start).max() > 1e-4
     np.testing.assert_allclose(one, two, atol=1e-3 * np.abs(one - start).max())
+
+
+def test_annealing_shrinks_the_steps_to_nothing():
+    """The update before the last takes half of Adam's step, and the one after the last takes none."""
+    ppo = outer.PolicyGradientConfig(epochs=1, learning_rate=1e-2, entropy_weight=0.1)
+    moved = {}
+    for anneal_over in (None, 2):
+        meta = jm.rl2(
+            tiny.family(), jm.RL2Config(num_tasks=4, hidden=4, ppo=dataclasses.replace(ppo, anneal_over=anneal_over))
+        )
+        update, start = jax.jit(meta.update), meta.init(jax.random.key(0))
+        for step in (0, 1, 2, 5):
+            state, _ = update(start.replace(step=jnp.array(step)))
+            change = jax.tree.map(jnp.subtract, state.params, start.params)
+            moved[anneal_over, step] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(change)])
+    np.testing.assert_array_equal(moved[None, 5], moved[None, 0])
+    np.testing.assert_allclose(moved[2, 0], moved[None, 0], rtol=1e-6, atol=1e-9)
+    # Adam's first step is the sign of the gradient: half as far, wherever the entropy does not decide the sign
+    np.testing.assert_allclose(np.abs(moved[2, 1]).max(), 0.5 * np.abs(moved[None, 0]).max(), rtol=1e-3)
+    for step in (2, 5):
+        np.testing.assert_array_equal(moved[2, step], 0.0)

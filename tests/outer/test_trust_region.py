@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+import jaxmeta as jm
 from jaxmeta.core.rollout import collect, replay_last
 from jaxmeta.outer.trust_region import TrustRegionConfig, conjugate_gradient, curvature, line_search, natural_step
 from jaxmeta.rl import masked_mean
@@ -88,3 +90,17 @@ def test_curvature_is_the_hessian_of_the_divergence(name):
     vector = jax.random.normal(jax.random.key(3), flat.shape)
     expected = jax.jit(lambda v: jax.jvp(jax.grad(divergence), (flat,), (v,))[1])(vector)
     np.testing.assert_allclose(jax.jit(curvature(agent, params, trials))(vector), expected, rtol=2e-3, atol=2e-4)
+
+
+def test_values_are_fitted_without_moving_the_policy():
+    """Fitting the values more changes the values only, and brings them nearer to the returns."""
+    losses, policies = {}, {}
+    for value_steps in (1, 40):
+        trpo = TrustRegionConfig(damping=0.1, value_steps=value_steps, value_learning_rate=1e-2)
+        config = jm.RL2Config(num_tasks=8, hidden=8, episodes=2, outer_loop="trpo", trpo=trpo)
+        meta = jm.rl2(tiny.family(), config)
+        state, metrics = jax.jit(meta.update)(meta.init(jax.random.key(0)))
+        losses[value_steps], policies[value_steps] = metrics["loss/value"], state.params["policy"]
+        assert metrics["step"] > 0 and metrics["kl"] <= trpo.max_kl
+    chex.assert_trees_all_equal(policies[1], policies[40])
+    assert losses[40] < 0.8 * losses[1]
