@@ -38,6 +38,7 @@ TASKS = {
     "dependent-bandit": Entry("jaxmeta.tasks.bandit", "dependent_bandit", "DependentBanditConfig"),
     "tabular": Entry("jaxmeta.tasks.tabular", "tabular", "TabularConfig"),
     "grid-navigation": Entry("jaxmeta.tasks.grid", "grid_navigation", "GridConfig"),
+    "maze": Entry("jaxmeta.tasks.maze", "maze", "MazeConfig"),
     "navigation": Entry("jaxmeta.tasks.navigation", "navigation", "NavigationConfig"),
     "half-cheetah-vel": Entry("jaxmeta.tasks.brax", "half_cheetah_vel", "HalfCheetahVelConfig"),
     "half-cheetah-dir": Entry("jaxmeta.tasks.brax", "half_cheetah_dir", "HalfCheetahDirConfig"),

@@ -10,10 +10,12 @@ are what `learner.init(key)` gives:
   `gittins`; the value of the Bayes-optimal policy `bayes_optimal_value` and the table `gittins_index`.
 * `grid`: a hidden goal on a small grid. The returns of the Bayes-optimal explorer `bayes_optimal_returns` and of an
   agent that knows the goal `oracle_return`.
+* `maze`: the least number of steps to the goal `shortest_steps`, from everywhere `steps_to_go`, and the return of an
+  agent that knows the maze `oracle_return`.
 * `tabular`: random MDPs. The values of the known MDP `optimal_value` and of random actions `random_value`; learners
   `random`, `epsilon_greedy`, `psrl`, `optimistic_psrl`, `ucrl2`, `beb`.
 """
 
-from jaxmeta.references import bandits, grid, tabular
+from jaxmeta.references import bandits, grid, maze, tabular
 
-__all__ = ["bandits", "grid", "tabular"]
+__all__ = ["bandits", "grid", "maze", "tabular"]

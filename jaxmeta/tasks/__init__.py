@@ -17,6 +17,7 @@ from jaxmeta.tasks.bandit import (
 )
 from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal
 from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
+from jaxmeta.tasks.maze import Maze, MazeConfig, MazeState, MazeTask, maze
 from jaxmeta.tasks.navigation import Navigation, NavigationConfig, PointTask, navigation
 from jaxmeta.tasks.tabular import Tabular, TabularConfig, TabularTask, tabular
 
@@ -44,6 +45,10 @@ __all__ = [
     "GridConfig",
     "GridNavigation",
     "GridTask",
+    "Maze",
+    "MazeConfig",
+    "MazeState",
+    "MazeTask",
     "Navigation",
     "NavigationConfig",
     "PointTask",
@@ -58,6 +63,7 @@ __all__ = [
     "flatten_task",
     "gaussian_bandit",
     "grid_navigation",
+    "maze",
     "navigation",
     "reveal",
     "tabular",
