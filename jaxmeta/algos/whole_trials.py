@@ -24,6 +24,8 @@ class WholeTrialsConfig:
     """γ, across the episodes of a trial."""
     trace: float = 0.3
     """λ of generalised advantage estimation."""
+    separate_value: bool = False
+    """Whether values come from a network of their own; with trust regions they always do."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -52,10 +54,12 @@ def on_whole_trials(
     scale = effective_length(config.discount, plan.episodes * family.env.spec.horizon)
     network = nets.scale_value(network, scale)
     advantage = rl.value_baseline(config.discount, config.trace, across_episodes=True, normalize=False)
-    if isinstance(optimiser, outer.TrustRegionConfig):
-        learner = inner.memory(nets.separate_value(network, network))
-        return outer.trust_region(learner, family, plan, config.num_tasks, advantage, optimiser)
+    by_trust_region = isinstance(optimiser, outer.TrustRegionConfig)
+    if config.separate_value or by_trust_region:
+        network = nets.separate_value(network, network)
     learner = inner.memory(network)
+    if by_trust_region:
+        return outer.trust_region(learner, family, plan, config.num_tasks, advantage, optimiser)
     optimiser = dataclasses.replace(optimiser, value_weight=optimiser.value_weight / scale**2)
     return outer.policy_gradient(learner, family, plan, config.num_tasks, advantage, optimiser)
 

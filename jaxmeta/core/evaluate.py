@@ -20,18 +20,25 @@ MAX_TASKS_AT_ONCE = 1024
 
 
 class Report(struct.PyTreeNode):
-    """Returns of an evaluation."""
+    """Returns and lengths of the episodes of an evaluation."""
 
     returns: Array
     """Undiscounted return of every episode, [N, R + 1, E, K]; with several seeds [S, N, R + 1, E, K]."""
-    env_steps: Array
-    """Valid environment steps of every trial, [N] or [S, N]."""
+    lengths: Array
+    """Valid steps of every episode, shaped like `returns`."""
+
+    @property
+    def env_steps(self) -> Array:
+        """Valid environment steps of every trial, [N] or [S, N]."""
+        return self.lengths.sum((-3, -2, -1))
 
     def by_round_and_episode(self) -> list[list[dict[str, Any]]]:
-        """Summarises over tasks: `[round][episode]`, see `summarize`."""
-        per_task = np.asarray(self.returns).mean(-2)
-        _, rounds, episodes = per_task.shape[-3:]
-        return [[summarize(per_task[..., r, k]) for k in range(episodes)] for r in range(rounds)]
+        """Summarises returns over tasks: `[round][episode]`, see `summarize`."""
+        return _by_round_and_episode(self.returns)
+
+    def lengths_by_round_and_episode(self) -> list[list[dict[str, Any]]]:
+        """Summarises lengths over tasks: `[round][episode]`, see `summarize`."""
+        return _by_round_and_episode(self.lengths)
 
     def trial_return(self) -> dict[str, Any]:
         """Summarises the return of the last round, its episodes summed."""
@@ -41,6 +48,12 @@ class Report(struct.PyTreeNode):
         """Summarises, task by task, the last episode of the last round less the first episode of the first round."""
         per_task = np.asarray(self.returns).mean(-2)
         return summarize(per_task[..., -1, -1] - per_task[..., 0, 0])
+
+
+def _by_round_and_episode(values: Array) -> list[list[dict[str, Any]]]:
+    per_task = np.asarray(values).mean(-2)
+    _, rounds, episodes = per_task.shape[-3:]
+    return [[summarize(per_task[..., r, k]) for k in range(episodes)] for r in range(rounds)]
 
 
 def evaluate(
@@ -68,7 +81,9 @@ def evaluate(
             rounds = jax.vmap(
                 lambda fast, key: rollout(by_mode, params, fast, env, task, key, plan.streams, plan.episodes)
             )(replay_fast(learner, params, trial), keys)
-        return Report(returns=episode_returns(rounds.reward, plan.episodes), env_steps=rounds.valid.sum())
+        return Report(
+            returns=episode_returns(rounds.reward, plan.episodes), lengths=episode_returns(rounds.valid, plan.episodes)
+        )
 
     # in bounded pieces: what a trial stores is dropped once it is summed
     run = parallel.map_over_tasks(one, num_tasks, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))

@@ -14,6 +14,9 @@ from jaxmeta.core.rollout import replay, replay_last
 from jaxmeta.rl import Estimator, Objective, masked_mean
 from jaxmeta.types import Array, Metrics, Params, Trial
 
+MIN_ROWS = 128
+"""Streams that an agent that remembers is replayed on side by side, on a CPU."""
+
 
 def trial_loss(
     learner: Learner,
@@ -102,5 +105,11 @@ def mean_over_trials(function: Callable[[Trial], Any], trials: Trial) -> Any:
 
 
 def gradient_chunk(trials: Trial) -> int | None:
-    """Returns how many of the trials [N, ...] to differentiate side by side so that they stay in cache."""
-    return parallel.cache_chunk(parallel.tree_bytes(trials.rounds) // trials.rounds.reward.shape[0])
+    """Returns how many of the trials [N, ...] to differentiate side by side so that they stay in cache.
+
+    An agent that remembers takes its steps one after the other, and each is a product with as many rows as there are
+    trials side by side: too few of them cost more than leaving the cache.
+    """
+    chunk = parallel.cache_chunk(parallel.tree_bytes(trials.rounds) // trials.rounds.reward.shape[0])
+    remembers = trials.adapt_keys.shape[1] == 0
+    return max(chunk, MIN_ROWS // trials.rounds.reward.shape[-1], 1) if chunk and remembers else chunk

@@ -80,7 +80,7 @@ def trust_region(
     values_alone = batch_loss(trial_loss(learner, lambda *_: jnp.zeros(()), advantage, value_weight=1.0))
     value_loss_and_grad = jax.value_and_grad(lambda params, trials: values_alone(params, trials)[0])
 
-    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, _: Array) -> tuple[Params, Any, Metrics]:
+    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
         flat, unravel = ravel_pytree(params)
         (before, _), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
         gradient, _ = ravel_pytree(gradient)
@@ -89,17 +89,20 @@ def trust_region(
         def product(vector: Array) -> Array:
             return parallel.task_mean(curve(vector)) + config.damping * vector
 
-        step = natural_step(gradient, product, config.max_kl, config.cg_iterations)
+        natural = natural_step(gradient, product, config.max_kl, config.cg_iterations)
 
         def evaluate(flat: Array) -> tuple[Array, Array]:
             value, metrics = mean_over_trials(lambda some: mean_loss(unravel(flat), some), trials)
             return value, metrics["kl"]
 
-        flat, metrics = line_search(evaluate, flat, step, before, config)
+        flat, metrics = line_search(evaluate, flat, natural, before, config)
         params, metrics = unravel(flat), metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}
         if config.value_steps:
             params, opt_state, metrics["loss/value"] = fit_value(params, opt_state, trials)
         return params, opt_state, metrics
+
+    def init_opt(params: Params) -> Any:
+        return value_tx.init(params) if config.value_steps else ()
 
     def fit_value(params: Params, opt_state: Any, trials: Trial) -> tuple[Params, Any, Array]:
         def descend(state, _):
@@ -111,7 +114,6 @@ def trust_region(
         (params, opt_state), values = jax.lax.scan(descend, (params, opt_state), None, config.value_steps)
         return params, opt_state, values[-1]
 
-    init_opt = value_tx.init if config.value_steps else lambda params: ()
     return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
 
 
