@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from jaxmeta.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,24 +179,6 @@ def _stateful(compiled: Callable, state: Any) -> Callable[[], None]:
         jax.block_until_ready((holder[0].params, metrics))
 
     return run
-
-
-def provenance() -> dict[str, Any]:
-    """Says what makes a measurement checkable: device, versions, commit, time."""
-    import jax
-
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
-    devices = jax.devices()
-    return {
-        "device": f"{len(devices)} x {devices[0].device_kind}",
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in ("jax", "jaxlib", "brax", "jaxmeta")},
-        "commit": git.stdout.strip() + ("-dirty" if dirty.stdout.strip() else ""),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
 
 
 def _peak_memory() -> int:

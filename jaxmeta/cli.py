@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, list. JAX is imported only by the commands that need it."""
+"""The command line: train, evaluate, plot, reproduce, list. JAX is imported only by the commands that need it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ Meta-reinforcement learning in JAX.
   train ALGO TASKS --out DIR    meta-train an agent; writes a run folder
   evaluate DIR                  let it adapt to held-out tasks and report its returns
   plot DIR                      draw its learning curve and its adaptation curve
+  reproduce NAME                train what a published table needs; print ours beside the published numbers
   list                          algorithms and task families
 
 `jaxmeta COMMAND --help` tells more; `jaxmeta --version` prints the version."""
@@ -31,7 +32,8 @@ Meta-reinforcement learning in JAX.
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
-    It is 2 for bad input, 1 if the machine gave out (memory, disk), 130 or 143 if the run was told to stop.
+    It is 2 for bad input, 1 if the machine gave out (memory, disk) or a reproduced number is not what is required, 130
+    or 143 if the run was told to stop.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -73,7 +75,7 @@ def _device_error(text: str, command: str) -> str:
 
 
 def _dispatch(argv: list[str]) -> int:
-    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot, "list": _list}
+    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot, "reproduce": _reproduce, "list": _list}
     if not argv:
         raise flags.UsageError(f"no command; choose one of {', '.join(commands)} (`jaxmeta --help` tells more)")
     if argv[0] in flags.HELP_FLAGS:
@@ -147,6 +149,24 @@ def _evaluate(argv: list[str]) -> int:
     else:
         logging.print_evaluation(evaluation)
     return 0
+
+
+def _reproduce(argv: list[str]) -> int:
+    """Puts our numbers beside those of a published table."""
+    options = flags.parse(flags.ReproduceOptions, argv, "jaxmeta reproduce")
+    from jaxmeta.reproduce import run, show
+
+    call = run.prepare(options)
+    _start_jax(options.cache)
+    rows, code = run.perform(call, _train)
+    if code:
+        return code
+    if options.json:
+        print(configs.to_json({"name": call.table.name, "rows": rows}, indent=2))
+    else:
+        written = [file for table in call.tables() for file in (table, table.with_suffix(".png"))]
+        show.print_table(call.table, rows, written)
+    return 1 if any(row["met"] is False for row in rows) and not options.quick else 0
 
 
 def _train(argv: list[str]) -> int:

@@ -59,6 +59,16 @@ def _paths(cls: Any, prefix: str = "") -> Iterator[str]:
         yield from _paths(kind, f"{prefix}{name}.")
 
 
+def first_difference(name: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """Finds the first field in which two configs of a kind differ: its full name and both values, None if none does."""
+    if not dataclasses.is_dataclass(one) or type(one) is not type(other):
+        return None if one == other else (name, one, other)
+    fields = (field.name for field in dataclasses.fields(one))
+    prefix = f"{name}." if name else ""
+    found = (first_difference(prefix + field, getattr(one, field), getattr(other, field)) for field in fields)
+    return next(filter(None, found), None)
+
+
 def encode(value: Any, where: str) -> Any:
     """Turns a config into what JSON can hold: dataclasses become objects, tuples become lists.
 

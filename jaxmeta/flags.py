@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxmeta import configs, registry, runs
+from jaxmeta import configs, registry, reproduce, runs
 
 HELP_FLAGS = ("-h", "--help")
 _SwitchOn = tyro.conf.FlagCreatePairsOff
@@ -91,45 +91,85 @@ class ListOptions:
     """Print one JSON object instead of a table."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ReproduceOptions:
+    """Trains what a published table needs and prints our numbers beside the published ones."""
+
+    table: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=f"One of {', '.join(reproduce.TABLES)}.")
+    ] = None
+    rows: Annotated[str | None, tyro.conf.arg(metavar="ROW,...")] = None
+    """Only these rows, by group or by full name, such as 10x5,100x10/rl2; by default all."""
+    quick: Annotated[bool, _SwitchOn] = False
+    """Show in a minute or so that it works: few updates and trials, nothing that counts."""
+    seed: int = 0
+    """Decides all that is random."""
+    num_seeds: int = 1
+    """Independent training runs per agent; statistics are over them."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of the runs and the table; by default runs/reproduce/NAME, and NAME-quick with `--quick`."""
+    results: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of the copy to commit; by default benchmarks/results, where there is one."""
+    again: Annotated[bool, _SwitchOn] = False
+    """Run finished rows anew; what they left is moved aside."""
+    json: Annotated[bool, _SwitchOn] = False
+    """Print the chosen rows as one JSON object instead of a table; progress goes to the standard error."""
+    cache: _Cache = True
+    """Compile anew instead of using the compiled programs in the user's cache folder."""
+
+
 def train_flags(argv: list[str]) -> tuple[Any, runs.RunConfig]:
     """Parses the arguments of `train` and checks all that can be checked before JAX starts."""
-    if len(argv) < 2 or any(token.startswith("-") for token in argv[:2]):
-        raise UsageError("train needs ALGO and TASKS first, such as `jaxmeta train maml navigation --out runs/first`")
-    algo, tasks, *flags = argv
-    kind = _train_kind(algo, tasks)
-    prog = f"jaxmeta train {algo} {tasks}"
-    _check_finite(kind, flags)
-    options = parse(kind, flags, prog)
-    if options.out is None:
-        raise UsageError("--out is missing; it names the run folder (try --out runs/first)")
+    options, config = train_config(argv)
     if options.resume:
-        stored = runs.read_config(options.out)
-        _must_agree("ALGO", algo, stored.algo, options.out)
-        _must_agree("TASKS", tasks, stored.tasks, options.out)
-        stored_options = kind(
-            algo=stored.algo_config,
-            tasks=stored.tasks_config,
-            seed=stored.seed,
-            num_seeds=stored.num_seeds,
-            updates=stored.updates,
-        )
-        # flags that are not given now mean what they meant then
-        options = parse(kind, flags, prog, stored_options)
-        for part in ("algo", "tasks", "seed", "num_seeds"):
-            _compare("--" + part, getattr(options, part), getattr(stored_options, part), options.out)
-    for name, least in (("updates", 1), ("num_seeds", 1), ("chunk", 1), ("checkpoint_every", 1), ("eval_tasks", 0)):
-        at_least("--" + name.replace("_", "-"), getattr(options, name), least)
-    check_seed(options.seed)
+        options, config = _resumed(argv, options.out)
     _check_out(options.out, options.resume)
     _check_wandb(options.wandb)
     if options.resume:
         at_least(
             "--updates", options.updates, runs.last_checkpoint(options.out) or 0, ", what the run has done already"
         )
-        return options, dataclasses.replace(stored, updates=options.updates)
+    return options, config
+
+
+def train_config(argv: list[str]) -> tuple[Any, runs.RunConfig]:
+    """Parses the arguments of `train` as those of a new run, whatever is in its folder."""
+    if len(argv) < 2 or any(token.startswith("-") for token in argv[:2]):
+        raise UsageError("train needs ALGO and TASKS first, such as `jaxmeta train maml navigation --out runs/first`")
+    algo, tasks, *flags = argv
+    kind = _train_kind(algo, tasks)
+    _check_finite(kind, flags)
+    options = parse(kind, flags, f"jaxmeta train {algo} {tasks}")
+    if options.out is None:
+        raise UsageError("--out is missing; it names the run folder (try --out runs/first)")
+    for name, least in (("updates", 1), ("num_seeds", 1), ("chunk", 1), ("checkpoint_every", 1), ("eval_tasks", 0)):
+        at_least("--" + name.replace("_", "-"), getattr(options, name), least)
+    check_seed(options.seed)
     return options, runs.RunConfig(
         algo, tasks, options.algo, options.tasks, options.seed, options.num_seeds, options.updates
     )
+
+
+def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
+    """Parses the arguments of `train` for a run that goes on: flags that are not given mean what they meant then."""
+    algo, tasks, *flags = argv
+    stored = runs.read_config(folder)
+    _must_agree("ALGO", algo, stored.algo, folder)
+    _must_agree("TASKS", tasks, stored.tasks, folder)
+    kind = _train_kind(algo, tasks)
+    before = kind(
+        algo=stored.algo_config,
+        tasks=stored.tasks_config,
+        seed=stored.seed,
+        num_seeds=stored.num_seeds,
+        updates=stored.updates,
+    )
+    options = parse(kind, flags, f"jaxmeta train {algo} {tasks}", before)
+    for part in ("algo", "tasks", "seed", "num_seeds"):
+        if differs := configs.first_difference(part, getattr(options, part), getattr(before, part)):
+            name, given, then = differs
+            _must_agree("--" + name.replace("_", "-"), given, then, folder)
+    return options, dataclasses.replace(stored, updates=options.updates)
 
 
 def _train_kind(algo: str, tasks: str) -> type:
@@ -240,15 +280,6 @@ def _must_agree(name: str, given: Any, stored: Any, folder: Path) -> None:
         raise UsageError(f"{name} is {given}, but the run in {folder} has {stored}; a resumed run keeps what it has")
 
 
-def _compare(flag: str, given: Any, stored: Any, folder: Path) -> None:
-    """Raises a UsageError that names the first leaf in which two configs differ."""
-    if not dataclasses.is_dataclass(given):
-        return _must_agree(flag.replace("_", "-"), given, stored, folder)
-    for field in dataclasses.fields(given):
-        _compare(f"{flag}.{field.name}", getattr(given, field.name), getattr(stored, field.name), folder)
-    return None
-
-
 def at_least(flag: str, value: int, least: int, why: str = "") -> None:
     """Raises a UsageError if a value is too small."""
     if value < least:
@@ -263,13 +294,18 @@ def check_seed(seed: int) -> None:
 
 def _check_out(folder: Path, resume: bool) -> None:
     """Refuses a folder that must not, or cannot, be written."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder} is a file; it must be a folder")
     if folder.is_dir() and any(folder.iterdir()) and not resume:
         raise UsageError(f"--out {folder} is not empty; add --resume to continue its run, or choose another folder")
+    check_writable("--out", folder)
+
+
+def check_writable(flag: str, folder: Path) -> None:
+    """Raises a UsageError if a folder can be neither written nor made."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{flag} {folder} is a file; it must be a folder")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {folder} cannot be written: {existing} is no folder that you may write to")
+        raise UsageError(f"{flag} {folder} cannot be written: {existing} is no folder that you may write to")
 
 
 def _check_wandb(project: str | None) -> None:

@@ -1,7 +1,8 @@
-"""Pictures of a run: how the returns grew in meta-training, and how an agent adapts to a held-out task."""
+"""Pictures: how the returns of a run grew, how its agent adapts to a held-out task, ours beside published numbers."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ LEARNING = "learning.png"
 ADAPTATION = "adaptation.png"
 
 # from Okabe and Ito's palette: told apart by everyone, and by their lightness in print
-BEFORE, AFTER = "#E69F00", "#0072B2"
+BEFORE, AFTER, OPTIMUM = "#E69F00", "#0072B2", "#009E73"
 
 
 def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]) -> list[Path]:
@@ -97,6 +98,63 @@ def adaptation(evaluation: dict[str, Any], title: str):
     return figure
 
 
+def published(rows: list[dict[str, Any]], title: str, source: str):
+    """Draws a table of ours beside published numbers: a panel per group, a line per row, dots at the values.
+
+    Args:
+      rows: as a table of `jaxmeta reproduce` holds them; a group is what stands before the slash of a name.
+      source: where the published numbers are from.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["name"].partition("/")[0], []).append(row)
+    columns = min(3, len(groups)) or 1
+    parts = [list(groups.items())[start : start + columns] for start in range(0, len(groups), columns)]
+    lines = [max(len(members) for _, members in part) for part in parts]
+    width = 6.4 if columns == 1 else 4.4 * columns
+    figure = _figure((width, 1.2 + sum(0.3 * count + 0.8 for count in lines)))
+    grid = figure.add_gridspec(len(parts) or 1, columns, height_ratios=[count + 2 for count in lines] or None)
+    for index, part in enumerate(parts):
+        for column, (group, members) in enumerate(part):
+            _panel(figure.add_subplot(grid[index, column]), group, members, lines[index])
+    quick = " (quick: nothing that counts)" if any(row["quick"] for row in rows) else ""
+    figure.suptitle(title + quick, fontweight="bold", x=0.01, ha="left", fontsize=11, wrap=True)
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    style = {"title": source, "title_fontsize": 8, "alignment": "left", "frameon": False, "fontsize": 9, "ncols": 3}
+    figure.legend(handles.values(), handles, loc="outside lower left", **style)
+    return figure
+
+
+def _panel(axes, group: str, rows: list[dict[str, Any]], lines: int) -> None:
+    """Draws one group of a table, its first row on top; `lines` is how many rows there is room for."""
+    place = np.arange(len(rows))
+    ours, theirs, optimum = (_column(rows, name) for name in ("ours", "published", "optimum"))
+    ends = np.array([[_number(end) for end in row["ci95"]] for row in rows]).T
+    if np.all(optimum == optimum[0]):
+        axes.axvline(optimum[0], color=OPTIMUM, linewidth=1.5, label="optimum", zorder=1)
+    elif np.isfinite(optimum).any():
+        axes.vlines(optimum, place - 0.4, place + 0.4, color=OPTIMUM, linewidth=2, label="optimum", zorder=1)
+    if np.isfinite(theirs).any():
+        axes.plot(theirs, place, "D", color=BEFORE, markersize=8, markerfacecolor="none", label="published", zorder=2)
+    error = np.maximum(np.abs(ends - ours), 0)
+    axes.errorbar(ours, place, xerr=error, fmt="o", color=AFTER, markersize=5, capsize=3, label="ours, 95 % interval")
+    for value, y in zip(ours, place, strict=True):
+        if math.isfinite(value):
+            text = axes.annotate(
+                f"{value:.4g}", (value, y), (0, 5), textcoords="offset points", ha="center", fontsize=7
+            )
+            text.set_bbox({"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5})
+    names = [row["name"].partition("/")[2] or row["name"] for row in rows]
+    axes.set_yticks(place, names)
+    axes.set_ylim(lines - 0.4, -0.7)
+    axes.margins(x=0.12)
+    axes.set_title(group, loc="left", fontsize=10)
+    axes.tick_params(labelsize=8)
+    _plain(axes)
+
+
 def _adaptation_label(rounds: int, episodes: int) -> str:
     if episodes == 1:
         return "adaptations to the task (rounds)"
@@ -104,18 +162,27 @@ def _adaptation_label(rounds: int, episodes: int) -> str:
 
 
 def _axes(title: str):
+    figure = _figure((6.4, 4.0))
+    axes = figure.add_subplot()
+    axes.set_title(title, fontweight="bold", loc="left", pad=22)
+    _plain(axes)
+    return figure, axes
+
+
+def _figure(size: tuple[float, float]):
     # not pyplot: it would look for a display and keep every figure
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontweight="bold", loc="left", pad=22)
+    return figure
+
+
+def _plain(axes) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _subtitle(axes, text: str) -> None:

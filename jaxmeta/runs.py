@@ -46,11 +46,15 @@ class RunConfig:
           RunError: if the parts do not fit together.
         """
         make_algo, _ = registry.find("algorithm", registry.ALGOS, self.algo).load()
-        make_tasks, _ = registry.find("task family", registry.TASKS, self.tasks).load()
-        with named("tasks", self.tasks_config):
-            family = make_tasks(self.tasks_config)
+        family = self.build_family()
         with named("algo", self.algo_config):
             return family, make_algo(family, self.algo_config)
+
+    def build_family(self) -> Any:
+        """Returns the task family alone; it raises as `build` does."""
+        make_tasks, _ = registry.find("task family", registry.TASKS, self.tasks).load()
+        with named("tasks", self.tasks_config):
+            return make_tasks(self.tasks_config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,26 +146,10 @@ def assess(
       A JSON object. Statistics are over tasks; where the run has several seeds, over seeds and tasks within them:
       `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`.
     """
-    import jax
-
-    import jaxmeta as jm
-
-    changes = {name: value for name, value in (("rounds", rounds), ("streams", streams)) if value is not None}
-    plan = dataclasses.replace(run.meta.plan, **changes)
-    # not a small number: folding in i gives the i-th key of a split, which meta-training with this seed uses
-    key = jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM)
-
-    def one_seed(params, key):
-        task_key, trial_key = jax.random.split(key)
-        tasks = jax.vmap(run.family.sample_test)(jax.random.split(task_key, num_tasks))
-        return jm.evaluate(run.meta.learner, params, run.family.env, tasks, trial_key, plan, deterministic)
-
-    num_seeds, params = seed_axis(run.config), run.params
-    if num_seeds is None:
-        report = one_seed(params, key)
-    else:
-        # every seed gets tasks of its own: the more tasks, the less the result depends on them
-        report = jax.vmap(one_seed)(params, jax.random.split(key, num_seeds))
+    plan = changed_plan(run.meta.plan, rounds, streams)
+    report = trials(
+        run.meta.learner, run.params, run.family, plan, num_tasks, seed, seed_axis(run.config), deterministic
+    )
     return {
         "algo": run.config.algo,
         "tasks": run.config.tasks,
@@ -175,6 +163,58 @@ def assess(
         "trial_return": report.trial_return(),
         "gain": report.gain(),
     }
+
+
+def changed_plan(plan: Any, rounds: int | None, streams: int | None) -> Any:
+    """Returns a plan with other rounds and streams; None leaves them."""
+    changes = {name: value for name, value in (("rounds", rounds), ("streams", streams)) if value is not None}
+    return dataclasses.replace(plan, **changes)
+
+
+def trials(
+    learner: Any,
+    params: Any,
+    family: Any,
+    plan: Any,
+    num_tasks: int,
+    seed: int,
+    num_seeds: int | None = None,
+    deterministic: bool = False,
+    every_task: Any = None,
+) -> Any:
+    """Runs trials of a learner, trained or not, on held-out tasks.
+
+    Args:
+      num_tasks: tasks, a trial on each; per seed where there are several.
+      seed: decides the tasks and all else that is random.
+      num_seeds: leading axis of `params`; None if there is none.
+      every_task: all tasks there are, stacked [M, ...]: instead of a draw, each stands in the batch equally often, for
+        `num_tasks` trials or a few more. By default the tasks are drawn from the family's held-out law.
+
+    Returns:
+      A `jm.Report`.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    import jaxmeta as jm
+
+    # not a small number: folding in i gives the i-th key of a split, which meta-training with this seed uses
+    key = jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM)
+
+    def one_seed(params, key):
+        task_key, trial_key = jax.random.split(key)
+        if every_task is None:
+            tasks = jax.vmap(family.sample_test)(jax.random.split(task_key, num_tasks))
+        else:
+            repeats = -(-num_tasks // jax.tree.leaves(every_task)[0].shape[0])
+            tasks = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * repeats), every_task)
+        return jm.evaluate(learner, params, family.env, tasks, trial_key, plan, deterministic)
+
+    if num_seeds is None:
+        return one_seed(params, key)
+    # every seed gets tasks of its own: the more tasks, the less the result depends on them
+    return jax.vmap(one_seed)(params, jax.random.split(key, num_seeds))
 
 
 def read_config(path: str | Path) -> RunConfig:
@@ -240,8 +280,8 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Writes a text file so that a reader, or a crash, sees the old or the new one whole."""
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old or the new one whole."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(text)
+    draft.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(draft, file)

@@ -1,0 +1,94 @@
+"""Bernoulli bandits of RL² (Duan et al., 2016, arXiv:1611.02779) and SNAIL (Mishra et al., 2018, arXiv:1707.03141)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jaxmeta as jm
+from jaxmeta.reproduce.base import Reference, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.statistics import trial_return
+
+PUBLISHED = {  # (pulls, arms): total reward of a trial, over 1,000 trials
+    (10, 5): {"random": 5.0, "gittins": 6.6, "thompson": 5.7, "optimistic-thompson": 6.5, "ucb1": 6.7,
+              "epsilon-greedy": 6.6, "greedy": 6.6, "rl2": 6.7, "snail": 6.6},
+    (10, 10): {"random": 5.0, "gittins": 6.6, "thompson": 5.5, "optimistic-thompson": 6.2, "ucb1": 6.7,
+               "epsilon-greedy": 6.6, "greedy": 6.6, "rl2": 6.7, "snail": 6.7},
+    (10, 50): {"random": 5.1, "gittins": 6.5, "thompson": 5.2, "optimistic-thompson": 5.5, "ucb1": 6.6,
+               "epsilon-greedy": 6.5, "greedy": 6.5, "rl2": 6.8, "snail": 6.7},
+    (100, 5): {"random": 49.9, "gittins": 78.3, "thompson": 74.7, "optimistic-thompson": 77.9, "ucb1": 78.0,
+               "epsilon-greedy": 75.4, "greedy": 74.8, "rl2": 78.7, "snail": 79.1},
+    (100, 10): {"random": 49.9, "gittins": 82.8, "thompson": 76.7, "optimistic-thompson": 81.4, "ucb1": 82.4,
+                "epsilon-greedy": 77.4, "greedy": 77.1, "rl2": 83.5, "snail": 83.5},
+    (100, 50): {"random": 49.8, "gittins": 85.2, "thompson": 64.5, "optimistic-thompson": 67.7, "ucb1": 84.3,
+                "epsilon-greedy": 78.3, "greedy": 78.0, "rl2": 84.9, "snail": 85.1},
+    (500, 5): {"random": 249.8, "gittins": 405.8, "thompson": 402.0, "optimistic-thompson": 406.7, "ucb1": 405.8,
+               "epsilon-greedy": 388.2, "greedy": 380.6, "rl2": 401.6, "snail": 408.1},
+}  # fmt: skip
+REQUIRED = {
+    ("rl2", 10, 5): Required(least=6.58, up_to_optimum=True),
+    ("rl2", 10, 10): Required(least=6.62, up_to_optimum=True),
+    ("rl2", 10, 50): Required(least=6.55, up_to_optimum=True),
+    ("rl2", 100, 5): Required(least=78.0),
+    ("rl2", 100, 10): Required(least=82.5),
+    ("rl2", 100, 50): Required(least=83.0),
+    ("rl2", 500, 5): Required(least=400.0, platform="gpu"),
+    ("snail", 100, 5): Required(least=78.0),
+    ("snail", 100, 10): Required(least=82.5),
+    ("snail", 100, 50): Required(least=83.0),
+}
+PPO = "--chunk 10 --algo.ppo.epochs 2 --algo.ppo.minibatches 8 --algo.ppo.anneal-over {updates}"
+SNAIL = f"{PPO} --algo.filters 16 --algo.tc-blocks 1"
+RECIPES = {  # (agent, pulls): updates and flags
+    ("rl2", 10): (400, "--chunk 10"),
+    ("rl2", 100): (1500, PPO),
+    ("rl2", 500): (600, PPO),
+    ("snail", 10): (1000, SNAIL),
+    ("snail", 100): (1000, SNAIL),
+}
+RULES = {
+    "random": lambda pulls, arms: ("bandits.random", {"num_actions": arms}),
+    "greedy": lambda pulls, arms: ("bandits.greedy", {"num_arms": arms}),
+    "epsilon-greedy": lambda pulls, arms: ("bandits.epsilon_greedy", {"num_arms": arms}),
+    "ucb1": lambda pulls, arms: ("bandits.ucb1", {"num_arms": arms}),
+    "thompson": lambda pulls, arms: ("bandits.thompson", {"num_arms": arms}),
+    "optimistic-thompson": lambda pulls, arms: ("bandits.optimistic_thompson", {"num_arms": arms, "num_draws": 3}),
+    "gittins": lambda pulls, arms: ("bandits.gittins", {"num_arms": arms, "num_pulls": pulls}),
+}
+
+
+def _optimum(pulls: int, arms: int):
+    """Returns what computes the Bayes-optimal value, or None where that is out of reach."""
+    return functools.partial(_bayes_optimal_value, arms, pulls) if pulls <= 10 else None
+
+
+@functools.cache
+def _bayes_optimal_value(arms: int, pulls: int) -> float:
+    return jm.references.bandits.bayes_optimal_value(arms, pulls)
+
+
+def _runs() -> Iterator[Run]:
+    for (pulls, arms), published in PUBLISHED.items():
+        group, tasks = f"{pulls}x{arms}", f"--tasks.num-pulls {pulls} --tasks.num-arms {arms}"
+
+        def row(agent, pulls=pulls, arms=arms, published=published):
+            required = REQUIRED.get((agent, pulls, arms))
+            return Row(trial_return, published=published[agent], optimum=_optimum(pulls, arms), required=required)
+
+        for agent, rule in RULES.items():
+            if agent == "gittins" and pulls > 100:
+                continue  # its table has pulls³ entries
+            learner, arguments = rule(pulls, arms)
+            yield Reference(f"{group}/{agent}", learner, arguments, "bandit", tasks, rows=(row(agent),))
+        for (agent, length), (updates, flags) in RECIPES.items():
+            if length == pulls:
+                yield Trained(f"{group}/{agent}", agent, "bandit", f"{tasks} {flags}", updates, rows=(row(agent),))
+
+
+TABLE = Table(
+    "bandit",
+    title="Bernoulli bandits, pulls x arms: total reward of a trial",
+    source="published: Duan et al., 2016; Mishra et al., 2018; optimum: Bayes-optimal, by dynamic programming",
+    runs=tuple(_runs()),
+    quick=("10x5",),
+)

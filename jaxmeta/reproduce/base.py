@@ -1,0 +1,194 @@
+"""What a published table consists of: runs, which are trained or computed, and rows, which are numbers that they yield.
+
+A table is added as a file with a `TABLE`, and a line in `reproduce.TABLES`:
+
+    TABLE = Table(
+        "bandit",
+        title="Bernoulli bandits: total reward of a trial",
+        source="published: Duan et al., 2016",
+        runs=(
+            Trained("10x5/rl2", "rl2", "bandit", "--tasks.num-arms 5", 400, rows=(Row(trial_return, published=6.7),)),
+            Reference("10x5/ucb1", "bandits.ucb1", {"num_arms": 5}, "bandit", "--tasks.num-arms 5", rows=(...,)),
+        ),
+    )
+
+The statistics that rows take are in `statistics`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxmeta import flags, registry, runs
+
+Point = dict[str, Any]
+"""A number and how sure it is: `mean`, `stderr`, `ci95`, as `jm.summarize` returns them."""
+Statistic = Callable[[Any], Point]
+"""Takes its number out of a `jm.Report`."""
+QUICK_TRIALS = 256
+QUICK_UPDATES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Required:
+    """What a row must reach, between two bounds of which either may be open."""
+
+    least: float | None = None
+    most: float | None = None
+    of: Literal["mean", "ci95"] = "mean"
+    """What must lie between the bounds: the mean, or the whole interval."""
+    up_to_optimum: bool = False
+    """Whether the mean must not exceed the optimum by more than 3 standard errors: above it something is wrong."""
+    platform: str | None = None
+    """The one JAX platform where it is required, such as gpu; by default everywhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One number of a run."""
+
+    statistic: Statistic
+    name: str = ""
+    """What the run's name is followed by; "" where a run has one row only."""
+    published: float | None = None
+    optimum: float | Callable[[], float] | None = None
+    """The exact optimum or oracle; a function is called when the row is written."""
+    required: Required | None = None
+    evaluation: str = ""
+    """Name of the evaluation that the number is from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Trials on held-out tasks."""
+
+    name: str = ""
+    """Needed where a run has several."""
+    num_tasks: int = 20_000
+    """Held-out tasks; a trial on each."""
+    tasks: str = ""
+    """Flags of `jaxmeta train` by which the tasks differ from those of training."""
+    rounds: int | None = None
+    """Rounds of adaptation; by default as in meta-training."""
+    streams: int | None = None
+    """Parallel streams per task and round; by default as in meta-training."""
+    every_task: Callable[[Any], Any] | None = None
+    """Lists all tasks of a family from its config, stacked; they share the trials equally. By default tasks are drawn.
+    """
+
+    def quick(self) -> Evaluation:
+        """Returns the same with few trials."""
+        return dataclasses.replace(self, num_tasks=min(self.num_tasks, QUICK_TRIALS))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what decides the outcome, as JSON can hold it."""
+        return dataclasses.asdict(self) | {"every_task": self.every_task is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where rows come from."""
+
+    name: str
+    """GROUP/AGENT, such as 10x5/rl2; also the folder."""
+    rows: tuple[Row, ...] = dataclasses.field(kw_only=True)
+    evaluations: tuple[Evaluation, ...] = dataclasses.field(default=(Evaluation(),), kw_only=True)
+
+    @property
+    def group(self) -> str:
+        """The part of the table that it stands in, such as 10x5."""
+        return self.name.split("/")[0]
+
+    def row_name(self, row: Row) -> str:
+        """Returns the full name of one of its rows."""
+        return " ".join(filter(None, (self.name, row.name)))
+
+    def quick(self) -> Run:
+        """Returns the same with as little work as shows that it works."""
+        return dataclasses.replace(self, evaluations=tuple(one.quick() for one in self.evaluations))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained(Run):
+    """An agent that is meta-trained, as by `jaxmeta train`."""
+
+    algo: str
+    tasks: str
+    flags: str
+    """Further flags of `jaxmeta train`; `{updates}` stands for the number of updates."""
+    updates: int
+
+    def quick(self) -> Trained:
+        updates = min(max(2, self.updates // 200), QUICK_UPDATES)
+        return dataclasses.replace(self, updates=updates, evaluations=super().quick().evaluations)
+
+    def command(self, folder: Path, seed: int = 0, num_seeds: int = 1, tasks: str = "") -> list[str]:
+        """Returns the arguments of `jaxmeta` that train it; `tasks` are further flags."""
+        seeds = ["--seed", str(seed)] + (["--num-seeds", str(num_seeds)] if num_seeds > 1 else [])
+        further = shlex.split(self.flags.format(updates=self.updates)) + shlex.split(tasks)
+        arguments = ["train", self.algo, self.tasks, "--out", str(folder), "--updates", str(self.updates)]
+        return [*arguments, *seeds, *further]
+
+    def config(self, seed: int = 0, num_seeds: int = 1, tasks: str = "") -> runs.RunConfig:
+        """Returns what its run folder says that it is."""
+        # parsed only: where it lies does not matter
+        return flags.train_config(self.command(Path("run"), seed, num_seeds, tasks)[1:])[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference(Run):
+    """A learner of `jm.references`: there is nothing to train, and it is evaluated as trained agents are."""
+
+    learner: str
+    """Its name in `jm.references`, such as bandits.ucb1."""
+    arguments: Mapping[str, Any]
+    """What it is called with."""
+    tasks: str
+    flags: str
+    """Flags of `jaxmeta train` that choose the tasks."""
+
+    def config(self, tasks: str = "") -> runs.RunConfig:
+        """Returns the tasks, as the configuration of a run; its algorithm means nothing."""
+        command = ["rl2", self.tasks, "--out", "run", *shlex.split(self.flags), *shlex.split(tasks)]
+        return flags.train_config(command)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A published table."""
+
+    name: str
+    title: str
+    """What the numbers are."""
+    source: str
+    """Where the published ones are from, and where they do not compare."""
+    runs: tuple[Run, ...]
+    quick: tuple[str, ...] = ()
+    """What `--quick` runs where nothing is chosen; by default all."""
+
+    def row_names(self) -> list[str]:
+        """Lists the full names of its rows."""
+        return [run.row_name(row) for run in self.runs for row in run.rows]
+
+    def choose(self, rows: str | None, quick: bool = False) -> tuple[Run, ...]:
+        """Returns the runs that a list like `10x5,100x10/rl2` names, in the order of the table.
+
+        Raises:
+          UsageError: if a name is that of no group, run or row.
+        """
+        wanted = tuple(name.strip() for name in rows.split(",")) if rows is not None else self.quick if quick else ()
+        names = {run.name: {run.group, run.name, *map(run.row_name, run.rows)} for run in self.runs}
+        for name in wanted:
+            if not any(name in some for some in names.values()):
+                near = registry.near(name, sorted(set().union(*names.values())))
+                groups = ", ".join(dict.fromkeys(run.group for run in self.runs))
+                agents = ", ".join(dict.fromkeys("/" + run.name.partition("/")[2] for run in self.runs))
+                raise flags.UsageError(
+                    f"no row {name!r} in {self.name};{near} there are {groups}, whole or each with one of {agents}"
+                )
+        chosen = [run for run in self.runs if not wanted or not names[run.name].isdisjoint(wanted)]
+        return tuple(run.quick() if quick else run for run in chosen)

@@ -1,0 +1,89 @@
+"""What `jaxmeta reproduce` leaves behind: measurements with the runs, and the table that collects them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxmeta import configs, runs
+from jaxmeta.reproduce.base import Table
+
+MEASUREMENT = "rows.json"
+"""In the folder of a run: its numbers, and what decided them."""
+TABLE = "table.json"
+"""In the folder of all runs; the picture lies beside it."""
+
+
+def read_measurement(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """Reads the numbers of a finished run; None if there are none, or something else decided them."""
+    try:
+        measurement = json.loads((folder / MEASUREMENT).read_text())
+        return measurement if measurement["key"] == json.loads(configs.to_json(key)) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_measurement(folder: Path, measurement: dict[str, Any]) -> None:
+    """Writes the numbers of a run into its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.write_atomically(folder / MEASUREMENT, configs.to_json(measurement, indent=2) + "\n")
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Renames a folder to the first FOLDER.old-N that is free and returns that, or None if there is no folder."""
+    if not folder.exists():
+        return None
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    return folder.rename(aside)
+
+
+def read_table(file: Path) -> list[dict[str, Any]]:
+    """Reads the rows of a table, [] if there is no file.
+
+    Raises:
+      RunError: if it is damaged.
+    """
+    try:
+        rows = json.loads(file.read_text())["rows"]
+        names = [row["name"] for row in rows]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise configs.RunError(f"{file} cannot be read as a table: {error!r}; move it away") from error
+    return rows if names else []
+
+
+def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> None:
+    """Puts rows into the table in a file and draws it anew; rows that stand there already stay unless given again."""
+    from jaxmeta import plot
+
+    with _locked(file.parent):
+        merged = {row["name"]: row for row in [*read_table(file), *rows]}
+        known = [name for name in table.row_names() if name in merged]
+        # a row that the table has no more was measured all the same
+        ordered = [merged[name] for name in dict.fromkeys([*known, *merged])]
+        drawn = io.BytesIO()
+        plot.published(ordered, table.title, table.source).savefig(drawn, dpi=150, format="png")
+        runs.write_atomically(file, configs.to_json({"name": table.name, "rows": ordered}, indent=2) + "\n")
+        runs.write_atomically(file.with_suffix(".png"), drawn.getvalue())
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time read, merge and write in a folder: else two would lose each other's rows."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # and so unlocks

@@ -1,0 +1,45 @@
+"""GridNavi of VariBAD (Zintgraf et al., 2020, arXiv:1910.08348); published in figures only, the optimum is exact."""
+
+from __future__ import annotations
+
+import functools
+
+import jaxmeta as jm
+from jaxmeta.reproduce.base import Evaluation, Reference, Required, Row, Table, Trained
+from jaxmeta.reproduce.statistics import episode_return, trial_return
+
+EPISODES = 4
+PPO = "--chunk 10 --algo.ppo.epochs 2 --algo.ppo.minibatches 8 --algo.ppo.anneal-over {updates}"
+EVERY_GOAL = (Evaluation(every_task=lambda config: jm.tasks.all_goals(config)),)
+
+
+@functools.cache
+def _optimum(episode: int | None = None) -> float:
+    """Returns what the Bayes-optimal explorer expects of an episode, or of all of them."""
+    returns = jm.references.grid.bayes_optimal_returns(episodes=EPISODES)
+    return float(returns.sum() if episode is None else returns[episode])
+
+
+def _rows(required: Required | None = None) -> tuple[Row, ...]:
+    total = Row(trial_return, "total", optimum=_optimum, required=required)
+    return total, *(
+        Row(episode_return(index), f"episode {index + 1}", optimum=functools.partial(_optimum, index))
+        for index in range(EPISODES)
+    )
+
+
+TABLE = Table(
+    "gridnavi",
+    title="GridNavi, 5 x 5 cells, all 21 goals, 4 episodes: return",
+    source="published in figures only (Zintgraf et al., 2020); optimum: the Bayes-optimal explorer, exact",
+    runs=(
+        Reference(
+            "gridnavi/random", "bandits.random", {"num_actions": 5}, "grid-navigation", "",
+            rows=_rows(), evaluations=EVERY_GOAL,
+        ),
+        Trained(
+            "gridnavi/rl2", "rl2", "grid-navigation", PPO, 1000,
+            rows=_rows(Required(least=33.0, up_to_optimum=True)), evaluations=EVERY_GOAL,
+        ),
+    ),
+)  # fmt: skip

@@ -1,0 +1,34 @@
+"""MAML's 2D navigation, held to the data stored with Finn et al. (2017, arXiv:1703.03400)."""
+
+from __future__ import annotations
+
+from jaxmeta.reproduce.base import Evaluation, Required, Row, Table, Trained
+from jaxmeta.reproduce.statistics import episode_return
+
+# 40 test tasks, 40 trajectories each, step size halved after the first step; by gradient steps done
+PUBLISHED = (-40.4, -11.7, -3.33, -3.23)
+REQUIRED = {1: Required(least=-14.0), 3: Required(least=-5.0)}
+RECIPE = (
+    "--chunk 5 --algo.inner-lr 0.5 --algo.later-lr-scale 0.5 --algo.action-scale 0.1 --algo.num-tasks 40"
+    " --algo.hidden 100 100 --algo.activation relu"
+)
+
+TABLE = Table(
+    "navigation",
+    title="2D navigation: return after 0 to 3 gradient steps",
+    source="published: the data of Finn et al., 2017",
+    runs=(
+        Trained(
+            "navigation/maml",
+            "maml",
+            "navigation",
+            RECIPE,
+            100,
+            rows=tuple(
+                Row(episode_return(0, round=step), f"step {step}", published=value, required=REQUIRED.get(step))
+                for step, value in enumerate(PUBLISHED)
+            ),
+            evaluations=(Evaluation(num_tasks=40, rounds=3, streams=40),),
+        ),
+    ),
+)

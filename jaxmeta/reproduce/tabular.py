@@ -1,0 +1,76 @@
+"""Random MDPs of RL² (Duan et al., 2016, arXiv:1611.02779) and SNAIL (Mishra et al., 2018, arXiv:1707.03141)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jaxmeta as jm
+from jaxmeta.reproduce.base import Reference, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.statistics import trial_return
+
+PUBLISHED = {  # episodes: total reward of a trial
+    10: {"random": 100.1, "psrl": 138.1, "opsrl": 144.1, "ucrl2": 146.6, "beb": 150.2, "epsilon-greedy": 132.8,
+         "greedy": 134.8, "rl2": 156.2, "snail": 159.1},
+    25: {"random": 250.2, "psrl": 408.8, "opsrl": 425.2, "ucrl2": 424.1, "beb": 427.8, "epsilon-greedy": 377.3,
+         "greedy": 368.8, "rl2": 445.7, "snail": 447.2},
+}  # fmt: skip
+REQUIRED = {
+    ("rl2", 10): Required(least=155.0),
+    ("snail", 10): Required(least=157.0),
+    ("rl2", 25): Required(least=440.0),
+}
+PPO = "--chunk 10 --algo.ppo.epochs 2 --algo.ppo.minibatches 8 --algo.ppo.anneal-over {updates}"
+SNAIL = f"{PPO} --algo.filters 16 --algo.tc-blocks 1"
+RECIPES = {  # (agent, episodes): updates and flags
+    ("rl2", 10): (2000, PPO),
+    ("rl2", 25): (1000, PPO),
+    ("snail", 10): (1000, SNAIL),
+    ("snail", 25): (1000, SNAIL),
+}
+SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
+LEARNERS = {
+    "random": ("tabular.random", {"num_actions": SIZES["num_actions"]}),
+    "greedy": ("tabular.epsilon_greedy", SIZES | {"epsilon": 1e-9}),  # as good as never
+    "epsilon-greedy": ("tabular.epsilon_greedy", SIZES),
+    "psrl": ("tabular.psrl", SIZES),
+    "opsrl": ("tabular.optimistic_psrl", SIZES),
+    "ucrl2": ("tabular.ucrl2", SIZES),
+    "beb": ("tabular.beb", SIZES),
+}
+OPTIMUM_TASKS = 20_000
+
+
+@functools.cache
+def _known_optimum() -> float:
+    """Averages the optimal return of an episode in a known MDP; its standard error is 0.02."""
+    import jax
+
+    family = jm.tasks.tabular()
+    tasks = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(0), OPTIMUM_TASKS))
+    value = jax.vmap(lambda task: jm.references.tabular.optimal_value(task.reward, task.transition, SIZES["horizon"]))
+    return float(jax.jit(value)(tasks).mean())
+
+
+def _runs() -> Iterator[Run]:
+    for episodes, published in PUBLISHED.items():
+        group, tasks = f"n{episodes}", f"--tasks.num-episodes {episodes}"
+
+        def row(agent, episodes=episodes, published=published):
+            optimum, required = lambda: episodes * _known_optimum(), REQUIRED.get((agent, episodes))
+            return Row(trial_return, published=published[agent], optimum=optimum, required=required)
+
+        for agent, (learner, arguments) in LEARNERS.items():
+            yield Reference(f"{group}/{agent}", learner, arguments, "tabular", tasks, rows=(row(agent),))
+        for (agent, length), (updates, flags) in RECIPES.items():
+            if length == episodes:
+                yield Trained(f"{group}/{agent}", agent, "tabular", f"{tasks} {flags}", updates, rows=(row(agent),))
+
+
+TABLE = Table(
+    "tabular",
+    title="Random MDPs, 10 and 25 episodes: total reward of a trial",
+    source="published: Duan et al., 2016; Mishra et al., 2018; optimum: of an agent that knows the MDP",
+    runs=tuple(_runs()),
+    quick=("n10/random", "n10/psrl", "n10/rl2"),
+)
