@@ -1,16 +1,18 @@
 """How many environment steps per second whole meta-updates do, beside the bare physics in the same process.
 
     python -m benchmarks.throughput --algo maml --tasks half-cheetah-vel [--json]
+    python -m benchmarks.throughput --tasks bandit --episodes 100
+    python -m benchmarks.throughput --tasks sequence
 
 All programs are compiled first; then they take turns, so that whatever else the machine does hits them alike, and the
-median of the turns counts.
+median of the turns counts. `--tasks sequence` measures gradients over long trials instead: SNAIL's parallel form
+against stepping, the LRU against the GRU, and how the memory of each grows with the trial.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import statistics
 import sys
 import time
@@ -18,23 +20,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import tyro
+
+from benchmarks.sequence import SequenceConfig, measure_sequence
+from benchmarks.turns import peak_memory, take_turns
+from jaxmeta import registry
+from jaxmeta.core import parallel, train
+from jaxmeta.core.rollout import stepping_chunk
 from jaxmeta.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True)
 class ThroughputConfig:
-    """Sizes of the measurement; the defaults are those of MAML on half-cheetah."""
+    """Sizes of the measurement; the defaults are those of MAML on half-cheetah, and of RL² on bandits and MDPs."""
 
-    algo: str = "maml"
-    """Registered algorithm."""
+    algo: str | None = None
+    """Registered algorithm; by default rl2 on bandit and tabular, else maml."""
     tasks: str = "half-cheetah-vel"
-    """Registered task family."""
-    num_tasks: int = 20
-    """Tasks per meta-update."""
+    """Registered task family, or `sequence` for gradients over long trials."""
+    num_tasks: int | None = None
+    """Tasks per meta-update; by default 1,024 on bandit and tabular, else 20."""
     streams: int = 20
     """Streams per task, for algorithms that have them."""
-    horizon: int = 100
-    """Steps of an episode, for families that have it."""
+    episodes: int | None = None
+    """Episodes per trial, for algorithms that have them; by default what is usual for the family."""
+    horizon: int | None = None
+    """Steps of an episode, for families that have it; by default the family's own on tabular, else 100."""
     updates: int = 2
     """Meta-updates in one turn."""
     repeats: int = 5
@@ -43,12 +56,22 @@ class ThroughputConfig:
     """Print one JSON object and nothing else."""
     out: Path | None = None
     """Also write the JSON to this file."""
+    sequence: SequenceConfig = SequenceConfig()
+    """Sizes with `--tasks sequence`."""
+
+    def filled(self) -> ThroughputConfig:
+        """Puts the defaults in that depend on the family."""
+        usual: dict[str, Any] = {"algo": "maml", "num_tasks": 20, "horizon": 100}
+        if self.tasks in ("bandit", "tabular"):
+            usual = {"algo": "rl2", "num_tasks": 1024}
+        return dataclasses.replace(self, **{name: usual[name] for name in usual if getattr(self, name) is None})
 
 
 def with_fields(config: Any, **values: Any) -> Any:
-    """Replaces those fields that a config has."""
+    """Replaces those fields that a config has by values that are not None."""
     names = {field.name for field in dataclasses.fields(config)}
-    return dataclasses.replace(config, **{name: value for name, value in values.items() if name in names})
+    given = {name: value for name, value in values.items() if name in names and value is not None}
+    return dataclasses.replace(config, **given)
 
 
 def raw_program(env: Any, plan: Any, num_tasks: int, spread: bool) -> Callable:
@@ -58,11 +81,6 @@ def raw_program(env: Any, plan: Any, num_tasks: int, spread: bool) -> Callable:
       spread: through the engine (tasks over devices, streams in cache-sized chunks); else one plain jitted scan of
         `vmap(env.step)` over the whole batch, with Brax's own step for Brax families.
     """
-    import jax
-    import jax.numpy as jnp
-
-    from jaxmeta.core import parallel
-    from jaxmeta.core.rollout import stepping_chunk
 
     def random_action(key, batch):
         example = env.spec.action.example()
@@ -113,18 +131,17 @@ def raw_program(env: Any, plan: Any, num_tasks: int, spread: bool) -> Callable:
 
 def measure(config: ThroughputConfig) -> dict[str, Any]:
     """Compiles and times all programs; returns the record that is printed."""
-    import jax
-
-    from jaxmeta import registry
-    from jaxmeta.core import train
-
+    config = config.filled()
+    assert config.algo is not None and config.num_tasks is not None
     algo, algo_config = registry.find("algorithm", registry.ALGOS, config.algo).load()
     make_family, family_config = registry.find("task family", registry.TASKS, config.tasks).load()
     family = make_family(with_fields(family_config(), horizon=config.horizon))
-    base = with_fields(algo_config(), num_tasks=config.num_tasks, streams=config.streams)
-    variants = {"second": base}
+    base = with_fields(algo_config(), num_tasks=config.num_tasks, streams=config.streams, episodes=config.episodes)
+    # by the order of the meta-gradient, for algorithms that have one
+    variants = {"update": base}
     if hasattr(base, "first_order"):
-        variants["first"] = dataclasses.replace(base, first_order=True)
+        variants = {"second": base, "first": dataclasses.replace(base, first_order=True)}
+    whole = next(iter(variants))
 
     compile_s, programs = {}, {}
     for name, variant in variants.items():
@@ -141,26 +158,20 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
         program = raw_program(family.env, plan, config.num_tasks, spread=name == "raw")
         programs[name] = lambda program=program: jax.block_until_ready(program(tasks, keys))
 
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(config.repeats + 1):
-        for name, program in programs.items():
-            begun = time.perf_counter()
-            program()
-            if turn:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - begun)
+    seconds = take_turns(programs, config.repeats)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     round_steps = config.num_tasks * plan.streams * plan.episodes * family.env.spec.horizon
     meta_steps = round_steps * (plan.rounds + 1) * config.updates
     record = {
-        "meta_steps_per_s": meta_steps / median["second"],
+        "meta_steps_per_s": meta_steps / median[whole],
         "raw_steps_per_s": round_steps / median["raw"],
         "plain_raw_steps_per_s": round_steps / median["plain"],
-        "physics_share": (meta_steps / median["second"]) / (round_steps / median["raw"]),
+        "physics_share": (meta_steps / median[whole]) / (round_steps / median["raw"]),
         "raw_over_plain": median["plain"] / median["raw"],
         "second_order_ratio": median["second"] / median["first"] if "first" in median else None,
-        "compile_s": compile_s["second"],
-        "peak_memory_bytes": _peak_memory(),
-        "update_s": median["second"] / config.updates,
+        "compile_s": compile_s[whole],
+        "peak_memory_bytes": peak_memory(),
+        "update_s": median[whole] / config.updates,
         "repeats_s": seconds,
     }
     sizes = {"rounds": plan.rounds + 1, "episodes": plan.episodes, "horizon": family.env.spec.horizon}
@@ -170,8 +181,6 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
 
 def _stateful(compiled: Callable, state: Any) -> Callable[[], None]:
     """Makes a program that goes on from where it stopped: meta-updates consume their state."""
-    import jax
-
     holder = [state]
 
     def run() -> None:
@@ -181,22 +190,11 @@ def _stateful(compiled: Callable, state: Any) -> Callable[[], None]:
     return run
 
 
-def _peak_memory() -> int:
-    """Returns the device's peak where it tells, else that of the process."""
-    import jax
-
-    stats = jax.devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def main(argv: list[str] | None = None) -> None:
-    import tyro
-
     config = tyro.cli(ThroughputConfig, args=argv, description=__doc__)
-    from jaxmeta.core import parallel
-
     parallel.use_cpu_cores()
-    record = measure(config)
+    sequence = config.tasks == "sequence"
+    record = measure_sequence(config.sequence, config.repeats) if sequence else measure(config)
     text = json.dumps(record, indent=2)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
@@ -204,9 +202,19 @@ def main(argv: list[str] | None = None) -> None:
     if config.json:
         print(text)
         return
+    lines = _lines({name: value for name, value in record.items() if name != "repeats_s"})
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:>{width}}  {value:,.3f}" if isinstance(value, float) else f"{name:>{width}}  {value}")
+
+
+def _lines(record: dict[str, Any]) -> dict[str, Any]:
+    """Flattens groups of measurements, so that each has a line and a full name."""
+    lines = {}
     for name, value in record.items():
-        if name != "repeats_s":
-            print(f"{name:>22}  {value:,.3f}" if isinstance(value, float) else f"{name:>22}  {value}")
+        group = isinstance(value, dict) and any(isinstance(one, dict | float) for one in value.values())
+        lines |= {f"{name}.{inner}": one for inner, one in _lines(value).items()} if group else {name: value}
+    return lines
 
 
 if __name__ == "__main__":

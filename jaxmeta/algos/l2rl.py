@@ -44,7 +44,8 @@ def l2rl(family: TaskFamily, config: L2RLConfig = L2RLConfig()) -> MetaLearner:
     Previous action and reward are inputs, the LSTM's state lives through the trial: the weights learn slowly, by
     actor-critic, what the state then does quickly, on each task.
     """
-    network = nets.recurrent_actor_critic(family.env.spec, "lstm", config.hidden, config.init_log_std)
+    spec, length = family.env.spec, config.plan(family).episodes * family.env.spec.horizon
+    network = nets.recurrent_actor_critic(spec, "lstm", config.hidden, config.init_log_std, length)
     # one pass without clipping: at the params that collected, the ratio's gradient is that of the log-probability
     actor_critic = outer.PolicyGradientConfig(
         learning_rate=config.learning_rate,

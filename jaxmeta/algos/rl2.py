@@ -41,5 +41,6 @@ def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
     A trial is several episodes on one task. The hidden state lives through all of them, and the policy maximises the
     return of the whole trial: exploring early pays if it helps later.
     """
-    network = nets.recurrent_actor_critic(family.env.spec, config.cell, config.hidden, config.init_log_std)
+    spec, length = family.env.spec, config.plan(family).episodes * family.env.spec.horizon
+    network = nets.recurrent_actor_critic(spec, config.cell, config.hidden, config.init_log_std, length)
     return on_whole_trials(network, family, config, config.ppo if config.outer_loop == "ppo" else config.trpo)

@@ -32,6 +32,25 @@ def step_once(state: Array, decay: Array, drive: Array) -> tuple[Array, Array]:
 
 
 def scan_over(valid: Array) -> Recur:
+    """Builds the sequential form over a stream with gaps; `parallel_over` says the same.
+
+    Args:
+      valid: [T]. Where it is zero the state stays as it is.
+    """
+    keeps = valid[:, None] > 0
+
+    def recur(state: Array, decay: Array, drive: Array) -> tuple[Array, Array]:
+        def step(state, moment):
+            drive, keep = moment
+            after = decay * state + drive
+            return jnp.where(keep, after, state), after
+
+        return jax.lax.scan(step, state, (drive, keeps))
+
+    return recur
+
+
+def parallel_over(valid: Array) -> Recur:
     """Builds the parallel form over a stream with gaps: log2 T rounds of work, memory linear in T.
 
     Args:
@@ -98,15 +117,21 @@ class _LinearRecurrent(nn.Module):
         return tuple(states), policy_and_value(nn.LayerNorm()(x), self.spec, self.init_log_std)
 
 
-def linear_recurrent_actor_critic(spec: Spec, hidden: int = 64, layers: int = 2, init_log_std: float = 0.0) -> Network:
+def linear_recurrent_actor_critic(
+    spec: Spec, hidden: int = 64, layers: int = 2, init_log_std: float = 0.0, parallel: bool | None = None
+) -> Network:
     """Builds a policy whose memory is stacked linear recurrences, for long trials.
 
     Args:
       hidden: width of the layers, and complex states in each.
       layers: recurrent layers; with one, what is remembered could not depend on what was remembered before.
+      parallel: whether to unroll by an associative scan; by default everywhere but on a CPU, whose few cores do the
+        less work of a sequential scan sooner.
     """
     module = _LinearRecurrent(spec, hidden, layers, init_log_std)
     run = cast(Callable[..., tuple[Carry, Output]], module.apply)
+    in_parallel = jax.default_backend() != "cpu" if parallel is None else parallel
+    recur_over = parallel_over if in_parallel else scan_over
 
     def initial_state() -> Carry:
         return tuple(jnp.zeros(hidden, jnp.complex64) for _ in range(layers))
@@ -114,7 +139,7 @@ def linear_recurrent_actor_critic(spec: Spec, hidden: int = 64, layers: int = 2,
     def unroll(params: Params, carry: Carry, inputs: Input, valid: Array) -> Output:
         def stream(carry: Any, inputs: Input, valid: Array) -> Output:
             seen = jax.vmap(lambda one: encode_input(one, spec))(inputs)
-            return run(params, scan_over(valid), carry, seen)[1]
+            return run(params, recur_over(valid), carry, seen)[1]
 
         return jax.vmap(stream, (0, 1, 1), 1)(carry, inputs, valid)
 

@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import Network, encode_input, policy_and_value
-from jaxmeta.types import Carry, Input, Output, Params, Spec
+from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Spec
 
-CELLS: dict[str, type[nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+State = tuple[Array, ...]
+
+
+class Cell(NamedTuple):
+    """What is particular to a kind of recurrent state of size H."""
+
+    gates: int
+    """Products that it needs of the input, [gates x H], and as many of the state."""
+    keeps: int
+    """Which of them decides how much of the state is kept."""
+    states: int
+    """Arrays [H] that the state is made of; the last one is what the policy sees."""
+    advance: Callable[[State, Array, Array], State]
+    """(state, products of the input, products of the last array of the state) -> next state."""
+
+
+def _gru(state: State, drive: Array, recurrent: Array) -> State:
+    (hidden,) = state
+    keep, reset, content = jnp.split(drive, 3)
+    kept, reset_by, recalled = jnp.split(recurrent, 3)
+    keep, reset = jax.nn.sigmoid(keep + kept), jax.nn.sigmoid(reset + reset_by)
+    return (keep * hidden + (1.0 - keep) * jnp.tanh(content + reset * recalled),)
+
+
+def _lstm(state: State, drive: Array, recurrent: Array) -> State:
+    cell, _ = state
+    keep, admit, content, emit = jnp.split(drive + recurrent, 4)
+    cell = jax.nn.sigmoid(keep) * cell + jax.nn.sigmoid(admit) * jnp.tanh(content)
+    return cell, jax.nn.sigmoid(emit) * jnp.tanh(cell)
+
+
+CELLS = {
+    # Cho et al., 2014, arXiv:1406.1078; the reset gate acts on the product, as in cuDNN
+    "gru": Cell(gates=3, keeps=0, states=1, advance=_gru),
+    # Hochreiter and Schmidhuber, 1997, with a forget gate
+    "lstm": Cell(gates=4, keeps=0, states=2, advance=_lstm),
+}
 
 
 class _Recurrent(nn.Module):
@@ -21,33 +58,61 @@ class _Recurrent(nn.Module):
     cell: str
     hidden: int
     init_log_std: float
+    length: int
 
     @nn.compact
-    def __call__(self, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
-        carry, features = _make_cell(self.cell, self.hidden)(carry, encode_input(inputs, self.spec))
-        return carry, policy_and_value(features, self.spec, self.init_log_std)
+    def __call__(self, state: State, inputs: Input) -> tuple[State, Output]:
+        cell = CELLS[self.cell]
+        size = cell.gates * self.hidden
+        drive = nn.Dense(size, bias_init=_lasting(cell, self.hidden, self.length))(encode_input(inputs, self.spec))
+        recurrent = nn.Dense(size, use_bias=False, kernel_init=_orthogonal_by_gate(cell))(state[-1])
+        state = cell.advance(state, drive, recurrent)
+        return state, policy_and_value(state[-1], self.spec, self.init_log_std)
 
 
-def _make_cell(cell: str, hidden: int) -> nn.RNNCellBase:
-    if cell not in CELLS:
-        raise ValueError(f"cell is {cell!r}; known cells: {', '.join(map(repr, (*CELLS, 'lru')))}")
-    return CELLS[cell](hidden)  # pyright: ignore[reportCallIssue]  the base class has no fields
+def _lasting(cell: Cell, hidden: int, length: int) -> Callable[..., Array]:
+    """Draws biases with which memories last from 1 to `length` steps at first, others zero.
+
+    With the usual zero a state halves at every step: what happened an episode ago could not be told from noise, and
+    nothing would be learned from it (Tallec and Ollivier, 2018, arXiv:1804.11188).
+    """
+
+    def init(key: Key, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
+        start = cell.keeps * hidden
+        steps = jax.random.uniform(key, (hidden,), dtype, minval=1.0, maxval=float(max(length, 2) - 1))
+        return jnp.zeros(shape, dtype).at[start : start + hidden].set(jnp.log(steps))
+
+    return init
 
 
-def recurrent_actor_critic(spec: Spec, cell: str = "gru", hidden: int = 64, init_log_std: float = 0.0) -> Network:
+def _orthogonal_by_gate(cell: Cell) -> Callable[..., Array]:
+    def init(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+        one = nn.initializers.orthogonal()
+        parts = [one(part, (shape[0], shape[1] // cell.gates), dtype) for part in jax.random.split(key, cell.gates)]
+        return jnp.concatenate(parts, axis=1)
+
+    return init
+
+
+def recurrent_actor_critic(
+    spec: Spec, cell: str = "gru", hidden: int = 64, init_log_std: float = 0.0, length: int = 1
+) -> Network:
     """Builds a policy with memory: a recurrent state that sees the whole `Input`, with linear policy and value heads.
 
     Args:
       cell: `gru`, `lstm`, or `lru`: linear recurrences, which unroll in parallel over time.
       hidden: size of the state.
+      length: steps of a trial. At first the units of a `gru` or `lstm` keep what they saw for times between 1 step and
+        that many.
     """
     if cell == "lru":
         return linear_recurrent_actor_critic(spec, hidden, init_log_std=init_log_std)
-    module = _Recurrent(spec, cell, hidden, init_log_std)
-    recurrent = _make_cell(cell, hidden)
+    if cell not in CELLS:
+        raise ValueError(f"cell is {cell!r}; known cells: {', '.join(map(repr, (*CELLS, 'lru')))}")
+    module = _Recurrent(spec, cell, hidden, init_log_std, length)
 
     def initial_state() -> Carry:
-        return recurrent.initialize_carry(jax.random.key(0), (1,))
+        return (jnp.zeros(hidden),) * CELLS[cell].states
 
     return Network(
         init=lambda key: module.init(key, initial_state(), spec.example_input()),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxmeta import nets
 from jaxmeta.types import Discrete, Input, Spec
@@ -17,7 +18,8 @@ from jaxmeta.types import Discrete, Input, Spec
 LENGTH, STREAMS = 13, 3
 SPEC = Spec((2,), Discrete(3), horizon=LENGTH)
 MODELS = {
-    "lru": lambda spec: nets.linear_recurrent_actor_critic(spec, hidden=6),
+    "lru": lambda spec: nets.linear_recurrent_actor_critic(spec, hidden=6, parallel=True),
+    "lru-sequential": lambda spec: nets.linear_recurrent_actor_critic(spec, hidden=6, parallel=False),
     "snail": lambda spec: nets.snail_actor_critic(spec, LENGTH, filters=4, key_size=5, value_size=3),
     # attention reaches back over fewer steps than there are
     "snail-short": lambda spec: nets.snail_actor_critic(spec, 5, filters=4, key_size=5, value_size=3),
@@ -107,7 +109,7 @@ def test_attention_in_blocks_equals_attention_at_once(monkeypatch):
 def test_training_needs_memory_linear_in_the_trial(model):
     length = 1024
     spec = Spec((2,), Discrete(3), horizon=length, terminates=True)
-    small = {"lru": lambda: nets.linear_recurrent_actor_critic(spec, hidden=4)}
+    small = {"lru": lambda: nets.linear_recurrent_actor_critic(spec, hidden=4, parallel=True)}
     small["snail"] = lambda: nets.snail_actor_critic(spec, length, filters=2, key_size=2, value_size=2)
     network = small[model]()
     params = jax.eval_shape(network.init, jax.random.key(0))
@@ -135,7 +137,8 @@ def test_states_of_the_lru_are_stable_and_some_are_slow():
 
 
 def test_the_state_of_each_cell_has_its_form():
-    assert nets.recurrent_actor_critic(SPEC, "gru", 8).initial_state().shape == (8,)
+    (hidden,) = nets.recurrent_actor_critic(SPEC, "gru", 8).initial_state()
+    assert hidden.shape == (8,)
     cell, hidden = nets.recurrent_actor_critic(SPEC, "lstm", 8).initial_state()
     assert cell.shape == hidden.shape == (8,)
     assert [leaf.shape for leaf in nets.recurrent_actor_critic(SPEC, "lru", 8).initial_state()] == [(8,), (8,)]
@@ -144,3 +147,43 @@ def test_the_state_of_each_cell_has_its_form():
 def test_a_trial_without_steps_is_refused():
     with pytest.raises(ValueError, match="length is 0; a trial has at least 1 step"):
         nets.snail_actor_critic(SPEC, 0)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_memories_last_as_long_as_the_trial_at_first(cell):
+    """Without further input a unit fades by its own time, from about 1 step to about the length of the trial."""
+    length = 100
+    network = nets.recurrent_actor_critic(SPEC, cell, 64, length=length)
+    params = network.init(jax.random.key(0))["params"]
+    bias = params["Dense_0"]["bias"]
+    steps = 1.0 + np.exp(bias[:64])  # the mean time of forgetting at the rate 1 - sigmoid(bias)
+    assert 2.0 <= steps.min() < 10.0 and 90.0 < steps.max() <= length
+    np.testing.assert_array_equal(bias[64:], 0.0)
+    # with a trial of one step it is the usual start
+    usual = nets.recurrent_actor_critic(SPEC, cell, 64).init(jax.random.key(0))["params"]["Dense_0"]["bias"]
+    np.testing.assert_array_equal(usual, 0.0)
+
+
+@pytest.mark.parametrize(("cell", "theirs"), [("gru", nn.GRUCell), ("lstm", nn.OptimizedLSTMCell)])
+def test_cells_are_those_of_flax(cell, theirs):
+    """With the same weights a step leads to the same state."""
+    size, names = 5, {"gru": ["iz", "ir", "in"], "lstm": ["if", "ii", "ig", "io"]}[cell]
+    drive, recurrent = jax.random.normal(jax.random.key(0), (2, len(names) * size))
+    ours = nets.recurrent.CELLS[cell]
+    state = tuple(jax.random.normal(jax.random.key(1), (ours.states, size)))
+    module = theirs(size)
+    # products that are given as biases and as kernels for an input of 1, whatever the state is
+    params = jax.tree.map(
+        jnp.zeros_like, module.init(jax.random.key(2), module.initialize_carry(jax.random.key(3), (1,)), jnp.ones(1))
+    )
+    for name, driven, recalled in zip(
+        names, jnp.split(drive, len(names)), jnp.split(recurrent, len(names)), strict=True
+    ):
+        params["params"][name]["kernel"] = driven[None]
+        if "bias" in params["params"]["h" + name[1:]]:
+            params["params"]["h" + name[1:]]["bias"] = recalled
+        else:  # a gate that only adds the two
+            params["params"][name]["kernel"] += recalled[None]
+    theirs_state, _ = module.apply(params, state if cell == "lstm" else state[0], jnp.ones(1))
+    for one, other in zip(ours.advance(state, drive, recurrent), jax.tree.leaves(theirs_state), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

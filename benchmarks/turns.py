@@ -1,0 +1,27 @@
+"""Programs that are compared take turns, so that whatever else the machine does hits them alike."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+
+
+def take_turns(programs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Times programs that block until they are done; returns the seconds of every turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(repeats + 1):
+        for name, program in programs.items():
+            begun = time.perf_counter()
+            program()
+            if turn:  # the first turn warms up
+                seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def peak_memory() -> int:
+    """Returns the device's peak in bytes where it tells, else that of the process."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,94 @@
+"""`python -m benchmarks.throughput` at its smallest: what it measures and writes. No test asserts a speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import sequence, throughput
+from benchmarks.turns import take_turns
+
+CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
+SMALL = "--repeats 2 --sequence.hidden 2 --sequence.width 2 --sequence.num-arms 2 --sequence.memory-length 1"
+SMALL += " --sequence.cell-lengths 3 --sequence.cell-steps 6 --sequence.snail-lengths 2 --sequence.snail-steps 2"
+
+
+def run(arguments, folder, capsys):
+    """Returns the record, which is written as it is printed."""
+    path = folder / "results" / "throughput.json"
+    throughput.main([*arguments.split(), "--json", "--out", str(path)])
+    record = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out) == record
+    assert record.keys() >= CHECKABLE
+    return record
+
+
+@pytest.mark.parametrize(("tasks", "horizon"), [("bandit", 1), ("tabular", 10)])
+def test_whole_updates_of_rl2(tasks, horizon, tmp_path, capsys):
+    record = run(f"--tasks {tasks} --num-tasks 4 --episodes 2 --updates 1 --repeats 2", tmp_path, capsys)
+    sizes = {"rounds": 1, "episodes": 2, "horizon": horizon, "num_tasks": 4, "streams": 1, "updates_per_turn": 1}
+    assert (record["algo"], record["sizes"]) == ("rl2", sizes)
+    assert [len(turns) for turns in record["repeats_s"].values()] == [2, 2, 2]
+    steps = 4 * 2 * horizon
+    np.testing.assert_allclose(record["meta_steps_per_s"], steps / np.median(record["repeats_s"]["update"]))
+    assert record["compile_s"] > 0 and record["second_order_ratio"] is None
+
+
+def test_the_defaults_are_those_of_the_family():
+    filled = {name: throughput.ThroughputConfig(tasks=name).filled() for name in ("bandit", "tabular", "ant-dir")}
+    assert {name: (config.algo, config.num_tasks, config.horizon) for name, config in filled.items()} == {
+        "bandit": ("rl2", 1024, None),
+        "tabular": ("rl2", 1024, None),
+        "ant-dir": ("maml", 20, 100),
+    }
+    chosen = throughput.ThroughputConfig(algo="l2rl", tasks="bandit", num_tasks=8, horizon=3)
+    assert chosen.filled() == chosen
+
+
+def test_gradients_over_long_trials(tmp_path, capsys):
+    record = run(f"--tasks sequence {SMALL}", tmp_path, capsys)
+    for comparison, length, num_trials, forms in (
+        ("lru_against_gru", "3", 2, ("gru", "lru_scan", "lru_associative")),
+        ("snail_parallel_against_stepping", "2", 1, ("stepping", "parallel")),
+    ):
+        (measured,) = record[comparison].items()
+        assert measured[0] == length and measured[1]["num_trials"] == num_trials
+        measures = ("s", "steps_per_s", "compile_s", "temp_bytes", "params")
+        names = {f"{form}_{measure}" for form in forms for measure in measures}
+        assert measured[1].keys() == names | {"num_trials"} | {f"{form}_speedup" for form in forms[1:]}
+        assert all(value > 0 for value in measured[1].values())
+    for turns, forms in (("cells_3", sequence.CELLS), ("snail_2", ("stepping", "parallel"))):
+        assert {form: len(seconds) for form, seconds in record["repeats_s"][turns].items()} == dict.fromkeys(forms, 2)
+    assert record["memory"].keys() == {"lstm", *sequence.CELLS, "snail", "snail_as_deep_as_long"}
+    for growth in record["memory"].values():
+        assert growth["lengths"] == [1, 2, 4] and len(growth["temp_bytes"]) == 3
+        assert growth["exponent"] == sequence.growth_exponent(growth["temp_bytes"])
+
+
+def test_without_json_a_person_reads_it(capsys, monkeypatch):
+    record = {"speed": 1234.5, "memory": {"gru": {"exponent": 1.0}}, "sizes": {"rounds": 2}, "repeats_s": [1.0]}
+    monkeypatch.setattr(throughput, "measure", lambda config: record)
+    throughput.main([])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["speed", "1,234.500"], ["memory.gru.exponent", "1.000"], ["sizes", "{'rounds':", "2}"]]
+
+
+def test_growth_exponent_of_a_power():
+    for power in (1.0, 2.0):
+        np.testing.assert_allclose(sequence.growth_exponent([3, 3 * 2**power, 3 * 4**power]), power)
+
+
+def test_programs_take_turns_and_the_first_turn_does_not_count():
+    calls = []
+    seconds = take_turns({"one": lambda: calls.append("one"), "other": lambda: calls.append("other")}, repeats=2)
+    assert calls == ["one", "other"] * 3
+    assert [len(turns) for turns in seconds.values()] == [2, 2]
+
+
+@pytest.mark.parametrize("field", ["cell_lengths", "snail_lengths"])
+def test_a_trial_without_steps_is_refused(field):
+    with pytest.raises(ValueError, match=rf"{field} is \(5, 0\); a trial has at least 1 step"):
+        dataclasses.replace(sequence.SequenceConfig(), **{field: (5, 0)})
