@@ -40,11 +40,15 @@ TASKS = {
     "grid-navigation": Entry("jaxmeta.tasks.grid", "grid_navigation", "GridConfig"),
     "maze": Entry("jaxmeta.tasks.maze", "maze", "MazeConfig"),
     "navigation": Entry("jaxmeta.tasks.navigation", "navigation", "NavigationConfig"),
+    "point-robot": Entry("jaxmeta.tasks.point", "point_robot", "PointRobotConfig"),
+    "sparse-point-robot": Entry("jaxmeta.tasks.point", "sparse_point_robot", "SparsePointRobotConfig"),
     "half-cheetah-vel": Entry("jaxmeta.tasks.brax", "half_cheetah_vel", "HalfCheetahVelConfig"),
     "half-cheetah-dir": Entry("jaxmeta.tasks.brax", "half_cheetah_dir", "HalfCheetahDirConfig"),
     "ant-dir": Entry("jaxmeta.tasks.brax", "ant_dir", "AntDirConfig"),
     "ant-goal": Entry("jaxmeta.tasks.brax", "ant_goal", "AntGoalConfig"),
     "walker-params": Entry("jaxmeta.tasks.brax", "walker_params", "WalkerParamsConfig"),
+    "hopper-params": Entry("jaxmeta.tasks.brax", "hopper_params", "HopperParamsConfig"),
+    "humanoid-dir": Entry("jaxmeta.tasks.brax", "humanoid_dir", "HumanoidDirConfig"),
 }
 
 

@@ -17,7 +17,12 @@ def test_every_registered_algorithm_has_a_tiny_form():
     assert set(tiny.ALGOS) == set(registry.ALGOS)
 
 
-@pytest.mark.parametrize("name", registry.TASKS)
+# a humanoid takes longest to compile
+SLOW = {"humanoid-dir"}
+FAMILY_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.TASKS]
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_task_family_holds_the_contract(name):
     factory, config = registry.TASKS[name].load()
     stiff = registry.TASKS[name].module == "jaxmeta.tasks.brax"

@@ -12,10 +12,12 @@ are what `learner.init(key)` gives:
   agent that knows the goal `oracle_return`.
 * `maze`: the least number of steps to the goal `shortest_steps`, from everywhere `steps_to_go`, and the return of an
   agent that knows the maze `oracle_return`.
+* `point`: point robots. The return of an agent that knows the goal, `oracle_return` and `sparse_oracle_return`, and
+  its mean over goals and starts, `expected_return` and `expected_sparse_return`.
 * `tabular`: random MDPs. The values of the known MDP `optimal_value` and of random actions `random_value`; learners
   `random`, `epsilon_greedy`, `psrl`, `optimistic_psrl`, `ucrl2`, `beb`.
 """
 
-from jaxmeta.references import bandits, grid, maze, tabular
+from jaxmeta.references import bandits, grid, maze, point, tabular
 
-__all__ = ["bandits", "grid", "maze", "tabular"]
+__all__ = ["bandits", "grid", "maze", "point", "tabular"]

@@ -19,6 +19,14 @@ from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal
 from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
 from jaxmeta.tasks.maze import Maze, MazeConfig, MazeState, MazeTask, maze
 from jaxmeta.tasks.navigation import Navigation, NavigationConfig, PointTask, navigation
+from jaxmeta.tasks.point import (
+    PointRobot,
+    PointRobotConfig,
+    SparsePointRobot,
+    SparsePointRobotConfig,
+    point_robot,
+    sparse_point_robot,
+)
 from jaxmeta.tasks.tabular import Tabular, TabularConfig, TabularTask, tabular
 
 _BRAX = (
@@ -26,11 +34,15 @@ _BRAX = (
     "AntGoalConfig",
     "HalfCheetahDirConfig",
     "HalfCheetahVelConfig",
+    "HopperParamsConfig",
+    "HumanoidDirConfig",
     "WalkerParamsConfig",
     "ant_dir",
     "ant_goal",
     "half_cheetah_dir",
     "half_cheetah_vel",
+    "hopper_params",
+    "humanoid_dir",
     "walker_params",
 )
 
@@ -51,7 +63,11 @@ __all__ = [
     "MazeTask",
     "Navigation",
     "NavigationConfig",
+    "PointRobot",
+    "PointRobotConfig",
     "PointTask",
+    "SparsePointRobot",
+    "SparsePointRobotConfig",
     "Tabular",
     "TabularConfig",
     "TabularTask",
@@ -65,7 +81,9 @@ __all__ = [
     "grid_navigation",
     "maze",
     "navigation",
+    "point_robot",
     "reveal",
+    "sparse_point_robot",
     "tabular",
     *_BRAX,  # pyright: ignore[reportUnsupportedDunderAll]
 ]

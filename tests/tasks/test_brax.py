@@ -19,14 +19,16 @@ FAMILIES = [
     (locomotion.ant_dir, locomotion.AntDirConfig),
     (locomotion.ant_goal, locomotion.AntGoalConfig),
     (locomotion.walker_params, locomotion.WalkerParamsConfig),
+    (locomotion.hopper_params, locomotion.HopperParamsConfig),
+    (locomotion.humanoid_dir, locomotion.HumanoidDirConfig),
 ]
 STEPS = 5
 KEY = jax.random.key(0)
 
 
-def actions_of(env, seed=1, scale=1.5):
-    """Actions of which some leave [-1, 1], [STEPS, size]."""
-    return jax.random.uniform(jax.random.key(seed), (STEPS, env.spec.action.size), minval=-scale, maxval=scale)
+def actions_of(env, seed=1, scale=1.5, steps=STEPS):
+    """Actions of which some leave [-1, 1], [steps, size]."""
+    return jax.random.uniform(jax.random.key(seed), (steps, env.spec.action.size), minval=-scale, maxval=scale)
 
 
 def effort_of(action):
@@ -53,15 +55,17 @@ def ant():
 
 @pytest.fixture(scope="module")
 def walker():
-    """The walker family and a function that runs STEPS steps from KEY on each of a batch of bodies."""
-    family = locomotion.walker_params()
-    actions = actions_of(family.env)
+    return locomotion.walker_params()
 
-    def run(task):
-        state, _ = family.env.reset(KEY, task)
-        return jax.lax.scan(lambda state, action: family.env.step(KEY, state, action, task), state, actions)
 
-    return family, actions, jax.jit(jax.vmap(run))
+@pytest.fixture(scope="module")
+def hopper():
+    return locomotion.hopper_params()
+
+
+@pytest.fixture(params=["walker", "hopper"])
+def family_of_bodies(request):
+    return request.getfixturevalue(request.param)
 
 
 @pytest.mark.parametrize("factory, config", FAMILIES, ids=lambda value: getattr(value, "__name__", ""))
@@ -198,6 +202,13 @@ def test_ant_dir_laws():
     assert 0 <= any_angle.min() < 0.5 and 5.5 < any_angle.max() < 2 * np.pi
 
 
+def test_humanoid_dir_goes_any_way():
+    family = locomotion.humanoid_dir()
+    angle = jax.vmap(family.sample)(jax.random.split(KEY, 200)).angle
+    assert 0 <= angle.min() < 0.2 and 6.0 < angle.max() < 2 * np.pi
+    np.testing.assert_allclose(family.encode(locomotion.ant.HeadingTask(jnp.float32(2.0))), [np.cos(2), np.sin(2)])
+
+
 def test_ant_goal_pays_for_the_distance_and_shows_the_position(ant):
     _, reset, _ = ant
     family = locomotion.ant_goal()
@@ -215,16 +226,65 @@ def test_ant_goal_pays_for_the_distance_and_shows_the_position(ant):
     assert radius.max() <= 3.0 + 1e-5 and abs(radius.mean() - 2.0) < 0.15  # E[3 √U] = 2
 
 
-def test_every_multiplier_alone_changes_the_body(walker):
-    family, actions, run = walker
+def test_humanoid_dir_pays_for_the_heading():
+    family = locomotion.humanoid_dir()
+    outcome = Outcome(None, jnp.array([0.7, -0.2, 9.0]), jnp.float32(2.0))
+    for angle in (0.0, 2.0):
+        forward = 0.7 * np.cos(angle) - 0.2 * np.sin(angle)
+        paid = family.env.reward(outcome, locomotion.ant.HeadingTask(jnp.float32(angle)))
+        np.testing.assert_allclose(paid, 1.25 * forward - 0.1 * 2.0 + 5.0, rtol=1e-6)
+
+
+@pytest.mark.slow  # half a minute to compile, and the contracts step a humanoid as well
+def test_humanoid_dir_along_x_pays_and_ends_as_brax_does():
+    """Brax's own humanoid runs along x, scales actions to the range of its motors, and has the same weights."""
+    family = locomotion.humanoid_dir()
+    body = family.env.body
+    actions = actions_of(family.env)
+
+    def thrown(height):
+        position = body.sys.init_q.at[2].set(height)
+        return body.pipeline_init(position, jnp.zeros(body.sys.qd_size()).at[:2].set(jnp.array([2.0, 1.0])))
+
+    def run(angle, start):
+        task = locomotion.ant.HeadingTask(angle)
+        return jax.lax.scan(lambda state, action: family.env.step(KEY, state, action, task), start, actions)[1]
+
+    def plain_step(state, action):
+        state = body.step(brax_state(state), jnp.clip(action, -1, 1))
+        return state.pipeline_state, (state.pipeline_state.q, state.reward, state.done)
+
+    angle = jnp.array([0.0, 2.0, 0.0])
+    start = jax.jit(jax.vmap(thrown))(jnp.array([1.4, 1.4, 2.2]))
+    step = jax.jit(jax.vmap(run))(angle, start)
+    position, reward, done = jax.jit(jax.vmap(lambda start: jax.lax.scan(plain_step, start, actions)[1]))(start)
+    np.testing.assert_allclose(step.obs[..., :22], position[..., 2:], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(step.reward[::2], reward[::2], rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(step.terminated, done)
+    np.testing.assert_array_equal(step.terminated.any(1), [False, False, True])
+    np.testing.assert_allclose(step.obs[0], step.obs[1], rtol=1e-3, atol=1e-3)
+    # the centre of mass keeps its velocity as long as nothing touches the floor
+    turned = 1.25 * (2.0 * np.cos(2.0) + np.sin(2.0) - 2.0)
+    np.testing.assert_allclose(step.reward[1] - step.reward[0], turned, rtol=0.05)
+
+
+def test_every_multiplier_alone_changes_the_body(family_of_bodies):
+    family = family_of_bodies
+    actions = actions_of(family.env, steps=4 * STEPS)  # the hopper starts in the air
+
+    def bodies_step(task):
+        state, _ = family.env.reset(KEY, task)
+        return jax.lax.scan(lambda state, action: family.env.step(KEY, state, action, task), state, actions)
+
     shape = jax.eval_shape(family.sample, KEY)
     default = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shape)
     names = [field.name for field in dataclasses.fields(default)]
     assert names == ["mass", "inertia", "friction", "damping"]
     bodies = [default] + [default.replace(**{name: 2.0 * getattr(default, name)}) for name in names]
+    bodies += [family.sample(key) for key in jax.random.split(KEY, 3)]
     system = family.env.body.sys
     before = jax.tree.map(np.array, system)
-    state, step = run(jax.tree.map(lambda *leaves: jnp.stack(leaves), *bodies))
+    state, step = jax.jit(jax.vmap(bodies_step))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *bodies))
 
     assert family.env.body.sys is system
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, family.env.body.sys))
@@ -237,12 +297,19 @@ def test_every_multiplier_alone_changes_the_body(walker):
         return state, (state.obs, state.reward)
 
     def plain(key):
-        return jax.lax.scan(plain_step, family.env.body.reset(key), jnp.clip(actions, -1, 1))[1]
+        return jax.lax.scan(plain_step, family.env.body.reset(key), jnp.clip(actions[:STEPS], -1, 1))[1]
 
     obs, reward = jax.jit(plain)(KEY)
-    np.testing.assert_allclose(step.obs[0], obs, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(step.reward[0], reward, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(step.obs[0, :STEPS], obs, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(step.reward[0, :STEPS], reward, rtol=1e-3, atol=1e-3)
     assert np.isfinite(step.reward).all() and np.isfinite(state.q).all()
+
+
+def fallen(height, pitch, speed=0.0):
+    """What a step did that left a body there."""
+    link = types.SimpleNamespace(pos=jnp.array([[0.0, 0.0, height]]))
+    physics = types.SimpleNamespace(x=link, q=jnp.array([0.0, 0.0, pitch, 0.1]), qd=jnp.array([0.0, speed]))
+    return Outcome(physics, jnp.zeros(3), jnp.float32(0))
 
 
 @pytest.mark.parametrize(
@@ -250,13 +317,26 @@ def test_every_multiplier_alone_changes_the_body(walker):
     [(1.2, 0.0, False), (0.79, 0.0, True), (2.1, 0.0, True), (1.2, 1.1, True), (1.2, -1.1, True)],
 )
 def test_walker_ends_where_it_falls(walker, height, pitch, ends):
-    link = types.SimpleNamespace(pos=jnp.array([[0.0, 0.0, height]]))
-    physics = types.SimpleNamespace(x=link, q=jnp.array([0.0, 0.0, pitch]))
-    assert walker[0].env.terminated(Outcome(physics, jnp.zeros(3), jnp.float32(0))) == ends
+    assert walker.env.terminated(fallen(height, pitch)) == ends
 
 
-def test_walker_multipliers_stay_within_their_law(walker):
-    task = jax.vmap(walker[0].sample)(jax.random.split(KEY, 50))
+@pytest.mark.parametrize(
+    "height, pitch, speed, ends",
+    [
+        (1.2, 0.0, 0.0, False),
+        (2.1, 0.19, -99.0, False),
+        (0.69, 0.0, 0.0, True),
+        (1.2, 0.21, 0.0, True),
+        (1.2, -0.21, 0.0, True),
+        (1.2, 0.0, -101.0, True),
+    ],
+)
+def test_hopper_ends_where_it_falls(hopper, height, pitch, speed, ends):
+    assert hopper.env.terminated(fallen(height, pitch, speed)) == ends
+
+
+def test_multipliers_stay_within_their_law(family_of_bodies):
+    task = jax.vmap(family_of_bodies.sample)(jax.random.split(KEY, 50))
     for multiplier, base in ((task.mass, 1.5), (task.inertia, 1.5), (task.friction, 1.5), (task.damping, 1.3)):
         exponent = np.log(multiplier) / np.log(base)
         assert -3.001 < exponent.min() < -2.5 and 2.5 < exponent.max() < 3.001
@@ -270,7 +350,8 @@ def test_walker_multipliers_stay_within_their_law(walker):
         (locomotion.HalfCheetahVelConfig, {"max_velocity": -1.0}, "tasks.max_velocity is -1.0"),
         (locomotion.HalfCheetahDirConfig, {"line_search_iterations": 0}, "tasks.line_search_iterations is 0"),
         (locomotion.AntGoalConfig, {"radius": 0.0}, "tasks.radius is 0.0"),
-        (locomotion.WalkerParamsConfig, {"backend": "spring"}, "walker-params needs generalized or mjx"),
+        (locomotion.WalkerParamsConfig, {"backend": "spring"}, "'spring'; it must be generalized or mjx"),
+        (locomotion.HopperParamsConfig, {"backend": "positional"}, "'positional'; it must be generalized or mjx"),
         (locomotion.WalkerParamsConfig, {"log_scale": -1.0}, "tasks.log_scale is -1.0"),
     ],
 )

@@ -129,6 +129,8 @@ def test_uniform_dependent_arms_add_up_to_one():
         (tasks.GridConfig, {"num_episodes": 0}, "tasks.num_episodes is 0; a trial needs at least 1 episode"),
         (tasks.NavigationConfig, {"horizon": 0}, "tasks.horizon is 0; an episode needs at least 1 step"),
         (tasks.NavigationConfig, {"extent": -1.0}, "tasks.extent is -1.0; goals need a square of positive size"),
+        (tasks.PointRobotConfig, {"horizon": 0}, "tasks.horizon is 0; an episode needs at least 1 step"),
+        (tasks.SparsePointRobotConfig, {"goal_radius": -0.2}, "tasks.goal_radius is -0.2; it must be above 0"),
     ],
 )
 def test_bad_configs_say_what_would_be_right(config, values, message):

@@ -22,9 +22,9 @@ class LocomotionConfig:
     backend: str = "spring"
     """Physics: spring (fast), generalized, positional, or mjx (MuJoCo itself)."""
     solver_iterations: int | None = None
-    """Iterations of the constraint solver, mjx only; by default Brax's choice: 1 for the ant, 4 for the others."""
+    """Iterations of the constraint solver, mjx only; by default Brax's choice: 1 for ant and humanoid, else 4."""
     line_search_iterations: int | None = None
-    """Line-search steps in an iteration, mjx only; by default Brax's choice: 4 for the ant, 50 for the others."""
+    """Line-search steps in an iteration, mjx only; by default Brax's choice: 4 for ant and humanoid, else 50."""
 
     def __post_init__(self):
         for name in ("solver_iterations", "line_search_iterations"):

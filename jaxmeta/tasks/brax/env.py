@@ -21,21 +21,33 @@ class Outcome(NamedTuple):
     physics: Any
     """Brax's pipeline state after the step: `q`, `qd`, and per link `x.pos`, `x.rot`; link 0 is the torso."""
     velocity: Array
-    """Displacement of the torso over the step divided by dt, in m/s, [3]."""
+    """Displacement of the torso, or of what else the family tracks, over the step divided by dt, in m/s, [3]."""
     effort: Array
-    """Sum of the squares of the clipped action."""
+    """Sum of the squares of what the motors were given."""
 
 
 DIVERGED = 1e4
 """A coordinate (m, rad) or velocity (m/s, rad/s) of this size is a failure of the integrator, not a movement."""
 
 
+def torso(system: Any, physics: Any) -> Array:
+    """Returns the position of the first link in metres, [3]."""
+    return physics.x.pos[0]
+
+
+def centre_of_mass(system: Any, physics: Any) -> Array:
+    """Returns the position of the centre of mass of all links in metres, [3]."""
+    inertia = system.link.inertia
+    return jnp.average(physics.x.vmap().do(inertia.transform).pos, axis=0, weights=inertia.mass)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Locomotion:
     """A body that is pushed by its motors.
 
-    Actions are clipped to [-1, 1] before the physics, and the control cost is that of the clipped action. The start is
-    Brax's own: its default pose with fresh noise at every reset. The state is Brax's pipeline state and nothing else.
+    Actions are clipped to [-1, 1] and scaled to the range of the motors, which is symmetric; the control cost is that
+    of the result. The start is Brax's own: its default pose with fresh noise at every reset. The state is Brax's
+    pipeline state and nothing else.
 
     Where the simulation diverges, the body stays where it was, and a family that terminates ends the episode there: a
     NaN would survive the masking of the steps after an early end, which is where most bodies diverge.
@@ -51,6 +63,8 @@ class Locomotion:
     """Whether an episode ends early; None where only the horizon ends it."""
     dynamics: Callable[[Any, Task], Any] | None = None
     """Makes the Brax system of a task from the shared one, for families whose bodies differ."""
+    track: Callable[[Any, Any], Array] = torso
+    """The point whose velocity an outcome has, of a Brax system and its pipeline state, [3] in metres."""
     advance: Callable[[Any, Array], Any] | None = None
     """A faster `body.pipeline_step` with the same result, for families whose bodies are all the same."""
 
@@ -60,12 +74,12 @@ class Locomotion:
 
     def step(self, key: Key, state: Any, action: Array, task: Task) -> tuple[Any, Step]:
         body = self._body_of(task)
-        action = jnp.clip(action, -1.0, 1.0)
-        moved = _strong((self.advance or body.pipeline_step)(state, action))
+        control = jnp.clip(action, -1.0, 1.0) * body.sys.actuator.ctrl_range[:, 1]
+        moved = _strong((self.advance or body.pipeline_step)(state, control))
         sane = jnp.all(jnp.abs(jnp.concatenate([moved.q, moved.qd])) < DIVERGED)  # false for NaN
         physics = jax.tree.map(lambda new, old: jnp.where(sane, new, old), moved, state)
-        velocity = (physics.x.pos[0] - state.x.pos[0]) / body.dt
-        outcome = Outcome(physics, velocity, jnp.sum(jnp.square(action)))
+        velocity = (self.track(body.sys, physics) - self.track(body.sys, state)) / body.dt
+        outcome = Outcome(physics, velocity, jnp.sum(jnp.square(control)))
         terminated = jnp.array(False) if self.terminated is None else self.terminated(outcome) | ~sane
         return physics, Step(obs=self.observe(physics), reward=self.reward(outcome, task), terminated=terminated)
 
@@ -84,7 +98,7 @@ def locomotion(name: str, config: LocomotionConfig, observe: Callable[[Any], Arr
     Args:
       name: Brax's name of the body.
       observe: the observation of a pipeline state.
-      **parts: `reward`, and where the family has them `terminated` and `dynamics`.
+      **parts: `reward`, and where the family has them `terminated`, `dynamics` and `track`.
     """
     body = load(name, config)
     observation = jax.eval_shape(lambda key: observe(body.reset(key).pipeline_state), jax.random.key(0))

@@ -1,8 +1,9 @@
-"""Walkers whose bodies differ from task to task (PEARL: Rakelly et al., 2019, arXiv:1903.08254)."""
+"""Walkers and hoppers whose bodies differ from task to task (PEARL: Rakelly et al., 2019, arXiv:1903.08254)."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,27 @@ from jaxmeta.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class WalkerParamsConfig(LocomotionConfig):
+class BodiesConfig(LocomotionConfig):
+    """The fields that every family of bodies has."""
+
+    backend: str = "generalized"
+    """Physics: generalized, or mjx (MuJoCo itself)."""
+    log_scale: float = 3.0
+    """Largest absolute exponent of a multiplier."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.backend not in ("generalized", "mjx"):
+            raise ValueError(
+                f"tasks.backend is {self.backend!r}; it must be generalized or mjx, the others ignore inertia and joint"
+                " damping"
+            )
+        if not self.log_scale >= 0:
+            raise ValueError(f"tasks.log_scale is {self.log_scale}; it must be at least 0, where all bodies are equal")
+
+
+@dataclasses.dataclass(frozen=True)
+class WalkerParamsConfig(BodiesConfig):
     """`walker-params`: walk forward in a body of unknown mass, inertia, friction and joint damping.
 
     Law: elementwise multipliers of mass (per link), inertia (per link and principal axis), friction (per geom and
@@ -29,20 +50,22 @@ class WalkerParamsConfig(LocomotionConfig):
     `spring` and `positional` read neither joint damping nor, for this body, inertia: the default is `generalized`.
     """
 
-    backend: str = "generalized"
-    """Physics: generalized, or mjx (MuJoCo itself)."""
-    log_scale: float = 3.0
-    """Largest absolute exponent of a multiplier."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.backend not in ("generalized", "mjx"):
-            raise ValueError(
-                f"tasks.backend is {self.backend!r}; walker-params needs generalized or mjx, the others ignore inertia"
-                " and joint damping"
-            )
-        if not self.log_scale >= 0:
-            raise ValueError(f"tasks.log_scale is {self.log_scale}; it must be at least 0, where all bodies are equal")
+@dataclasses.dataclass(frozen=True)
+class HopperParamsConfig(BodiesConfig):
+    """`hopper-params`: hop forward in a body of unknown mass, inertia, friction and joint damping.
+
+    Law: elementwise multipliers of mass (per link), inertia (per link and principal axis), friction (per geom and
+    coefficient), each 1.5^U(-s, s), and of damping (per degree of freedom), 1.3^U(-s, s), with s = `log_scale` = 3.
+    Reward: v + 1 - 0.001 ||a||², v the torso's displacement along x over dt.
+    Horizon: 200 steps by default, of dt = 4 x 0.002 s (frame skip 4); ends where the torso's height leaves (0.7, ∞)
+    m, its pitch (-0.2, 0.2) rad, or any joint angle or velocity (-100, 100). Action: 3 torques in [-1, 1], clipped;
+    the cost is that of the clipped action. Observation: height, pitch and joint angles [5], velocities clipped to ±10
+    [6].
+
+    `spring` and `positional` read neither joint damping nor, for this body, mass and inertia: the default is
+    `generalized`.
+    """
 
 
 class BodyTask(struct.PyTreeNode):
@@ -59,12 +82,33 @@ class BodyTask(struct.PyTreeNode):
 
 
 def walker_params(config: WalkerParamsConfig = WalkerParamsConfig()) -> TaskFamily:
-    """Builds the family of bodies."""
+    """Builds the family of walkers."""
+
+    def terminated(outcome: Outcome) -> Array:
+        height, pitch = outcome.physics.x.pos[0, 2], outcome.physics.q[2]
+        return (height <= 0.8) | (height >= 2.0) | (jnp.abs(pitch) > 1.0)
+
+    return _bodies("walker2d", config, terminated)
+
+
+def hopper_params(config: HopperParamsConfig = HopperParamsConfig()) -> TaskFamily:
+    """Builds the family of hoppers."""
+
+    def terminated(outcome: Outcome) -> Array:
+        height, pitch = outcome.physics.x.pos[0, 2], outcome.physics.q[2]
+        others = jnp.concatenate([outcome.physics.q[3:], outcome.physics.qd])
+        return (height <= 0.7) | (jnp.abs(pitch) >= 0.2) | jnp.any(jnp.abs(others) >= 100.0)
+
+    return _bodies("hopper", config, terminated)
+
+
+def _bodies(name: str, config: BodiesConfig, terminated: Callable[[Outcome], Array]) -> TaskFamily:
+    """Builds the family of all bodies that differ from Brax's by the multipliers of the law."""
 
     def reward(outcome: Outcome, task: BodyTask) -> Array:
         return outcome.velocity[0] + 1.0 - 1e-3 * outcome.effort
 
-    env = locomotion("walker2d", config, _observe, reward=reward, terminated=_terminated, dynamics=_scaled_system)
+    env = locomotion(name, config, _observe, reward=reward, terminated=terminated, dynamics=_scaled_system)
     links, geoms, dofs = env.body.sys.num_links(), env.body.sys.ngeom, env.body.sys.qd_size()
 
     def sample(key):
@@ -102,11 +146,6 @@ def _scaled_system(system: Any, task: BodyTask) -> Any:
 def _observe(physics: Any) -> Array:
     position = physics.q.at[1].set(physics.x.pos[0, 2])  # height above the floor, not above the start
     return jnp.concatenate([position[1:], jnp.clip(physics.qd, -10.0, 10.0)])
-
-
-def _terminated(outcome: Outcome) -> Array:
-    height, pitch = outcome.physics.x.pos[0, 2], outcome.physics.q[2]
-    return (height <= 0.8) | (height >= 2.0) | (jnp.abs(pitch) > 1.0)
 
 
 def _encode(task: BodyTask) -> Array:

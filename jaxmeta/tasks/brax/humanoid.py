@@ -1,0 +1,48 @@
+"""Humanoids that must find out where to go (PEARL: Rakelly et al., 2019, arXiv:1903.08254)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.tasks.brax.ant import HeadingTask, heading
+from jaxmeta.tasks.brax.config import LocomotionConfig
+from jaxmeta.tasks.brax.env import Outcome, centre_of_mass, coordinates, locomotion
+from jaxmeta.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class HumanoidDirConfig(LocomotionConfig):
+    """`humanoid-dir`: walk in a direction that the observation does not tell.
+
+    Law: angle θ ~ U[0, 2π).
+    Reward: 1.25 v · (cos θ, sin θ) - 0.1 ||u||² + 5, v the displacement of the centre of mass in the plane over dt, u
+    what the motors are given. PEARL pays 0.25 over MuJoCo's time step, of which dt has five, the same. Brax has no
+    contact forces, so PEARL's impact cost, at most 10, is 0 here.
+    Horizon: 200 steps by default, of dt = 0.015 s; ends where the torso's height leaves [1, 2] m. Action: 17 torques
+    a in [-1, 1], clipped; u = 0.4 a. On `spring` and `positional` the gears behind u are Brax's for those, most of
+    them larger. Observation: positions without root x, y [22], velocities [23]; PEARL shows the inertias, velocities
+    and forces of all links besides.
+    """
+
+
+def humanoid_dir(config: HumanoidDirConfig = HumanoidDirConfig()) -> TaskFamily:
+    """Builds the family of directions."""
+
+    def reward(outcome: Outcome, task: HeadingTask) -> Array:
+        return 1.25 * jnp.dot(outcome.velocity[:2], heading(task)) - 0.1 * outcome.effort + 5.0
+
+    def terminated(outcome: Outcome) -> Array:
+        height = outcome.physics.x.pos[0, 2]
+        return (height < 1.0) | (height > 2.0)
+
+    def sample(key):
+        return HeadingTask(jax.random.uniform(key, maxval=2 * jnp.pi))
+
+    env = locomotion(
+        "humanoid", config, coordinates(hidden=2), reward=reward, terminated=terminated, track=centre_of_mass
+    )
+    return TaskFamily(env, sample, sample, heading)
