@@ -24,8 +24,8 @@ class L2RLConfig(WholeTrialsConfig):
     """λ of generalised advantage estimation; with 1 it is the return of the rest of the trial less the value."""
     learning_rate: float = 5e-3
     """Adam's step size; the paper takes RMSProp."""
-    value_weight: float = 0.05
-    """Weight of the value loss."""
+    value_weight: float = 2.0
+    """Weight of the value loss, with values in units of the discounted length of a trial."""
     entropy_weight: float = 0.01
     """Weight of the entropy bonus; the paper lets it fall to zero."""
     max_grad_norm: float = 0.5
@@ -44,8 +44,9 @@ def l2rl(family: TaskFamily, config: L2RLConfig = L2RLConfig()) -> MetaLearner:
     Previous action and reward are inputs, the LSTM's state lives through the trial: the weights learn slowly, by
     actor-critic, what the state then does quickly, on each task.
     """
-    spec, length = family.env.spec, config.plan(family).episodes * family.env.spec.horizon
-    network = nets.recurrent_actor_critic(spec, "lstm", config.hidden, config.init_log_std, length)
+    network = nets.recurrent_actor_critic(
+        family.env.spec, "lstm", config.hidden, config.init_log_std, config.length(family)
+    )
     # one pass without clipping: at the params that collected, the ratio's gradient is that of the log-probability
     actor_critic = outer.PolicyGradientConfig(
         learning_rate=config.learning_rate,

@@ -19,10 +19,12 @@ class RL2Config(WholeTrialsConfig):
     """Recurrent state; lru is linear recurrences, which train in parallel over time: for long trials."""
     hidden: int = 64
     """Size of the recurrent state."""
+    separate_value: bool = True
+    """Whether values come from a network of their own, as in the paper; with trust regions they always do."""
     outer_loop: Literal["ppo", "trpo"] = "ppo"
     """Optimiser of the outer loop; the paper's is TRPO."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
-        learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.005
+        learning_rate=2e-3, epochs=2, minibatches=8, value_weight=0.5, entropy_weight=0.05
     )
     """Used with `outer_loop` ppo; values are in units of the discounted length of a trial."""
     trpo: outer.TrustRegionConfig = outer.TrustRegionConfig(value_steps=10)
@@ -41,6 +43,7 @@ def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
     A trial is several episodes on one task. The hidden state lives through all of them, and the policy maximises the
     return of the whole trial: exploring early pays if it helps later.
     """
-    spec, length = family.env.spec, config.plan(family).episodes * family.env.spec.horizon
-    network = nets.recurrent_actor_critic(spec, config.cell, config.hidden, config.init_log_std, length)
+    network = nets.recurrent_actor_critic(
+        family.env.spec, config.cell, config.hidden, config.init_log_std, config.length(family)
+    )
     return on_whole_trials(network, family, config, config.ppo if config.outer_loop == "ppo" else config.trpo)

@@ -23,7 +23,7 @@ class SNAILConfig(WholeTrialsConfig):
     value_size: int = 32
     """Width of the attention's values."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
-        learning_rate=1e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.005
+        learning_rate=1e-3, epochs=2, minibatches=8, value_weight=5.0, entropy_weight=0.05
     )
     """The outer loop; the paper's is TRPO."""
 
@@ -39,11 +39,9 @@ def snail(family: TaskFamily, config: SNAILConfig = SNAILConfig()) -> MetaLearne
     As in RL², the policy sees the whole trial and maximises its return; but it looks back at every step of it, where
     a recurrent state would have to carry all that may be needed.
     """
-    spec = family.env.spec
-    plan = config.plan(family)
     network = nets.snail_actor_critic(
-        spec,
-        length=plan.episodes * spec.horizon,
+        family.env.spec,
+        length=config.length(family),
         filters=config.filters,
         tc_blocks=config.tc_blocks,
         key_size=config.key_size,

@@ -22,8 +22,8 @@ class WholeTrialsConfig:
     """Log standard deviation of a continuous policy at the start."""
     discount: float = 0.99
     """γ, across the episodes of a trial."""
-    trace: float = 0.3
-    """λ of generalised advantage estimation."""
+    trace: float = 0.9
+    """λ of generalised advantage estimation; 0.3 in the paper of RL²."""
     separate_value: bool = False
     """Whether values come from a network of their own; with trust regions they always do."""
 
@@ -35,6 +35,10 @@ class WholeTrialsConfig:
     def plan(self, family: TaskFamily) -> Plan:
         """Lays a trial out: one stream, without adaptation between rounds."""
         return Plan(rounds=0, streams=1, episodes=self.episodes or family.episodes)
+
+    def length(self, family: TaskFamily) -> int:
+        """Counts the steps of a trial."""
+        return self.plan(family).episodes * family.env.spec.horizon
 
 
 def on_whole_trials(
@@ -48,10 +52,9 @@ def on_whole_trials(
     Args:
       optimiser: decides the outer loop. With trust regions the values come from a network of their own.
     """
-    plan = config.plan(family)
     # what the rest of a trial is worth grows with its length. In units of that, targets are near one for short and for
     # long trials, and the values' gradient does not drown the policy's in the layers that they share
-    scale = effective_length(config.discount, plan.episodes * family.env.spec.horizon)
+    scale = _effective_length(config.discount, config.length(family))
     network = nets.scale_value(network, scale)
     advantage = rl.value_baseline(config.discount, config.trace, across_episodes=True, normalize=False)
     by_trust_region = isinstance(optimiser, outer.TrustRegionConfig)
@@ -59,11 +62,11 @@ def on_whole_trials(
         network = nets.separate_value(network, network)
     learner = inner.memory(network)
     if by_trust_region:
-        return outer.trust_region(learner, family, plan, config.num_tasks, advantage, optimiser)
+        return outer.trust_region(learner, family, config.plan(family), config.num_tasks, advantage, optimiser)
     optimiser = dataclasses.replace(optimiser, value_weight=optimiser.value_weight / scale**2)
-    return outer.policy_gradient(learner, family, plan, config.num_tasks, advantage, optimiser)
+    return outer.policy_gradient(learner, family, config.plan(family), config.num_tasks, advantage, optimiser)
 
 
-def effective_length(discount: float, length: int) -> float:
+def _effective_length(discount: float, length: int) -> float:
     """Returns the discounted return of a trial of `length` steps that pay 1 each."""
     return float(length) if discount == 1.0 else (1.0 - discount**length) / (1.0 - discount)

@@ -37,14 +37,27 @@ REQUIRED = {
     ("snail", 100, 10): Required(least=82.5),
     ("snail", 100, 50): Required(least=83.0),
 }
-PPO = "--chunk 10 --algo.ppo.epochs 2 --algo.ppo.minibatches 8 --algo.ppo.anneal-over {updates}"
-SNAIL = f"{PPO} --algo.filters 16 --algo.tc-blocks 1"
-RECIPES = {  # (agent, pulls): updates and flags
-    ("rl2", 10): (400, "--chunk 10"),
-    ("rl2", 100): (1500, PPO),
-    ("rl2", 500): (600, PPO),
-    ("snail", 10): (1000, SNAIL),
-    ("snail", 100): (1000, SNAIL),
+ANNEAL = "--chunk 10 --algo.ppo.anneal-over {updates}"
+# entropy in rewards per nat: what an arm is worth differs by as much
+EXPLORE = f"{ANNEAL} --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.1"
+SNAIL = (
+    f"{ANNEAL} --algo.num-tasks 512 --algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16"
+    " --algo.ppo.learning-rate 1.5e-3 --algo.ppo.entropy-weight 0.1"
+)
+RECIPES = {  # (agent, pulls, arms): updates and flags
+    ("rl2", 10, 5): (400, ANNEAL),
+    ("rl2", 10, 10): (400, ANNEAL),
+    ("rl2", 10, 50): (400, ANNEAL),
+    ("rl2", 100, 5): (600, EXPLORE),
+    ("rl2", 100, 10): (1200, EXPLORE),
+    ("rl2", 100, 50): (600, EXPLORE),
+    ("rl2", 500, 5): (400, f"{EXPLORE} --algo.num-tasks 256"),
+    ("snail", 10, 5): (400, SNAIL),
+    ("snail", 10, 10): (400, SNAIL),
+    ("snail", 10, 50): (400, SNAIL),
+    ("snail", 100, 5): (400, SNAIL),
+    ("snail", 100, 10): (400, SNAIL),
+    ("snail", 100, 50): (400, SNAIL),
 }
 RULES = {
     "random": lambda pulls, arms: ("bandits.random", {"num_actions": arms}),
@@ -80,8 +93,8 @@ def _runs() -> Iterator[Run]:
                 continue  # its table has pulls³ entries
             learner, arguments = rule(pulls, arms)
             yield Reference(f"{group}/{agent}", learner, arguments, "bandit", tasks, rows=(row(agent),))
-        for (agent, length), (updates, flags) in RECIPES.items():
-            if length == pulls:
+        for (agent, *sizes), (updates, flags) in RECIPES.items():
+            if sizes == [pulls, arms]:
                 yield Trained(f"{group}/{agent}", agent, "bandit", f"{tasks} {flags}", updates, rows=(row(agent),))
 
 

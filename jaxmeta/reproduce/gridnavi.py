@@ -9,7 +9,7 @@ from jaxmeta.reproduce.base import Evaluation, Reference, Required, Row, Table, 
 from jaxmeta.reproduce.statistics import episode_return, trial_return
 
 EPISODES = 4
-PPO = "--chunk 10 --algo.ppo.epochs 2 --algo.ppo.minibatches 8 --algo.ppo.anneal-over {updates}"
+RL2 = "--chunk 10 --algo.ppo.anneal-over {updates} --algo.trace 0.95 --algo.ppo.entropy-weight 0.1"
 EVERY_GOAL = (Evaluation(every_task=lambda config: jm.tasks.all_goals(config)),)
 
 
@@ -38,7 +38,7 @@ TABLE = Table(
             rows=_rows(), evaluations=EVERY_GOAL,
         ),
         Trained(
-            "gridnavi/rl2", "rl2", "grid-navigation", PPO, 1000,
+            "gridnavi/rl2", "rl2", "grid-navigation", RL2, 300,
             rows=_rows(Required(least=33.0, up_to_optimum=True)), evaluations=EVERY_GOAL,
         ),
     ),

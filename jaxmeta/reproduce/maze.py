@@ -16,10 +16,13 @@ PUBLISHED = {  # (agent, size): steps to the goal in the first and in the second
     ("snail", "large"): (140.5, 105.9),
 }
 REQUIRED = {"small": Required(most=0.85), "large": Required(most=1.0)}
-PPO = "--chunk 10 --algo.ppo.epochs 2 --algo.ppo.minibatches 8 --algo.ppo.anneal-over {updates}"
+ANNEAL = (
+    "--chunk 10 --algo.ppo.anneal-over {updates} --algo.num-tasks 512 --algo.trace 0.95 --algo.ppo.entropy-weight 0.03"
+)
+SNAIL = "--algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16"
 RECIPES = {  # agent: updates and flags
-    "rl2": (1500, PPO),
-    "snail": (1500, f"{PPO} --algo.filters 16 --algo.tc-blocks 1"),
+    "rl2": (600, ANNEAL),
+    "snail": (300, f"{ANNEAL} {SNAIL}"),
 }
 # agents are trained on small mazes, and find their way in large ones too
 EVALUATIONS = (Evaluation("small"), Evaluation("large", tasks="--tasks.size 9 --tasks.horizon 400"))
