@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import outer, rl
+from jaxmeta import outer, rl, tasks
 from jaxmeta.core.rollout import collect
+from jaxmeta.outer.loss import gradient_chunk
 from jaxmeta.outer.policy_gradient import _shuffled_parts
 from tests import tiny
 
@@ -98,3 +99,21 @@ def test_annealing_shrinks_the_steps_to_nothing():
     np.testing.assert_allclose(np.abs(moved[2, 1]).max(), 0.5 * np.abs(moved[None, 0]).max(), rtol=1e-3)
     for step in (2, 5):
         np.testing.assert_array_equal(moved[2, step], 0.0)
+
+
+def test_memories_are_replayed_many_side_by_side():
+    """Long trials leave the cache when few are side by side, but only agents that adapt between rounds mind that."""
+    family = tasks.navigation(tasks.NavigationConfig(horizon=500))
+    chunks = {}
+    for name in ("rl2", "maml"):
+        meta = tiny.algo(name, family)
+
+        def trials(key, meta=meta):
+            params = meta.learner.init(key)
+            task = jax.vmap(family.sample)(jax.random.split(key, 256))
+            one = lambda task: collect(meta.learner, params, family.env, task, key, meta.plan)  # noqa: E731
+            return jax.vmap(one)(task)
+
+        chunks[name] = gradient_chunk(jax.eval_shape(trials, jax.random.key(0)))
+    assert chunks["rl2"] == 128
+    assert chunks["maml"] < 8
