@@ -132,7 +132,7 @@ def _compare(
 
 
 def _learner(model: str, length: int, config: SequenceConfig) -> Learner:
-    """Builds the agent for trials of `length` steps: as its recipe does, but for the form of the LRU."""
+    """Builds the agent for trials of `length` steps, each of one network: policy and values share it."""
     family = _family(length, config)
     if model == "snail":
         sizes = jm.SNAILConfig(filters=config.width, key_size=config.width, value_size=config.width)
@@ -140,7 +140,7 @@ def _learner(model: str, length: int, config: SequenceConfig) -> Learner:
     if model.startswith("lru"):
         in_parallel = model == "lru_associative"
         return inner.memory(nets.linear_recurrent_actor_critic(family.env.spec, config.hidden, parallel=in_parallel))
-    return jm.rl2(family, jm.RL2Config(cell=model, hidden=config.hidden)).learner
+    return inner.memory(nets.recurrent_actor_critic(family.env.spec, model, config.hidden, length=length))
 
 
 def _family(length: int, config: SequenceConfig) -> jm.TaskFamily:
@@ -163,8 +163,8 @@ def _gradient(learner: Learner, trials: Trial) -> _Gradient:
     Args:
       trials: their shapes suffice.
     """
-    advantage = rl.value_baseline(trace=0.3, across_episodes=True, normalize=False)
-    loss = outer.meta_loss(learner, rl.clipped(), advantage, value_weight=0.5, entropy_weight=0.005)
+    advantage = rl.value_baseline(trace=0.9, across_episodes=True, normalize=False)
+    loss = outer.meta_loss(learner, rl.clipped(), advantage, value_weight=0.5, entropy_weight=0.05)
     params = jax.eval_shape(learner.init, jax.random.key(0))
     begun = time.perf_counter()
     compiled = jax.jit(jax.grad(loss)).lower(params, trials).compile()

@@ -30,6 +30,12 @@ def fraction(config: Any, *names: str) -> None:
     _check(config, names, lambda value: 0 <= value <= 1, "it must lie in [0, 1]")
 
 
+def choice(config: Any, name: str, *choices: str) -> None:
+    """Raises a ValueError unless a field is one of the choices."""
+    if getattr(config, name) not in choices:
+        raise ValueError(f"{name} is {getattr(config, name)!r}; it must be one of {', '.join(choices)}")
+
+
 def finite(config: Any) -> None:
     """Raises a ValueError if any field of a config is NaN or infinite."""
     names = [field.name for field in dataclasses.fields(config) if isinstance(getattr(config, field.name), float)]

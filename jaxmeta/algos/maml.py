@@ -57,6 +57,8 @@ class MAMLConfig:
         checks.not_negative(self, "inner_lr", "later_lr_scale", "rounds")
         checks.at_least_one(self, "num_tasks", "streams")
         checks.positive(self, "action_scale")
+        checks.choice(self, "outer_loop", "trpo", "ppo", "vpg")
+        checks.choice(self, "inner_objective", *INNER_OBJECTIVES)
         checks.fraction(self, "discount", "trace")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden is {self.hidden}; a layer needs at least 1 unit")

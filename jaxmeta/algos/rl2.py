@@ -16,11 +16,11 @@ class RL2Config(WholeTrialsConfig):
     """RL²: adapt in the hidden state of a recurrent policy (Duan et al., 2016, arXiv:1611.02779)."""
 
     cell: Literal["gru", "lstm", "lru"] = "gru"
-    """Recurrent state; lru is linear recurrences, which train in parallel over time: for long trials."""
+    """Recurrent state; lru is linear recurrences, which an accelerator trains in parallel over time."""
     hidden: int = 64
     """Size of the recurrent state."""
     separate_value: bool = True
-    """Whether values come from a network of their own, as in the paper; with trust regions they always do."""
+    """Whether values come from a network of their own, as in the paper; with `outer_loop` trpo they always do."""
     outer_loop: Literal["ppo", "trpo"] = "ppo"
     """Optimiser of the outer loop; the paper's is TRPO."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
@@ -33,8 +33,11 @@ class RL2Config(WholeTrialsConfig):
     def __post_init__(self):
         super().__post_init__()
         checks.at_least_one(self, "hidden")
+        checks.choice(self, "outer_loop", "ppo", "trpo")
         if self.outer_loop == "ppo":
             self.ppo.check_divides(self.num_tasks)
+        elif not self.trpo.value_steps:
+            raise ValueError("value_steps is 0; RL² needs at least 1, as its advantages are taken from the values")
 
 
 def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:

@@ -25,7 +25,7 @@ class SNAILConfig(WholeTrialsConfig):
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
         learning_rate=1e-3, epochs=2, minibatches=8, value_weight=5.0, entropy_weight=0.05
     )
-    """The outer loop; the paper's is TRPO."""
+    """The outer loop, with values in units of the discounted length of a trial; the paper's is TRPO."""
 
     def __post_init__(self):
         super().__post_init__()

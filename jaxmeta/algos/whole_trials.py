@@ -25,7 +25,7 @@ class WholeTrialsConfig:
     trace: float = 0.9
     """λ of generalised advantage estimation; 0.3 in the paper of RL²."""
     separate_value: bool = False
-    """Whether values come from a network of their own; with trust regions they always do."""
+    """Whether values come from a network of their own."""
 
     def __post_init__(self):
         checks.finite(self)

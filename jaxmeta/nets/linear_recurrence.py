@@ -1,4 +1,4 @@
-"""A policy whose memory is linear recurrences: it steps like a cell and unrolls in parallel over time.
+"""A policy whose memory is linear recurrences: it steps like a cell and can unroll in parallel over time.
 
 The recurrent layer is the LRU (Orvieto et al., 2023, arXiv:2303.06349). The network is written once; stepping and
 unrolling differ only in the `Recur` that they hand to it.

@@ -24,6 +24,8 @@ class Cell(NamedTuple):
     """Products that it needs of the input, [gates x H], and as many of the state."""
     keeps: int
     """Which of them decides how much of the state is kept."""
+    admits: int | None
+    """Which of them decides how much is added; None where that is what is not kept."""
     states: int
     """Arrays [H] that the state is made of; the last one is what the policy sees."""
     advance: Callable[[State, Array, Array], State]
@@ -47,9 +49,9 @@ def _lstm(state: State, drive: Array, recurrent: Array) -> State:
 
 CELLS = {
     # Cho et al., 2014, arXiv:1406.1078; the reset gate acts on the product, as in cuDNN
-    "gru": Cell(gates=3, keeps=0, states=1, advance=_gru),
+    "gru": Cell(gates=3, keeps=0, admits=None, states=1, advance=_gru),
     # Hochreiter and Schmidhuber, 1997, with a forget gate
-    "lstm": Cell(gates=4, keeps=0, states=2, advance=_lstm),
+    "lstm": Cell(gates=4, keeps=0, admits=1, states=2, advance=_lstm),
 }
 
 
@@ -71,16 +73,19 @@ class _Recurrent(nn.Module):
 
 
 def _lasting(cell: Cell, hidden: int, length: int) -> Callable[..., Array]:
-    """Draws biases with which memories last from 1 to `length` steps at first, others zero.
+    """Draws biases with which memories last from 2 to `length` steps at first; those of other gates are zero.
 
     With the usual zero a state halves at every step: what happened an episode ago could not be told from noise, and
-    nothing would be learned from it (Tallec and Ollivier, 2018, arXiv:1804.11188).
+    nothing would be learned from it (Tallec and Ollivier, 2018, arXiv:1804.11188). What lasts longer is admitted less,
+    else it would add up until the state is saturated.
     """
 
     def init(key: Key, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
-        start = cell.keeps * hidden
         steps = jax.random.uniform(key, (hidden,), dtype, minval=1.0, maxval=float(max(length, 2) - 1))
-        return jnp.zeros(shape, dtype).at[start : start + hidden].set(jnp.log(steps))
+        bias = jnp.zeros((cell.gates, hidden), dtype).at[cell.keeps].set(jnp.log(steps))
+        if cell.admits is not None:
+            bias = bias.at[cell.admits].set(-jnp.log(steps))
+        return bias.reshape(shape)
 
     return init
 
@@ -100,9 +105,9 @@ def recurrent_actor_critic(
     """Builds a policy with memory: a recurrent state that sees the whole `Input`, with linear policy and value heads.
 
     Args:
-      cell: `gru`, `lstm`, or `lru`: linear recurrences, which unroll in parallel over time.
+      cell: `gru`, `lstm`, or `lru`: linear recurrences, which can unroll in parallel over time.
       hidden: size of the state.
-      length: steps of a trial. At first the units of a `gru` or `lstm` keep what they saw for times between 1 step and
+      length: steps of a trial. At first the units of a `gru` or `lstm` keep what they saw for times between 2 steps and
         that many.
     """
     if cell == "lru":

@@ -14,8 +14,8 @@ from jaxmeta.core.rollout import replay, replay_last
 from jaxmeta.rl import Estimator, Objective, masked_mean
 from jaxmeta.types import Array, Metrics, Params, Trial
 
-MIN_ROWS = 128
-"""Streams that an agent that remembers is replayed on side by side, on a CPU."""
+MIN_ROWS, MAX_OVERFLOW = 128, 32
+"""Streams that a memory is replayed on side by side on a CPU, though they take up to so many times the cache."""
 
 
 def trial_loss(
@@ -107,9 +107,10 @@ def mean_over_trials(function: Callable[[Trial], Any], trials: Trial) -> Any:
 def gradient_chunk(trials: Trial) -> int | None:
     """Returns how many of the trials [N, ...] to differentiate side by side so that they stay in cache.
 
-    An agent that remembers takes its steps one after the other, and each is a product with as many rows as there are
-    trials side by side: too few of them cost more than leaving the cache.
+    An agent that only remembers has one stream, and a recurrent one multiplies as many rows in a step as there are
+    trials side by side: too few of them cost more than leaving the cache, up to some megabytes.
     """
     chunk = parallel.cache_chunk(parallel.tree_bytes(trials.rounds) // trials.rounds.reward.shape[0])
-    remembers = trials.adapt_keys.shape[1] == 0
-    return max(chunk, MIN_ROWS // trials.rounds.reward.shape[-1], 1) if chunk and remembers else chunk
+    if chunk is None or trials.adapt_keys.shape[1]:
+        return chunk
+    return max(chunk, min(MIN_ROWS // trials.rounds.reward.shape[-1], MAX_OVERFLOW * chunk))

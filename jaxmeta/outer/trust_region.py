@@ -37,10 +37,11 @@ class TrustRegionConfig:
     max_backtracks: int = 15
     """Tries of the line search; if all fail the params stay."""
     curvature_fraction: float = 0.25
-    """Part of the streams of every round that the curvature is estimated on (five at least), as in TRPO's appendix.
+    """Part of the streams of every round that the curvature is estimated on (five at least), as in TRPO's appendix;
+    with fewer than five streams a round, part of the trials.
 
     The adaptation is linearised on these streams too, so the curvature is that of a policy adapted on less data. It
-    only shapes the step: the bound itself is checked on all streams."""
+    only shapes the step: the bound itself is checked on all streams of all trials."""
     value_steps: int = 0
     """Steps of Adam per update that fit predicted values to the returns; 0 where advantages need none. The values must
     not share params with the policy, see `nets.separate_value`: what fits them must not move it."""
@@ -84,7 +85,7 @@ def trust_region(
         flat, unravel = ravel_pytree(params)
         (before, _), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
         gradient, _ = ravel_pytree(gradient)
-        curve = curvature(learner, params, _some_streams(trials, config.curvature_fraction))
+        curve = curvature(learner, params, _some_experience(trials, config.curvature_fraction))
 
         def product(vector: Array) -> Array:
             return parallel.task_mean(curve(vector)) + config.damping * vector
@@ -202,9 +203,12 @@ def line_search(
     return jnp.where(accepted, start + taken * step, start), metrics
 
 
-def _some_streams(trials: Trial, fraction: float) -> Trial:
-    """Keeps the first streams of every round, at least five if there are as many."""
+def _some_experience(trials: Trial, fraction: float) -> Trial:
+    """Keeps the first streams of every round, at least five; where there are fewer, every so many-th trial."""
     rounds = trials.rounds
+    if rounds.reward.shape[3] < 5:
+        # not the first trials: those would be others if the trials were spread over more devices
+        return jax.tree.map(lambda leaf: leaf[:: round(1.0 / fraction)], trials)
     streams = max(5, round(fraction * rounds.reward.shape[3]))
     some = jax.tree.map(lambda leaf: leaf[:, :, :, :streams], rounds.replace(reset_key=()))
     return trials.replace(rounds=some.replace(reset_key=rounds.reset_key[:, :, :streams]))

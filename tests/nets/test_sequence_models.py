@@ -151,17 +151,31 @@ def test_a_trial_without_steps_is_refused():
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_memories_last_as_long_as_the_trial_at_first(cell):
-    """Without further input a unit fades by its own time, from about 1 step to about the length of the trial."""
-    length = 100
-    network = nets.recurrent_actor_critic(SPEC, cell, 64, length=length)
-    params = network.init(jax.random.key(0))["params"]
-    bias = params["Dense_0"]["bias"]
-    steps = 1.0 + np.exp(bias[:64])  # the mean time of forgetting at the rate 1 - sigmoid(bias)
+    """Without further input a unit fades by its own time, from about 2 steps to about the length of the trial."""
+    length, size = 100, 64
+    network = nets.recurrent_actor_critic(SPEC, cell, size, length=length)
+    bias = network.init(jax.random.key(0))["params"]["Dense_0"]["bias"].reshape(-1, size)
+    keeps, *others = bias
+    steps = 1.0 + np.exp(keeps)  # the mean time of forgetting at the rate 1 - sigmoid(bias)
     assert 2.0 <= steps.min() < 10.0 and 90.0 < steps.max() <= length
-    np.testing.assert_array_equal(bias[64:], 0.0)
+    if cell == "lstm":
+        np.testing.assert_array_equal(others.pop(0), -keeps)
+    np.testing.assert_array_equal(others, np.zeros_like(others))
     # with a trial of one step it is the usual start
-    usual = nets.recurrent_actor_critic(SPEC, cell, 64).init(jax.random.key(0))["params"]["Dense_0"]["bias"]
+    usual = nets.recurrent_actor_critic(SPEC, cell, size).init(jax.random.key(0))["params"]["Dense_0"]["bias"]
     np.testing.assert_array_equal(usual, 0.0)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_no_memory_is_saturated_at_first(cell):
+    network = nets.recurrent_actor_critic(SPEC, cell, 32, length=300)
+    params, inputs = network.init(jax.random.key(0)), inputs_of(jax.random.key(1), 300, 4)
+
+    def step(carry, inputs):
+        return jax.vmap(network.apply, (None, 0, 0))(params, carry, inputs)[0], None
+
+    state, _ = jax.lax.scan(step, fresh(network, 4), inputs)
+    assert 0.1 < np.abs(state[0]).mean() < 1.0
 
 
 @pytest.mark.parametrize(("cell", "theirs"), [("gru", nn.GRUCell), ("lstm", nn.OptimizedLSTMCell)])

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxmeta as jm
@@ -80,6 +81,24 @@ def test_an_update_does_not_depend_on_the_number_of_devices(make, config):
     np.testing.assert_allclose(one, two, atol=1e-3 * np.abs(one - start).max())
 
 
+def test_annealing_takes_the_entropy_bonus_along():
+    """Half way, the update is that of half the bonus at half the step size."""
+    directions = {}
+    for entropy_weight, step in ((0.2, 1), (0.1, 0), (0.2, 0)):
+        # the first moment of Adam is a tenth of the gradient, whatever the step size
+        ppo = outer.PolicyGradientConfig(epochs=1, entropy_weight=entropy_weight, anneal_over=2, max_grad_norm=1e6)
+        meta = jm.rl2(tiny.family(), jm.RL2Config(num_tasks=4, hidden=4, ppo=ppo))
+        state, _ = jax.jit(meta.update)(meta.init(jax.random.key(0)).replace(step=jnp.array(step)))
+        (moments,) = [leaf for leaf in jax.tree.leaves(state.opt_state, is_leaf=_is_adam) if _is_adam(leaf)]
+        directions[entropy_weight, step] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(moments.mu)])
+    np.testing.assert_allclose(directions[0.2, 1], directions[0.1, 0], rtol=1e-4, atol=1e-8)
+    assert np.abs(directions[0.2, 0] - directions[0.1, 0]).max() > 1e-4
+
+
+def _is_adam(leaf):
+    return isinstance(leaf, optax.ScaleByAdamState)
+
+
 def test_annealing_shrinks_the_steps_to_nothing():
     """The update before the last takes half of Adam's step, and the one after the last takes none."""
     ppo = outer.PolicyGradientConfig(epochs=1, learning_rate=1e-2, entropy_weight=0.1)
@@ -103,17 +122,18 @@ def test_annealing_shrinks_the_steps_to_nothing():
 
 def test_memories_are_replayed_many_side_by_side():
     """Long trials leave the cache when few are side by side, but only agents that adapt between rounds mind that."""
-    family = tasks.navigation(tasks.NavigationConfig(horizon=500))
     chunks = {}
-    for name in ("rl2", "maml"):
+    for name, horizon in (("rl2", 300), ("rl2", 30_000), ("maml", 300)):
+        family = tasks.navigation(tasks.NavigationConfig(horizon=horizon))
         meta = tiny.algo(name, family)
 
-        def trials(key, meta=meta):
+        def trials(key, meta=meta, family=family):
             params = meta.learner.init(key)
             task = jax.vmap(family.sample)(jax.random.split(key, 256))
             one = lambda task: collect(meta.learner, params, family.env, task, key, meta.plan)  # noqa: E731
             return jax.vmap(one)(task)
 
-        chunks[name] = gradient_chunk(jax.eval_shape(trials, jax.random.key(0)))
-    assert chunks["rl2"] == 128
-    assert chunks["maml"] < 8
+        chunks[name, horizon] = gradient_chunk(jax.eval_shape(trials, jax.random.key(0)))
+    assert chunks["rl2", 300] == 128
+    assert 1 <= chunks["rl2", 30_000] <= 32
+    assert chunks["maml", 300] < 8

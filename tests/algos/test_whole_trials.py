@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta import outer, tasks
+from jaxmeta.algos.whole_trials import _effective_length
+
+
+def test_the_effective_length_is_the_return_of_a_trial_that_pays_one_a_step():
+    for discount, length in ((0.9, 7), (0.5, 1), (1.0, 12), (0.0, 5)):
+        assert _effective_length(discount, length) == pytest.approx(sum(discount**step for step in range(length)))
+
+
+@pytest.mark.parametrize("pulls", [2, 8])
+def test_the_weight_of_values_means_the_same_for_short_and_long_trials(pulls):
+    """With every reward 1, values of zero are wrong by the length of the rest, in its own units by the same."""
+
+    def certain(key):
+        return tasks.BanditTask(probability=jnp.ones(2))
+
+    family = tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=pulls))._replace(sample=certain)
+    ppo = outer.PolicyGradientConfig(epochs=1, value_weight=1.0, max_grad_norm=1e6, learning_rate=1e-3)
+    config = jm.RL2Config(num_tasks=4, hidden=4, discount=1.0, trace=1.0, separate_value=False, ppo=ppo)
+    heads = {}
+    for weight in (1.0, 0.0):
+        meta = jm.rl2(family, dataclasses.replace(config, ppo=dataclasses.replace(ppo, value_weight=weight)))
+        state, _ = jax.jit(meta.update)(meta.init(jax.random.key(0)))
+        (adam,) = [
+            leaf for leaf in jax.tree.leaves(state.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(leaf, "mu")
+        ]
+        heads[weight] = [leaf for path, leaf in jax.tree.leaves_with_path(adam.mu) if leaf.shape == (1,)]
+    (gradient,) = 10.0 * np.concatenate(heads[1.0])  # Adam's first moment is a tenth of the gradient
+    assert heads[0.0][0] == 0.0
+    # d/db of the mean over t of (b - (pulls - t) / pulls)^2 / 2 at b = 0
+    np.testing.assert_allclose(gradient, -np.mean((pulls - np.arange(pulls)) / pulls), rtol=1e-4)
+
+
+def test_rl2_with_a_trust_region_needs_its_values_fitted():
+    with pytest.raises(ValueError, match="value_steps is 0; RL² needs at least 1"):
+        jm.RL2Config(outer_loop="trpo", trpo=outer.TrustRegionConfig(max_kl=0.02))
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [(jm.RL2Config, "outer_loop"), (jm.MAMLConfig, "outer_loop"), (jm.MAMLConfig, "inner_objective")],
+)
+def test_a_misspelt_choice_is_refused(config, field):
+    with pytest.raises(ValueError, match=f"{field} is 'tpro'; it must be one of"):
+        config(**{field: "tpro"})
