@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxmeta as jm
-from jaxmeta import configs, flags, logging, registry, runs
+from jaxmeta import configs, flags, logging, provenance, registry, runs
 
 HELP = """usage: jaxmeta COMMAND ...
 
@@ -184,15 +184,10 @@ class _Training:
     """One call of `jaxmeta train`, from the first word it prints to the last file it writes."""
 
     def __init__(self, options: Any, config: runs.RunConfig, family: Any, meta: Any):
-        import jax
-
-        self.options, self.family, self.meta, self.folder = options, family, meta, options.out
-        devices = jax.devices()
-        device = f"{len(devices)} x {devices[0].device_kind}"
-        self.config = config if options.resume else dataclasses.replace(config, versions=_versions(), device=device)
+        self.options, self.config, self.family, self.meta, self.folder = options, config, family, meta, options.out
         with configs.named("algo", config.algo_config):
             self.state = runs.fresh_state(config, meta)
-        self.device, self.done = device, 0
+        self.origin, self.done = provenance.origin(), 0
 
     def run(self) -> int:
         """Trains, evaluates, draws; returns the exit code."""
@@ -204,6 +199,7 @@ class _Training:
         try:
             if self.options.resume:
                 self._restore()
+            self.config = self._noted()
             runs.write_config(self.folder, self.config)
             self._introduce()
             stopped = self._train()
@@ -229,6 +225,16 @@ class _Training:
         except CheckpointError as error:
             raise configs.RunError(str(error)) from error
         self.done = self._checkpointer.latest()
+
+    def _noted(self) -> runs.RunConfig:
+        """Returns the configuration with where the run is trained; what a resumed run says of that is added to."""
+        if not self.done:
+            return dataclasses.replace(self.config, **self.origin)
+        if self.done == self.config.updates:
+            return self.config  # nothing is left to train
+        names = ("device", "platform", "commit")
+        both = {name: provenance.continued(getattr(self.config, name), self.origin[name]) for name in names}
+        return dataclasses.replace(self.config, **both)
 
     def _train(self) -> int | None:
         """Trains to the end and returns None, or returns the number of the signal that stopped it."""
@@ -262,7 +268,7 @@ class _Training:
         num_tasks = getattr(config.algo_config, "num_tasks", 1)
         trials = f"{num_tasks} tasks x {plan.rounds + 1} rounds x {plan.streams} streams"
         size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params)) // config.num_seeds
-        print(f"jaxmeta {jm.__version__}, jax {jax.__version__}, on {self.device}")
+        print(f"jaxmeta {jm.__version__}, jax {jax.__version__}, on {self.origin['device']}")
         print(f"algorithm  {config.algo}: {_describe_algo(config.algo)}")
         print(f"tasks      {config.tasks}: " + _describe_tasks(config.tasks).replace("\n", "\n" + " " * 11))
         print(f"update     {trials} x {plan.episodes} episodes x {spec.horizon} steps; {size:,} parameters")
@@ -301,12 +307,6 @@ def _start_jax(cache: bool) -> None:
     except OSError:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def _versions() -> dict[str, str]:
-    from importlib import metadata
-
-    return {"jaxmeta": jm.__version__} | {name: metadata.version(name) for name in ("jax", "brax")}
 
 
 def _describe_algo(name: str) -> str:

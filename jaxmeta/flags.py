@@ -109,9 +109,9 @@ class ReproduceOptions:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the runs and the table; by default runs/reproduce/NAME, and NAME-quick with `--quick`."""
     results: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder of the copy to commit; by default benchmarks/results, where there is one."""
+    """Folder of the copy to commit; by default benchmarks/results, where there is one and `--out` is not given."""
     again: Annotated[bool, _SwitchOn] = False
-    """Run finished rows anew; what they left is moved aside."""
+    """Run finished rows anew; what they left is moved aside, and their rows of other seeds are replaced."""
     json: Annotated[bool, _SwitchOn] = False
     """Print the chosen rows as one JSON object instead of a table; progress goes to the standard error."""
     cache: _Cache = True

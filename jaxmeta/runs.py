@@ -36,8 +36,14 @@ class RunConfig:
     num_seeds: int = 1
     updates: int = 0
     """Updates that the run is meant to have in the end."""
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    device: str = ""
+    # where it was trained, as `provenance.origin` says it; None where that was not noted
+    device: str | None = None
+    platform: str | None = None
+    processor: str | None = None
+    cores: int | None = None
+    versions: dict[str, str] | None = None
+    commit: str | None = None
+    """A run that was resumed at another commit has both, such as `abc, def`."""
 
     def build(self) -> tuple[Any, Any]:
         """Returns the task family and the meta-learner.

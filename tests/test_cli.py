@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import cli, configs, logging, registry, runs
+from jaxmeta import cli, configs, logging, provenance, registry, runs
 from jaxmeta.algos.maml import MAMLConfig
 from tests import tiny
 
@@ -51,8 +51,9 @@ def test_training_writes_a_complete_run_folder(maml_run):
     config = json.loads((maml_run / "config.json").read_text())
     assert (config["algo"], config["tasks"], config["seed"], config["num_seeds"]) == ("maml", "navigation", 0, 1)
     assert (config["updates"], config["algo_config"]["hidden"], config["tasks_config"]["horizon"]) == (4, [8], 5)
-    assert set(config["versions"]) == {"jaxmeta", "jax", "brax"}
-    assert "cpu" in config["device"]
+    assert set(config["versions"]) == {"python", "jaxmeta", "jax", "jaxlib", "brax"}
+    assert "cpu" in config["device"] and config["platform"] == "cpu"
+    assert (config["commit"], config["cores"]) == (provenance.commit(), os.cpu_count())
 
 
 def test_metrics_have_one_line_per_update(maml_run):
@@ -133,6 +134,21 @@ def test_resumed_run_equals_uninterrupted(maml_run, tmp_path, capsys, monkeypatc
     chex.assert_trees_all_equal(jax.device_get(resumed.params), jax.device_get(whole.params))
 
 
+def test_resumed_run_adds_the_commit_that_it_goes_on_at(tmp_path, monkeypatch):
+    arguments = [*TINY_MAML, "--out", str(tmp_path / "run"), "--eval-tasks", "0", "--updates"]
+    commits = []
+    for commit, updates, more in (("abc", "1", []), ("abc", "2", ["--resume"]), ("def", "3", ["--resume"])):
+        monkeypatch.setattr(provenance, "commit", lambda commit=commit: commit)
+        assert cli.main([*arguments, updates, *more]) == 0
+        commits.append(runs.read_config(tmp_path / "run").commit)
+    assert commits == ["abc", "abc", "abc, def"]
+    # with nothing left to train it stays, and what is not known of the beginning is not made up
+    monkeypatch.setattr(provenance, "commit", lambda: "fed")
+    assert cli.main([*arguments, "3", "--resume"]) == 0
+    assert runs.read_config(tmp_path / "run").commit == "abc, def"
+    assert provenance.continued(None, "fed") is None
+
+
 BAD_INPUT = {
     "": "no command",
     "trian maml navigation": "did you mean 'train'?",
@@ -152,7 +168,7 @@ BAD_INPUT = {
     "train maml navigation --out {new} --algo.trpo.max-kl 0": "algo.trpo.max_kl is 0.0",
     "train maml navigation --out {new} --tasks.horizon 0": "tasks.horizon is 0",
     "train rl2 bandit --out {new} --tasks.num-arms 0": "(try --tasks.num-arms 10)",
-    "train rl2 bandit --out {new} --algo.num-tasks 3": "algo.ppo.minibatches is 4",
+    "train rl2 bandit --out {new} --algo.num-tasks 3": "algo.ppo.minibatches is 8",
     "train rl2 bandit --out {new} --algo.episodes few": "--algo.episodes is 'few'; it must be an integer or None",
     "train maml navigation --out {new} --algo.hidden a b": "--algo.hidden is 'a b'; it must be integers",
     "train maml navigation --out {new} --algo.outer-loop sgd": "one of 'trpo', 'ppo'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,30 +11,32 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import cli, logging, plot, reproduce, runs
-from jaxmeta.reproduce import base, files, statistics
+from jaxmeta import cli, logging, plot, provenance, reproduce, runs
+from jaxmeta.reproduce import base, files, run, statistics
 from jaxmeta.reproduce.base import Evaluation, Reference, Required, Row, Table, Trained
 
 FIELDS = ["name", "ours", "stderr", "published", "optimum", "num_trials", "seeds", "wall_s", "required", "met", "ci95"]
-FIELDS += ["command", "updates", "seed", "device", "versions", "commit", "quick"]
+FIELDS += ["command", "updates", "seed", *provenance.ORIGIN, "quick"]
 TASKS = "--tasks.num-states 2 --tasks.num-actions 2 --tasks.num-episodes 2 --tasks.horizon 1"
 TINY = f"{TASKS} --algo.num-tasks 4 --algo.hidden 4 --algo.ppo.epochs 1"
 TINY += " --algo.ppo.minibatches 1 --algo.ppo.anneal-over {updates} --eval-tasks 0"
 TRIALS = 16
 
 
-def table(updates=2, least=0.0, flags=TINY):
+def table(updates=2, least=0.0, flags=TINY, platform=None, second=1):
     few = (Evaluation(num_tasks=TRIALS),)
     longer = Evaluation("longer", TRIALS, tasks="--tasks.horizon 3")
-    required = Required(least=least, up_to_optimum=True)
+    required = Required(least=least, up_to_optimum=True, platform=platform)
     rows = (
         Row(statistics.trial_return, "total", published=1.5, optimum=lambda: 9.0, required=required),
-        Row(statistics.episode_return(1), "second"),
+        Row(statistics.episode_return(second), "second"),
         Row(statistics.episode_length(0), "length of longer", evaluation="longer"),
     )
     chance = Row(statistics.trial_return, published=1.25, required=Required(least=99.0, platform="gpu"))
@@ -59,7 +62,7 @@ def use(monkeypatch, one):
 
 
 def call(*arguments):
-    return cli.main(["reproduce", "tiny", "--out", "out", *arguments])
+    return cli.main(["reproduce", "tiny", "--out", "out", "--results", "results", *arguments])
 
 
 def read(file="out/table.json"):
@@ -90,8 +93,9 @@ def test_a_table_is_trained_evaluated_and_written_and_then_reused(place, capsys,
     assert total["required"] == {"mean": [0.0, pytest.approx(9.0 + 3 * total["stderr"])]} and total["met"]
     assert (total["updates"], total["seed"], total["quick"]) == (2, 0, False)
     assert "cpu" in total["device"] and total["versions"]["jax"] and total["wall_s"] > 0
-    assert read() == printed == read("benchmarks/results/reproduce-tiny.json")
-    for picture in ("out/table.png", "benchmarks/results/reproduce-tiny.png"):
+    assert (total["platform"], total["cores"]) == ("cpu", os.cpu_count()) and total["processor"]
+    assert read() == printed == read("results/reproduce-tiny.json")
+    for picture in ("out/table.png", "results/reproduce-tiny.png"):
         assert (place / picture).read_bytes().startswith(b"\x89PNG")
 
     # what is said to have been run is what was run, and agrees with the command that evaluates
@@ -140,6 +144,86 @@ def test_an_interrupted_run_is_resumed_and_equals_an_uninterrupted_one(place, ca
     assert resumed["ours"] == read("whole/table.json")["rows"][0]["ours"]
 
 
+def test_what_again_moved_aside_is_never_taken_for_done(place, capsys, monkeypatch):
+    assert call() == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_measurement", interrupt)
+        assert call("--again") == 130
+    assert {entry.name for entry in (place / "out/2x2").iterdir()} == {"random", "random.old-1", "rl2.old-1"}
+    capsys.readouterr()
+    assert call() == 0  # the same command, without --again
+    assert "done already" not in capsys.readouterr().err
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("again", [(), ("--again",)])
+def test_a_run_of_another_process_is_left_alone(again, place, capsys):
+    (place / "out/2x2/random").mkdir(parents=True)
+    with files.locked(place / "out/2x2/rl2"):
+        assert call(*again) == 2
+        assert "jaxmeta: out/2x2/rl2 is being run by another process\n" in capsys.readouterr().err
+        assert list((place / "out/2x2/rl2").iterdir()) == [] and not list(place.glob("out/2x2/*.old-*"))
+
+
+def test_a_run_is_locked_until_its_measurement_is_written(monkeypatch):
+    def busy(folder):
+        with pytest.raises(runs.RunError, match="by another process"), files.locked(folder, wait=False):
+            pass
+
+    def train(self, write=cli._Training.run):
+        busy(self.folder)
+        return write(self)
+
+    def measure(folder, measurement, write=files.write_measurement):
+        busy(folder)
+        write(folder, measurement)
+
+    monkeypatch.setattr(cli._Training, "run", train)
+    monkeypatch.setattr(files, "write_measurement", measure)
+    assert call("--rows", "2x2/rl2") == 0
+    with files.locked(Path("out/2x2/rl2"), wait=False):
+        pass
+
+
+def edit_config(**changes):
+    """Changes what a trained run says of itself, None for nothing at all, and forgets what was measured of it."""
+    file = Path("out/2x2/rl2/config.json")
+    data = {name: value for name, value in (read(file) | changes).items() if value is not None}
+    file.write_text(json.dumps(data))
+    Path("out/2x2/rl2/rows.json").unlink()
+
+
+def test_a_record_says_where_the_run_was_trained_not_where_it_is_evaluated(monkeypatch):
+    use(monkeypatch, table(platform="gpu"))
+    origin = {"commit": "abc-dirty", "processor": "abacus", "cores": 3, "versions": {"jax": "0"}, "platform": "cpu"}
+    monkeypatch.setattr(provenance, "origin", lambda: origin | {"device": "1 x cpu"})
+    assert call() == 0
+    chance, total = read()["rows"][:2]
+    assert {name: total[name] for name in origin} == {name: chance[name] for name in origin} == origin
+    assert (total["required"], total["met"]) == (None, None)
+
+    monkeypatch.setattr(provenance, "origin", lambda: origin | {"device": "1 x cpu", "commit": "def"})
+    edit_config(platform="gpu", device="1 x H200")
+    assert call("--rows", "2x2/rl2") == 0
+    total = read()["rows"][1]
+    assert (total["commit"], total["platform"], total["device"]) == ("abc-dirty", "gpu", "1 x H200")
+    assert total["met"] is True  # what is required of a GPU is required of what was trained on one
+
+
+def test_what_an_older_run_does_not_say_of_its_origin_is_null(capsys, monkeypatch):
+    assert call("--rows", "2x2/rl2") == 0
+    use(monkeypatch, table(platform="gpu"))
+    edit_config(commit=None, platform=None, processor=None, cores=None)
+    assert call("--rows", "2x2/rl2") == 0
+    total = read()["rows"][0]
+    assert [total[name] for name in ("commit", "platform", "processor", "cores", "met")] == [None] * 5
+    assert "cpu" in total["device"] and total["versions"]["jax"]
+    assert "commit: unknown" in capsys.readouterr().out
+
+
 def test_another_configuration_is_refused_and_nothing_overwritten(place, capsys, monkeypatch):
     assert call("--rows", "2x2/rl2") == 0
     before, _ = stamps(place), capsys.readouterr()
@@ -165,6 +249,10 @@ def test_a_row_is_evaluated_anew_but_not_trained_anew_if_its_evaluation_changes(
     use(monkeypatch, table())
     assert call("--rows", "2x2/rl2") == 0
     assert [row["num_trials"] for row in read()["rows"]] == [8, 8, 8]
+    use(monkeypatch, table(second=0))  # another statistic under the same name
+    before = read()["rows"][1]["ours"]
+    assert call("--rows", "2x2/rl2") == 0
+    assert read()["rows"][1]["ours"] != before
     assert (place / "out/2x2/rl2/metrics.jsonl").stat().st_mtime_ns == trained
 
 
@@ -195,6 +283,31 @@ def test_seeds_are_counted_and_statistics_are_over_them(capsys):
     row = json.loads(capsys.readouterr().out)["rows"][0]
     assert (row["seeds"], row["num_trials"]) == (2, 2 * TRIALS)
     assert "--num-seeds 2" in row["command"][0] and "--num-seeds 2" in row["command"][1]
+
+
+def test_results_get_a_copy_only_of_the_usual_folder_or_where_told(place):
+    rows = ("reproduce", "tiny", "--rows", "2x2/random")
+    assert cli.main([*rows, "--out", "elsewhere"]) == 0
+    assert list((place / "benchmarks/results").iterdir()) == []
+    assert cli.main(list(rows)) == 0
+    assert names("benchmarks/results/reproduce-tiny.json") == ["2x2/random"]
+
+
+@pytest.mark.parametrize("stands", [{"seed": 1, "seeds": 1}, {"seed": 0, "seeds": 3}])
+def test_results_of_another_seed_or_of_more_seeds_are_not_replaced_unless_told(stands, place, capsys):
+    (place / "results").mkdir()
+    file = place / "results/reproduce-tiny.json"
+    files.publish(table(), file, [finished("2x2/rl2 second", 7.0, **stands)])
+    before = stamps(place)
+    assert call() == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and "add --again to replace it" in told.err
+    assert f"2x2/rl2 second of {stands['seeds']} seeds from {stands['seed']} on" in told.err
+    assert stamps(place) == before
+    assert call("--rows", "2x2/random") == 0
+    assert read(file)["rows"][1]["ours"] == 7.0
+    assert call("--again") == 0
+    assert read(file)["rows"][2]["ours"] != 7.0
 
 
 BAD_INPUT = {
@@ -230,7 +343,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(line, place, capsys):
 
 
 def finished(name, ours=1.0, **fields):
-    known = {"published": 1.5, "optimum": None, "ci95": [ours - 0.1, ours + 0.1], "quick": False}
+    known = {"published": 1.5, "optimum": None, "ci95": [ours - 0.1, ours + 0.1], "quick": False, "seed": 0, "seeds": 1}
     return {"name": name, "ours": ours} | known | fields
 
 
@@ -243,6 +356,42 @@ def test_rows_of_earlier_calls_stay_and_newer_ones_replace_them(place):
         ("2x2/rl2 total", 2.0),
         ("gone/rl2", 1.0),
     ]
+
+
+RECORDS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("name", ["bandit", "half-cheetah-dir", "navigation"])
+def test_older_records_are_read_and_merged_as_they_are(name, place):
+    file = place / f"reproduce-{name}.json"
+    newer = ("platform", "processor", "cores")
+    before = [{part: row[part] for part in row if part not in newer} for row in read(RECORDS / file.name)["rows"]]
+    file.write_text(json.dumps({"name": name, "rows": before}))
+    merged = {row["name"]: row for row in files.publish(LOAD(name), file, [finished("new/row")])}
+    assert list(merged.values()) == read(file)["rows"] and len(merged) == len(before) + 1
+    for row in before:
+        judged = {part: merged[row["name"]][part] for part in ("required", "met")}  # anew
+        assert merged[row["name"]] == dict.fromkeys(provenance.ORIGIN) | row | judged
+
+
+def test_a_bound_may_be_another_row_and_is_judged_once_both_are_there(place):
+    one, file = LOAD("maze"), place / "table.json"
+    ours, theirs = (f"maze/{agent} small episode 2" for agent in ("snail", "rl2"))
+    (alone,) = files.publish(one, file, [finished(ours, 20.0)])
+    assert (alone["required"], alone["met"]) == (None, None)
+    for length, met in ((20.0, True), (19.0, False)):
+        files.publish(one, file, [finished(theirs, length)])
+        judged = {row["name"]: row for row in read(file)["rows"]}
+        assert (judged[ours]["required"], judged[ours]["met"]) == ({"mean": [None, length]}, met)
+        assert judged[theirs]["met"] is None
+    files.publish(one, file, [finished(theirs, 20.0) | {"ours": None}])
+    assert read(file)["rows"][1]["met"] is None
+
+
+@pytest.mark.parametrize(("ratio", "met"), [(1.0, False), (0.95, False), (0.89, True)])
+def test_large_mazes_ask_for_an_interval_below_one(ratio, met, place):
+    row = finished("maze/rl2 large ratio", ratio)  # its interval is 0.1 to both sides
+    assert files.publish(LOAD("maze"), place / "table.json", [row])[0]["met"] is met
 
 
 def test_rows_written_at_the_same_time_both_survive(place, monkeypatch):
@@ -278,6 +427,32 @@ def test_every_task_shares_the_trials_equally():
     assert counts.tolist() == [3] * 21
 
 
+def test_error_over_every_task_is_that_within_tasks():
+    learner, config = jm.references.bandits.random(5), LOAD("gridnavi").runs[0].config()
+    (evaluation,) = LOAD("gridnavi").runs[0].evaluations
+    count, repeats = len(jm.tasks.all_goals().goal), 30
+    few = dataclasses.replace(evaluation, num_tasks=count * repeats)
+    family = config.build_family()
+    plan, params = jm.Plan(episodes=family.episodes), learner.init(jax.random.key(0))
+    reports = run._report(learner, params, plan, config, few, 0)
+    point = run._point(Row(statistics.trial_return), reports)
+
+    whole = runs.trials(learner, params, family, plan, count * repeats, 0, every_task=jm.tasks.all_goals())
+    total = np.asarray(whole.returns, np.float64).sum((1, 2, 3)).reshape(repeats, count)
+    assert point["num_trials"] == total.size and point["mean"] == pytest.approx(total.mean())
+    direct = np.sqrt((total.var(0, ddof=1) / repeats).mean() / count)
+    assert point["stderr"] == pytest.approx(direct)
+    assert point["ci95"] == pytest.approx([total.mean() - 1.96 * direct, total.mean() + 1.96 * direct])
+    assert direct < 0.95 * total.std(ddof=1) / np.sqrt(total.size)  # goals differ in what they pay
+
+    # with several seeds what is random is the seed, which meets every task
+    seeds, several = (
+        jax.vmap(learner.init)(jax.random.split(jax.random.key(0))),
+        dataclasses.replace(config, num_seeds=2),
+    )
+    assert len(run._report(learner, seeds, plan, several, few, 0)) == 1
+
+
 def test_ratio_of_lengths_and_its_error():
     random = np.random.default_rng(0)
     first = random.uniform(10, 20, 4000)
@@ -287,6 +462,29 @@ def test_ratio_of_lengths_and_its_error():
     # of the ratio's parts only the noise of unit variance differs from task to task
     assert point["stderr"] == pytest.approx(1 / np.sqrt(4000) / 15, rel=0.05)
     assert statistics.episode_length(0)(types.SimpleNamespace(lengths=lengths))["mean"] == pytest.approx(first.mean())
+    # a single seed is no sample of seeds
+    assert statistics.length_ratio(1)(types.SimpleNamespace(lengths=lengths[None])) == point
+
+
+def test_ratio_of_lengths_over_several_seeds():
+    random = np.random.default_rng(0)
+    skill = random.uniform(0.5, 0.9, 40)  # of each seed
+    first = random.uniform(10, 20, (40, 100))
+    lengths = np.stack([first, skill[:, None] * first], -1)[:, :, None, None, :]
+    point = statistics.length_ratio(1)(types.SimpleNamespace(lengths=lengths))
+    assert point["mean"] == pytest.approx((skill[:, None] * first).sum() / first.sum())
+    # the jackknife leaves out one seed after the other
+    left_out = [lengths[np.arange(40) != seed].sum((0, 1, 2, 3)) for seed in range(40)]
+    ratios = np.array([second / first for first, second in left_out])
+    jackknife = np.sqrt(39 / 40 * ((ratios - ratios.mean()) ** 2).sum())
+    assert point["stderr"] == pytest.approx(jackknife, rel=0.02)
+    assert point["ci95"] == pytest.approx([point["mean"] + side * 1.96 * point["stderr"] for side in (-1, 1)])
+
+
+def test_success_is_an_end_before_the_horizon():
+    lengths = np.array([[3, 10], [10, 10], [9, 10], [10, 1]])[:, None, None, :]
+    shares = [statistics.success(episode, 10)(types.SimpleNamespace(lengths=lengths))["mean"] for episode in (0, 1)]
+    assert shares == [0.5, 0.25]
 
 
 LOAD = reproduce.load
@@ -300,24 +498,24 @@ def test_declared_table_is_well_formed(name, monkeypatch):
     row_names = one.row_names()
     assert len(set(row_names)) == len(row_names) and len({run.name for run in one.runs}) == len(one.runs)
     assert len(one.choose(None)) == len(one.runs) and one.choose(None, quick=True)
-    for run in one.runs:
-        assert "/" in run.name and [chosen.name for chosen in one.choose(run.name)] == [run.name]
-        kinds = {evaluation.name for evaluation in run.evaluations}
-        assert {row.evaluation for row in run.rows} == kinds
-        for evaluation in run.evaluations:
+    for each in one.runs:
+        assert "/" in each.name and [chosen.name for chosen in one.choose(each.name)] == [each.name]
+        kinds = {evaluation.name for evaluation in each.evaluations}
+        assert {row.evaluation for row in each.rows} == kinds
+        for evaluation in each.evaluations:
             # its flags are known, and the tasks that differ can be built
-            config = run.config(tasks=evaluation.tasks)
+            config = each.config(tasks=evaluation.tasks)
             spec = config.build_family().env.spec
-            assert spec.observation == run.config().build_family().env.spec.observation
-            assert evaluation.num_tasks >= 20_000 or (isinstance(run, Trained) and run.algo == "maml")
-        if isinstance(run, Trained):
-            assert run.config().updates == run.updates and run.quick().config().updates <= base.QUICK_UPDATES
+            assert spec.observation == each.config().build_family().env.spec.observation
+            assert evaluation.num_tasks >= 20_000 or (isinstance(each, Trained) and each.algo == "maml")
+        if isinstance(each, Trained):
+            assert each.config().updates == each.updates and each.quick().config().updates <= base.QUICK_UPDATES
         else:
             learner = jm.references
-            for part in run.learner.split("."):
+            for part in each.learner.split("."):
                 learner = getattr(learner, part)
-            if run.learner != "bandits.gittins":
-                assert learner(**run.arguments).act
+            if each.learner != "bandits.gittins":
+                assert learner(**each.arguments).act
 
 
 def test_tables_are_known_and_rows_refused_without_jax():
@@ -347,6 +545,19 @@ def test_published_and_required_numbers():
     assert rows["tabular", "n10/rl2"].optimum() == pytest.approx(218.0, abs=0.6)
     assert rows["bandit", "100x10/snail"].required == Required(least=82.5)
     assert rows["maze", "maze/rl2 small ratio"].required == Required(most=0.85)
+    for size in ("5", "10", "50"):
+        assert rows["bandit", f"10x{size}/snail"].required == Required(up_to_optimum=True)
+    assert rows["bandit", "500x5/snail"].published == 408.1
+    assert rows["gridnavi", "gridnavi/rl2 total"].required == Required(least=33.0, most=37.22)
+    assert rows["maze", "maze/random large episode 2"].published == 420.8
+    assert rows["maze", "maze/rl2 large success 2"].published == 0.967
+
+
+def test_optimum_of_a_maze_is_no_more_than_the_horizon(monkeypatch):
+    maze = sys.modules["jaxmeta.reproduce.maze"]
+    monkeypatch.setattr(Evaluation, "num_tasks", 4)
+    monkeypatch.setitem(maze.SIZES, "large", (9, 2))
+    assert maze._shortest_way.__wrapped__("large") <= 2.0
 
 
 def test_picture_of_a_table_has_a_panel_per_group():

@@ -12,7 +12,7 @@ A table is added as a file with a `TABLE`, and a line in `reproduce.TABLES`:
         ),
     )
 
-The statistics that rows take are in `statistics`.
+The statistics that rows take are in `statistics`, and flags that several tables share stand below.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ Statistic = Callable[[Any], Point]
 """Takes its number out of a `jm.Report`."""
 QUICK_TRIALS = 256
 QUICK_UPDATES = 5
+ANNEAL = "--chunk 10 --algo.ppo.anneal-over {updates}"
+SMALL_SNAIL = "--algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,35 @@ class Required:
     """What must lie between the bounds: the mean, or the whole interval."""
     up_to_optimum: bool = False
     """Whether the mean must not exceed the optimum by more than 3 standard errors: above it something is wrong."""
+    no_more_than: str | None = None
+    """Full name of another row of the table whose mean is a bound too; without that row nothing is required."""
     platform: str | None = None
-    """The one JAX platform where it is required, such as gpu; by default everywhere."""
+    """The one JAX platform of training where it is required, such as gpu; by default everywhere."""
+
+    def judge(self, row: dict[str, Any], other: dict[str, Any] | None) -> dict[str, Any]:
+        """Returns the bounds that hold for a row as a table has it, such as `{"mean": [6.5, None]}`, and if it is met.
+
+        Args:
+          other: the row that `no_more_than` names, None if it is not there.
+        """
+        unknown = self.no_more_than is not None and (other is None or other["ours"] is None)
+        if unknown or self.platform not in (None, row["platform"]):
+            return NOTHING_REQUIRED
+        bounds = [self.most, other and other["ours"]]
+        if self.up_to_optimum and row["optimum"] is not None:
+            bounds.append(row["optimum"] + 3 * (row["stderr"] or 0.0))
+        most = min((bound for bound in bounds if bound is not None), default=None)
+        values = [row["ours"]] if self.of == "mean" else row["ci95"]
+        met = all(_between(value, self.least, most) for value in values)
+        return {"required": {self.of: [self.least, most]}, "met": met}
+
+
+NOTHING_REQUIRED = {"required": None, "met": None}
+
+
+def _between(value: float | None, low: float | None, high: float | None) -> bool:
+    """Tells whether a value is within its bounds; None, a value that is not finite, never is."""
+    return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +202,22 @@ class Table:
     def row_names(self) -> list[str]:
         """Lists the full names of its rows."""
         return [run.row_name(row) for run in self.runs for row in run.rows]
+
+    def judge(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns rows, as a file has them, with what is required of each and whether it is met.
+
+        They are judged together, as a bound may be another row; one that the table has no more keeps what it has.
+        """
+        required = {run.row_name(row): row.required for run in self.runs for row in run.rows}
+        there = {row["name"]: row for row in rows}
+
+        def verdict(row):
+            one = required.get(row["name"])
+            if one is None:
+                return NOTHING_REQUIRED if row["name"] in required else {}
+            return one.judge(row, there.get(one.no_more_than))
+
+        return [row | verdict(row) for row in rows]
 
     def choose(self, rows: str | None, quick: bool = False) -> tuple[Run, ...]:
         """Returns the runs that a list like `10x5,100x10/rl2` names, in the order of the table.

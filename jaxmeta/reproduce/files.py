@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxmeta import configs, runs
+from jaxmeta import configs, provenance, runs
 from jaxmeta.reproduce.base import Table
 
 MEASUREMENT = "rows.json"
@@ -60,30 +60,43 @@ def read_table(file: Path) -> list[dict[str, Any]]:
     return rows if names else []
 
 
-def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> None:
-    """Puts rows into the table in a file and draws it anew; rows that stand there already stay unless given again."""
+def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Puts rows into the table in a file, judges and draws it anew; rows that stand there stay unless given again.
+
+    Returns:
+      All rows of the file. What one of an older version does not say of its origin is None.
+    """
     from jaxmeta import plot
 
-    with _locked(file.parent):
-        merged = {row["name"]: row for row in [*read_table(file), *rows]}
+    with locked(file.parent):
+        given = [*read_table(file), *rows]
+        merged = {row["name"]: row | {name: row.get(name) for name in provenance.ORIGIN} for row in given}
         known = [name for name in table.row_names() if name in merged]
         # a row that the table has no more was measured all the same
-        ordered = [merged[name] for name in dict.fromkeys([*known, *merged])]
+        ordered = table.judge([merged[name] for name in dict.fromkeys([*known, *merged])])
         drawn = io.BytesIO()
         plot.published(ordered, table.title, table.source).savefig(drawn, dpi=150, format="png")
         runs.write_atomically(file, configs.to_json({"name": table.name, "rows": ordered}, indent=2) + "\n")
         runs.write_atomically(file.with_suffix(".png"), drawn.getvalue())
+    return ordered
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lets one process at a time read, merge and write in a folder: else two would lose each other's rows."""
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Lets one process at a time work in a folder: else two would lose or mix what they write.
+
+    Raises:
+      RunError: if another one is there already and this one does not `wait`.
+    """
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise configs.RunError(f"{folder} is being run by another process") from None
         yield
     finally:
         os.close(handle)  # and so unlocks

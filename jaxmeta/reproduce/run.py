@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxmeta import configs, flags, provenance, registry, reproduce, runs
-from jaxmeta.reproduce import files
-from jaxmeta.reproduce.base import Evaluation, Point, Reference, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce import files, statistics
+from jaxmeta.reproduce.base import Evaluation, Point, Reference, Row, Run, Table, Trained
 
 RUNS = Path("runs/reproduce")
 RESULTS = Path("benchmarks/results")
@@ -41,6 +41,10 @@ class Call:
         """Lists the files that the table is written to; each has a picture beside it."""
         copy = [] if self.results is None else [self.results / f"reproduce-{self.table.name}.json"]
         return [self.out / files.TABLE, *copy]
+
+    def seeds(self, run: Run) -> int:
+        """Returns the number of seeds of a run: where nothing is trained there is one."""
+        return self.num_seeds if isinstance(run, Trained) else 1
 
     def train_command(self, run: Trained) -> list[str]:
         """Returns the arguments of `jaxmeta` that train a run."""
@@ -75,7 +79,9 @@ def prepare(options: flags.ReproduceOptions) -> Call:
     if options.quick and options.results is not None:
         raise flags.UsageError(f"--results is {options.results}, but what --quick finds is not kept; leave one out")
     table, out = reproduce.load(options.table), options.out or _usual_out(options.table, options.quick)
-    results = options.results or (RESULTS if RESULTS.is_dir() and not options.quick else None)
+    # rows of a trial run elsewhere are no results
+    usual = out == _usual_out(options.table, quick=False) and RESULTS.is_dir()
+    results = options.results or (RESULTS if usual else None)
     call = Call(
         table,
         table.choose(options.rows, options.quick),
@@ -96,6 +102,7 @@ def prepare(options: flags.ReproduceOptions) -> Call:
             raise flags.UsageError(f"{file} holds {kind} rows, which do not mix with others; choose another --out")
     for run in call.chosen if not options.again else ():
         _check_folder(call, run)
+        _check_results(call, run)
     return call
 
 
@@ -107,34 +114,46 @@ def perform(call: Call, train: Train) -> tuple[list[dict[str, Any]], int]:
       and the exit code of `jaxmeta train`.
     """
     rows: list[dict[str, Any]] = []
-    origin = provenance.provenance()  # as of now: what is edited later is not what runs
+    published: list[dict[str, Any]] = []
+    origin = provenance.origin()  # as of now: what is edited later is not what runs
+    if call.again:
+        _move_aside([call.out / run.name for run in call.chosen])
     for index, run in enumerate(call.chosen):
-        key = _key(call, run)
-        measurement = None if call.again else files.read_measurement(call.out / run.name, key)
-        done = measurement is not None
-        print(f"[{index + 1}/{len(call.chosen)}] {run.name}{': done already' if done else ''}", file=sys.stderr)
-        if measurement is None:
-            with contextlib.redirect_stdout(sys.stderr):
-                code = _prepare_folder(call, run, train)
-                if code:
-                    how = "the same command, without --again," if call.again else "the same command"
-                    print(f"jaxmeta: {index} of {len(call.chosen)} runs are finished; {how} goes on from there")
-                    return rows, code
-                measurement = {"key": key} | _measure(call, run, origin)
-            files.write_measurement(call.out / run.name, measurement)
-            measurement = files.read_measurement(call.out / run.name, key) or measurement
+        folder, key = call.out / run.name, _key(call, run)
+        with files.locked(folder, wait=False):
+            measurement = files.read_measurement(folder, key)
+            done = measurement is not None
+            print(f"[{index + 1}/{len(call.chosen)}] {run.name}{': done already' if done else ''}", file=sys.stderr)
+            if measurement is None:
+                with contextlib.redirect_stdout(sys.stderr):
+                    code = _train(call, run, train)
+                    if code:
+                        how = "the same command, without --again," if call.again else "the same command"
+                        print(f"jaxmeta: {index} of {len(call.chosen)} runs are finished; {how} goes on from there")
+                        return rows, code
+                    measurement = {"key": key} | _measure(call, run, origin)
+                files.write_measurement(folder, measurement)
+                measurement = files.read_measurement(folder, key) or measurement
         rows += [_record(call, run, row, measurement) for row in run.rows]
         if not done or index + 1 == len(call.chosen):
-            for file in call.tables():
-                files.publish(call.table, file, rows)
-    return rows, 0
+            published, *_ = [files.publish(call.table, file, rows) for file in call.tables()]
+    chosen = {row["name"] for row in rows}
+    return [row for row in published if row["name"] in chosen], 0
 
 
-def _prepare_folder(call: Call, run: Run, train: Train) -> int:
-    """Moves aside what is to be done again, and trains what is to be trained; returns the exit code."""
+def _move_aside(folders: list[Path]) -> None:
+    """Moves away what runs left, unless another process is at one of them: then nothing moves."""
+    there = [folder for folder in folders if folder.exists()]
+    with contextlib.ExitStack() as stack:
+        for folder in there:
+            stack.enter_context(files.locked(folder, wait=False))
+        for folder in there:
+            print(f"{folder} is now {files.move_aside(folder)}", file=sys.stderr)
+
+
+def _train(call: Call, run: Run, train: Train) -> int:
+    """Trains what is to be trained; returns the exit code."""
     folder = call.out / run.name
-    if call.again and (aside := files.move_aside(folder)):
-        print(f"{folder} is now {aside}")
     if not isinstance(run, Trained) or _is_finished(folder, run):
         return 0
     resume = ["--resume"] if (folder / runs.CONFIG).is_file() else []
@@ -145,8 +164,6 @@ def _prepare_folder(call: Call, run: Run, train: Train) -> int:
 
 def _measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     """Evaluates a run and returns its numbers and where they are from."""
-    import jax
-
     folder, begun = call.out / run.name, time.perf_counter()
     if isinstance(run, Trained):
         reports = _evaluate_trained(call, run)
@@ -156,15 +173,15 @@ def _measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     points = {run.row_name(row): _point(row, reports[row.evaluation]) for row in run.rows}
     seconds = time.perf_counter() - begun
     if isinstance(run, Trained):
-        origin = origin | {"device": runs.read_config(folder).device}
+        config = runs.read_config(folder)
+        origin = {name: getattr(config, name) for name in provenance.ORIGIN}
         seconds = next((record["seconds"] for record in reversed(runs.read_metrics(folder))), None)
     return {
         "points": points,
-        "seeds": call.num_seeds if isinstance(run, Trained) else 1,
+        "seeds": call.seeds(run),
         # of the training, compilation included; where nothing is trained, of the evaluation
         "wall_s": seconds and round(seconds, 3),
-        "platform": jax.default_backend(),
-    } | {name: origin[name] for name in ("device", "versions", "commit")}
+    } | origin
 
 
 def _evaluate_trained(call: Call, run: Trained) -> dict[str, Any]:
@@ -191,10 +208,18 @@ def _evaluate_reference(call: Call, run: Reference) -> dict[str, Any]:
     return reports
 
 
-def _report(learner: Any, params: Any, plan: Any, config: runs.RunConfig, evaluation: Evaluation, seed: int) -> Any:
-    """Evaluates a learner; with the same seed all learners get the same tasks."""
+def _report(
+    learner: Any, params: Any, plan: Any, config: runs.RunConfig, evaluation: Evaluation, seed: int
+) -> list[Any]:
+    """Evaluates a learner; with the same seed all learners get the same tasks.
+
+    Returns:
+      The report; or, over every task, one for each of them. With several seeds it stays one: errors are over seeds.
+    """
+    import jax
+
     every_task = evaluation.every_task and evaluation.every_task(config.tasks_config)
-    return runs.trials(
+    report = runs.trials(
         learner,
         params,
         config.build_family(),
@@ -204,18 +229,23 @@ def _report(learner: Any, params: Any, plan: Any, config: runs.RunConfig, evalua
         runs.seed_axis(config),
         every_task=every_task,
     )
+    if every_task is None or config.num_seeds > 1:
+        return [report]
+    count = jax.tree.leaves(every_task)[0].shape[0]
+    return [jax.tree.map(lambda leaf, task=task: leaf[task::count], report) for task in range(count)]
 
 
-def _point(row: Row, report: Any) -> Point:
-    point = row.statistic(report)
-    return {name: point[name] for name in ("mean", "stderr", "ci95")} | {"num_trials": report.env_steps.size}
+def _point(row: Row, reports: list[Any]) -> Point:
+    points = [row.statistic(report) for report in reports]
+    point = points[0] if len(points) == 1 else statistics.over_tasks(points)
+    num_trials = sum(report.env_steps.size for report in reports)
+    return {name: point[name] for name in ("mean", "stderr", "ci95")} | {"num_trials": num_trials}
 
 
 def _record(call: Call, run: Run, row: Row, measurement: dict[str, Any]) -> dict[str, Any]:
-    """Returns a row as the table has it."""
+    """Returns a row as the table has it, not judged yet."""
     point = measurement["points"][run.row_name(row)]
     optimum = row.optimum() if callable(row.optimum) else row.optimum
-    required, met = _judge(row.required, point, optimum, measurement["platform"])
     commands = [call.train_command(run)] if isinstance(run, Trained) else []
     return {
         "name": run.row_name(row),
@@ -226,36 +256,15 @@ def _record(call: Call, run: Run, row: Row, measurement: dict[str, Any]) -> dict
         "num_trials": point["num_trials"],
         "seeds": measurement["seeds"],
         "wall_s": measurement["wall_s"],
-        "required": required,
-        "met": met,
+        "required": None,
+        "met": None,
         "ci95": point["ci95"],
         "command": [shlex.join(["jaxmeta", *command]) for command in (*commands, call.command(run))],
         "updates": run.updates if isinstance(run, Trained) else None,
         "seed": call.seed,
-        "device": measurement["device"],
-        "versions": measurement["versions"],
-        "commit": measurement["commit"],
+        **{name: measurement[name] for name in provenance.ORIGIN},
         "quick": call.quick,
     }
-
-
-def _judge(
-    required: Required | None, point: Point, optimum: float | None, platform: str
-) -> tuple[dict[str, Any] | None, bool | None]:
-    """Returns the bounds that hold here, such as `{"mean": [6.5, None]}`, and whether the point lies within."""
-    if required is None or required.platform not in (None, platform):
-        return None, None
-    least, most = required.least, required.most
-    if required.up_to_optimum and optimum is not None:
-        bound = optimum + 3 * (point["stderr"] or 0.0)
-        most = bound if most is None else min(most, bound)
-    values = [point["mean"]] if required.of == "mean" else point["ci95"]
-    return {required.of: [least, most]}, all(_between(value, least, most) for value in values)
-
-
-def _between(value: float | None, low: float | None, high: float | None) -> bool:
-    """Tells whether a value is within its bounds; None, a value that is not finite, never is."""
-    return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
 def _usual_out(name: str, quick: bool) -> Path:
@@ -265,7 +274,7 @@ def _usual_out(name: str, quick: bool) -> Path:
 def _key(call: Call, run: Run) -> dict[str, Any]:
     """Returns what decides the numbers of a run; a measurement counts as long as it stays the same."""
     key: dict[str, Any] = {"evaluations": [one.describe() for one in run.evaluations], "seed": call.seed}
-    key |= {"rows": [[run.row_name(row), row.evaluation] for row in run.rows]}
+    key |= {"rows": [[run.row_name(row), row.evaluation, *statistics.describe(row.statistic)] for row in run.rows]}
     if isinstance(run, Trained):
         return key | {"config": configs.encode(run.config(call.seed, call.num_seeds), "")}
     assert isinstance(run, Reference)
@@ -282,10 +291,21 @@ def _check_folder(call: Call, run: Run) -> None:
     if not (folder / runs.CONFIG).is_file():
         raise flags.UsageError(f"{folder} is not empty and holds no run; {remedy}")
     wanted, stored = run.config(call.seed, call.num_seeds), runs.read_config(folder)
-    wanted = dataclasses.replace(wanted, versions=stored.versions, device=stored.device)
+    wanted = dataclasses.replace(wanted, **{name: getattr(stored, name) for name in provenance.ORIGIN})
     if differs := configs.first_difference("", wanted, stored):
         name = differs[0].replace("_config.", ".")
         raise flags.UsageError(f"{name} is {differs[1]}, but the run in {folder} has {differs[2]}; {remedy}")
+
+
+def _check_results(call: Call, run: Run) -> None:
+    """Refuses to put rows into the copy where some of another seed, or of more seeds, stand."""
+    names, file = {run.row_name(row) for row in run.rows}, call.tables()[-1]
+    for row in files.read_table(file) if call.results is not None else ():
+        if row["name"] in names and (row["seed"] != call.seed or row["seeds"] > call.seeds(run)):
+            raise flags.UsageError(
+                f"{file} has {row['name']} of {row['seeds']} seeds from {row['seed']} on, not of {call.seeds(run)} from"
+                f" {call.seed} on; choose another --results, or add --again to replace it"
+            )
 
 
 def _is_finished(folder: Path, run: Trained) -> bool:

@@ -31,8 +31,8 @@ def print_table(table: base.Table, rows: list[dict[str, Any]], written: list[Pat
     print(table.source)
     for name in ("device", "commit"):
         print(f"{name}: {', '.join(dict.fromkeys(str(row[name] or 'unknown') for row in rows))}")
-    versions = dict.fromkeys(", ".join(f"{name} {one}" for name, one in row["versions"].items()) for row in rows)
-    print(f"versions: {'; '.join(versions)}")
+    versions = (", ".join(f"{name} {one}" for name, one in (row["versions"] or {}).items()) for row in rows)
+    print(f"versions: {'; '.join(dict.fromkeys(one or 'unknown' for one in versions))}")
     for file in written:
         print(f"written: {file}")
 

@@ -1,7 +1,11 @@
-"""Numbers that tables take out of a report: each takes a `jm.Report` and returns its mean, error and interval."""
+"""Numbers that tables take out of a report: each takes a `jm.Report` and returns its mean, error and interval.
+
+What takes arguments returns a `functools.partial`, whose name and arguments `describe` tells.
+"""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -22,12 +26,20 @@ def gain(report: Any) -> Point:
 
 def episode_return(episode: int, round: int = -1) -> Statistic:
     """Takes the return of an episode, counted from 0, of a round, by default the last."""
-    return lambda report: _summarize(report.returns, episode, round)
+    return functools.partial(_of_episode, field="returns", episode=episode, round=round)
 
 
 def episode_length(episode: int, round: int = -1) -> Statistic:
     """Takes the number of steps of an episode, counted from 0, of a round, by default the last."""
-    return lambda report: _summarize(report.lengths, episode, round)
+    return functools.partial(_of_episode, field="lengths", episode=episode, round=round)
+
+
+def success(episode: int, horizon: int) -> Statistic:
+    """Takes the share of trials whose episode, counted from 0, of the last round ended before the horizon.
+
+    A goal that is reached at the very last step counts as missed: a report does not tell it from a failure.
+    """
+    return functools.partial(_success, episode=episode, horizon=horizon)
 
 
 def length_ratio(episode: int, first: int = 0) -> Statistic:
@@ -35,19 +47,41 @@ def length_ratio(episode: int, first: int = 0) -> Statistic:
 
     Its error is that of the linearised ratio, from task to task, or from seed to seed where there are several.
     """
-
-    def statistic(report: Any) -> Point:
-        lengths = np.asarray(report.lengths, np.float64)[..., -1, :, :].mean(-2)
-        by_seed = lengths if lengths.ndim == 3 else lengths[:, None]  # without seeds, every task stands for itself
-        later, earlier = by_seed[..., episode].mean(1), by_seed[..., first].mean(1)
-        ratio = later.mean() / earlier.mean()
-        if len(later) < 2:
-            return {"mean": float(ratio), "stderr": None, "ci95": [float(ratio)] * 2}
-        error = float((later - ratio * earlier).std(ddof=1) / np.sqrt(len(later)) / earlier.mean())
-        return {"mean": float(ratio), "stderr": error, "ci95": [ratio - 1.96 * error, ratio + 1.96 * error]}
-
-    return statistic
+    return functools.partial(_length_ratio, episode=episode, first=first)
 
 
-def _summarize(values: Any, episode: int, round: int) -> Point:
-    return jm.summarize(np.asarray(values)[..., round, :, episode].mean(-1))
+def describe(statistic: Statistic) -> list[Any]:
+    """Returns the name of a statistic and its arguments, as JSON can hold them."""
+    part = functools.partial(statistic)  # of a partial it is that partial
+    return [part.func.__name__, part.keywords]
+
+
+def over_tasks(points: list[Point]) -> Point:
+    """Takes the mean of the means of all tasks that there are: which of them are met is not random, so no error."""
+    mean = float(np.mean([point["mean"] for point in points]))
+    if any(point["stderr"] is None for point in points):
+        return {"mean": mean, "stderr": None, "ci95": [mean, mean]}
+    return _normal(mean, float(np.linalg.norm([point["stderr"] for point in points]) / len(points)))
+
+
+def _of_episode(report: Any, field: str, episode: int, round: int) -> Point:
+    return jm.summarize(np.asarray(getattr(report, field))[..., round, :, episode].mean(-1))
+
+
+def _success(report: Any, episode: int, horizon: int) -> Point:
+    return jm.summarize((np.asarray(report.lengths)[..., -1, :, episode] < horizon).mean(-1))
+
+
+def _length_ratio(report: Any, episode: int, first: int) -> Point:
+    lengths = np.asarray(report.lengths, np.float64)[..., -1, :, :].mean(-2)
+    if lengths.ndim == 2 or len(lengths) == 1:
+        lengths = lengths.reshape(-1, 1, lengths.shape[-1])  # a single seed: every task stands for itself
+    later, earlier = lengths[..., episode].mean(1), lengths[..., first].mean(1)
+    ratio = float(later.mean() / earlier.mean())
+    if len(later) < 2:
+        return {"mean": ratio, "stderr": None, "ci95": [ratio, ratio]}
+    return _normal(ratio, float((later - ratio * earlier).std(ddof=1) / np.sqrt(len(later)) / earlier.mean()))
+
+
+def _normal(mean: float, error: float) -> Point:
+    return {"mean": mean, "stderr": error, "ci95": [mean - 1.96 * error, mean + 1.96 * error]}

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import Reference, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.base import ANNEAL, SMALL_SNAIL, Reference, Required, Row, Run, Table, Trained
 from jaxmeta.reproduce.statistics import trial_return
 
 PUBLISHED = {  # episodes: total reward of a trial
@@ -21,14 +21,11 @@ REQUIRED = {
     ("rl2", 25): Required(least=440.0),
 }
 # entropy in rewards per nat: actions differ by about 1 a step
-ANNEAL = "--chunk 10 --algo.ppo.anneal-over {updates} --algo.ppo.entropy-weight 0.4"
-SNAIL = (
-    f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.ppo.learning-rate 2e-3"
-    " --algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16"
-)
+EXPLORE = f"{ANNEAL} --algo.ppo.entropy-weight 0.4"
+SNAIL = f"{EXPLORE} {SMALL_SNAIL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.ppo.learning-rate 2e-3"
 RECIPES = {  # (agent, episodes): updates and flags
-    ("rl2", 10): (1200, ANNEAL),
-    ("rl2", 25): (800, f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4"),
+    ("rl2", 10): (1200, EXPLORE),
+    ("rl2", 25): (800, f"{EXPLORE} --algo.num-tasks 256 --algo.ppo.minibatches 4"),
     ("snail", 10): (1500, SNAIL),
     ("snail", 25): (600, SNAIL),
 }
