@@ -24,7 +24,7 @@ REQUIRED = {
 EXPLORE = f"{ANNEAL} --algo.ppo.entropy-weight 0.4"
 SNAIL = f"{EXPLORE} {SMALL_SNAIL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.ppo.learning-rate 2e-3"
 RECIPES = {  # (agent, episodes): updates and flags
-    ("rl2", 10): (1200, EXPLORE),
+    ("rl2", 10): (4000, f"{EXPLORE} --algo.num-tasks 256 --algo.ppo.minibatches 4"),
     ("rl2", 25): (800, f"{EXPLORE} --algo.num-tasks 256 --algo.ppo.minibatches 4"),
     ("snail", 10): (1500, SNAIL),
     ("snail", 25): (600, SNAIL),
