@@ -44,7 +44,10 @@ REQUIRED = {
 SHORT = f"{ANNEAL} --algo.ppo.epochs 4 --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.01"
 # entropy in rewards per nat: what an arm is worth differs by as much
 EXPLORE = f"{ANNEAL} --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.1"
-SNAIL = f"{ANNEAL} {SMALL_SNAIL} --algo.ppo.learning-rate 1.5e-3 --algo.ppo.entropy-weight 0.1 --algo.num-tasks"
+SNAIL = (
+    f"{ANNEAL} {SMALL_SNAIL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.ppo.learning-rate 2e-3"
+    " --algo.ppo.entropy-weight 0.1"
+)
 RECIPES = {  # (agent, pulls, arms): updates and flags
     ("rl2", 10, 5): (600, SHORT),
     ("rl2", 10, 10): (600, SHORT),
@@ -53,13 +56,13 @@ RECIPES = {  # (agent, pulls, arms): updates and flags
     ("rl2", 100, 10): (1200, EXPLORE),
     ("rl2", 100, 50): (600, EXPLORE),
     ("rl2", 500, 5): (400, f"{EXPLORE} --algo.num-tasks 256"),
-    ("snail", 10, 5): (400, f"{SNAIL} 512"),
-    ("snail", 10, 10): (400, f"{SNAIL} 512"),
-    ("snail", 10, 50): (400, f"{SNAIL} 512"),
-    ("snail", 100, 5): (400, f"{SNAIL} 512"),
-    ("snail", 100, 10): (400, f"{SNAIL} 512"),
-    ("snail", 100, 50): (400, f"{SNAIL} 512"),
-    ("snail", 500, 5): (400, f"{SNAIL} 128"),
+    ("snail", 10, 5): (1600, SNAIL),
+    ("snail", 10, 10): (1600, SNAIL),
+    ("snail", 10, 50): (1600, SNAIL),
+    ("snail", 100, 5): (2400, SNAIL),
+    ("snail", 100, 10): (2400, SNAIL),
+    ("snail", 100, 50): (2400, SNAIL),
+    ("snail", 500, 5): (400, SNAIL),
 }
 RULES = {
     "random": lambda pulls, arms: ("bandits.random", {"num_actions": arms}),

@@ -26,7 +26,7 @@ SNAIL = f"{EXPLORE} {SMALL_SNAIL} --algo.num-tasks 256 --algo.ppo.minibatches 4 
 RECIPES = {  # (agent, episodes): updates and flags
     ("rl2", 10): (4000, f"{EXPLORE} --algo.num-tasks 256 --algo.ppo.minibatches 4"),
     ("rl2", 25): (800, f"{EXPLORE} --algo.num-tasks 256 --algo.ppo.minibatches 4"),
-    ("snail", 10): (1500, SNAIL),
+    ("snail", 10): (4000, SNAIL),
     ("snail", 25): (600, SNAIL),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
