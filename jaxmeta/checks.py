@@ -30,6 +30,12 @@ def fraction(config: Any, *names: str) -> None:
     _check(config, names, lambda value: 0 <= value <= 1, "it must lie in [0, 1]")
 
 
+def widths(config: Any, name: str) -> None:
+    """Raises a ValueError unless every layer of a network has at least one unit."""
+    if any(width < 1 for width in getattr(config, name)):
+        raise ValueError(f"{name} is {getattr(config, name)}; a layer needs at least 1 unit")
+
+
 def choice(config: Any, name: str, *choices: str) -> None:
     """Raises a ValueError unless a field is one of the choices."""
     if getattr(config, name) not in choices:

@@ -271,6 +271,8 @@ class _Training:
         print(f"jaxmeta {jm.__version__}, jax {jax.__version__}, on {self.origin['device']}")
         print(f"algorithm  {config.algo}: {_describe_algo(config.algo)}")
         print(f"tasks      {config.tasks}: " + _describe_tasks(config.tasks).replace("\n", "\n" + " " * 11))
+        if config.reveal:
+            print("           the agent is shown what the task is")
         print(f"update     {trials} x {plan.episodes} episodes x {spec.horizon} steps; {size:,} parameters")
         seeds = f"seed {config.seed}" + (f", {config.num_seeds} runs side by side" if config.num_seeds > 1 else "")
         print(f"run        {self.folder}, updates {self.done} to {config.updates}, {seeds}", flush=True)

@@ -39,6 +39,8 @@ class TrainOptions:
     """Decides all that is random."""
     num_seeds: int = 1
     """Independent runs side by side, from one compiled program."""
+    reveal: Annotated[bool, _SwitchOn] = False
+    """Show the agent in every observation what the task is: it becomes an oracle."""
     resume: Annotated[bool, _SwitchOn] = False
     """Continue the run in DIR from its last checkpoint; its configuration stays, `--updates` may grow."""
     chunk: int = 1
@@ -146,7 +148,7 @@ def train_config(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         at_least("--" + name.replace("_", "-"), getattr(options, name), least)
     check_seed(options.seed)
     return options, runs.RunConfig(
-        algo, tasks, options.algo, options.tasks, options.seed, options.num_seeds, options.updates
+        algo, tasks, options.algo, options.tasks, options.seed, options.num_seeds, options.updates, options.reveal
     )
 
 
@@ -163,9 +165,10 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
         seed=stored.seed,
         num_seeds=stored.num_seeds,
         updates=stored.updates,
+        reveal=stored.reveal,
     )
     options = parse(kind, flags, f"jaxmeta train {algo} {tasks}", before)
-    for part in ("algo", "tasks", "seed", "num_seeds"):
+    for part in ("algo", "tasks", "seed", "num_seeds", "reveal"):
         if differs := configs.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
             _must_agree("--" + name.replace("_", "-"), given, then, folder)

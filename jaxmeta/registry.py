@@ -28,6 +28,7 @@ class Entry(NamedTuple):
 ALGOS = {
     "l2rl": Entry("jaxmeta.algos.l2rl", "l2rl", "L2RLConfig"),
     "maml": Entry("jaxmeta.algos.maml", "maml", "MAMLConfig"),
+    "ppo": Entry("jaxmeta.algos.ppo", "ppo", "PPOConfig"),
     "rl2": Entry("jaxmeta.algos.rl2", "rl2", "RL2Config"),
     "snail": Entry("jaxmeta.algos.snail", "snail", "SNAILConfig"),
 }

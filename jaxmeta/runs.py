@@ -36,6 +36,8 @@ class RunConfig:
     num_seeds: int = 1
     updates: int = 0
     """Updates that the run is meant to have in the end."""
+    reveal: bool = False
+    """Whether the agent is shown what the task is."""
     # where it was trained, as `provenance.origin` says it; None where that was not noted
     device: str | None = None
     platform: str | None = None
@@ -60,7 +62,12 @@ class RunConfig:
         """Returns the task family alone; it raises as `build` does."""
         make_tasks, _ = registry.find("task family", registry.TASKS, self.tasks).load()
         with named("tasks", self.tasks_config):
-            return make_tasks(self.tasks_config)
+            family = make_tasks(self.tasks_config)
+        if not self.reveal:
+            return family
+        from jaxmeta.tasks.base import reveal
+
+        return reveal(family)
 
 
 @dataclasses.dataclass(frozen=True)

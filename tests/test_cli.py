@@ -66,6 +66,21 @@ def test_metrics_have_one_line_per_update(maml_run):
     assert "seeds" not in records[0]
 
 
+def test_a_revealed_task_is_shown_in_training_evaluation_and_resumption(tmp_path, capsys):
+    run = tmp_path / "oracle"
+    sizes = ["--tasks.num-arms", "2", "--tasks.num-pulls", "1", "--algo.num-tasks", "4", "--algo.hidden", "4"]
+    train = ["train", "ppo", "bandit", "--out", str(run), "--eval-tasks", "0"]
+    assert cli.main([*train, *sizes, "--updates", "1", "--reveal"]) == 0
+    assert runs.read_config(run).reveal
+    assert cli.main([*train, "--resume", "--updates", "2"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--num-tasks", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 2
+    # one observation and the two arms
+    kernel = jm.load(run).params["params"]["_MLP_0"]["Dense_0"]["kernel"]
+    assert kernel.shape[0] == jm.tasks.bandit().env.spec.observation[0] + 2
+
+
 def test_metrics_list_the_seeds(rl2_run):
     record = runs.read_metrics(rl2_run)[-1]
     first = record["seeds"]["return/first"]

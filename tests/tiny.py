@@ -12,6 +12,7 @@ TRPO_WITH_VALUES = outer.TrustRegionConfig(damping=0.1, value_steps=2)
 ALGOS = {
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
     "maml": jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), trpo=TRPO),
+    "ppo": jm.PPOConfig(num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "rl2": jm.RL2Config(num_tasks=4, hidden=8, episodes=3, ppo=PPO),
     "snail": jm.SNAILConfig(num_tasks=4, filters=4, key_size=4, value_size=4, episodes=3, ppo=PPO),
 }

@@ -60,8 +60,7 @@ class MAMLConfig:
         checks.choice(self, "outer_loop", "trpo", "ppo", "vpg")
         checks.choice(self, "inner_objective", *INNER_OBJECTIVES)
         checks.fraction(self, "discount", "trace")
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden is {self.hidden}; a layer needs at least 1 unit")
+        checks.widths(self, "hidden")
         if self.outer_loop == "ppo":
             self.ppo.check_divides(self.num_tasks)
 

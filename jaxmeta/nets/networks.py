@@ -82,7 +82,7 @@ class _FeedForward(nn.Module):
         if not self.value:
             return Output(dist=dist, value=jnp.zeros(()))
         features = _MLP(self.hidden, self.activation, math.sqrt(2.0))(obs)
-        return Output(dist=dist, value=nn.Dense(1)(features)[0])
+        return Output(dist=dist, value=nn.Dense(1, kernel_init=nn.initializers.zeros)(features)[0])
 
 
 def policy_and_value(features: Array, spec: Spec, init_log_std: float) -> Output:

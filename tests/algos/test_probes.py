@@ -32,6 +32,22 @@ def test_rl2_remembers_which_arm_pays():
     assert second > 0.9 and third > 0.9
 
 
+def test_ppo_needs_to_be_shown_the_task():
+    """Without memory no policy is right more often than by chance, unless it sees which arm pays."""
+    family = coin_bandit()
+    optimiser = outer.PolicyGradientConfig(learning_rate=1e-2, epochs=4, value_weight=0.5, entropy_weight=0.01)
+    config = jm.PPOConfig(num_tasks=32, streams=4, hidden=(8,), ppo=optimiser)
+    returns = {}
+    for name, shown in (("multi-task", family), ("oracle", tasks.reveal(family))):
+        meta = jm.ppo(shown, config)
+        state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 40, chunk=20)
+        task = jax.vmap(shown.sample_test)(jax.random.split(jax.random.key(1), 256))
+        report = jm.evaluate(meta.learner, state.params, shown.env, task, jax.random.key(2), meta.plan)
+        returns[name] = report.by_round_and_episode()[0][0]["mean"]
+    assert 0.4 < returns["multi-task"] < 0.6
+    assert returns["oracle"] > 0.95
+
+
 def test_maml_learns_to_adapt_to_a_hidden_goal():
     """Goals are symmetric around the start: a policy that does not adapt can gain nothing."""
     family = tasks.navigation(tasks.NavigationConfig(horizon=10))
