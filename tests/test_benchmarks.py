@@ -28,11 +28,11 @@ def run(arguments, folder, capsys):
 
 @pytest.mark.parametrize(("tasks", "horizon"), [("bandit", 1), ("tabular", 10)])
 def test_whole_updates_of_rl2(tasks, horizon, tmp_path, capsys):
-    record = run(f"--tasks {tasks} --num-tasks 4 --episodes 2 --updates 1 --repeats 2", tmp_path, capsys)
-    sizes = {"rounds": 1, "episodes": 2, "horizon": horizon, "num_tasks": 4, "streams": 1, "updates_per_turn": 1}
+    record = run(f"--tasks {tasks} --num-tasks 8 --episodes 2 --updates 1 --repeats 2", tmp_path, capsys)
+    sizes = {"rounds": 1, "episodes": 2, "horizon": horizon, "num_tasks": 8, "streams": 1, "updates_per_turn": 1}
     assert (record["algo"], record["sizes"]) == ("rl2", sizes)
     assert [len(turns) for turns in record["repeats_s"].values()] == [2, 2, 2]
-    steps = 4 * 2 * horizon
+    steps = 8 * 2 * horizon
     np.testing.assert_allclose(record["meta_steps_per_s"], steps / np.median(record["repeats_s"]["update"]))
     assert record["compile_s"] > 0 and record["second_order_ratio"] is None
 
