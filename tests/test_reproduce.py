@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -554,7 +555,7 @@ def test_published_and_required_numbers():
 
 
 def test_optimum_of_a_maze_is_no_more_than_the_horizon(monkeypatch):
-    maze = sys.modules["jaxmeta.reproduce.maze"]
+    maze = importlib.import_module("jaxmeta.reproduce.maze")
     monkeypatch.setattr(Evaluation, "num_tasks", 4)
     monkeypatch.setitem(maze.SIZES, "large", (9, 2))
     assert maze._shortest_way.__wrapped__("large") <= 2.0
