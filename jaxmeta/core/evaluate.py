@@ -34,11 +34,9 @@ class Report(struct.PyTreeNode):
 
     def by_round_and_episode(self) -> list[list[dict[str, Any]]]:
         """Summarises returns over tasks: `[round][episode]`, see `summarize`."""
-        return _by_round_and_episode(self.returns)
-
-    def lengths_by_round_and_episode(self) -> list[list[dict[str, Any]]]:
-        """Summarises lengths over tasks: `[round][episode]`, see `summarize`."""
-        return _by_round_and_episode(self.lengths)
+        per_task = np.asarray(self.returns).mean(-2)
+        _, rounds, episodes = per_task.shape[-3:]
+        return [[summarize(per_task[..., r, k]) for k in range(episodes)] for r in range(rounds)]
 
     def trial_return(self) -> dict[str, Any]:
         """Summarises the return of the last round, its episodes summed."""
@@ -48,12 +46,6 @@ class Report(struct.PyTreeNode):
         """Summarises, task by task, the last episode of the last round less the first episode of the first round."""
         per_task = np.asarray(self.returns).mean(-2)
         return summarize(per_task[..., -1, -1] - per_task[..., 0, 0])
-
-
-def _by_round_and_episode(values: Array) -> list[list[dict[str, Any]]]:
-    per_task = np.asarray(values).mean(-2)
-    _, rounds, episodes = per_task.shape[-3:]
-    return [[summarize(per_task[..., r, k]) for k in range(episodes)] for r in range(rounds)]
 
 
 def evaluate(

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, SMALL_SNAIL, Reference, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, SMALL_SNAIL, Reference, Required, Row, Run, Table, Trained
 from jaxmeta.reproduce.statistics import trial_return
 
 PUBLISHED = {  # (pulls, arms): total reward of a trial, over 1,000 trials
@@ -44,10 +44,7 @@ REQUIRED = {
 SHORT = f"{ANNEAL} --algo.ppo.epochs 4 --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.01"
 # entropy in rewards per nat: what an arm is worth differs by as much
 EXPLORE = f"{ANNEAL} --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.1"
-SNAIL = (
-    f"{ANNEAL} {SMALL_SNAIL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.ppo.learning-rate 2e-3"
-    " --algo.ppo.entropy-weight 0.1"
-)
+SNAIL = f"{ANNEAL} {SMALL_SNAIL} {SMALL_BATCHES} --algo.ppo.learning-rate 2e-3 --algo.ppo.entropy-weight 0.1"
 RECIPES = {  # (agent, pulls, arms): updates and flags
     ("rl2", 10, 5): (600, SHORT),
     ("rl2", 10, 10): (600, SHORT),

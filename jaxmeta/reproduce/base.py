@@ -32,6 +32,7 @@ Statistic = Callable[[Any], Point]
 QUICK_TRIALS = 256
 QUICK_UPDATES = 5
 ANNEAL = "--chunk 10 --algo.ppo.anneal-over {updates}"
+SMALL_BATCHES = "--algo.num-tasks 256 --algo.ppo.minibatches 4"
 SMALL_SNAIL = "--algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16"
 
 

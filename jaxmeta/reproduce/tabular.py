@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, SMALL_SNAIL, Reference, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, SMALL_SNAIL, Reference, Required, Row, Run, Table, Trained
 from jaxmeta.reproduce.statistics import trial_return
 
 PUBLISHED = {  # episodes: total reward of a trial
@@ -22,10 +22,10 @@ REQUIRED = {
 }
 # entropy in rewards per nat: actions differ by about 1 a step
 EXPLORE = f"{ANNEAL} --algo.ppo.entropy-weight 0.4"
-SNAIL = f"{EXPLORE} {SMALL_SNAIL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.ppo.learning-rate 2e-3"
+SNAIL = f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.ppo.learning-rate 2e-3"
 RECIPES = {  # (agent, episodes): updates and flags
-    ("rl2", 10): (4000, f"{EXPLORE} --algo.num-tasks 256 --algo.ppo.minibatches 4"),
-    ("rl2", 25): (800, f"{EXPLORE} --algo.num-tasks 256 --algo.ppo.minibatches 4"),
+    ("rl2", 10): (4000, f"{EXPLORE} {SMALL_BATCHES}"),
+    ("rl2", 25): (800, f"{EXPLORE} {SMALL_BATCHES}"),
     ("snail", 10): (4000, SNAIL),
     ("snail", 25): (600, SNAIL),
 }
