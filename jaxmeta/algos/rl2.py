@@ -19,6 +19,8 @@ class RL2Config(WholeTrialsConfig):
     """Recurrent state; lru is linear recurrences, which an accelerator trains in parallel over time."""
     hidden: int = 64
     """Size of the recurrent state."""
+    readout: tuple[int, ...] = ()
+    """Widths of hidden layers that see state and input before the heads, which the paper has on the state alone."""
     separate_value: bool = True
     """Whether values come from a network of their own, as in the paper; with `outer_loop` trpo they always do."""
     outer_loop: Literal["ppo", "trpo"] = "ppo"
@@ -33,6 +35,7 @@ class RL2Config(WholeTrialsConfig):
     def __post_init__(self):
         super().__post_init__()
         checks.at_least_one(self, "hidden")
+        checks.widths(self, "readout")
         checks.choice(self, "outer_loop", "ppo", "trpo")
         if self.outer_loop == "ppo":
             self.ppo.check_divides(self.num_tasks)
@@ -47,6 +50,6 @@ def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
     return of the whole trial: exploring early pays if it helps later.
     """
     network = nets.recurrent_actor_critic(
-        family.env.spec, config.cell, config.hidden, config.init_log_std, config.length(family)
+        family.env.spec, config.cell, config.hidden, config.init_log_std, config.length(family), config.readout
     )
     return on_whole_trials(network, family, config, config.ppo if config.outer_loop == "ppo" else config.trpo)

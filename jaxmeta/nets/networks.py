@@ -34,7 +34,9 @@ class Network(NamedTuple):
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "swish": jax.nn.swish}
 
 
-class _MLP(nn.Module):
+class MLP(nn.Module):
+    """Dense layers, each with its activation."""
+
     hidden: Sequence[int]
     activation: str
     scale: float
@@ -77,11 +79,11 @@ class _FeedForward(nn.Module):
     @nn.compact
     def __call__(self, inputs: Input) -> Output:
         obs = inputs.obs.reshape(-1)
-        features = _MLP(self.hidden, self.activation, math.sqrt(2.0))(obs)
+        features = MLP(self.hidden, self.activation, math.sqrt(2.0))(obs)
         dist = _ActionHead(self.spec.action, self.init_log_std, self.action_scale)(features)
         if not self.value:
             return Output(dist=dist, value=jnp.zeros(()))
-        features = _MLP(self.hidden, self.activation, math.sqrt(2.0))(obs)
+        features = MLP(self.hidden, self.activation, math.sqrt(2.0))(obs)
         return Output(dist=dist, value=nn.Dense(1, kernel_init=nn.initializers.zeros)(features)[0])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -11,7 +12,7 @@ from flax import linen as nn
 
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
-from jaxmeta.nets.networks import Network, encode_input, policy_and_value
+from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Spec
 
 State = tuple[Array, ...]
@@ -61,15 +62,20 @@ class _Recurrent(nn.Module):
     hidden: int
     init_log_std: float
     length: int
+    readout: tuple[int, ...]
 
     @nn.compact
     def __call__(self, state: State, inputs: Input) -> tuple[State, Output]:
         cell = CELLS[self.cell]
         size = cell.gates * self.hidden
-        drive = nn.Dense(size, bias_init=_lasting(cell, self.hidden, self.length))(encode_input(inputs, self.spec))
+        seen = encode_input(inputs, self.spec)
+        drive = nn.Dense(size, bias_init=_lasting(cell, self.hidden, self.length))(seen)
         recurrent = nn.Dense(size, use_bias=False, kernel_init=_orthogonal_by_gate(cell))(state[-1])
         state = cell.advance(state, drive, recurrent)
-        return state, policy_and_value(state[-1], self.spec, self.init_log_std)
+        features = state[-1]
+        if self.readout:
+            features = MLP(self.readout, "relu", math.sqrt(2.0))(jnp.concatenate([features, seen]))
+        return state, policy_and_value(features, self.spec, self.init_log_std)
 
 
 def _lasting(cell: Cell, hidden: int, length: int) -> Callable[..., Array]:
@@ -100,7 +106,12 @@ def _orthogonal_by_gate(cell: Cell) -> Callable[..., Array]:
 
 
 def recurrent_actor_critic(
-    spec: Spec, cell: str = "gru", hidden: int = 64, init_log_std: float = 0.0, length: int = 1
+    spec: Spec,
+    cell: str = "gru",
+    hidden: int = 64,
+    init_log_std: float = 0.0,
+    length: int = 1,
+    readout: Sequence[int] = (),
 ) -> Network:
     """Builds a policy with memory: a recurrent state that sees the whole `Input`, with linear policy and value heads.
 
@@ -109,12 +120,16 @@ def recurrent_actor_critic(
       hidden: size of the state.
       length: steps of a trial. At first the units of a `gru` or `lstm` keep what they saw for times between 2 steps and
         that many.
+      readout: widths of hidden layers that look the state and the input up together before the heads. A linear head
+        cannot ask the state for what belongs to the present observation; a `lru` has such layers of its own.
     """
     if cell == "lru":
+        if readout:
+            raise ValueError(f"readout is {tuple(readout)}; a lru has layers of its own, leave it ()")
         return linear_recurrent_actor_critic(spec, hidden, init_log_std=init_log_std)
     if cell not in CELLS:
         raise ValueError(f"cell is {cell!r}; known cells: {', '.join(map(repr, (*CELLS, 'lru')))}")
-    module = _Recurrent(spec, cell, hidden, init_log_std, length)
+    module = _Recurrent(spec, cell, hidden, init_log_std, length, tuple(readout))
 
     def initial_state() -> Carry:
         return (jnp.zeros(hidden),) * CELLS[cell].states
