@@ -58,7 +58,14 @@ class Spec:
         """Returns an all-zero policy input, without batch axes."""
         zero = jnp.zeros((), jnp.float32)
         observation = jnp.zeros(self.observation, jnp.float32)
-        return Input(obs=observation, prev_action=self.action.example(), prev_reward=zero, prev_done=zero, first=zero)
+        return Input(
+            obs=observation,
+            prev_action=self.action.example(),
+            prev_reward=zero,
+            prev_done=zero,
+            prev_next_obs=observation,
+            first=zero,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +105,8 @@ class Input(struct.PyTreeNode):
     prev_reward: Array
     prev_done: Array
     """1.0 where the step before this one ended an episode."""
+    prev_next_obs: Array
+    """What the step before this one led to: `obs`, but at the begin of an episode the last sight of the one before."""
     first: Array
     """1.0 at the first step of a stream, where there is no step before."""
 
@@ -117,6 +126,8 @@ class Rollout(struct.PyTreeNode):
 
     inputs: Input
     action: Array
+    next_obs: Array
+    """What the step led to, the last sight of an episode included."""
     reward: Array
     """As the environment paid it; zero after an early end."""
     valid: Array

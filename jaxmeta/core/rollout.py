@@ -43,6 +43,7 @@ def rollout(
         record = Rollout(
             inputs=inputs,
             action=action,
+            next_obs=outcome.obs,
             reward=reward,
             valid=alive.astype(jnp.float32),
             done=(alive & ends).astype(jnp.float32),
@@ -54,6 +55,7 @@ def rollout(
             prev_action=action,
             prev_reward=reward,
             prev_done=ends.astype(jnp.float32),
+            prev_next_obs=outcome.obs,
             first=jnp.zeros(streams),
         )
         if spec.terminates:

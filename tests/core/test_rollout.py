@@ -74,6 +74,13 @@ def test_the_last_transition_of_an_episode_reaches_the_policy():
     np.testing.assert_allclose(seen.prev_action[:, 0], [0, 0, 1, 2, 3, 4], atol=1e-6)
 
 
+def test_the_last_sight_of_an_episode_is_kept_and_reaches_the_policy():
+    rounds = collect(Counter(), 2.0, Plan(episodes=2)).rounds
+    np.testing.assert_array_equal(rounds.inputs.obs[0, :, 0, 0], [0, 1, 2, 0, 1, 2])
+    np.testing.assert_array_equal(rounds.next_obs[0, :, 0, 0], [1, 2, 3, 1, 2, 3])
+    np.testing.assert_array_equal(rounds.output.aux.prev_next_obs[0, :, 0, 0], [0, 1, 2, 3, 1, 2])
+
+
 def test_after_an_early_end_everything_stands_still_until_the_next_episode():
     env = Counter(horizon=4, terminates=True)
     rounds = collect(env, 2.0, Plan(episodes=2)).rounds.replace(reset_key=())
@@ -86,6 +93,7 @@ def test_after_an_early_end_everything_stands_still_until_the_next_episode():
     np.testing.assert_array_equal(rounds.output.dist[0][valid], [0, 1, 2, 3])
     np.testing.assert_array_equal(rounds.inputs.prev_reward[valid], [0, 21, 22, 21])
     np.testing.assert_array_equal(rounds.inputs.prev_done[valid], [0, 0, 1, 0])
+    np.testing.assert_array_equal(rounds.inputs.prev_next_obs[valid, 0], [0, 1, 2, 1])
 
 
 def test_rounds_adapt_on_the_data_before_them():
@@ -112,7 +120,7 @@ def test_a_memoryless_policy_replays_in_one_batched_call(monkeypatch):
 def _blank(spec):
     inputs = jax.tree.map(lambda leaf: jnp.zeros((4, 2, *leaf.shape), leaf.dtype), spec.example_input())
     flat = jnp.zeros((4, 2))
-    return engine.Rollout(inputs, flat, flat, flat, flat, (), jax.random.split(jax.random.key(0), 2))
+    return engine.Rollout(inputs, flat, inputs.obs, flat, flat, flat, (), jax.random.split(jax.random.key(0), 2))
 
 
 @pytest.mark.parametrize("plan", [{"rounds": -1}, {"streams": 0}, {"episodes": 0}])

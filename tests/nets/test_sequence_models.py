@@ -29,11 +29,13 @@ MODELS = {
 def inputs_of(key, length=LENGTH, streams=STREAMS):
     keys = jax.random.split(key, 3)
     shape = (length, streams)
+    obs = jax.random.normal(keys[0], (*shape, 2))
     return Input(
-        obs=jax.random.normal(keys[0], (*shape, 2)),
+        obs=obs,
         prev_action=jax.random.randint(keys[1], shape, 0, 3),
         prev_reward=jax.random.normal(keys[2], shape),
         prev_done=jnp.zeros(shape),
+        prev_next_obs=obs,
         first=jnp.zeros(shape).at[0].set(1.0),
     )
 

@@ -37,9 +37,11 @@ def learner(inner_objective, inner_lr, first_order=False):
 def experience(action, theta):
     """One pull of one stream, by the policy θ."""
     one = SPEC.example_input()
+    inputs = jax.tree.map(lambda leaf: leaf[None, None], Input(**vars(one)))
     return Rollout(
-        inputs=jax.tree.map(lambda leaf: leaf[None, None], Input(**vars(one))),
+        inputs=inputs,
         action=jnp.full((1, 1), action),
+        next_obs=inputs.obs,
         reward=jnp.full((1, 1), REWARD[action]),
         valid=jnp.ones((1, 1)),
         done=jnp.ones((1, 1)),

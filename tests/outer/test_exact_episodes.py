@@ -33,9 +33,11 @@ def experience(actions, theta):
     reward = np.array([REWARD[action] for action in padded]) * valid
     column = lambda values: jnp.asarray(values, jnp.float32)[:, None]  # noqa: E731
     one = SPEC.example_input()
+    inputs = jax.tree.map(lambda leaf: jnp.zeros((HORIZON, 1, *leaf.shape), leaf.dtype), Input(**vars(one)))
     return Rollout(
-        inputs=jax.tree.map(lambda leaf: jnp.zeros((HORIZON, 1, *leaf.shape), leaf.dtype), Input(**vars(one))),
+        inputs=inputs,
         action=jnp.asarray(padded)[:, None],
+        next_obs=inputs.obs,
         reward=column(reward),
         valid=column(valid),
         done=column(np.arange(HORIZON) == length - 1),

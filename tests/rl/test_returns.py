@@ -59,8 +59,11 @@ def experience(reward, done, valid=None, obs=None):
     prev_done = jnp.concatenate([blank[:1], done[:-1]])
     obs = blank[..., None] if obs is None else obs
     return Rollout(
-        inputs=Input(obs=obs, prev_action=blank, prev_reward=blank, prev_done=prev_done, first=blank),
+        inputs=Input(
+            obs=obs, prev_action=blank, prev_reward=blank, prev_done=prev_done, prev_next_obs=obs, first=blank
+        ),
         action=blank,
+        next_obs=obs,
         reward=reward,
         valid=jnp.ones_like(reward) if valid is None else jnp.asarray(valid, jnp.float32),
         done=done,
