@@ -134,6 +134,8 @@ class Rollout(struct.PyTreeNode):
     """1.0 until the episode ended, then 0.0 up to the horizon."""
     done: Array
     """1.0 at the last valid step of an episode."""
+    terminated: Array
+    """1.0 where the environment itself ended the episode; a horizon that is reached ends it, but terminates nothing."""
     output: Output
     """What the behaviour policy said, for importance ratios."""
     reset_key: Key
@@ -159,3 +161,6 @@ class TrainState(struct.PyTreeNode):
     key: Key
     step: Array
     """Updates done so far, int32 scalar."""
+    replay: Any = ()
+    """What an off-policy learner remembers; leaves are [N, ...] by training task, and live on the devices of their
+    tasks."""

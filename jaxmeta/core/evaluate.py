@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 
 from jaxmeta.core import parallel
-from jaxmeta.core.learner import Learner
+from jaxmeta.core.learner import Learner, by_mode
 from jaxmeta.core.rollout import collect, episode_returns, replay_fast, rollout, stepping_chunk
 from jaxmeta.tasks.base import Env
 from jaxmeta.types import Array, Key, Params, Plan, Task
@@ -60,7 +60,7 @@ def evaluate(
       deterministic: whether to report what the policies do by their modes. The agent still adapts on what it sampled:
         at the mode of a Gaussian the policy gradient of its mean is zero.
     """
-    by_mode = learner._replace(head=lambda output: _Mode(learner.head(output)))
+    modal = by_mode(learner)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     chunk = stepping_chunk(env, tasks, plan)
 
@@ -71,7 +71,7 @@ def evaluate(
         if deterministic:
             keys = jax.random.split(jax.random.fold_in(key, plan.rounds), plan.rounds + 1)
             rounds = jax.vmap(
-                lambda fast, key: rollout(by_mode, params, fast, env, task, key, plan.streams, plan.episodes)
+                lambda fast, key: rollout(modal, params, fast, env, task, key, plan.streams, plan.episodes)
             )(replay_fast(learner, params, trial), keys)
         return Report(
             returns=episode_returns(rounds.reward, plan.episodes), lengths=episode_returns(rounds.valid, plan.episodes)
@@ -120,16 +120,3 @@ def summarize(values: Sequence[float] | np.ndarray, seed: int = 0) -> dict[str, 
         "iqm": float(interquartile_mean(values.ravel())),
         "ci95": [float(low), float(high)],
     }
-
-
-class _Mode:
-    """A distribution that always draws its mode."""
-
-    def __init__(self, distribution):
-        self._distribution = distribution
-
-    def sample(self, seed: Key) -> Array:
-        return self._distribution.mode()
-
-    def __getattr__(self, name: str):
-        return getattr(self._distribution, name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxmeta.types import Carry, Fast, Input, Key, Metrics, Output, Params, Plan, Rollout, TrainState
+from jaxmeta.types import Array, Carry, Fast, Input, Key, Metrics, Output, Params, Plan, Rollout, TrainState
 
 
 class Learner(NamedTuple):
@@ -43,3 +43,21 @@ class MetaLearner(NamedTuple):
     """Samples tasks, collects trials, improves the params. Pure, scannable, vmappable over seeds."""
     num_devices: int | None = None
     """Devices that `update` runs on; all by default."""
+
+
+def by_mode(learner: Learner) -> Learner:
+    """Makes an agent deterministic: it does what is most likely, also where it learns from what it did."""
+    return learner._replace(head=lambda output: _Mode(learner.head(output)))
+
+
+class _Mode:
+    """A distribution that always draws its mode."""
+
+    def __init__(self, distribution):
+        self._distribution = distribution
+
+    def sample(self, seed: Key) -> Array:
+        return self._distribution.mode()
+
+    def __getattr__(self, name: str):
+        return getattr(self._distribution, name)

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxmeta.types import TrainState
+
 AXIS = "task"
 CACHE_BYTES = 256 * 1024
 
@@ -36,7 +38,9 @@ def num_devices_for(num_tasks: int) -> int:
     return _largest_divisor(num_tasks, len(jax.devices()))
 
 
-def over_tasks(local_update: Callable[..., Any], num_tasks: int, num_devices: int | None = None) -> Callable[..., Any]:
+def over_tasks(
+    local_update: Callable[..., Any], num_tasks: int, num_devices: int | None = None, keeps: bool = False
+) -> Callable[..., Any]:
     """Spreads `local_update(shared, per_task)` over the devices.
 
     Each device sees the whole of `shared` and its part of `per_task` (leading axis `num_tasks`). What is returned must
@@ -44,11 +48,13 @@ def over_tasks(local_update: Callable[..., Any], num_tasks: int, num_devices: in
 
     Args:
       num_devices: by default as many as `num_devices_for` says.
+      keeps: whether a pair (shared, per task) is returned, the second of which stays on the devices of its tasks.
     """
     mesh = Mesh(jax.devices()[: num_devices or num_devices_for(num_tasks)], (AXIS,))
     # check_vma=False: the default would sum gradients of replicated params over the mesh, inner-loop ones included,
     # and so mix the tasks without an error
-    return jax.shard_map(local_update, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False)
+    out_specs = (P(), P(AXIS)) if keeps else P()
+    return jax.shard_map(local_update, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=out_specs, check_vma=False)
 
 
 def map_over_tasks(function: Callable[..., Any], num_tasks: int, chunk: int | None = None) -> Callable[..., Any]:
@@ -74,9 +80,45 @@ def replicate(tree, num_devices: int | None = None):
     return jax.device_put(tree, NamedSharding(Mesh(jax.devices()[:num_devices], (AXIS,)), P()))
 
 
+def place(state: TrainState, num_devices: int | None = None, leading: int = 0) -> TrainState:
+    """Puts a train state where its updates leave it: what belongs to tasks on their devices, all else on every one.
+
+    Args:
+      leading: axes before that of the tasks, such as one of seeds.
+    """
+    mesh = Mesh(jax.devices()[:num_devices], (AXIS,))
+    by_task = NamedSharding(mesh, P(*[None] * leading, AXIS))
+    return replicate(state.replace(replay=()), num_devices).replace(replay=jax.device_put(state.replay, by_task))
+
+
 def task_mean(tree):
     """Averages over the devices of `over_tasks`."""
     return jax.lax.pmean(tree, AXIS)
+
+
+def gather_tasks(tree):
+    """Puts the parts of all devices of `over_tasks` together, [n, ...] to [num_tasks, ...], on every device."""
+
+    def gather(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = jax.lax.all_gather(jax.random.key_data(leaf), AXIS, tiled=True)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.lax.all_gather(leaf, AXIS, tiled=True)
+
+    return jax.tree.map(gather, tree)
+
+
+def share(tree):
+    """Takes this device's part of what every device of `over_tasks` has, [B, ...]: all, where B cannot be divided.
+
+    The mean over B is the mean over the part followed by `task_mean`.
+    """
+    devices, size = jax.lax.axis_size(AXIS), jax.tree.leaves(tree)[0].shape[0]
+    if size % devices:
+        return tree
+    part = size // devices
+    begin = jax.lax.axis_index(AXIS) * part
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, part), tree)
 
 
 def chunked_vmap(function: Callable[..., Any], per_task, chunk: int | None = None):

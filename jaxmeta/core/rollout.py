@@ -47,6 +47,7 @@ def rollout(
             reward=reward,
             valid=alive.astype(jnp.float32),
             done=(alive & ends).astype(jnp.float32),
+            terminated=(alive & outcome.terminated).astype(jnp.float32),
             output=output,
             reset_key=(),  # pyright: ignore[reportArgumentType]  one for all steps, put in below
         )

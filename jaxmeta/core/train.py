@@ -34,8 +34,8 @@ def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> Tra
       num_seeds: if given, that many independent runs side by side, on a leading axis of every leaf.
     """
     if num_seeds is None:
-        return parallel.replicate(jax.jit(meta.init)(key), meta.num_devices)
-    return parallel.replicate(jax.jit(jax.vmap(meta.init))(jax.random.split(key, num_seeds)), meta.num_devices)
+        return parallel.place(jax.jit(meta.init)(key), meta.num_devices)
+    return parallel.place(jax.jit(jax.vmap(meta.init))(jax.random.split(key, num_seeds)), meta.num_devices, leading=1)
 
 
 def make_chunk(

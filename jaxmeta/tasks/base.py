@@ -44,6 +44,8 @@ class TaskFamily(NamedTuple):
     """Describes a task as a flat vector, for oracles and decoders."""
     episodes: int = 1
     """Episodes per trial that are usual for an agent that remembers across them."""
+    train_tasks: Task | None = None
+    """All training tasks, leaves [M, ...], where there are only finitely many: `sample` draws from them."""
 
 
 def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskFamily:
@@ -82,7 +84,7 @@ def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskF
 
         return sample
 
-    return family._replace(sample=sampler(train, num_train), sample_test=sampler(test, num_test))
+    return family._replace(sample=sampler(train, num_train), sample_test=sampler(test, num_test), train_tasks=train)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,6 +72,15 @@ class GridNavigation:
     def spec(self) -> Spec:
         return Spec(observation=(2,), action=Discrete(len(MOVES)), horizon=self.horizon)
 
+    @property
+    def num_cells(self) -> int:
+        """Cells of the grid."""
+        return self.size**2
+
+    def cell_of(self, obs: Array) -> Array:
+        """Returns the number of the cell that an observation [2] shows: x * size + y."""
+        return jnp.round(obs[0] * self.size + obs[1]).astype(jnp.int32)
+
     def reset(self, key: Key, task: GridTask) -> tuple[GridState, Array]:
         position = jnp.zeros(2, jnp.int32)
         return GridState(position), position.astype(jnp.float32)

@@ -78,6 +78,8 @@ def test_the_last_sight_of_an_episode_is_kept_and_reaches_the_policy():
     rounds = collect(Counter(), 2.0, Plan(episodes=2)).rounds
     np.testing.assert_array_equal(rounds.inputs.obs[0, :, 0, 0], [0, 1, 2, 0, 1, 2])
     np.testing.assert_array_equal(rounds.next_obs[0, :, 0, 0], [1, 2, 3, 1, 2, 3])
+    np.testing.assert_array_equal(rounds.done[0, :, 0], [0, 0, 1, 0, 0, 1])
+    np.testing.assert_array_equal(rounds.terminated, np.zeros((1, 6, 1)))  # it is the horizon that ends them
     np.testing.assert_array_equal(rounds.output.aux.prev_next_obs[0, :, 0, 0], [0, 1, 2, 3, 1, 2])
 
 
@@ -87,6 +89,7 @@ def test_after_an_early_end_everything_stands_still_until_the_next_episode():
     rounds = jax.tree.map(lambda leaf: leaf[0, :, 0], rounds)
     np.testing.assert_array_equal(rounds.valid, [1, 1, 0, 0, 1, 1, 0, 0])
     np.testing.assert_array_equal(rounds.done, [0, 1, 0, 0, 0, 1, 0, 0])
+    np.testing.assert_array_equal(rounds.terminated, rounds.done)
     np.testing.assert_array_equal(rounds.reward, [21, 22, 0, 0, 21, 22, 0, 0])
     valid = rounds.valid > 0
     # to the policy the episodes follow each other without a gap
@@ -120,7 +123,7 @@ def test_a_memoryless_policy_replays_in_one_batched_call(monkeypatch):
 def _blank(spec):
     inputs = jax.tree.map(lambda leaf: jnp.zeros((4, 2, *leaf.shape), leaf.dtype), spec.example_input())
     flat = jnp.zeros((4, 2))
-    return engine.Rollout(inputs, flat, inputs.obs, flat, flat, flat, (), jax.random.split(jax.random.key(0), 2))
+    return engine.Rollout(inputs, flat, inputs.obs, flat, flat, flat, flat, (), jax.random.split(jax.random.key(0), 2))
 
 
 @pytest.mark.parametrize("plan", [{"rounds": -1}, {"streams": 0}, {"episodes": 0}])

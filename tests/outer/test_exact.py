@@ -45,6 +45,7 @@ def experience(action, theta):
         reward=jnp.full((1, 1), REWARD[action]),
         valid=jnp.ones((1, 1)),
         done=jnp.ones((1, 1)),
+        terminated=jnp.ones((1, 1)),
         output=Output(dist=jnp.stack([theta, 0.0])[None, None], value=jnp.zeros((1, 1))),
         reset_key=jax.random.split(jax.random.key(0), 1),
     )

@@ -41,6 +41,7 @@ def experience(actions, theta):
         reward=column(reward),
         valid=column(valid),
         done=column(np.arange(HORIZON) == length - 1),
+        terminated=column(np.arange(HORIZON) == length - 1),
         output=Output(dist=jnp.tile(jnp.stack([theta, 0.0]), (HORIZON, 1, 1)), value=jnp.zeros((HORIZON, 1))),
         reset_key=jax.random.split(jax.random.key(0), 1),
     )

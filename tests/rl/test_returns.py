@@ -67,6 +67,7 @@ def experience(reward, done, valid=None, obs=None):
         reward=reward,
         valid=jnp.ones_like(reward) if valid is None else jnp.asarray(valid, jnp.float32),
         done=done,
+        terminated=blank,
         output=Output(dist=(), value=blank),
         reset_key=(),
     )

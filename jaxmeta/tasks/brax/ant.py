@@ -80,7 +80,8 @@ def ant_dir(config: AntDirConfig = AntDirConfig()) -> TaskFamily:
         return HeadingTask(jax.random.uniform(key, maxval=2 * jnp.pi))
 
     env = locomotion("ant", config, coordinates(hidden=2), reward=reward, terminated=terminated)
-    return TaskFamily(env, sample, sample, heading)
+    both = HeadingTask(jnp.array([0.0, jnp.pi])) if config.forward_backward else None
+    return TaskFamily(env, sample, sample, heading, train_tasks=both)
 
 
 def ant_goal(config: AntGoalConfig = AntGoalConfig()) -> TaskFamily:

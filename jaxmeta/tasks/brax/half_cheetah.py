@@ -87,4 +87,5 @@ def half_cheetah_dir(config: HalfCheetahDirConfig = HalfCheetahDirConfig()) -> T
         return DirectionTask(jax.random.rademacher(key, (), jnp.float32))
 
     env = locomotion("halfcheetah", config, coordinates(hidden=1), reward=reward)
-    return TaskFamily(env, sample, sample, flatten_task)
+    both = DirectionTask(jnp.array([1.0, -1.0]))
+    return TaskFamily(env, sample, sample, flatten_task, train_tasks=both)
