@@ -28,9 +28,12 @@ class Entry(NamedTuple):
 ALGOS = {
     "l2rl": Entry("jaxmeta.algos.l2rl", "l2rl", "L2RLConfig"),
     "maml": Entry("jaxmeta.algos.maml", "maml", "MAMLConfig"),
+    "pearl": Entry("jaxmeta.algos.pearl", "pearl", "PEARLConfig"),
     "ppo": Entry("jaxmeta.algos.ppo", "ppo", "PPOConfig"),
     "rl2": Entry("jaxmeta.algos.rl2", "rl2", "RL2Config"),
+    "sac": Entry("jaxmeta.algos.sac", "sac", "SACConfig"),
     "snail": Entry("jaxmeta.algos.snail", "snail", "SNAILConfig"),
+    "varibad": Entry("jaxmeta.algos.varibad", "varibad", "VariBADConfig"),
 }
 
 TASKS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jaxmeta as jm
 from jaxmeta import outer, registry, tasks
 
@@ -9,17 +11,43 @@ PPO = outer.PolicyGradientConfig(epochs=2, minibatches=2, value_weight=0.5, entr
 # damped: on so little data the curvature is nearly singular, and conjugate gradient would amplify rounding
 TRPO = outer.TrustRegionConfig(damping=0.1)
 TRPO_WITH_VALUES = outer.TrustRegionConfig(damping=0.1, value_steps=2)
+SAC = outer.OffPolicyConfig(gradient_steps=3, meta_batch=2, batch_size=4, replay_capacity=40)
+VAE = outer.VariationalConfig(steps=2, batch_size=4, capacity=8)
+SMALL_BELIEF = {"hidden": (8,), "latent": 2, "encoder_hidden": 8, "decoder_hidden": (8,), "vae": VAE}
 ALGOS = {
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
     "maml": jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), trpo=TRPO),
+    "pearl": jm.PEARLConfig(
+        num_train_tasks=4, tasks_per_update=2, hidden=(8,), encoder_hidden=(8,), latent=2, context_batch=3, sac=SAC
+    ),
     "ppo": jm.PPOConfig(num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "rl2": jm.RL2Config(num_tasks=4, hidden=8, episodes=3, ppo=PPO),
+    "sac": jm.SACConfig(num_train_tasks=4, tasks_per_update=2, streams=2, hidden=(8,), sac=SAC),
     "snail": jm.SNAILConfig(num_tasks=4, filters=4, key_size=4, value_size=4, episodes=3, ppo=PPO),
+    "varibad": jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, ppo=PPO),
 }
 VARIANTS = {
+    "varibad-states": (
+        "varibad",
+        jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, reward_decoder="next-obs", state_weight=0.5, ppo=PPO),
+    ),
     "maml-ppo": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="ppo", rounds=2)),
     "maml-vpg": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="vpg")),
     "fomaml": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), first_order=True, trpo=TRPO)),
+    "pearl-recurrent": (
+        "pearl",
+        jm.PEARLConfig(
+            num_train_tasks=4,
+            tasks_per_update=2,
+            hidden=(8,),
+            encoder="recurrent",
+            encoder_hidden=(8,),
+            latent=2,
+            context_batch=3,
+            use_next_obs=True,
+            sac=dataclasses.replace(SAC, temperature=None),
+        ),
+    ),
     "rl2-trpo": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, outer_loop="trpo", trpo=TRPO_WITH_VALUES)),
     "rl2-lru": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="lru", ppo=PPO)),
 }

@@ -1,7 +1,42 @@
 """Inner loops: how an agent adapts to one task."""
 
+from jaxmeta.inner.belief import (
+    BeliefCarry,
+    BeliefParams,
+    ModelParams,
+    belief,
+    hyper_obs,
+    hyper_spec,
+    hyper_trials,
+    negative_elbo,
+    posteriors,
+    trajectories,
+)
+from jaxmeta.inner.context import ContextFast, ContextParams, context, context_size
 from jaxmeta.inner.gradient import GradientFast, GradientParams, gradient
 from jaxmeta.inner.memory import memory
 from jaxmeta.inner.updaters import Updater, first_order, sgd
 
-__all__ = ["GradientFast", "GradientParams", "Updater", "first_order", "gradient", "memory", "sgd"]
+__all__ = [
+    "BeliefCarry",
+    "BeliefParams",
+    "ContextFast",
+    "ContextParams",
+    "GradientFast",
+    "GradientParams",
+    "ModelParams",
+    "Updater",
+    "belief",
+    "context",
+    "context_size",
+    "first_order",
+    "gradient",
+    "hyper_obs",
+    "hyper_spec",
+    "hyper_trials",
+    "memory",
+    "negative_elbo",
+    "posteriors",
+    "sgd",
+    "trajectories",
+]

@@ -1,22 +1,48 @@
 """Networks and their action heads. The only folder that knows flax.linen."""
 
-from jaxmeta.nets.heads import Gaussian, head_for
+from jaxmeta.nets.context import Belief, ContextEncoder, no_context, product_encoder, recurrent_encoder
+from jaxmeta.nets.heads import Gaussian, SquashedGaussian, head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import ACTIVATIONS, Network, actor_critic, encode_input, scale_value, separate_value
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
+from jaxmeta.nets.soft_actor_critic import SoftActorCritic, soft_actor_critic
+from jaxmeta.nets.variational import (
+    BeliefDecoder,
+    BeliefEncoder,
+    Posterior,
+    cell_decoder,
+    recurrent_belief,
+    reward_decoder,
+    state_decoder,
+)
 
 __all__ = [
     "ACTIVATIONS",
+    "Belief",
+    "BeliefDecoder",
+    "BeliefEncoder",
+    "ContextEncoder",
     "Gaussian",
     "Network",
+    "Posterior",
     "SnailState",
+    "SoftActorCritic",
+    "SquashedGaussian",
     "actor_critic",
+    "cell_decoder",
     "encode_input",
     "head_for",
     "linear_recurrent_actor_critic",
+    "no_context",
+    "product_encoder",
     "recurrent_actor_critic",
+    "recurrent_belief",
+    "recurrent_encoder",
+    "reward_decoder",
     "scale_value",
     "separate_value",
     "snail_actor_critic",
+    "soft_actor_critic",
+    "state_decoder",
 ]

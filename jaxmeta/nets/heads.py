@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.types import Array, Continuous, Discrete, Output
+from jaxmeta.types import Array, Continuous, Discrete, Key, Output
 
 
 class Gaussian(struct.PyTreeNode):
@@ -34,3 +37,52 @@ def head_for(action: Discrete | Continuous):
         return distrax.Independent(distrax.Normal(output.dist.loc, jnp.exp(output.dist.log_scale)), 1)
 
     return categorical if isinstance(action, Discrete) else gaussian
+
+
+class SquashedGaussian:
+    """A diagonal Gaussian pressed into a box by tanh: actions are `scale` tanh(u), u ~ N(loc, exp(log_scale)²).
+
+    Densities come from u where it is known: from an action that was rounded to the edge it could not be told.
+    """
+
+    def __init__(self, gaussian: Gaussian, scale: float):
+        import distrax
+
+        self._normal = distrax.Independent(distrax.Normal(gaussian.loc, jnp.exp(gaussian.log_scale)), 1)
+        self._scale = scale
+
+    def sample(self, seed: Key) -> Array:
+        """Draws actions [..., action size]."""
+        return self._scale * jnp.tanh(self._normal.sample(seed=seed))
+
+    def sample_and_log_prob(self, seed: Key) -> tuple[Array, Array]:
+        """Draws actions [..., action size], with their log densities [...]."""
+        before = self._normal.sample(seed=seed)
+        return self._scale * jnp.tanh(before), self._log_prob_before(before)
+
+    def log_prob(self, action: Array) -> Array:
+        """Computes log densities [...] of actions, those at the edge taken for some just within it."""
+        edge = 1.0 - 1e-6
+        return self._log_prob_before(jnp.arctanh(jnp.clip(action / self._scale, -edge, edge)))
+
+    def mode(self) -> Array:
+        """Returns the actions of the Gaussian's mode, which is not quite that of the density over actions."""
+        return self._scale * jnp.tanh(self._normal.mode())
+
+    def kl_divergence(self, other: SquashedGaussian) -> Array:
+        """Computes KL(self || other), [...]; pressing both into the same box leaves it as it is."""
+        return self._normal.kl_divergence(other._normal)
+
+    def entropy(self) -> Array:
+        """Raises: there is no closed form; estimate it by `-sample_and_log_prob(seed)[1]`."""
+        raise NotImplementedError("a tanh-Gaussian has no closed entropy; average -log_prob over samples")
+
+    def _log_prob_before(self, before: Array) -> Array:
+        # log(1 - tanh²u) = 2 (log 2 - u - softplus(-2u)), without cancellation at large |u|
+        stretch = 2.0 * (math.log(2.0) - before - jax.nn.softplus(-2.0 * before))
+        return self._normal.log_prob(before) - jnp.sum(stretch + math.log(self._scale), axis=-1)
+
+
+def squashed_head(scale: float) -> Callable[[Output], SquashedGaussian]:
+    """Returns the head of a policy whose actions lie in a box of half side `scale`; it reads a `Gaussian`."""
+    return lambda output: SquashedGaussian(output.dist, scale)

@@ -1,16 +1,22 @@
 """Outer loops: how experience over many tasks improves an agent."""
 
 from jaxmeta.outer.loss import meta_loss, trial_loss
+from jaxmeta.outer.off_policy import OffPolicyConfig, off_policy
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_gradient
 from jaxmeta.outer.trust_region import TrustRegionConfig, trust_region
+from jaxmeta.outer.variational import VariationalConfig, variational
 
 __all__ = [
+    "OffPolicyConfig",
     "PolicyGradientConfig",
     "TrustRegionConfig",
+    "VariationalConfig",
     "meta_loss",
+    "off_policy",
     "on_policy",
     "policy_gradient",
     "trial_loss",
     "trust_region",
+    "variational",
 ]

@@ -1,0 +1,109 @@
+"""Agents that adapt by inferring which task they are on, and act as if a draw of it were the truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmeta.core.learner import Learner
+from jaxmeta.nets import ContextEncoder, SoftActorCritic
+from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Rollout, Spec
+
+
+class ContextParams(struct.PyTreeNode):
+    """What meta-training learns."""
+
+    encoder: Params
+    actor: Params
+    critics: Params
+    log_temperature: Array
+    """Logarithm of the price of entropy, scalar."""
+
+
+class ContextFast(struct.PyTreeNode):
+    """What an agent knows of its task."""
+
+    evidence: Any
+    rounds: Array
+    """Rounds that were added, int32 scalar."""
+
+
+def context_rows(experience: Any, use_next_obs: bool) -> Array:
+    """Describes transitions [..., D] to an encoder: observation, action, reward, and what came of it if asked.
+
+    No end of an episode is told: where one was cut says nothing of the task.
+
+    Args:
+      experience: has `obs` or `inputs.obs`, `action`, `reward` and `next_obs` with leading axes [...].
+    """
+    obs = experience.inputs.obs if isinstance(experience, Rollout) else experience.obs
+    batch = experience.reward.shape
+    parts = [obs, experience.action, experience.reward] + [experience.next_obs] * use_next_obs
+    return jnp.concatenate([part.reshape(*batch, -1) for part in parts], axis=-1)
+
+
+def context_size(spec: Spec, use_next_obs: bool) -> int:
+    """Counts the numbers that `context_rows` describes a transition with."""
+    inputs = spec.example_input()
+    return inputs.obs.size * (1 + use_next_obs) + inputs.prev_action.size + 1
+
+
+def context(
+    networks: SoftActorCritic, encoder: ContextEncoder, use_next_obs: bool = False, prior_rounds: int = 1
+) -> Learner:
+    """Builds an agent that draws z at the begin of every stream and holds it to the end (posterior sampling).
+
+    Args:
+      encoder: turns experience into a belief about z.
+      use_next_obs: whether the encoder sees what a step led to; needed where tasks differ in their dynamics.
+      prior_rounds: rounds in which z comes from the prior whatever was seen, as PEARL's first episodes.
+    """
+
+    def start(params: ContextParams, key: Key) -> ContextFast:
+        return ContextFast(evidence=encoder.start(), rounds=jnp.zeros((), jnp.int32))
+
+    def reset(params: ContextParams, fast: ContextFast, key: Key) -> Carry:
+        early = fast.rounds < prior_rounds
+        nothing, seen = (encoder.belief(params.encoder, evidence) for evidence in (encoder.start(), fast.evidence))
+        return jax.tree.map(lambda prior, posterior: jnp.where(early, prior, posterior), nothing, seen).sample(key)
+
+    def act(params: ContextParams, fast: ContextFast, z: Carry, inputs: Input) -> tuple[Carry, Output]:
+        return z, Output(dist=networks.actor(params.actor, inputs.obs.reshape(-1), z), value=jnp.zeros(()))
+
+    def adapt(params: ContextParams, fast: ContextFast, experience: Rollout, key: Key) -> ContextFast:
+        # stream after stream, each in the order of time
+        rows, valid = jax.tree.map(
+            lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]),
+            (context_rows(experience, use_next_obs), experience.valid),
+        )
+        return ContextFast(encoder.add(params.encoder, fast.evidence, rows, valid), fast.rounds + 1)
+
+    def unroll(params: ContextParams, fast: ContextFast, z: Carry, experience: Rollout) -> Output:
+        reward = experience.reward
+        obs = experience.inputs.obs.reshape(*reward.shape, -1)
+        return Output(
+            dist=networks.actor(params.actor, obs, jnp.broadcast_to(z, (*reward.shape, encoder.size))),
+            value=jnp.zeros_like(reward),
+        )
+
+    def init(key: Key) -> ContextParams:
+        encoder_key, actor_key, critics_key = jax.random.split(key, 3)
+        return ContextParams(
+            encoder=encoder.init(encoder_key),
+            actor=networks.init_actor(actor_key),
+            critics=networks.init_critics(critics_key),
+            log_temperature=jnp.zeros(()),
+        )
+
+    return Learner(
+        init=init,
+        start=start,
+        reset=reset,
+        act=act,
+        adapt=adapt,
+        head=lambda output: networks.distribution(output.dist),
+        unroll=unroll,
+    )

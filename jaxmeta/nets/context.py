@@ -1,0 +1,176 @@
+"""Encoders of experience: from transitions of a task to a belief about its latent description z.
+
+An encoder takes transitions in any portions. What it has taken so far is its evidence, a pytree of fixed size; the
+posterior is read off the evidence, and without any it is the prior N(0, I).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from jaxmeta.nets.networks import MLP
+from jaxmeta.types import Array, Key, Params
+
+MIN_VARIANCE = 1e-7
+
+
+class Belief(struct.PyTreeNode):
+    """A diagonal Gaussian over z, [..., L]."""
+
+    mean: Array
+    variance: Array
+
+    def sample(self, key: Key) -> Array:
+        """Draws z, [..., L]."""
+        return self.mean + jnp.sqrt(self.variance) * jax.random.normal(key, self.mean.shape)
+
+    def kl_from_prior(self) -> Array:
+        """Computes KL(self || N(0, I)), summed over the L dimensions, [...]."""
+        return 0.5 * jnp.sum(self.variance + jnp.square(self.mean) - 1.0 - jnp.log(self.variance), axis=-1)
+
+
+class ContextEncoder(NamedTuple):
+    """Pure functions of one task's transitions, as vectors."""
+
+    size: int
+    """L, the length of z."""
+    init: Callable[[Key], Params]
+    start: Callable[[], Any]
+    """Evidence of nothing."""
+    add: Callable[[Params, Any, Array, Array], Any]
+    """(params, evidence, transitions [n, D], valid [n]) -> evidence."""
+    belief: Callable[[Params, Any], Belief]
+    """(params, evidence) -> posterior [L]."""
+    ordered: bool = False
+    """Whether the order of transitions matters: a batch to learn from must then be a run of them."""
+
+
+def _prior_without_evidence(count: Array, mean: Array, variance: Array) -> Belief:
+    some = count > 0
+    return Belief(mean=jnp.where(some, mean, 0.0), variance=jnp.where(some, variance, 1.0))
+
+
+class Factors(struct.PyTreeNode):
+    """A product of Gaussians so far."""
+
+    precision: Array
+    """Sum of 1 / σ², [L]."""
+    weighted_mean: Array
+    """Sum of μ / σ², [L]."""
+    count: Array
+    """Factors, scalar."""
+
+
+class _Factor(nn.Module):
+    hidden: Sequence[int]
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = MLP(self.hidden, "relu", 1.0)(x)
+        return nn.Dense(2 * self.size)(x)
+
+
+def product_encoder(transition_size: int, size: int = 5, hidden: Sequence[int] = (200, 200, 200)) -> ContextEncoder:
+    """Builds PEARL's encoder: each transition is a Gaussian factor, the posterior their product.
+
+    The order of transitions does not matter, and precisions add. As in PEARL's own code the prior is no factor of the
+    product: it stands for it where there is no evidence.
+
+    Args:
+      transition_size: numbers that describe a transition.
+      size: length of z.
+      hidden: widths of the hidden layers.
+    """
+    module = _Factor(tuple(hidden), size)
+
+    def add(params: Params, factors: Factors, transitions: Array, valid: Array) -> Factors:
+        mean, spread = jnp.split(cast(Array, module.apply(params, transitions)), 2, axis=-1)
+        precision = valid[:, None] / jnp.maximum(jax.nn.softplus(spread), MIN_VARIANCE)
+        return Factors(
+            precision=factors.precision + jnp.sum(precision, 0),
+            weighted_mean=factors.weighted_mean + jnp.sum(precision * mean, 0),
+            count=factors.count + jnp.sum(valid),
+        )
+
+    def belief(params: Params, factors: Factors) -> Belief:
+        # where nothing was added the quotients are not used, but their gradients must be finite
+        precision = jnp.where(factors.count > 0, factors.precision, 1.0)
+        return _prior_without_evidence(factors.count, factors.weighted_mean / precision, 1.0 / precision)
+
+    return ContextEncoder(
+        size=size,
+        init=lambda key: module.init(key, jnp.zeros(transition_size)),
+        start=lambda: Factors(jnp.zeros(size), jnp.zeros(size), jnp.zeros(())),
+        add=add,
+        belief=belief,
+    )
+
+
+class Memory(struct.PyTreeNode):
+    """What a recurrent encoder has seen."""
+
+    hidden: Array
+    """[H]."""
+    count: Array
+    """Transitions, scalar."""
+
+
+class _Recurrent(nn.Module):
+    hidden: int
+    size: int
+
+    def setup(self):
+        self.cell = nn.GRUCell(self.hidden)
+        self.out = nn.Dense(2 * self.size)
+
+    def __call__(self, hidden: Array, x: Array) -> tuple[Array, Array]:
+        hidden, _ = self.cell(hidden, x)
+        return hidden, self.out(hidden)
+
+    def read(self, hidden: Array) -> Array:
+        return self.out(hidden)
+
+
+def recurrent_encoder(transition_size: int, size: int = 5, hidden: int = 200) -> ContextEncoder:
+    """Builds what PEARL's paper compares its encoder with: a recurrent network over the transitions in their order."""
+    module = _Recurrent(hidden, size)
+
+    def add(params: Params, memory: Memory, transitions: Array, valid: Array) -> Memory:
+        def step(state, moment):
+            transition, valid = moment
+            after, _ = cast(tuple[Array, Array], module.apply(params, state, transition))
+            return jnp.where(valid > 0, after, state), None
+
+        after, _ = jax.lax.scan(step, memory.hidden, (transitions, valid))
+        return Memory(after, memory.count + jnp.sum(valid))
+
+    def belief(params: Params, memory: Memory) -> Belief:
+        mean, spread = jnp.split(cast(Array, module.apply(params, memory.hidden, method="read")), 2)
+        return _prior_without_evidence(memory.count, mean, jnp.maximum(jax.nn.softplus(spread), MIN_VARIANCE))
+
+    return ContextEncoder(
+        size=size,
+        init=lambda key: module.init(key, jnp.zeros(hidden), jnp.zeros(transition_size)),
+        start=lambda: Memory(jnp.zeros(hidden), jnp.zeros(())),
+        add=add,
+        belief=belief,
+        ordered=True,
+    )
+
+
+def no_context() -> ContextEncoder:
+    """Builds the encoder of agents that are told nothing: z has no entries."""
+    return ContextEncoder(
+        size=0,
+        init=lambda key: {},
+        start=lambda: (),
+        add=lambda params, evidence, transitions, valid: evidence,
+        belief=lambda params, evidence: Belief(jnp.zeros(0), jnp.zeros(0)),
+    )

@@ -1,0 +1,84 @@
+"""Actor and twin critics of soft actor-critic, told what is known of the task as a vector z."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmeta.nets.heads import Gaussian, SquashedGaussian
+from jaxmeta.types import Array, Continuous, Key, Params, Spec
+
+LOG_SCALE_BOUNDS = (-20.0, 2.0)
+
+
+class SoftActorCritic(NamedTuple):
+    """Pure functions on observations and tasks with any leading axes, the same for all arguments."""
+
+    init_actor: Callable[[Key], Params]
+    init_critics: Callable[[Key], Params]
+    actor: Callable[[Params, Array, Array], Gaussian]
+    """(params, obs [..., O], z [..., L]) -> Gaussian before tanh, [..., A]."""
+    critics: Callable[[Params, Array, Array, Array], tuple[Array, Array]]
+    """(params, obs, action [..., A], z) -> two estimates of the return, [...]."""
+    distribution: Callable[[Gaussian], SquashedGaussian]
+
+
+class _Layers(nn.Module):
+    """Dense layers with relu, and a linear one that starts small."""
+
+    hidden: Sequence[int]
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for width in self.hidden:
+            x = jax.nn.relu(nn.Dense(width)(x))
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.uniform(3e-3))(x)
+
+
+def soft_actor_critic(
+    spec: Spec, context_size: int = 0, hidden: Sequence[int] = (300, 300, 300), action_scale: float = 1.0
+) -> SoftActorCritic:
+    """Builds an actor and two critics that share nothing.
+
+    Args:
+      context_size: length of z; 0 for agents that are told nothing.
+      hidden: widths of the hidden layers, of each of the three networks.
+      action_scale: half side of the box of actions that the actor can take. Critics see actions in units of it.
+
+    Raises:
+      ValueError: if actions are not real vectors.
+    """
+    if not isinstance(spec.action, Continuous):
+        raise ValueError(f"tasks has {spec.action.num} discrete actions; soft actor-critic needs continuous ones")
+    size, obs_size = spec.action.size, math.prod(spec.observation)
+    actor, critic = _Layers(tuple(hidden), 2 * size), _Layers(tuple(hidden), 1)
+    obs, action, z = jnp.zeros(obs_size), jnp.zeros(size), jnp.zeros(context_size)
+
+    def run_actor(params: Params, obs: Array, z: Array) -> Gaussian:
+        obs = obs.reshape(*z.shape[:-1], obs_size)
+        loc, log_scale = jnp.split(cast(Array, actor.apply(params, jnp.concatenate([obs, z], -1))), 2, axis=-1)
+        return Gaussian(loc=loc, log_scale=jnp.clip(log_scale, *LOG_SCALE_BOUNDS))
+
+    def run_critics(params: Params, obs: Array, action: Array, z: Array) -> tuple[Array, Array]:
+        obs = obs.reshape(*z.shape[:-1], obs_size)
+        seen = jnp.concatenate([obs, action / action_scale, z], -1)
+        first, second = (cast(Array, critic.apply(one, seen))[..., 0] for one in params)
+        return first, second
+
+    def init_critics(key: Key) -> Any:
+        seen = jnp.concatenate([obs, action, z])
+        return tuple(critic.init(one, seen) for one in jax.random.split(key))
+
+    return SoftActorCritic(
+        init_actor=lambda key: actor.init(key, jnp.concatenate([obs, z])),
+        init_critics=init_critics,
+        actor=run_actor,
+        critics=run_critics,
+        distribution=lambda gaussian: SquashedGaussian(gaussian, action_scale),
+    )
