@@ -15,8 +15,8 @@ from jaxmeta.tasks.base import TaskFamily
 class RL2Config(WholeTrialsConfig):
     """RL²: adapt in the hidden state of a recurrent policy (Duan et al., 2016, arXiv:1611.02779)."""
 
-    cell: Literal["gru", "lstm", "lru"] = "gru"
-    """Recurrent state; lru is linear recurrences, which an accelerator trains in parallel over time."""
+    cell: Literal["gru", "lstm", "lru", "associative"] = "gru"
+    """Recurrent state: lru is linear recurrences, associative is tables of fast weights."""
     hidden: int = 64
     """Size of the recurrent state."""
     readout: tuple[int, ...] = ()

@@ -1,6 +1,7 @@
 """Networks and their action heads. The only folder that knows flax.linen."""
 
 from jaxmeta.nets.context import Belief, ContextEncoder, no_context, product_encoder, recurrent_encoder
+from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import Gaussian, SquashedGaussian, head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import ACTIVATIONS, Network, actor_critic, encode_input, scale_value, separate_value
@@ -30,6 +31,7 @@ __all__ = [
     "SoftActorCritic",
     "SquashedGaussian",
     "actor_critic",
+    "associative_actor_critic",
     "cell_decoder",
     "encode_input",
     "head_for",

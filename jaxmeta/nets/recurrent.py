@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
@@ -66,16 +67,25 @@ class _Recurrent(nn.Module):
 
     @nn.compact
     def __call__(self, state: State, inputs: Input) -> tuple[State, Output]:
-        cell = CELLS[self.cell]
-        size = cell.gates * self.hidden
         seen = encode_input(inputs, self.spec)
-        drive = nn.Dense(size, bias_init=_lasting(cell, self.hidden, self.length))(seen)
-        recurrent = nn.Dense(size, use_bias=False, kernel_init=_orthogonal_by_gate(cell))(state[-1])
-        state = cell.advance(state, drive, recurrent)
+        state = remember(CELLS[self.cell], self.hidden, self.length, state, seen)
         features = state[-1]
         if self.readout:
             features = MLP(self.readout, "relu", math.sqrt(2.0))(jnp.concatenate([features, seen]))
         return state, policy_and_value(features, self.spec, self.init_log_std)
+
+
+def remember(cell: Cell, hidden: int, length: int, state: State, seen: Array) -> State:
+    """Takes what is seen, [D], into a recurrent state; to be called inside a compact linen module.
+
+    Args:
+      hidden: size of the state.
+      length: steps over which units of the state last at first, at most.
+    """
+    size = cell.gates * hidden
+    drive = nn.Dense(size, bias_init=_lasting(cell, hidden, length))(seen)
+    recurrent = nn.Dense(size, use_bias=False, kernel_init=_orthogonal_by_gate(cell))(state[-1])
+    return cell.advance(state, drive, recurrent)
 
 
 def _lasting(cell: Cell, hidden: int, length: int) -> Callable[..., Array]:
@@ -116,19 +126,21 @@ def recurrent_actor_critic(
     """Builds a policy with memory: a recurrent state that sees the whole `Input`, with linear policy and value heads.
 
     Args:
-      cell: `gru`, `lstm`, or `lru`: linear recurrences, which can unroll in parallel over time.
+      cell: `gru` or `lstm`; `lru`, linear recurrences, or `associative`, tables of fast weights: these two can unroll
+        in parallel over time.
       hidden: size of the state.
       length: steps of a trial. At first the units of a `gru` or `lstm` keep what they saw for times between 2 steps and
         that many.
       readout: widths of hidden layers that look the state and the input up together before the heads. A linear head
-        cannot ask the state for what belongs to the present observation; a `lru` has such layers of its own.
+        cannot ask the state for what belongs to the present observation; the other cells have such layers of their own.
     """
-    if cell == "lru":
+    whole = {"lru": linear_recurrent_actor_critic, "associative": associative_actor_critic}
+    if cell in whole:
         if readout:
-            raise ValueError(f"readout is {tuple(readout)}; a lru has layers of its own, leave it ()")
-        return linear_recurrent_actor_critic(spec, hidden, init_log_std=init_log_std)
+            raise ValueError(f"readout is {tuple(readout)}; cell {cell} has layers of its own, leave it ()")
+        return whole[cell](spec, hidden, init_log_std=init_log_std)
     if cell not in CELLS:
-        raise ValueError(f"cell is {cell!r}; known cells: {', '.join(map(repr, (*CELLS, 'lru')))}")
+        raise ValueError(f"cell is {cell!r}; known cells: {', '.join(map(repr, (*CELLS, *whole)))}")
     module = _Recurrent(spec, cell, hidden, init_log_std, length, tuple(readout))
 
     def initial_state() -> Carry:

@@ -20,6 +20,7 @@ SPEC = Spec((2,), Discrete(3), horizon=LENGTH)
 MODELS = {
     "lru": lambda spec: nets.linear_recurrent_actor_critic(spec, hidden=6, parallel=True),
     "lru-sequential": lambda spec: nets.linear_recurrent_actor_critic(spec, hidden=6, parallel=False),
+    "associative": lambda spec: nets.associative_actor_critic(spec, hidden=6, heads=2, slots=3, values=4),
     "snail": lambda spec: nets.snail_actor_critic(spec, LENGTH, filters=4, key_size=5, value_size=3),
     # attention reaches back over fewer steps than there are
     "snail-short": lambda spec: nets.snail_actor_critic(spec, 5, filters=4, key_size=5, value_size=3),
@@ -91,8 +92,9 @@ def test_what_is_said_depends_on_the_past_and_not_on_the_future(model):
         assert (np.abs(after - before)[time:, 0].max(-1) > 1e-6).all(), "a later step does not see it"
 
 
-def test_attention_in_blocks_equals_attention_at_once(monkeypatch):
-    network = MODELS["snail"](dataclasses.replace(SPEC, terminates=True))
+@pytest.mark.parametrize(("model", "module"), [("snail", "snail"), ("associative", "fast_weights")])
+def test_attention_in_blocks_equals_attention_at_once(monkeypatch, model, module):
+    network = MODELS[model](dataclasses.replace(SPEC, terminates=True))
     params, inputs = loud(network.init(jax.random.key(0))), inputs_of(jax.random.key(1))
     valid = jnp.ones((LENGTH, STREAMS)).at[4:7, 0].set(0.0)
 
@@ -101,17 +103,18 @@ def test_attention_in_blocks_equals_attention_at_once(monkeypatch):
         return jax.jit(jax.value_and_grad(loss))(params)
 
     whole = value_and_slope()
-    monkeypatch.setattr(nets.snail, "QUERY_BLOCK", 4)
+    monkeypatch.setattr(getattr(nets, module), "QUERY_BLOCK", 4)
     blocks = value_and_slope()
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["lru", "snail"])
+@pytest.mark.parametrize("model", ["associative", "lru", "snail"])
 def test_training_needs_memory_linear_in_the_trial(model):
     length = 1024
     spec = Spec((2,), Discrete(3), horizon=length, terminates=True)
     small = {"lru": lambda: nets.linear_recurrent_actor_critic(spec, hidden=4, parallel=True)}
+    small["associative"] = lambda: nets.associative_actor_critic(spec, hidden=4, heads=1, slots=2, values=2)
     small["snail"] = lambda: nets.snail_actor_critic(spec, length, filters=2, key_size=2, value_size=2)
     network = small[model]()
     params = jax.eval_shape(network.init, jax.random.key(0))

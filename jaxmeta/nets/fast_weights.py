@@ -1,0 +1,141 @@
+"""A memory of fast weights: what is written under an address is averaged, and read from any other time by that address.
+
+It is linear attention with addresses that sum to one (Schlag et al., 2021, arXiv:2102.11174; Schmidhuber, 1992): a
+recurrent state of fixed size that trains in parallel over time. A recurrent cell has to find for every single thing a
+unit that keeps it; here what was learned about one address holds for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from jaxmeta.nets.heads import head_for
+from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
+from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
+
+QUERY_BLOCK = 128
+"""Steps of one stream that look back side by side: with all at once, memory would grow as the trial squared."""
+
+
+class FastWeights(struct.PyTreeNode):
+    """What a stream remembers."""
+
+    before: Array
+    """The input of the step before, encoded; zero at first."""
+    sums: Array
+    """Of what was written under each address, [heads, slots, V]."""
+    counts: Array
+    """How much was written there, [heads, slots]."""
+
+
+Recall = Callable[[Array, Array, Array], tuple[Array, Array]]
+"""(key [..., H, K], value [..., H, V], query [..., H, K]) -> what is read: sums [..., H, V] and counts [..., H], of all
+that was written up to now, this step's included."""
+
+
+class _Associative(nn.Module):
+    spec: Spec
+    hidden: int
+    heads: int
+    slots: int
+    values: int
+    init_log_std: float
+
+    @nn.compact
+    def __call__(self, recall: Recall, x: Array, before: Array) -> Output:
+        # the two together hold the last transition, and where it led
+        seen = MLP((self.hidden,), "relu", 2.0**0.5)(jnp.concatenate([x, before], axis=-1))
+
+        def by_head(name: str, size: int) -> Array:
+            return nn.Dense(self.heads * size, name=name)(seen).reshape(*x.shape[:-1], self.heads, size)
+
+        key, query = (jax.nn.softmax(by_head(name, self.slots)) for name in ("key", "query"))
+        sums, counts = recall(key, by_head("value", self.values), query)
+        mean = sums / (1.0 + counts)[..., None]
+        flat = mean.reshape(*x.shape[:-1], -1)
+        features = MLP((self.hidden,), "relu", 2.0**0.5)(jnp.concatenate([seen, flat, jnp.log1p(counts)], axis=-1))
+        return policy_and_value(features, self.spec, self.init_log_std)
+
+
+def _in_step(state: FastWeights, store: list[FastWeights]) -> Recall:
+    """Looks back into the state of a stream, and leaves the next one in `store`."""
+
+    def recall(key: Array, value: Array, query: Array) -> tuple[Array, Array]:
+        sums = state.sums + key[..., None] * value[:, None, :]
+        counts = state.counts + key
+        store.append(state.replace(sums=sums, counts=counts))
+        return jnp.einsum("hk,hkv->hv", query, sums), jnp.einsum("hk,hk->h", query, counts)
+
+    return recall
+
+
+def _along(valid: Array) -> Recall:
+    """Looks back along a stream [T]; a step that is not valid sees itself, and nobody else sees it."""
+    times = jnp.arange(valid.shape[0])
+
+    def recall(key: Array, value: Array, query: Array) -> tuple[Array, Array]:
+        def one(moment: Any) -> tuple[Array, Array]:
+            query, time = moment
+            weight = jnp.where((times < time) & (valid > 0) | (times == time), 1.0, 0.0)
+            match = jnp.einsum("hk,thk->ht", query, key) * weight
+            return jnp.einsum("ht,thv->hv", match, value), match.sum(-1)
+
+        moments = (query, times)
+        if len(query) <= QUERY_BLOCK:
+            return jax.vmap(one)(moments)
+        return jax.lax.map(jax.checkpoint(one), moments, batch_size=QUERY_BLOCK)
+
+    return recall
+
+
+def _inputs_before(x: Array, valid: Array) -> Array:
+    """Returns for every step of a stream the last valid input before it, [T, D]; zero where there is none."""
+    times = jnp.arange(len(x))
+    latest = jax.lax.cummax(jnp.where(valid > 0, times, -1))
+    source = jnp.concatenate([jnp.array([-1]), latest[:-1]])
+    return jnp.where((source >= 0)[:, None], x[jnp.maximum(source, 0)], 0.0)
+
+
+def associative_actor_critic(
+    spec: Spec, hidden: int = 64, heads: int = 4, slots: int = 16, values: int = 16, init_log_std: float = 0.0
+) -> Network:
+    """Builds a policy whose memory is tables that it writes to and reads from by soft addresses.
+
+    Args:
+      hidden: width of the layers before and after the memory.
+      heads: tables.
+      slots: addresses of each.
+      values: numbers under each address.
+    """
+    module = _Associative(spec, hidden, heads, slots, values, init_log_std)
+    run = cast(Callable[..., Output], module.apply)
+    size = encode_input(spec.example_input(), spec).shape[0]
+
+    def initial_state() -> FastWeights:
+        return FastWeights(jnp.zeros(size), jnp.zeros((heads, slots, values)), jnp.zeros((heads, slots)))
+
+    def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        seen, after = encode_input(inputs, spec), []
+        output = run(params, _in_step(carry, after), seen, carry.before)
+        return after[0].replace(before=seen), output
+
+    def unroll(params: Params, carry: Carry, inputs: Input, valid: Array) -> Output:
+        def stream(inputs: Input, valid: Array) -> Output:
+            seen = jax.vmap(lambda one: encode_input(one, spec))(inputs)
+            return run(params, _along(valid), seen, _inputs_before(seen, valid))
+
+        return jax.vmap(stream, (1, 1), 1)(inputs, valid)
+
+    return Network(
+        init=lambda key: module.init(key, _in_step(initial_state(), []), jnp.zeros(size), jnp.zeros(size)),
+        apply=apply,
+        initial_state=initial_state,
+        head=head_for(spec.action),
+        unroll=unroll,
+    )
