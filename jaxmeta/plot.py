@@ -27,10 +27,10 @@ def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]
     """
     title = f"{evaluation['algo']} on {evaluation['tasks']}"
     files = [folder / ADAPTATION]
-    _save(adaptation(evaluation, title), files[0])
+    save(adaptation(evaluation, title), files[0])
     if records:
         files.insert(0, folder / LEARNING)
-        _save(learning(records, title), files[0])
+        save(learning(records, title), files[0])
     return files
 
 
@@ -127,6 +127,41 @@ def published(rows: list[dict[str, Any]], title: str, source: str):
     return figure
 
 
+def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np.ndarray | None = None):
+    """Draws the episodes of a trial on a grid, one per row: where the agent went, and where it believed the goal to be.
+
+    Args:
+      path: cells (x, y), the start of each episode first, [K, H + 1, 2].
+      goal: cell (x, y).
+      size: cells along a side.
+      beliefs: probability of each cell at the same times, [K, H + 1, size, size]; by default paths alone are drawn.
+
+    Returns:
+      A figure; with beliefs a row has a panel for the begin, the middle and the end of its episode.
+    """
+    horizon = path.shape[1] - 1
+    times = sorted({0, horizon // 2, horizon}) if beliefs is not None else [horizon]
+    figure = _figure((2.2 * len(times) + 0.9, 2.3 * len(path) + 0.6))
+    panels = figure.subplots(len(path), len(times), squeeze=False)
+    for row, (cells, axes_of_row) in enumerate(zip(path, panels, strict=True)):
+        for time, axes in zip(times, axes_of_row, strict=True):
+            shades = np.zeros((size, size)) if beliefs is None else beliefs[row, time]
+            image = axes.imshow(shades.T, cmap="Blues", vmin=0, vmax=1, origin="lower")
+            axes.plot(*cells[: time + 1].T, color=BEFORE, linewidth=2)
+            axes.plot(*cells[time], "o", color=BEFORE, markersize=7, label="agent, and its way")
+            axes.plot(*goal, "*", color=OPTIMUM, markersize=11, markerfacecolor="none", label="goal, unseen")
+            axes.set_title(f"episode {row + 1}, step {time}", fontsize=8)
+            axes.set_xticks(np.arange(size + 1) - 0.5, [])
+            axes.set_yticks(np.arange(size + 1) - 0.5, [])
+            axes.tick_params(length=0)
+            axes.grid(color="0.8")
+    figure.suptitle(title, fontweight="bold", fontsize=10)
+    if beliefs is not None:
+        figure.colorbar(image, ax=panels, shrink=0.4, label="believed probability that the goal is there")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=2)
+    return figure
+
+
 def _panel(axes, group: str, rows: list[dict[str, Any]], lines: int) -> None:
     """Draws one group of a table, its first row on top; `lines` is how many rows there is room for."""
     place = np.arange(len(rows))
@@ -191,7 +226,8 @@ def _subtitle(axes, text: str) -> None:
     note.set_in_layout(False)  # a long one must not narrow the axes
 
 
-def _save(figure, file: Path) -> None:
+def save(figure, file: Path) -> None:
+    """Writes a figure as PNG."""
     figure.savefig(file, dpi=150, format="png")
 
 

@@ -11,8 +11,8 @@ from jaxmeta.types import Plan
 
 
 @dataclasses.dataclass(frozen=True)
-class WholeTrialsConfig:
-    """The fields that every agent with a memory has."""
+class TrialsConfig:
+    """The fields of every agent that is trained on the return of whole trials."""
 
     episodes: int | None = None
     """Episodes per trial; by default what is usual for the task family."""
@@ -24,8 +24,6 @@ class WholeTrialsConfig:
     """γ, across the episodes of a trial."""
     trace: float = 0.9
     """λ of generalised advantage estimation; 0.3 in the paper of RL²."""
-    separate_value: bool = False
-    """Whether values come from a network of their own."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -40,6 +38,26 @@ class WholeTrialsConfig:
         """Counts the steps of a trial."""
         return self.plan(family).episodes * family.env.spec.horizon
 
+    def advantage(self) -> rl.Estimator:
+        """Returns the estimator of advantages: its values look across the episodes of a trial."""
+        return rl.value_baseline(self.discount, self.trace, across_episodes=True, normalize=False)
+
+    def value_scale(self, family: TaskFamily) -> float:
+        """Returns the discounted return of a trial that pays 1 at every step.
+
+        What the rest of a trial is worth grows with its length. In units of that, targets are near one for short and
+        for long trials, and the values' gradient does not drown the policy's in the layers that they share.
+        """
+        return _effective_length(self.discount, self.length(family))
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeTrialsConfig(TrialsConfig):
+    """The fields that every agent with a memory has."""
+
+    separate_value: bool = False
+    """Whether values come from a network of their own."""
+
 
 def on_whole_trials(
     network: nets.Network,
@@ -52,19 +70,20 @@ def on_whole_trials(
     Args:
       optimiser: decides the outer loop. With trust regions the values come from a network of their own.
     """
-    # what the rest of a trial is worth grows with its length. In units of that, targets are near one for short and for
-    # long trials, and the values' gradient does not drown the policy's in the layers that they share
-    scale = _effective_length(config.discount, config.length(family))
+    scale = config.value_scale(family)
     network = nets.scale_value(network, scale)
-    advantage = rl.value_baseline(config.discount, config.trace, across_episodes=True, normalize=False)
     by_trust_region = isinstance(optimiser, outer.TrustRegionConfig)
     if config.separate_value or by_trust_region:
         network = nets.separate_value(network, network)
-    learner = inner.memory(network)
+    learner, plan, advantage = inner.memory(network), config.plan(family), config.advantage()
     if by_trust_region:
-        return outer.trust_region(learner, family, config.plan(family), config.num_tasks, advantage, optimiser)
-    optimiser = dataclasses.replace(optimiser, value_weight=optimiser.value_weight / scale**2)
-    return outer.policy_gradient(learner, family, config.plan(family), config.num_tasks, advantage, optimiser)
+        return outer.trust_region(learner, family, plan, config.num_tasks, advantage, optimiser)
+    return outer.policy_gradient(learner, family, plan, config.num_tasks, advantage, scaled(optimiser, scale))
+
+
+def scaled(optimiser: outer.PolicyGradientConfig, scale: float) -> outer.PolicyGradientConfig:
+    """Counts the errors of values in units of `scale`."""
+    return dataclasses.replace(optimiser, value_weight=optimiser.value_weight / scale**2)
 
 
 def _effective_length(discount: float, length: int) -> float:

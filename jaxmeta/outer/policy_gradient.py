@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.loss import batch_loss, mean_over_trials, trial_loss
-from jaxmeta.outer.on_policy import on_policy
+from jaxmeta.outer.on_policy import Improve, on_policy
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Trial
 
@@ -67,6 +68,19 @@ def policy_gradient(
       num_devices: by default as many as divide the tasks of a minibatch.
     """
     config.check_divides(num_tasks)
+    init_opt, improve = policy_improvement(learner, advantage, config)
+    num_devices = num_devices or parallel.num_devices_for(num_tasks // config.minibatches)
+    return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
+
+
+def policy_improvement(
+    learner: Learner, advantage: rl.Estimator, config: PolicyGradientConfig
+) -> tuple[Callable[[Params], Any], Improve]:
+    """Builds what `policy_gradient` does with fresh trials, as `on_policy` takes it.
+
+    Returns:
+      A function that makes the optimiser state from params, and the improvement of both by trials [n, ...].
+    """
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
     tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
 
@@ -96,8 +110,7 @@ def policy_gradient(
         (params, opt_state), metrics = jax.lax.scan(epoch, (params, opt_state), jnp.arange(config.epochs))
         return params, opt_state, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
 
-    num_devices = num_devices or parallel.num_devices_for(num_tasks // config.minibatches)
-    return on_policy(learner, family, plan, num_tasks, tx.init, improve, num_devices)
+    return tx.init, improve
 
 
 def _shuffled_parts(keys: Key, epoch, parts: int):

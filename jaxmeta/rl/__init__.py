@@ -12,15 +12,20 @@ from jaxmeta.rl.advantages import (
 )
 from jaxmeta.rl.objectives import Objective, clipped, dice, log_prob, ratio
 from jaxmeta.rl.returns import discounted_return, generalized_advantage
+from jaxmeta.rl.variational import Trajectory, chain_kl, elbo_sums, gaussian_kl
 
 __all__ = [
     "Advantage",
     "Estimator",
     "Objective",
+    "Trajectory",
+    "chain_kl",
     "clipped",
     "dice",
     "discounted_return",
+    "elbo_sums",
     "fit_linear_baseline",
+    "gaussian_kl",
     "generalized_advantage",
     "linear_baseline",
     "log_prob",

@@ -1,0 +1,127 @@
+"""VariBAD: act on a belief about the task that is learned by variational inference."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from jaxmeta import checks, inner, nets, outer
+from jaxmeta.algos.whole_trials import TrialsConfig, scaled
+from jaxmeta.core.learner import MetaLearner
+from jaxmeta.tasks.base import TaskFamily
+
+
+@dataclasses.dataclass(frozen=True)
+class VariBADConfig(TrialsConfig):
+    """VariBAD: act on a learned belief about the task (Zintgraf et al., 2020, arXiv:1910.08348)."""
+
+    num_tasks: int = 128
+    """Trials per meta-update, each on a task of its own."""
+    discount: float = 0.95
+    """γ, across the episodes of a trial."""
+    trace: float = 0.95
+    """λ of generalised advantage estimation."""
+    hidden: tuple[int, ...] = (32, 32)
+    """Widths of the hidden layers, of the policy and of the values."""
+    latent: int = 5
+    """Length of the latent description of a task."""
+    encoder_hidden: int = 64
+    """Size of the encoder's recurrent state."""
+    action_embedding: int = 8
+    """Size that an action is brought to before the recurrent state; 0 hides it from the encoder."""
+    reward_embedding: int = 8
+    """The same for a reward."""
+    obs_embedding: int = 8
+    """The same for an observation."""
+    decoder_hidden: tuple[int, ...] = (32, 32)
+    """Widths of the hidden layers of each decoder."""
+    reward_decoder: Literal["cells", "transition", "next-obs"] | None = None
+    """Decodes rewards from the latent alone, for all cells of a grid at once; or for one step, from all of its
+    transition or only what it led to. By default from cells where the tasks have them, else from the transition."""
+    reward_weight: float = 1.0
+    """Weight of the reward decoder; 0 leaves it out."""
+    state_weight: float = 0.0
+    """Weight of the state decoder, which predicts what a step leads to; 0 leaves it out."""
+    kl_weight: float = 0.01
+    """Weight of the divergence of each belief from the one before."""
+    vae: outer.VariationalConfig = outer.VariationalConfig()
+    """The optimiser of encoder and decoders."""
+    ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
+        learning_rate=1e-3, epochs=2, minibatches=8, value_weight=0.5, entropy_weight=0.05
+    )
+    """The optimiser of the policy; values are in units of the discounted length of a trial."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.at_least_one(self, "latent", "encoder_hidden")
+        checks.not_negative(self, "action_embedding", "reward_embedding", "obs_embedding")
+        checks.not_negative(self, "reward_weight", "state_weight", "kl_weight")
+        checks.widths(self, "hidden")
+        checks.widths(self, "decoder_hidden")
+        self.ppo.check_divides(self.num_tasks)
+        if not any(self.embeddings):
+            raise ValueError("action_embedding, reward_embedding and obs_embedding are 0; the encoder sees nothing")
+        if not self.reward_weight and not self.state_weight:
+            raise ValueError("reward_weight and state_weight are 0; a belief is learned from at least one decoder")
+
+    @property
+    def embeddings(self) -> tuple[int, int, int]:
+        """Sizes of action, reward and observation."""
+        return self.action_embedding, self.reward_embedding, self.obs_embedding
+
+
+def varibad(family: TaskFamily, config: VariBADConfig = VariBADConfig()) -> MetaLearner:
+    """Builds VariBAD.
+
+    Every update: sample tasks; run a trial on each, with a belief that every step updates; improve the policy by PPO on
+    where it was and what it believed; put the trials into a ring; improve encoder and decoders on trials out of it, so
+    that the belief at any step tells the rewards of the whole trial, those to come included.
+    """
+    spec, scale = family.env.spec, config.value_scale(family)
+    encoder, decoders = belief_model(family, config)
+    policy = nets.actor_critic(
+        inner.hyper_spec(spec, config.latent), config.hidden, init_log_std=config.init_log_std, value=True
+    )
+    policy = nets.scale_value(policy, scale)
+    weights = {"reward": config.reward_weight, "state": config.state_weight}
+    return outer.variational(
+        inner.belief(policy, encoder, decoders),
+        inner.memory(policy),
+        inner.hyper_trials,
+        inner.trajectories,
+        inner.negative_elbo(encoder, decoders, weights, config.kl_weight),
+        family,
+        config.plan(family),
+        config.num_tasks,
+        config.advantage(),
+        scaled(config.ppo, scale),
+        config.vae,
+    )
+
+
+def belief_model(family: TaskFamily, config: VariBADConfig) -> tuple[nets.BeliefEncoder, dict[str, nets.BeliefDecoder]]:
+    """Builds the encoder, and the decoders whose weights are not zero: `reward` and `state`.
+
+    Raises:
+      ValueError: if the cells of a grid are to be decoded where there are none.
+    """
+    spec = family.env.spec
+    encoder = nets.recurrent_belief(
+        spec, config.latent, config.encoder_hidden, config.embeddings, config.length(family)
+    )
+    decoders = {}
+    if config.reward_weight:
+        decoders["reward"] = _reward_decoder(family.env, config)
+    if config.state_weight:
+        decoders["state"] = nets.state_decoder(spec, config.latent, config.decoder_hidden)
+    return encoder, decoders
+
+
+def _reward_decoder(env: Any, config: VariBADConfig) -> nets.BeliefDecoder:
+    has_cells = hasattr(env, "num_cells") and hasattr(env, "cell_of")
+    kind = config.reward_decoder or ("cells" if has_cells else "transition")
+    if kind != "cells":
+        return nets.reward_decoder(env.spec, config.latent, config.decoder_hidden, kind == "transition")
+    if not has_cells:
+        raise ValueError("reward_decoder is 'cells'; that needs tasks on a grid of cells, such as grid-navigation")
+    return nets.cell_decoder(env.num_cells, env.cell_of, config.latent, config.decoder_hidden)
