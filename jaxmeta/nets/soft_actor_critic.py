@@ -38,7 +38,12 @@ class _Layers(nn.Module):
     def __call__(self, x: Array) -> Array:
         for width in self.hidden:
             x = jax.nn.relu(nn.Dense(width)(x))
-        return nn.Dense(self.outputs, kernel_init=nn.initializers.uniform(3e-3))(x)
+        return nn.Dense(self.outputs, kernel_init=_near_zero)(x)
+
+
+def _near_zero(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    # of either sign: linen's own uniform is positive, which would prefer large actions and values
+    return jax.random.uniform(key, shape, dtype, -3e-3, 3e-3)
 
 
 def soft_actor_critic(
