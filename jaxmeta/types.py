@@ -34,9 +34,11 @@ class Discrete:
 
 @dataclasses.dataclass(frozen=True)
 class Continuous:
-    """An action space of real vectors of length `size`; the environment clips to its own limits."""
+    """An action space of real vectors of length `size`."""
 
     size: int
+    limit: float = 1.0
+    """Largest absolute coordinate that makes a difference: the environment clips there."""
 
     def example(self) -> Array:
         return jnp.zeros((self.size,), jnp.float32)

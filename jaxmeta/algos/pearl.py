@@ -17,8 +17,8 @@ class PEARLConfig:
 
     num_train_tasks: int = 100
     """Training tasks, drawn when training begins; a family with finitely many brings its own."""
-    tasks_per_update: int = 5
-    """Tasks visited by an update, rounded down to a divisor of their number."""
+    tasks_per_update: int = 4
+    """Tasks visited by an update."""
     streams: int = 2
     """Episodes at a visit with z from the prior, and as many with z from the belief that those gave."""
     latent: int = 5
@@ -33,8 +33,8 @@ class PEARLConfig:
     """Transitions that the encoder sees of a task in a gradient step."""
     hidden: tuple[int, ...] = (300, 300, 300)
     """Widths of the hidden layers, of actor and critics."""
-    action_scale: float = 1.0
-    """Largest absolute action that the environment takes."""
+    action_scale: float | None = None
+    """Largest absolute action that the actor takes; by default the largest that the environment does."""
     prior_episodes: int = 2
     """Episodes at the begin of an evaluation with z from the prior."""
     episodes: int = 3
@@ -50,6 +50,11 @@ class PEARLConfig:
         checks.widths(self, "hidden")
         checks.widths(self, "encoder_hidden")
         checks.choice(self, "encoder", "product", "recurrent")
+        if self.episodes <= self.prior_episodes:
+            raise ValueError(
+                f"episodes is {self.episodes}; it must exceed prior_episodes, which is {self.prior_episodes}: a belief"
+                " is acted on only after those"
+            )
         if not self.encoder_hidden and self.encoder == "recurrent":
             raise ValueError("encoder_hidden is (); a recurrent encoder takes the first width as the size of its state")
 

@@ -16,14 +16,14 @@ class SACConfig:
 
     num_train_tasks: int = 100
     """Training tasks, drawn when training begins; a family with finitely many brings its own."""
-    tasks_per_update: int = 5
-    """Tasks visited by an update, rounded down to a divisor of their number."""
+    tasks_per_update: int = 4
+    """Tasks visited by an update."""
     streams: int = 4
     """Episodes at a visit, run in parallel."""
     hidden: tuple[int, ...] = (300, 300, 300)
     """Widths of the hidden layers, of actor and critics."""
-    action_scale: float = 1.0
-    """Largest absolute action that the environment takes."""
+    action_scale: float | None = None
+    """Largest absolute action that the actor takes; by default the largest that the environment does."""
     sac: outer.OffPolicyConfig = outer.OffPolicyConfig()
     """The optimiser."""
 

@@ -37,12 +37,14 @@ class MetaLearner(NamedTuple):
 
     learner: Learner
     plan: Plan
-    """How a meta-training trial is laid out."""
+    """How a trial is laid out where the agent is evaluated."""
     init: Callable[[Key], TrainState]
     update: Callable[[TrainState], tuple[TrainState, Metrics]]
     """Samples tasks, collects trials, improves the params. Pure, scannable, vmappable over seeds."""
     num_devices: int | None = None
     """Devices that `update` runs on; all by default."""
+    collects: tuple[int, Plan] | None = None
+    """Tasks that an update visits, and how a trial on each is laid out."""
 
 
 def by_mode(learner: Learner) -> Learner:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.nets import ContextEncoder, SoftActorCritic
+from jaxmeta.nets import ContextEncoder, SoftActorCritic, SquashedGaussian
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Rollout, Spec
 
 
@@ -104,6 +104,6 @@ def context(
         reset=reset,
         act=act,
         adapt=adapt,
-        head=lambda output: networks.distribution(output.dist),
+        head=lambda output: SquashedGaussian(output.dist, networks.action_scale),
         unroll=unroll,
     )

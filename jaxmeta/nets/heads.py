@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,7 +44,7 @@ class SquashedGaussian:
     Densities come from u where it is known: from an action that was rounded to the edge it could not be told.
     """
 
-    def __init__(self, gaussian: Gaussian, scale: float):
+    def __init__(self, gaussian: Gaussian, scale: float = 1.0):
         import distrax
 
         self._normal = distrax.Independent(distrax.Normal(gaussian.loc, jnp.exp(gaussian.log_scale)), 1)
@@ -53,12 +52,12 @@ class SquashedGaussian:
 
     def sample(self, seed: Key) -> Array:
         """Draws actions [..., action size]."""
-        return self._scale * jnp.tanh(self._normal.sample(seed=seed))
+        return jnp.tanh(jnp.asarray(self._normal.sample(seed=seed))) * self._scale
 
     def sample_and_log_prob(self, seed: Key) -> tuple[Array, Array]:
         """Draws actions [..., action size], with their log densities [...]."""
-        before = self._normal.sample(seed=seed)
-        return self._scale * jnp.tanh(before), self._log_prob_before(before)
+        before = jnp.asarray(self._normal.sample(seed=seed))
+        return jnp.tanh(before) * self._scale, self._log_prob_before(before)
 
     def log_prob(self, action: Array) -> Array:
         """Computes log densities [...] of actions, those at the edge taken for some just within it."""
@@ -67,11 +66,11 @@ class SquashedGaussian:
 
     def mode(self) -> Array:
         """Returns the actions of the Gaussian's mode, which is not quite that of the density over actions."""
-        return self._scale * jnp.tanh(self._normal.mode())
+        return jnp.tanh(jnp.asarray(self._normal.mode())) * self._scale
 
     def kl_divergence(self, other: SquashedGaussian) -> Array:
         """Computes KL(self || other), [...]; pressing both into the same box leaves it as it is."""
-        return self._normal.kl_divergence(other._normal)
+        return jnp.asarray(self._normal.kl_divergence(other._normal))
 
     def entropy(self) -> Array:
         """Raises: there is no closed form; estimate it by `-sample_and_log_prob(seed)[1]`."""
@@ -80,9 +79,4 @@ class SquashedGaussian:
     def _log_prob_before(self, before: Array) -> Array:
         # log(1 - tanh²u) = 2 (log 2 - u - softplus(-2u)), without cancellation at large |u|
         stretch = 2.0 * (math.log(2.0) - before - jax.nn.softplus(-2.0 * before))
-        return self._normal.log_prob(before) - jnp.sum(stretch + math.log(self._scale), axis=-1)
-
-
-def squashed_head(scale: float) -> Callable[[Output], SquashedGaussian]:
-    """Returns the head of a policy whose actions lie in a box of half side `scale`; it reads a `Gaussian`."""
-    return lambda output: SquashedGaussian(output.dist, scale)
+        return jnp.asarray(self._normal.log_prob(before)) - jnp.sum(stretch + math.log(self._scale), axis=-1)

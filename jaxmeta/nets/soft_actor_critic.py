@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxmeta.nets.heads import Gaussian, SquashedGaussian
+from jaxmeta.nets.heads import Gaussian
 from jaxmeta.types import Array, Continuous, Key, Params, Spec
 
 LOG_SCALE_BOUNDS = (-20.0, 2.0)
@@ -24,8 +24,9 @@ class SoftActorCritic(NamedTuple):
     actor: Callable[[Params, Array, Array], Gaussian]
     """(params, obs [..., O], z [..., L]) -> Gaussian before tanh, [..., A]."""
     critics: Callable[[Params, Array, Array, Array], tuple[Array, Array]]
-    """(params, obs, action [..., A], z) -> two estimates of the return, [...]."""
-    distribution: Callable[[Gaussian], SquashedGaussian]
+    """(params, obs, action [..., A] in units of `action_scale`, z) -> two estimates of the return, [...]."""
+    action_scale: float
+    """Half side of the box of actions. Losses are in units of it: else entropy would depend on what a metre is."""
 
 
 class _Layers(nn.Module):
@@ -47,14 +48,14 @@ def _near_zero(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Arra
 
 
 def soft_actor_critic(
-    spec: Spec, context_size: int = 0, hidden: Sequence[int] = (300, 300, 300), action_scale: float = 1.0
+    spec: Spec, context_size: int = 0, hidden: Sequence[int] = (300, 300, 300), action_scale: float | None = None
 ) -> SoftActorCritic:
     """Builds an actor and two critics that share nothing.
 
     Args:
       context_size: length of z; 0 for agents that are told nothing.
       hidden: widths of the hidden layers, of each of the three networks.
-      action_scale: half side of the box of actions that the actor can take. Critics see actions in units of it.
+      action_scale: half side of the box of actions that the actor can take; by default the environment's limit.
 
     Raises:
       ValueError: if actions are not real vectors.
@@ -72,7 +73,7 @@ def soft_actor_critic(
 
     def run_critics(params: Params, obs: Array, action: Array, z: Array) -> tuple[Array, Array]:
         obs = obs.reshape(*z.shape[:-1], obs_size)
-        seen = jnp.concatenate([obs, action / action_scale, z], -1)
+        seen = jnp.concatenate([obs, action, z], -1)
         first, second = (cast(Array, critic.apply(one, seen))[..., 0] for one in params)
         return first, second
 
@@ -85,5 +86,5 @@ def soft_actor_critic(
         init_critics=init_critics,
         actor=run_actor,
         critics=run_critics,
-        distribution=lambda gaussian: SquashedGaussian(gaussian, action_scale),
+        action_scale=spec.action.limit if action_scale is None else action_scale,
     )

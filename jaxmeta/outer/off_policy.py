@@ -1,7 +1,9 @@
 """Soft actor-critic as an outer loop (Haarnoja et al., 2018, arXiv:1812.05905), on what each task has replayed.
 
 With an encoder it is PEARL's meta-training (Rakelly et al., 2019, arXiv:1903.08254): actor and critics are told a draw
-z from the belief about their task, and the encoder learns from the critics alone.
+z from the belief about their task, and the encoder learns from the critics alone. It differs from the paper's code in
+what soft actor-critic itself has become since: critics with targets of their own instead of a value network, and no
+penalties on the size of the policy's mean and deviation; and all networks step at once.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, stepping_chunk
 from jaxmeta.inner.context import ContextParams, context_rows
-from jaxmeta.nets import Belief, ContextEncoder, SoftActorCritic
+from jaxmeta.nets import Belief, ContextEncoder, SoftActorCritic, SquashedGaussian
 from jaxmeta.outer.on_policy import trial_metrics
 from jaxmeta.rl import replay as rings
 from jaxmeta.rl.replay import TaskRings, Transition
@@ -50,7 +52,11 @@ class OffPolicyConfig:
     temperature: float | None = 1.0
     """Price of entropy, in scaled rewards per nat; None learns it, for an entropy of minus the action's size."""
     kl_weight: float = 0.1
-    """Weight of KL(belief || prior), summed over the tasks of a meta-batch and the dimensions of z."""
+    """Weight of KL(belief || prior), summed over the tasks of a meta-batch and the dimensions of z.
+
+    It competes with the critics' squared error, which grows with the square of `reward_scale`: where `kl_from_prior`
+    stays near 0 nothing is inferred, where it far exceeds the logarithm of the number of tasks they are learned by
+    heart, and what is drawn from the prior resembles none of them."""
     replay_capacity: int = 20_000
     """Transitions that are kept of every training task."""
     warmup_passes: int = 1
@@ -119,9 +125,13 @@ def off_policy(
     known = family.train_tasks
     num_tasks = num_train_tasks if known is None else jax.tree.leaves(known)[0].shape[0]
     visits, meta_batch = min(tasks_per_update, num_tasks), min(config.meta_batch, num_tasks)
-    # every pass of the warm-up must reach each task
-    visits = max(size for size in range(1, visits + 1) if num_tasks % size == 0)
-    devices = num_devices or parallel.num_devices_for(math.gcd(num_tasks, visits, meta_batch))
+    shared = math.gcd(num_tasks, visits, meta_batch)
+    devices = num_devices or parallel.num_devices_for(shared)
+    if shared % devices:
+        raise ValueError(
+            f"num_devices is {devices}; it must divide the training tasks, those visited and those in a batch, which"
+            f" are {num_tasks}, {visits} and {meta_batch}"
+        )
     spec = family.env.spec
     layout = rings.transition_rows(spec)
     round_size = plan.streams * plan.episodes * spec.horizon
@@ -130,7 +140,7 @@ def off_policy(
             f"replay_capacity is {config.replay_capacity}; one visit to a task brings {(plan.rounds + 1) * round_size}"
             " transitions"
         )
-    warmup = config.warmup_passes * num_tasks // visits
+    warmup = -(-config.warmup_passes * num_tasks // visits)
     step = gradient_step(networks, encoder, meta_batch, config)
     tx = optax.adam(config.learning_rate)
 
@@ -172,7 +182,7 @@ def off_policy(
         if not encoder.size:
             return batch, jnp.zeros((len(some), 1, 0)), jnp.zeros((len(some), 1))
         if encoder.ordered:
-            rows, valid = rings.draw_window(replay.context, some, context_key, context_batch)
+            rows, valid = rings.draw_beginning(replay.context, some, context_key, context_batch)
         else:
             rows = rings.draw(replay.context, some, context_key, context_batch)
             valid = jnp.ones(rows.shape[:2])
@@ -218,7 +228,7 @@ def off_policy(
         return TrainState(params, opt_state, key, state.step + 1, replay), metrics
 
     learner, evaluated_by = evaluation or (collector, plan)
-    return MetaLearner(learner, evaluated_by, init, update, devices)
+    return MetaLearner(learner, evaluated_by, init, update, devices, collects=(visits, plan))
 
 
 def gradient_step(
@@ -249,6 +259,7 @@ def soft_loss(
 ) -> Callable[..., tuple[Array, Metrics]]:
     """Builds the sum of all losses; what each network must not learn from is cut off.
 
+    Actions, and so entropies, are in units of the box that the actor can reach, whose largest entropy is |A| log 2.
     The critics' error teaches critics and encoder; actor, temperature and targets take z as given. The KL term teaches
     the encoder.
 
@@ -268,19 +279,18 @@ def soft_loss(
         given = fixed(z)
         temperature = jnp.exp(fixed(params.log_temperature))
 
-        next_action, next_log_prob = networks.distribution(
-            networks.actor(fixed(params.actor), batch.next_obs, given)
-        ).sample_and_log_prob(next_key)
+        def act(actor: Any, obs: Array, key: Key) -> tuple[Array, Array]:
+            return SquashedGaussian(networks.actor(actor, obs, given)).sample_and_log_prob(key)
+
+        next_action, next_log_prob = act(fixed(params.actor), batch.next_obs, next_key)
         next_value = jnp.minimum(*networks.critics(targets, batch.next_obs, next_action, given))
         next_value -= temperature * next_log_prob
         goes_on = config.discount * (1.0 - batch.terminated)
         target = fixed(config.reward_scale * batch.reward + goes_on * next_value)
-        predictions = networks.critics(params.critics, batch.obs, batch.action, z)
+        predictions = networks.critics(params.critics, batch.obs, batch.action / networks.action_scale, z)
         critic_loss = sum(jnp.mean(jnp.square(prediction - target)) for prediction in predictions)
 
-        action, log_prob = networks.distribution(networks.actor(params.actor, batch.obs, given)).sample_and_log_prob(
-            actor_key
-        )
+        action, log_prob = act(params.actor, batch.obs, actor_key)
         value = jnp.minimum(*networks.critics(fixed(params.critics), batch.obs, action, given))
         actor_loss = jnp.mean(temperature * log_prob - value)
 

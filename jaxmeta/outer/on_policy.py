@@ -66,7 +66,7 @@ def on_policy(
         metrics["env_steps"] = metrics["env_steps"] * num_tasks
         return TrainState(params=params, opt_state=opt_state, key=key, step=state.step + 1), metrics
 
-    return MetaLearner(learner, plan, init, update, num_devices)
+    return MetaLearner(learner, plan, init, update, num_devices, collects=(num_tasks, plan))
 
 
 def trial_metrics(trials: Trial, plan: Plan) -> Metrics:

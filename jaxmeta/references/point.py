@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxmeta.references.base import check_sizes
-from jaxmeta.tasks.point import MAX_MOVE
+from jaxmeta.tasks.navigation import MAX_MOVE
 
 __all__ = ["expected_return", "expected_sparse_return", "oracle_return", "shortest_distances", "sparse_oracle_return"]
 

@@ -125,17 +125,17 @@ def draw(rings: TaskRings, tasks: Array, key: Key, count: int) -> Array:
     return rings.rows[tasks[:, None], index]
 
 
-def draw_window(rings: TaskRings, tasks: Array, key: Key, count: int) -> tuple[Array, Array]:
-    """Draws for each task a run of rows that were written one after the other.
+def draw_beginning(rings: TaskRings, tasks: Array, key: Key, count: int) -> tuple[Array, Array]:
+    """Draws for each task the oldest rows of its ring, as many as chance says: what is known after some time.
 
     Returns:
-      Rows [B, count, D] in the order of time, and 1.0 for those that are there, [B, count]: a ring may hold fewer.
+      Rows [B, count, D] in the order of time, and 1.0 for those drawn, [B, count]: at least one of a ring that has any.
     """
     size, written = rings.size[tasks], rings.written[tasks]
-    start = jax.random.randint(key, size.shape, 0, jnp.maximum(size - count, 0) + 1)
-    offset = start[:, None] + jnp.arange(count)
+    drawn = jax.random.randint(key, size.shape, 0, jnp.maximum(jnp.minimum(size, count), 1)) + 1
+    offset = jnp.arange(count)
     place = ((written - size)[:, None] + offset) % rings.capacity
-    return rings.rows[tasks[:, None], place], (offset < size[:, None]).astype(jnp.float32)
+    return rings.rows[tasks[:, None], place], (offset < jnp.minimum(drawn, size)[:, None]).astype(jnp.float32)
 
 
 def bytes_per_transition(rows: Rows) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +108,13 @@ class Revealed:
     def step(self, key: Key, state: EnvState, action: Array, task: Task) -> tuple[EnvState, Step]:
         state, step = self.env.step(key, state, action, task)
         return state, step.replace(obs=self._with_task(step.obs, task))
+
+    @property
+    def dense_reward(self) -> Callable[[Array, Task], Array]:
+        """The `dense_reward` of the environment, where it has one; else there is no such attribute."""
+        inner: Any = self.env
+        dense, shape = inner.dense_reward, self.env.spec.observation
+        return lambda obs, task: dense(obs[: -self.size].reshape(shape), task)
 
     def _with_task(self, obs: Array, task: Task) -> Array:
         return jnp.concatenate([obs.reshape(-1), self.encode(task)])

@@ -12,6 +12,9 @@ from jaxmeta import checks
 from jaxmeta.tasks.base import TaskFamily, flatten_task
 from jaxmeta.types import Array, Continuous, Key, Spec, Step
 
+MAX_MOVE = 0.1
+"""Of a coordinate in one step, in metres."""
+
 
 @dataclasses.dataclass(frozen=True)
 class NavigationConfig:
@@ -54,14 +57,14 @@ class Navigation:
 
     @property
     def spec(self) -> Spec:
-        return Spec(observation=(2,), action=Continuous(2), horizon=self.horizon, terminates=True)
+        return Spec(observation=(2,), action=Continuous(2, MAX_MOVE), horizon=self.horizon, terminates=True)
 
     def reset(self, key: Key, task: PointTask) -> tuple[PointState, Array]:
         position = jnp.zeros(2)
         return PointState(position), position
 
     def step(self, key: Key, state: PointState, action: Array, task: PointTask) -> tuple[PointState, Step]:
-        position = state.position + jnp.clip(action, -0.1, 0.1)
+        position = state.position + jnp.clip(action, -MAX_MOVE, MAX_MOVE)
         offset = position - task.goal
         arrived = jnp.all(jnp.abs(offset) < 0.01)
         return PointState(position), Step(obs=position, reward=-jnp.linalg.norm(offset), terminated=arrived)

@@ -9,11 +9,8 @@ import jax.numpy as jnp
 
 from jaxmeta import checks
 from jaxmeta.tasks.base import TaskFamily, flatten_task
-from jaxmeta.tasks.navigation import PointState, PointTask
+from jaxmeta.tasks.navigation import MAX_MOVE, PointState, PointTask
 from jaxmeta.types import Array, Continuous, Key, Spec, Step
-
-MAX_MOVE = 0.1
-"""Of a coordinate in one step, in metres."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +57,7 @@ class PointRobot:
 
     @property
     def spec(self) -> Spec:
-        return Spec(observation=(2,), action=Continuous(2), horizon=self.horizon)
+        return Spec(observation=(2,), action=Continuous(2, MAX_MOVE), horizon=self.horizon)
 
     def reset(self, key: Key, task: PointTask) -> tuple[PointState, Array]:
         position = jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)

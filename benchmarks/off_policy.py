@@ -1,0 +1,145 @@
+"""How many meta-gradient steps per second PEARL's update phase does, and what a replayed transition takes.
+
+    python -m benchmarks.off_policy [--json]
+
+The sizes are those of the paper on half-cheetah. A point without physics stands in for the body, with observations
+and actions of the same sizes, so that what is timed is the update phase: one compiled scan in which batches are drawn
+and all networks take their steps, without a word to the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+import jaxmeta as jm
+from benchmarks.turns import peak_memory, take_turns
+from jaxmeta import outer
+from jaxmeta.core import parallel, train
+from jaxmeta.provenance import provenance
+from jaxmeta.rl import replay
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Array, Continuous, Key, Spec, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class OffPolicyBenchmark:
+    """Sizes of the measurement; the defaults are PEARL's on half-cheetah-vel."""
+
+    meta_batch: int = 16
+    """Tasks in a gradient step."""
+    batch_size: int = 256
+    """Transitions of each."""
+    context_batch: int = 100
+    """Transitions of each that the encoder sees."""
+    hidden: int = 300
+    """Width of the three hidden layers of actor and critics."""
+    observation: int = 20
+    """Numbers in an observation."""
+    action: int = 6
+    """Numbers in an action."""
+    num_train_tasks: int = 100
+    """Training tasks."""
+    replay_capacity: int = 10_000
+    """Transitions kept of each; with 100 tasks, a million."""
+    gradient_steps: int = 20
+    """Gradient steps in an update."""
+    devices: int | None = None
+    """CPU devices; by default one per core."""
+    repeats: int = 5
+    """Updates that are timed; the median counts."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+    out: Path | None = None
+    """Also write the JSON to this file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StandIn:
+    """A body of the right sizes that costs nothing to step."""
+
+    observation: int
+    action: int
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(observation=(self.observation,), action=Continuous(self.action), horizon=200)
+
+    def reset(self, key: Key, task: Array) -> tuple[Array, Array]:
+        obs = jax.random.normal(key, (self.observation,))
+        return obs, obs
+
+    def step(self, key: Key, state: Array, action: Array, task: Array) -> tuple[Array, Step]:
+        obs = 0.9 * state + action.mean()
+        return obs, Step(obs=obs, reward=-jnp.abs(obs[0] - task), terminated=jnp.array(False))
+
+
+def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
+    """Compiles PEARL, fills its replay, times updates; returns the record that is printed."""
+    env = StandIn(config.observation, config.action)
+    family = TaskFamily(env, jax.random.normal, jax.random.normal, lambda task: task[None])
+    meta = jm.pearl(
+        family,
+        jm.PEARLConfig(
+            num_train_tasks=config.num_train_tasks,
+            tasks_per_update=4,
+            hidden=(config.hidden,) * 3,
+            context_batch=config.context_batch,
+            sac=outer.OffPolicyConfig(
+                gradient_steps=config.gradient_steps,
+                meta_batch=config.meta_batch,
+                batch_size=config.batch_size,
+                replay_capacity=config.replay_capacity,
+            ),
+        ),
+    )
+    state = train.init_state(meta, jax.random.key(0))
+    compiled = train.make_chunk(meta, 1).lower(state).compile()
+    while int(state.step) < config.num_train_tasks // 4:  # until every task was visited there is nothing to learn from
+        state, _ = compiled(state)
+    holder = [state]
+
+    def update() -> None:
+        holder[0], metrics = compiled(holder[0])
+        jax.block_until_ready((holder[0].params, metrics))
+
+    seconds = take_turns({"update": update}, config.repeats)["update"]
+    layout = replay.transition_rows(env.spec)
+    return {
+        "gradient_steps_per_s": config.gradient_steps / statistics.median(seconds),
+        "bytes_per_transition": replay.bytes_per_transition(layout),
+        "replay_bytes": parallel.tree_bytes(holder[0].replay.transitions),
+        "update_s": statistics.median(seconds),
+        "repeats_s": seconds,
+        "peak_memory_bytes": peak_memory(),
+        "num_devices": meta.num_devices,
+        "sizes": {
+            name: value for name, value in dataclasses.asdict(config).items() if name not in ("json", "out", "repeats")
+        },
+    } | provenance()
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = tyro.cli(OffPolicyBenchmark, args=argv, description=__doc__)
+    parallel.use_cpu_cores(config.devices)
+    record = measure(config)
+    text = json.dumps(record, indent=2)
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        config.out.write_text(text + "\n")
+    if config.json:
+        print(text)
+        return
+    print(f"{record['gradient_steps_per_s']:.1f} meta-gradient steps/s on {record['num_devices']} devices")
+    print(f"{record['bytes_per_transition']} bytes per transition, {record['replay_bytes'] / 1e6:.0f} MB in all")
+
+
+if __name__ == "__main__":
+    main()

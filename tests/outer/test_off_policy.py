@@ -1,0 +1,421 @@
+"""Who learns from what in soft actor-critic with a context, and what an update keeps of every task."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta import inner, nets, outer, tasks
+from jaxmeta.core.checkpoint import Checkpointer, keys_as_data
+from jaxmeta.outer.off_policy import _visited, soft_loss
+from jaxmeta.rl.replay import Transition, transition_rows
+from jaxmeta.types import Continuous, Spec, Step
+from tests import tiny
+
+SPEC = Spec((2,), Continuous(2), horizon=3)
+LATENT, TASKS, BATCH, CONTEXT = 2, 2, 3, 4
+ENCODER = nets.product_encoder(inner.context_size(SPEC, False), LATENT, (8,))
+FIXED = outer.OffPolicyConfig(temperature=0.7, kl_weight=0.3, discount=0.9)
+LEARNED = dataclasses.replace(FIXED, temperature=None)
+KEY = jax.random.key(7)
+
+
+def networks_of(action_scale=0.5):
+    return nets.soft_actor_critic(SPEC, LATENT, (8,), action_scale)
+
+
+def spread(tree, seed):
+    """Moves all params, so that networks heed what they are told."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return structure.unflatten(
+        [leaf + 0.4 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def problem(num_tasks=TASKS):
+    """Params, target critics, a batch in which some episodes ended, and a context."""
+    networks = networks_of()
+    params = spread(inner.context(networks, ENCODER).init(jax.random.key(0)), 1)
+    params = params.replace(log_temperature=jnp.log(0.7))
+    targets = spread(params.critics, 2)
+    keys = jax.random.split(jax.random.key(3), 5)
+    batch = Transition(
+        obs=jax.random.normal(keys[0], (num_tasks, BATCH, 2)),
+        action=jax.random.uniform(keys[1], (num_tasks, BATCH, 2), minval=-0.5, maxval=0.5),
+        reward=jax.random.normal(keys[2], (num_tasks, BATCH)),
+        next_obs=jax.random.normal(keys[3], (num_tasks, BATCH, 2)),
+        terminated=jnp.tile(jnp.array([0.0, 1.0, 0.0]), (num_tasks, 1)),
+    )
+    context = jax.random.normal(keys[4], (num_tasks, CONTEXT, inner.context_size(SPEC, False)))
+    return params, targets, batch, context, jnp.ones((num_tasks, CONTEXT))
+
+
+def terms(config, num_tasks=TASKS, networks=None, meta_batch=None):
+    """Returns a function (params, targets, ...) -> the total loss and its named parts."""
+    loss = soft_loss(networks or networks_of(), ENCODER, meta_batch or num_tasks, config)
+
+    def run(*arguments):
+        total, metrics = loss(*arguments, KEY)
+        return metrics | {"total": total}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def slopes():
+    """Gradients of every part of the loss by the params, temperature included."""
+    return jax.jit(jax.jacrev(terms(LEARNED)))(*problem())
+
+
+def size_of(tree):
+    return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+def test_the_loss_is_that_of_a_loop_over_transitions():
+    """Soft Bellman targets of the lesser target critic, scaled rewards, nothing after a terminal, a summed KL."""
+    networks, config = networks_of(), FIXED
+    params, targets, batch, context, valid = problem()
+    z_key, next_key, actor_key = jax.random.split(KEY, 3)
+    noise = jax.random.normal(z_key, (TASKS, LATENT))
+    squared, actor, divergences = [], [], []
+    z = []
+    for task in range(TASKS):
+        belief = ENCODER.belief(
+            params.encoder, ENCODER.add(params.encoder, ENCODER.start(), context[task], valid[task])
+        )
+        z.append(belief.mean + jnp.sqrt(belief.variance) * noise[task])
+        divergences.append(0.5 * np.sum(belief.variance + belief.mean**2 - 1 - np.log(belief.variance)))
+    held = jnp.broadcast_to(jnp.stack(z)[:, None], (TASKS, BATCH, LATENT))
+    draws = [
+        nets.SquashedGaussian(networks.actor(params.actor, obs, held)).sample_and_log_prob(key)
+        for obs, key in ((batch.next_obs, next_key), (batch.obs, actor_key))
+    ]
+    (next_action, next_log_prob), (action, log_prob) = draws
+    for task in range(TASKS):
+        for index in range(BATCH):
+            at = (task, index)
+            following = min(networks.critics(targets, batch.next_obs[at], next_action[at], z[task]))
+            following = float(following) - 0.7 * float(next_log_prob[at])
+            target = 5.0 * float(batch.reward[at])
+            if batch.terminated[at] == 0:
+                target += 0.9 * following
+            for said in networks.critics(params.critics, batch.obs[at], batch.action[at] / 0.5, z[task]):
+                squared.append((float(said) - target) ** 2)
+            value = min(networks.critics(params.critics, batch.obs[at], action[at], z[task]))
+            actor.append(0.7 * float(log_prob[at]) - float(value))
+    said = jax.jit(terms(config))(params, targets, batch, context, valid)
+    # the two critics' errors are added, not averaged
+    np.testing.assert_allclose(said["loss/critic"], 2 * np.mean(squared), rtol=1e-4)
+    np.testing.assert_allclose(said["loss/actor"], np.mean(actor), rtol=1e-4)
+    expected = 2 * np.mean(squared) + np.mean(actor) + 0.3 * np.sum(divergences)
+    np.testing.assert_allclose(said["total"], expected, rtol=1e-4)
+
+
+def test_the_encoder_learns_from_the_critics_and_not_from_the_actor(slopes):
+    assert size_of(slopes["loss/actor"].encoder) == 0.0
+    assert size_of(slopes["loss/critic"].encoder) > 1e-3
+
+
+def test_actor_and_critics_learn_each_from_its_own_loss(slopes):
+    assert size_of(slopes["loss/critic"].actor) == 0.0
+    assert size_of(slopes["loss/actor"].critics) == 0.0
+    assert size_of(slopes["loss/actor"].actor) > 1e-3
+    assert size_of(slopes["loss/critic"].critics) > 1e-3
+
+
+def test_the_temperature_learns_from_its_own_term_alone(slopes):
+    for part in ("loss/critic", "loss/actor", "kl_from_prior"):
+        assert slopes[part].log_temperature == 0.0
+    entropy = jax.jit(terms(LEARNED))(*problem())["entropy"]
+    # the wanted entropy is minus the size of an action, 2
+    np.testing.assert_allclose(slopes["total"].log_temperature, entropy + 2.0, rtol=1e-4)
+
+
+def test_nothing_else_is_in_the_sum(slopes):
+    def expected(name):
+        weights = {"loss/critic": 1.0, "loss/actor": 1.0, "kl_from_prior": 0.3 * TASKS}
+        parts = [jax.tree.map(lambda leaf, w=w: w * leaf, getattr(slopes[part], name)) for part, w in weights.items()]
+        return jax.tree.map(lambda *leaves: sum(leaves), *parts)
+
+    for name in ("encoder", "actor", "critics"):
+        chex.assert_trees_all_close(getattr(slopes["total"], name), expected(name), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_reaches_the_target_critics():
+    params, targets, *data = problem()
+    slope = jax.jit(jax.grad(lambda targets: terms(LEARNED)(params, targets, *data)["total"]))(targets)
+    assert size_of(slope) == 0.0
+
+
+def actor_of_width(params, log_scale):
+    """An actor that draws its actions from one fixed Gaussian."""
+    actor = jax.tree.map(jnp.zeros_like, params.actor)
+    last = max(actor["params"], key=lambda name: int(name.split("_")[1]))
+    actor["params"][last]["bias"] = jnp.array([0.0, 0.0, log_scale, log_scale])
+    return params.replace(actor=actor)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        1.0,
+        0.1,
+    ],
+)
+def test_entropy_that_is_wanting_gets_dearer_and_an_excess_cheaper(scale):
+    params, *data = problem()
+    run = terms(LEARNED, networks=networks_of(scale))
+    slope = jax.jit(jax.grad(lambda params: run(params, *data)["total"]))
+    assert slope(actor_of_width(params, -6.0)).log_temperature < -1.0
+    assert slope(actor_of_width(params, 0.0)).log_temperature > 0.5
+
+
+def test_the_divergence_is_summed_over_the_tasks_of_a_meta_batch():
+    """Twice as many tasks weigh it twice against the mean error of the critics, on however many devices."""
+    params, targets, *data = problem()
+
+    def divergence(num_tasks, meta_batch):
+        double = [jax.tree.map(lambda leaf: jnp.concatenate([leaf] * (num_tasks // TASKS)), part) for part in data]
+        said = jax.jit(terms(FIXED, meta_batch=meta_batch))(params, targets, *double)
+        return said["total"] - said["loss/critic"] - said["loss/actor"], said["kl_from_prior"]
+
+    once, mean = divergence(TASKS, TASKS)
+    np.testing.assert_allclose(once, 0.3 * TASKS * mean, rtol=1e-4)
+    twice, same_mean = divergence(2 * TASKS, 2 * TASKS)
+    np.testing.assert_allclose(same_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-4)
+    # one of two devices sees half of the tasks, and the mean over devices is the sum over all
+    np.testing.assert_allclose(divergence(TASKS, 2 * TASKS)[0], twice, rtol=1e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diary:
+    """Shows the task, a number drawn for the episode, and the time; pays the time; ends when the task says so."""
+
+    horizon: int = 4
+
+    @property
+    def spec(self):
+        return Spec((3,), Continuous(1), self.horizon, terminates=True)
+
+    def reset(self, key, task):
+        obs = jnp.stack([task, jax.random.uniform(key), 0.0])
+        return obs, obs
+
+    def step(self, key, state, action, task):
+        obs = state.at[2].add(1.0)
+        return obs, Step(obs=obs, reward=obs[2], terminated=obs[2] >= task)
+
+    def dense_reward(self, obs, task):
+        return -obs[2] - 10.0 * task
+
+
+ENDS = jnp.array([2.0, 9.0, 3.0, 8.0])
+"""When each training task ends its episodes: two of them never within the horizon."""
+LENGTHS = {0: 2, 1: 4, 2: 3, 3: 4}
+DIARY = transition_rows(Diary().spec)
+
+
+def diary_family():
+    def sample(key):
+        return ENDS[jax.random.randint(key, (), 0, 4)]
+
+    held_out = lambda key: jax.random.uniform(key, minval=20.0, maxval=30.0)  # noqa: E731
+    return tasks.TaskFamily(Diary(), sample, held_out, lambda task: task[None], train_tasks=ENDS)
+
+
+def diary_meta(**changes):
+    return jm.pearl(diary_family(), dataclasses.replace(tiny.ALGOS["pearl"], streams=2, **changes))
+
+
+@pytest.fixture(scope="module")
+def history():
+    """The states after 0, 1, ... 8 updates, on two devices; the first two warm up."""
+    meta = diary_meta()
+    update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+    states, metrics = [jax.device_get(keys_as_data(state))], []
+    for _ in range(8):
+        state, said = update(state)
+        states.append(jax.device_get(keys_as_data(state)))
+        metrics.append(jax.device_get(said))
+    return states, metrics, state
+
+
+def held(rings, task):
+    """The transitions of a task, oldest first."""
+    size, written = min(int(rings.written[task]), rings.rows.shape[1]), int(rings.written[task])
+    return jax.device_get(DIARY.unpack(rings.rows[task, np.arange(written - size, written) % rings.rows.shape[1]]))
+
+
+def visits(states):
+    """(update, task) of every visit, with the transitions that it brought."""
+    for index, (before, after) in enumerate(itertools.pairwise(states)):
+        more = after.replay.transitions.written - before.replay.transitions.written
+        for task in np.flatnonzero(more):
+            brought = jax.tree.map(lambda leaf, n=more[task]: leaf[-n:], held(after.replay.transitions, task))
+            yield index, task, brought
+
+
+def test_tasks_are_visited_in_turn_while_warming_up_and_then_at_random_without_repetition():
+    chosen = jax.jit(jax.vmap(lambda update, key: _visited(update, 6, key, 6, 2)))
+    tasks = np.asarray(chosen(jnp.arange(30), jax.random.split(KEY, 30)))
+    np.testing.assert_array_equal(tasks[:6].ravel(), [*range(6), *range(6)])
+    assert (tasks[6:, 0] != tasks[6:, 1]).all()
+    assert len(np.unique(np.sort(tasks[6:], axis=1), axis=0)) > 6
+
+
+def test_warming_up_visits_every_task_and_changes_no_params(history):
+    states, metrics, _ = history
+    assert {task for index, task, _ in visits(states) if index < 2} == {0, 1, 2, 3}
+    chex.assert_trees_all_equal((states[0].params, states[0].opt_state), (states[2].params, states[2].opt_state))
+    assert metrics[1]["loss/critic"] == 0.0 != metrics[2]["loss/critic"]
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), states[2].params, states[3].params)
+    assert all(any(jax.tree.leaves(part)) for part in (moved.encoder, moved.actor, moved.critics))
+
+
+def test_every_visit_brings_all_its_rounds_and_each_task_keeps_its_own(history):
+    states, metrics, _ = history
+    steps = np.zeros(8)
+    for index, task, brought in visits(states):
+        assert len(brought.reward) == 2 * 2 * LENGTHS[task]  # two rounds of two episodes; what is not valid is left out
+        np.testing.assert_array_equal(brought.obs[:, 0], ENDS[task])
+        np.testing.assert_array_equal(brought.next_obs[:, 2], brought.obs[:, 2] + 1)
+        assert len(np.unique(brought.obs[:, 1])) == 4
+        steps[index] += len(brought.reward)
+    np.testing.assert_array_equal(steps, [said["env_steps"] for said in metrics])
+    np.testing.assert_allclose(
+        metrics[-1]["replay"], np.mean(np.minimum(states[-1].replay.transitions.written, 40) / 40), rtol=1e-6
+    )
+
+
+def test_the_context_holds_the_first_round_of_the_latest_visit_alone(history):
+    states, _, _ = history
+    revisited = 0
+    for index, task, brought in visits(states):
+        context = held(states[index + 1].replay.context, task)
+        half = len(brought.reward) // 2
+        for name in ("obs", "action", "next_obs", "terminated"):
+            np.testing.assert_array_equal(getattr(context, name), getattr(brought, name)[:half])
+        # what was collected with z from the belief is not among it
+        assert not set(context.obs[:, 1]) & set(brought.obs[half:, 1])
+        revisited += index >= 2
+    assert revisited == 12
+
+
+def test_a_visit_leaves_the_tasks_alone_that_it_is_not_for(history):
+    states, _, _ = history
+    pairs = {(index, task) for index, task, _ in visits(states)}
+    for index, task in itertools.product(range(8), range(4)):
+        if (index, task) not in pairs:
+            for ring in ("transitions", "context"):
+                before, after = (held(getattr(states[i].replay, ring), task) for i in (index, index + 1))
+                chex.assert_trees_all_equal(before, after)
+
+
+def test_the_replay_holds_all_visits_until_it_is_full(history):
+    states, _, _ = history
+    for task in range(4):
+        nonces = np.concatenate([brought.obs[:, 1] for _, where, brought in visits(states) if where == task])
+        np.testing.assert_array_equal(held(states[-1].replay.transitions, task).obs[:, 1], nonces[-40:])
+        assert len(nonces) > 4 * LENGTHS[task]
+
+
+def test_rewards_are_stored_as_paid_and_unscaled_dense_ones_for_the_critics_alone(history):
+    states, _, _ = history
+    replay = states[-1].replay
+    for task in range(4):
+        kept, context = held(replay.transitions, task), held(replay.context, task)
+        np.testing.assert_array_equal(context.reward, context.next_obs[:, 2])
+        np.testing.assert_array_equal(kept.reward, -kept.next_obs[:, 2] - 10.0 * ENDS[task])
+
+
+def test_the_end_of_a_horizon_is_no_terminal_and_an_early_end_is(history):
+    states, _, _ = history
+    for task in range(4):
+        kept = held(states[-1].replay.transitions, task)
+        np.testing.assert_array_equal(kept.terminated, kept.next_obs[:, 2] >= ENDS[task])
+        assert kept.next_obs[:, 2].max() == LENGTHS[task]
+        assert kept.terminated.any() == (LENGTHS[task] < 4)
+
+
+def test_what_belongs_to_tasks_stays_on_their_devices(history):
+    state = history[2]
+    for leaf in jax.tree.leaves(state.replay):
+        assert [shard.data.shape[0] for shard in leaf.addressable_shards] == [2, 2]
+        assert {shard.index[0].start or 0 for shard in leaf.addressable_shards} == {0, 2}
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((state.params, state.opt_state)))
+
+
+def test_devices_agree_on_the_params(history):
+    for leaf in jax.tree.leaves(history[2].params):
+        one, two = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+        np.testing.assert_array_equal(one, two)
+
+
+def test_target_critics_follow_by_their_rate():
+    config = dataclasses.replace(tiny.SAC, gradient_steps=1, target_rate=0.25)
+    meta = diary_meta(sac=config)
+    state = jm.init_state(meta, jax.random.key(0))
+    update = jax.jit(meta.update)
+    state, _ = update(update(state)[0])
+    after, _ = update(state)
+    expected = jax.tree.map(
+        lambda old, new: 0.75 * old + 0.25 * new, state.opt_state.target_critics, after.params.critics
+    )
+    chex.assert_trees_all_close(after.opt_state.target_critics, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_replay_included(tmp_path):
+    meta = diary_meta()
+    whole = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 4)
+    half = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 2)
+    Checkpointer(tmp_path).save(2, half)
+    restored = Checkpointer(tmp_path).restore(jm.init_state(meta, jax.random.key(5)))
+    assert [shard.data.shape[0] for shard in restored.replay.context.rows.addressable_shards] == [2, 2]
+    resumed = jm.train(meta, restored, 4)
+    chex.assert_trees_all_equal(*jax.device_get((keys_as_data(whole), keys_as_data(resumed))))
+    assert size_of(whole.replay.transitions.rows) > 0
+
+
+def test_networks_begin_without_a_preference_for_more():
+    """The last layers are small and of either sign."""
+    networks = nets.soft_actor_critic(SPEC, 0, (64,))
+    for params in (networks.init_actor(KEY), *networks.init_critics(KEY)):
+        kernel = np.asarray(params["params"]["Dense_1"]["kernel"])
+        assert np.abs(kernel).max() < 3.1e-3
+        assert 0.25 < np.mean(kernel < 0) < 0.75
+
+
+@pytest.mark.parametrize("name", ["pearl", "sac"])
+def test_discrete_actions_are_refused(name):
+    family = tasks.bandit(tasks.BanditConfig(num_arms=3, num_pulls=2))
+    with pytest.raises(ValueError, match="tasks has 3 discrete actions; soft actor-critic needs continuous ones"):
+        tiny.algo(name, family)
+
+
+def test_a_replay_that_cannot_hold_one_visit_is_refused():
+    config = dataclasses.replace(tiny.SAC, replay_capacity=15)
+    with pytest.raises(ValueError, match=r"^replay_capacity is 15; one visit to a task brings 16 transitions$"):
+        diary_meta(sac=config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_size", 0, "batch_size is 0; it must be at least 1"),
+        ("target_rate", 1.5, r"target_rate is 1.5; it must lie in \[0, 1\]"),
+        ("temperature", 0.0, "temperature is 0.0; it must be positive"),
+        ("kl_weight", -1.0, "kl_weight is -1.0; it must not be negative"),
+    ],
+)
+def test_a_config_says_what_is_wrong(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        outer.OffPolicyConfig(**{field: value})
