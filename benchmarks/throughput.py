@@ -34,20 +34,20 @@ from jaxmeta.provenance import provenance
 
 @dataclasses.dataclass(frozen=True)
 class ThroughputConfig:
-    """Sizes of the measurement; the defaults are those of MAML on half-cheetah, and of RL² on bandits and MDPs."""
+    """Sizes of the measurement; by default MAML on half-cheetah, RL² on bandits and MDPs, VariBAD on GridNavi."""
 
     algo: str | None = None
-    """Registered algorithm; by default rl2 on bandit and tabular, else maml."""
+    """Registered algorithm; by default rl2 on bandit and tabular, varibad on grid-navigation, else maml."""
     tasks: str = "half-cheetah-vel"
     """Registered task family, or `sequence` for gradients over long trials."""
     num_tasks: int | None = None
-    """Tasks per meta-update; by default 1,024 on bandit and tabular, else 20."""
+    """Tasks per meta-update; by default 1,024 on bandit and tabular, 128 on grid-navigation, else 20."""
     streams: int = 20
     """Streams per task, for algorithms that have them."""
     episodes: int | None = None
     """Episodes per trial, for algorithms that have them; by default what is usual for the family."""
     horizon: int | None = None
-    """Steps of an episode, for families that have it; by default the family's own on tabular, else 100."""
+    """Steps of an episode, for families that have it; by default the family's own with these agents, else 100."""
     updates: int = 2
     """Meta-updates in one turn."""
     repeats: int = 5
@@ -64,6 +64,8 @@ class ThroughputConfig:
         usual: dict[str, Any] = {"algo": "maml", "num_tasks": 20, "horizon": 100}
         if self.tasks in ("bandit", "tabular"):
             usual = {"algo": "rl2", "num_tasks": 1024}
+        if self.tasks == "grid-navigation":
+            usual = {"algo": "varibad", "num_tasks": 128}
         return dataclasses.replace(self, **{name: usual[name] for name in usual if getattr(self, name) is None})
 
 

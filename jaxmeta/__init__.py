@@ -16,7 +16,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("inner", "nets", "outer", "references", "render", "rl", "tasks", "testing", "types")
+_MODULES = ("beliefs", "inner", "nets", "outer", "references", "render", "rl", "tasks", "testing", "types")
 _NAMES = {
     "Checkpointer": "jaxmeta.core.checkpoint",
     "L2RLConfig": "jaxmeta.algos.l2rl",

@@ -6,9 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxmeta import inner, nets
+from jaxmeta import inner, nets, runs
 from jaxmeta.algos.varibad import VariBADConfig, belief_model
+from jaxmeta.core.learner import by_mode
+from jaxmeta.core.rollout import collect
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Rollout
 
@@ -18,7 +21,10 @@ def goal_probabilities(
 ) -> Array:
     """Asks the decoder what the agent expects of every cell of a grid.
 
-    Each cell has a probability of its own: nothing says to the decoder that there is exactly one goal.
+    Each cell has a probability of its own, that a step which the agent takes there is paid as the goal: the decoder is
+    not told that there is exactly one, and it learns from trials in which the agent mostly is where it found the goal.
+    So a cell that was visited in vain has nearly 0, the goal once found nearly 1; a cell that no trial like the present
+    one ever leads to can have anything.
 
     Args:
       family: a family on a grid of cells, such as `jm.tasks.grid_navigation()`.
@@ -27,7 +33,7 @@ def goal_probabilities(
       draws: of the latent from the posterior; the same ones at every call.
 
     Returns:
-      The probability that the goal is in cell (x, y), [size, size].
+      The probability of each cell (x, y), [size, size].
 
     Raises:
       ValueError: if the decoder does not decode cells.
@@ -44,7 +50,7 @@ def along(
       [T + 1, size, size]: before the first step, and after each.
     """
     encoder, _ = belief_model(family, config)
-    (stream,) = _unstack(inner.trajectories(experience))
+    stream = jax.tree.map(lambda leaf: leaf[0], inner.trajectories(experience))
     chain = inner.posteriors(encoder, params.model.encoder, stream)
     return jax.vmap(lambda posterior: _decode(family, config, params, posterior, draws))(chain)
 
@@ -70,6 +76,40 @@ def _decode(
     return jnp.mean(jax.nn.sigmoid(logits), axis=0).reshape(size, size)
 
 
-def _unstack(tree: Any) -> list[Any]:
-    count = jax.tree.leaves(tree)[0].shape[0]
-    return [jax.tree.map(lambda leaf, index=index: leaf[index], tree) for index in range(count)]
+def draw_trial(run: runs.Run, seed: int) -> Any:
+    """Draws a trial of a run on `grid-navigation`, by the mode of its policy.
+
+    Args:
+      run: of any algorithm; of several seeds the first is drawn. A round is drawn as its last episodes.
+      seed: decides the task, and what is random in the trial.
+
+    Returns:
+      A matplotlib figure, see `plot.walks`.
+    """
+    from jaxmeta import plot
+
+    config, plan, family = run.config, run.meta.plan, run.family
+    params = run.params if runs.seed_axis(config) is None else jax.tree.map(lambda leaf: leaf[0], run.params)
+    task_key, key = jax.random.split(jax.random.key(seed))
+    task = family.sample_test(task_key)
+
+    @jax.jit
+    def trial(params):
+        experience = collect(by_mode(run.meta.learner), params, family.env, task, key, plan).rounds
+        last = jax.tree.map(lambda leaf: leaf[-1, :, :1], experience.replace(reset_key=()))
+        chain = along(family, config.algo_config, params, last) if has_cells(family, config.algo_config) else None
+        return last.next_obs[:, 0, :2], chain
+
+    cells, chain = jax.device_get(trial(params))
+    begins = np.zeros((plan.episodes, 1, 2))
+    path = np.concatenate([begins, cells.reshape(plan.episodes, -1, 2)], axis=1)
+    # what is believed at the begin of an episode is what was believed at the end of the one before
+    beliefs = None if chain is None else np.stack([chain[i : i + path.shape[1]] for i in _begins(path)])
+    title = f"{config.algo} on {config.tasks} after {run.step} updates, task {seed}"
+    return plot.walks(path, np.asarray(task.goal), config.tasks_config.size, title, beliefs)
+
+
+def _begins(path: np.ndarray) -> range:
+    """Returns the step of the trial that each episode begins at; paths are [K, H + 1, 2]."""
+    episodes, positions = path.shape[:2]
+    return range(0, episodes * (positions - 1), positions - 1)

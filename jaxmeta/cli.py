@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, reproduce, list. JAX is imported only by the commands that need it."""
+"""The command line: train, evaluate, plot, render, reproduce, list. Only what needs JAX imports it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ Meta-reinforcement learning in JAX.
   train ALGO TASKS --out DIR    meta-train an agent; writes a run folder
   evaluate DIR                  let it adapt to held-out tasks and report its returns
   plot DIR                      draw its learning curve and its adaptation curve
+  render DIR                    draw a trial of the agent: where it goes on a grid and what it believes
   reproduce NAME                train what a published table needs; print ours beside the published numbers
   list                          algorithms and task families
 
@@ -75,7 +76,14 @@ def _device_error(text: str, command: str) -> str:
 
 
 def _dispatch(argv: list[str]) -> int:
-    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot, "reproduce": _reproduce, "list": _list}
+    commands = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "plot": _plot,
+        "render": _render,
+        "reproduce": _reproduce,
+        "list": _list,
+    }
     if not argv:
         raise flags.UsageError(f"no command; choose one of {', '.join(commands)} (`jaxmeta --help` tells more)")
     if argv[0] in flags.HELP_FLAGS:
@@ -120,6 +128,23 @@ def _plot(argv: list[str]) -> int:
 
     for file in plot.draw(options.run, runs.read_metrics(options.run), evaluation):
         print(file)
+    return 0
+
+
+def _render(argv: list[str]) -> int:
+    """Draws a trial of the agent of a run."""
+    options = flags.parse(flags.RenderOptions, argv, "jaxmeta render")
+    config = runs.read_config(flags.need_run(options.run, "render"))  # its errors come before JAX starts
+    flags.check_seed(options.task)
+    if config.tasks != "grid-navigation":
+        raise flags.UsageError(f"the run in {options.run} is on {config.tasks}; render draws runs on grid-navigation")
+    file = options.out or options.run / f"trial-{options.task}.png"
+    flags.check_picture("--out", file)
+    run = _load(options)
+    from jaxmeta import beliefs, plot
+
+    plot.save(beliefs.draw_trial(run, options.task), file)
+    print(file)
     return 0
 
 
@@ -264,8 +289,8 @@ class _Training:
         """Prints what is about to run, the definition of the tasks included."""
         import jax
 
-        config, plan, spec = self.config, self.meta.plan, self.family.env.spec
-        num_tasks = getattr(config.algo_config, "num_tasks", 1)
+        config, spec = self.config, self.family.env.spec
+        num_tasks, plan = self.meta.collects or (1, self.meta.plan)
         trials = f"{num_tasks} tasks x {plan.rounds + 1} rounds x {plan.streams} streams"
         size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params)) // config.num_seeds
         print(f"jaxmeta {jm.__version__}, jax {jax.__version__}, on {self.origin['device']}")

@@ -17,6 +17,8 @@ import tyro
 
 from jaxmeta import configs, registry, reproduce, runs
 
+PICTURE = "made by jaxmeta"
+"""What a picture says of itself; a file that does not is not overwritten."""
 HELP_FLAGS = ("-h", "--help")
 _SwitchOn = tyro.conf.FlagCreatePairsOff
 _RunFolder = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="Run folder.")]
@@ -81,6 +83,19 @@ class PlotOptions:
     """Draws the learning curve and the adaptation curve of a run into its folder."""
 
     run: _RunFolder = None
+    cache: _Cache = True
+    """Compile anew instead of using the compiled programs in the user's cache folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderOptions:
+    """Draws a trial of the agent of a run, episode by episode: where it goes and, if it has one, its belief."""
+
+    run: _RunFolder = None
+    task: Annotated[int, tyro.conf.arg(metavar="SEED")] = 0
+    """Decides the task, drawn from the held-out ones."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """PNG to write; by default trial-SEED.png in the run folder. Only an earlier picture of a trial is overwritten."""
     cache: _Cache = True
     """Compile anew instead of using the compiled programs in the user's cache folder."""
 
@@ -309,6 +324,15 @@ def check_writable(flag: str, folder: Path) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError(f"{flag} {folder} cannot be written: {existing} is no folder that you may write to")
+
+
+def check_picture(flag: str, file: Path) -> None:
+    """Raises a UsageError if a picture cannot be written to a file, or something else stands there."""
+    check_writable(flag, file.parent)
+    if not file.parent.is_dir():
+        raise UsageError(f"{flag} {file} cannot be written: there is no folder {file.parent}")
+    if file.exists() and not (file.is_file() and PICTURE.encode() in file.read_bytes()[:1000]):
+        raise UsageError(f"{file} is there already and is no picture of jaxmeta; choose another {flag}")
 
 
 def _check_wandb(project: str | None) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmeta.flags import PICTURE
+
 LEARNING = "learning.png"
 ADAPTATION = "adaptation.png"
 
@@ -128,13 +130,14 @@ def published(rows: list[dict[str, Any]], title: str, source: str):
 
 
 def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np.ndarray | None = None):
-    """Draws the episodes of a trial on a grid, one per row: where the agent went, and where it believed the goal to be.
+    """Draws the episodes of a trial on a grid, one per row: where the agent went, and where it expected to be paid.
 
     Args:
       path: cells (x, y), the start of each episode first, [K, H + 1, 2].
       goal: cell (x, y).
       size: cells along a side.
-      beliefs: probability of each cell at the same times, [K, H + 1, size, size]; by default paths alone are drawn.
+      beliefs: predicted probability that a cell pays, at the same times, [K, H + 1, size, size]; by default paths alone
+        are drawn.
 
     Returns:
       A figure; with beliefs a row has a panel for the begin, the middle and the end of its episode.
@@ -157,7 +160,7 @@ def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np
             axes.grid(color="0.8")
     figure.suptitle(title, fontweight="bold", fontsize=10)
     if beliefs is not None:
-        figure.colorbar(image, ax=panels, shrink=0.4, label="believed probability that the goal is there")
+        figure.colorbar(image, ax=panels, shrink=0.4, label="predicted probability that a step there pays")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=2)
     return figure
 
@@ -228,7 +231,7 @@ def _subtitle(axes, text: str) -> None:
 
 def save(figure, file: Path) -> None:
     """Writes a figure as PNG."""
-    figure.savefig(file, dpi=150, format="png")
+    figure.savefig(file, dpi=150, format="png", metadata={"Software": PICTURE})
 
 
 def _engineering():

@@ -38,10 +38,14 @@ def test_whole_updates_of_rl2(tasks, horizon, tmp_path, capsys):
 
 
 def test_the_defaults_are_those_of_the_family():
-    filled = {name: throughput.ThroughputConfig(tasks=name).filled() for name in ("bandit", "tabular", "ant-dir")}
+    filled = {
+        name: throughput.ThroughputConfig(tasks=name).filled()
+        for name in ("bandit", "tabular", "grid-navigation", "ant-dir")
+    }
     assert {name: (config.algo, config.num_tasks, config.horizon) for name, config in filled.items()} == {
         "bandit": ("rl2", 1024, None),
         "tabular": ("rl2", 1024, None),
+        "grid-navigation": ("varibad", 128, None),
         "ant-dir": ("maml", 20, 100),
     }
     chosen = throughput.ThroughputConfig(algo="l2rl", tasks="bandit", num_tasks=8, horizon=3)

@@ -23,6 +23,8 @@ class VariBADConfig(TrialsConfig):
     """λ of generalised advantage estimation."""
     hidden: tuple[int, ...] = (32, 32)
     """Widths of the hidden layers, of the policy and of the values."""
+    activation: Literal["tanh", "relu", "swish"] = "relu"
+    """Nonlinearity of both. The paper's tanh saturates: nothing bounds the means that beliefs come to have."""
     latent: int = 5
     """Length of the latent description of a task."""
     encoder_hidden: int = 64
@@ -80,7 +82,7 @@ def varibad(family: TaskFamily, config: VariBADConfig = VariBADConfig()) -> Meta
     spec, scale = family.env.spec, config.value_scale(family)
     encoder, decoders = belief_model(family, config)
     policy = nets.actor_critic(
-        inner.hyper_spec(spec, config.latent), config.hidden, init_log_std=config.init_log_std, value=True
+        inner.hyper_spec(spec, config.latent), config.hidden, config.activation, config.init_log_std, value=True
     )
     policy = nets.scale_value(policy, scale)
     weights = {"reward": config.reward_weight, "state": config.state_weight}

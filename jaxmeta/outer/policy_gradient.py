@@ -85,7 +85,7 @@ def policy_improvement(
     tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
-        remaining = 1.0 if config.anneal_over is None else jnp.maximum(1.0 - step / config.anneal_over, 0.0)
+        remaining = remaining_share(step, config.anneal_over)
         loss = trial_loss(
             learner,
             objective,
@@ -111,6 +111,11 @@ def policy_improvement(
         return params, opt_state, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
 
     return tx.init, improve
+
+
+def remaining_share(step: Array, anneal_over: int | None) -> float | Array:
+    """Returns what is left, after `step` updates, of what falls linearly from 1 to 0 over `anneal_over`; None: all."""
+    return 1.0 if anneal_over is None else jnp.maximum(1.0 - step / anneal_over, 0.0)
 
 
 def _shuffled_parts(keys: Key, epoch, parts: int):

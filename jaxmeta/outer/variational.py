@@ -19,7 +19,7 @@ from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.on_policy import on_policy
-from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_improvement
+from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_improvement, remaining_share
 from jaxmeta.rl import replay
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Rollout, Trial
@@ -39,11 +39,14 @@ class VariationalConfig:
     """Trials per gradient step, drawn anew from the ring."""
     capacity: int = 10_000
     """Trials in the ring; the oldest give way. 100,000 in the paper, which makes large checkpoints."""
+    anneal_over: int | None = None
+    """Meta-updates over which the step size falls linearly to zero; None keeps it. A belief that goes on to change
+    when the policy no longer does is one that the policy does not know."""
 
     def __post_init__(self):
         checks.finite(self)
         checks.positive(self, "learning_rate")
-        checks.at_least_one(self, "steps", "batch_size", "capacity")
+        checks.at_least_one(self, "steps", "batch_size", "capacity", "anneal_over")
 
 
 class VariationalState(struct.PyTreeNode):
@@ -69,6 +72,7 @@ def variational(
     advantage: rl.Estimator,
     ppo: PolicyGradientConfig,
     config: VariationalConfig = VariationalConfig(),
+    num_devices: int | None = None,
 ) -> MetaLearner:
     """Builds an outer loop for agents whose params are a `policy` and a `model`.
 
@@ -80,6 +84,7 @@ def variational(
       loss: the model's, of one trajectory.
       advantage: estimates the advantages of the last round.
       ppo: the policy's optimiser.
+      num_devices: by default as many as divide the tasks of a minibatch.
     """
     ppo.check_divides(num_tasks)
     if config.capacity < num_tasks * plan.streams:
@@ -97,12 +102,12 @@ def variational(
         last = jax.tree.map(lambda leaf: leaf[:, -1], trials.rounds)
         fresh, keys = parallel.gather_tasks((trajectories(last), keys))
         model, model_state, rings, model_metrics = improve_model(
-            params.model, state.model, state.trials, fresh, jax.random.fold_in(keys[0], ppo.epochs)
+            params.model, state.model, state.trials, fresh, jax.random.fold_in(keys[0], ppo.epochs), step
         )
         state = VariationalState(policy_state, model_state, rings)
         return params.replace(policy=policy, model=model), state, metrics | model_metrics
 
-    num_devices = parallel.num_devices_for(num_tasks // ppo.minibatches)
+    num_devices = num_devices or parallel.num_devices_for(num_tasks // ppo.minibatches)
     return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
 
 
@@ -114,8 +119,8 @@ def model_improvement(loss: ModelLoss, example: rl.Trajectory, config: Variation
 
     Returns:
       A function that makes Adam's state and an empty ring from the model's params; and the improvement, (params, Adam's
-      state, ring, trajectories [n, T, ...], key) -> (params, Adam's state, ring, metrics). What it is given must be the
-      same on every device.
+      state, ring, trajectories [n, T, ...], key, updates done) -> (params, Adam's state, ring, metrics). What goes in
+      must be the same on every device.
     """
     tx = optax.adam(config.learning_rate)
     flat, unflatten = ravel_pytree(example)
@@ -128,7 +133,8 @@ def model_improvement(loss: ModelLoss, example: rl.Trajectory, config: Variation
         each = jax.vmap(lambda row, key: loss(params, unflatten(row), key))(batch, keys)
         return jax.tree.map(jnp.mean, each)
 
-    def improve(params: Params, opt_state: Any, rings: replay.TaskRings, fresh: rl.Trajectory, key: Key):
+    def improve(params: Params, opt_state: Any, rings: replay.TaskRings, fresh: rl.Trajectory, key: Key, step: Array):
+        remaining = remaining_share(step, config.anneal_over)
         rows = jax.vmap(lambda one: ravel_pytree(one)[0])(fresh)
         rings = replay.write(rings, only, rows[None], jnp.ones((1, rows.shape[0])))
 
@@ -139,6 +145,7 @@ def model_improvement(loss: ModelLoss, example: rl.Trajectory, config: Variation
             mine = parallel.share((batch, jnp.stack(keys)))
             gradient, metrics = parallel.task_mean(jax.grad(batch_loss, has_aux=True)(params, *mine))
             change, opt_state = tx.update(gradient, opt_state, params)
+            change = jax.tree.map(lambda leaf: leaf * remaining, change)
             return (optax.apply_updates(params, change), opt_state), metrics
 
         (params, opt_state), metrics = jax.lax.scan(descend, (params, opt_state), jax.random.split(key, config.steps))

@@ -8,8 +8,8 @@ are what `learner.init(key)` gives:
 
 * `bandits`: Bernoulli arms. Learners `random`, `greedy`, `epsilon_greedy`, `ucb1`, `thompson`, `optimistic_thompson`,
   `gittins`; the value of the Bayes-optimal policy `bayes_optimal_value` and the table `gittins_index`.
-* `grid`: a hidden goal on a small grid. The returns of the Bayes-optimal explorer `bayes_optimal_returns` and of an
-  agent that knows the goal `oracle_return`.
+* `grid`: a hidden goal on a small grid. The Bayes-optimal explorer `bayes_optimal` and an agent that knows the goal
+  `oracle`, both as learners; their exact returns `bayes_optimal_returns` and `oracle_return`.
 * `maze`: the least number of steps to the goal `shortest_steps`, from everywhere `steps_to_go`, and the return of an
   agent that knows the maze `oracle_return`.
 * `point`: point robots. The return of an agent that knows the goal, `oracle_return` and `sparse_oracle_return`, and

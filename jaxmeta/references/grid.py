@@ -29,11 +29,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxmeta.references.base import check_sizes
+from jaxmeta.core.learner import Learner
+from jaxmeta.references.base import best, check_sizes, reference
+from jaxmeta.types import Array, Input
 
-__all__ = ["Grid", "bayes_optimal_path", "bayes_optimal_returns", "oracle_return", "path_returns"]
+__all__ = [
+    "Grid",
+    "bayes_optimal",
+    "bayes_optimal_path",
+    "bayes_optimal_returns",
+    "oracle",
+    "oracle_return",
+    "path_returns",
+]
 
 Cell = tuple[int, int]
 MAX_GOALS = 56
@@ -73,6 +84,40 @@ class Grid:
     def goals(self) -> tuple[Cell, ...]:
         """Cells where the goal can be."""
         return tuple(cell for cell in self.cells if cell not in self.no_goal and cell != self.start)
+
+
+def bayes_optimal(grid: Grid = Grid(), episodes: int = 4) -> Learner:
+    """Builds the Bayes-optimal explorer: it follows one path until the goal is found, and then goes straight there.
+
+    It acts on `grid-navigation` with the start at (0, 0).
+    """
+    path = jnp.array(bayes_optimal_path(grid, episodes).reshape(-1, 2))
+    threshold = 0.5 * (grid.goal_reward + grid.step_reward)
+
+    def act(params, carry: tuple[Array, Array, Array], inputs: Input):
+        step, found, goal = carry
+        arrived = (inputs.prev_reward > threshold) & (inputs.first == 0)
+        goal = jnp.where(arrived, inputs.prev_next_obs, goal)
+        found |= arrived
+        target = jnp.where(found, goal, path[jnp.minimum(step, len(path) - 1)])
+        return (step + 1, found, goal), _towards(grid, inputs.obs, target)
+
+    return reference(len(MOVES), lambda key: (jnp.zeros((), jnp.int32), jnp.array(False), jnp.zeros(2)), act)
+
+
+def oracle(grid: Grid = Grid()) -> Learner:
+    """Builds the agent that knows the goal: it acts where the task is shown, on `jm.tasks.reveal(family)`."""
+
+    def act(params, carry: tuple[()], inputs: Input):
+        return carry, _towards(grid, inputs.obs[:2], inputs.obs[2:])
+
+    return reference(len(MOVES), lambda key: (), act)
+
+
+def _towards(grid: Grid, position: Array, target: Array) -> Array:
+    """Returns logits [5] of the actions after which the target is nearest."""
+    after = jnp.clip(position + jnp.array(MOVES), 0, grid.size - 1)
+    return best(-jnp.abs(after - target).sum(-1))
 
 
 def oracle_return(grid: Grid = Grid()) -> float:

@@ -21,7 +21,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from jaxmeta import flags, registry, runs
 
@@ -48,25 +48,32 @@ class Required:
     """Whether the mean must not exceed the optimum by more than 3 standard errors: above it something is wrong."""
     no_more_than: str | None = None
     """Full name of another row of the table whose mean is a bound too; without that row nothing is required."""
+    halfway: tuple[str, str] | None = None
+    """Full names of two rows whose average is a lower bound: the mean must be nearer to the better one."""
     platform: str | None = None
     """The one JAX platform of training where it is required, such as gpu; by default everywhere."""
 
-    def judge(self, row: dict[str, Any], other: dict[str, Any] | None) -> dict[str, Any]:
+    def judge(self, row: dict[str, Any], there: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         """Returns the bounds that hold for a row as a table has it, such as `{"mean": [6.5, None]}`, and if it is met.
 
         Args:
-          other: the row that `no_more_than` names, None if it is not there.
+          there: the rows of the table by their full names.
         """
-        unknown = self.no_more_than is not None and (other is None or other["ours"] is None)
-        if unknown or self.platform not in (None, row["platform"]):
+
+        def ours(names: tuple[str | None, ...]) -> list[float | None]:
+            return [there.get(name, {}).get("ours") for name in names if name is not None]
+
+        above, between = ours((self.no_more_than,)), ours(self.halfway or ())
+        if None in (*above, *between) or self.platform not in (None, row["platform"]):
             return NOTHING_REQUIRED
-        bounds = [self.most, other and other["ours"]]
+        least = self.least if self.halfway is None else sum(cast(list[float], between)) / 2
+        bounds = [self.most, *above]
         if self.up_to_optimum and row["optimum"] is not None:
             bounds.append(row["optimum"] + 3 * (row["stderr"] or 0.0))
         most = min((bound for bound in bounds if bound is not None), default=None)
         values = [row["ours"]] if self.of == "mean" else row["ci95"]
-        met = all(_between(value, self.least, most) for value in values)
-        return {"required": {self.of: [self.least, most]}, "met": met}
+        met = all(_between(value, least, most) for value in values)
+        return {"required": {self.of: [least, most]}, "met": met}
 
 
 NOTHING_REQUIRED = {"required": None, "met": None}
@@ -216,7 +223,7 @@ class Table:
             one = required.get(row["name"])
             if one is None:
                 return NOTHING_REQUIRED if row["name"] in required else {}
-            return one.judge(row, there.get(one.no_more_than))
+            return one.judge(row, there)
 
         return [row | verdict(row) for row in rows]
 

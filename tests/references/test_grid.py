@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 
+import jaxmeta as jm
 from jaxmeta.references import grid
 
 
@@ -75,3 +77,17 @@ def test_grids_that_cannot_be_solved_are_refused():
         grid.Grid(size=1)
     with pytest.raises(ValueError, match="goal_reward is -1"):
         grid.Grid(goal_reward=-1.0)
+
+
+@pytest.mark.parametrize(("size", "horizon", "episodes"), [(5, 15, 4), (3, 4, 2)])
+def test_what_the_learners_are_paid_is_what_was_computed(size, horizon, episodes):
+    problem, config = grid.Grid(size=size, horizon=horizon), jm.tasks.GridConfig(size=size, horizon=horizon)
+    family, key = jm.tasks.grid_navigation(config), jax.random.key(0)
+    explorer, knowing = grid.bayes_optimal(problem, episodes), grid.oracle(problem)
+    for learner, on, expected in (
+        (explorer, family, grid.bayes_optimal_returns(problem, episodes)),
+        (knowing, jm.tasks.reveal(family), np.full(episodes, grid.oracle_return(problem))),
+    ):
+        plan = jm.Plan(episodes=episodes)
+        report = jm.evaluate(learner, learner.init(key), on.env, jm.tasks.all_goals(config), key, plan)
+        np.testing.assert_allclose(np.asarray(report.returns)[:, 0, 0].mean(0), expected, atol=1e-4)

@@ -1,0 +1,63 @@
+"""PEARL on point robots (Rakelly et al., 2019, arXiv:1903.08254), beside agents that know the goal, or never ask."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jaxmeta as jm
+from jaxmeta.reproduce.base import ANNEAL, Evaluation, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.statistics import episode_return
+
+NETWORKS = "--algo.hidden 128 128"
+SAC = (
+    f"--chunk 5 {NETWORKS} --algo.num-train-tasks 80 --algo.tasks-per-update 80 --algo.sac.gradient-steps 100"
+    " --algo.sac.batch-size 64 --algo.sac.discount 0.9 --algo.sac.learning-rate 1e-3 --algo.sac.reward-scale 100"
+    " --algo.sac.replay-capacity 10000"
+)
+PEARL = f"{SAC} --algo.streams 4 --algo.encoder-hidden 128 128 --algo.context-batch 64 --algo.sac.kl-weight 20"
+RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-std -2.5 --algo.ppo.entropy-weight 0.003"
+HELD_OUT = (Evaluation(num_tasks=1000),)
+
+# family: (episodes of a trial, the first ones with z from the prior, updates)
+PROTOCOLS = {"point-robot": (3, 2, 200), "sparse-point-robot": (20, 5, 300)}
+REQUIRED = {  # (family, episode from 1): of PEARL
+    ("point-robot", 3): Required(least=-5.21 * 1.15),
+    ("sparse-point-robot", 1): Required(most=4.0),
+    ("sparse-point-robot", 20): Required(least=9.0),
+}
+
+
+@functools.cache
+def _optimum(family: str) -> float:
+    """Returns what an episode pays whoever knows the goal."""
+    point = jm.references.point
+    return point.expected_return() if family == "point-robot" else point.expected_sparse_return()
+
+
+def _runs() -> Iterator[Run]:
+    for family, (episodes, prior, updates) in PROTOCOLS.items():
+        told = sorted({1, prior, prior + 1, episodes})
+
+        def row(episode, statistic, required=None, family=family):
+            return Row(statistic, f"episode {episode}", optimum=functools.partial(_optimum, family), required=required)
+
+        def trained(agent, algo, flags, updates, rows, family=family):
+            return Trained(f"{family}/{agent}", algo, family, flags, updates, rows=tuple(rows), evaluations=HELD_OUT)
+
+        protocol = f"{PEARL} --algo.episodes {episodes} --algo.prior-episodes {prior}"
+        rows = [row(one, episode_return(0, round=one - 1), REQUIRED.get((family, one))) for one in told]
+        yield trained("pearl", "pearl", protocol, updates, rows)
+        yield trained("oracle", "sac", f"{SAC} --algo.streams 8 --reveal", updates, [row(1, episode_return(0))])
+        yield trained("multi-task", "sac", f"{SAC} --algo.streams 8", updates, [row(1, episode_return(0))])
+        rows = [row(one, episode_return(one - 1)) for one in told]
+        yield trained("rl2", "rl2", f"{RL2} --algo.episodes {episodes}", 300, rows)
+
+
+TABLE = Table(
+    "pearl-point",
+    title="Point robots, held-out goals: return by episode",
+    source="published in figures only (Rakelly et al., 2019); optimum: of an agent that knows the goal, exact",
+    runs=tuple(_runs()),
+    quick=("sparse-point-robot/pearl",),
+)

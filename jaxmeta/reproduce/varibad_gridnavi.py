@@ -1,0 +1,53 @@
+"""VariBAD on its GridNavi (Zintgraf et al., 2020, arXiv:1910.08348), beside what knows less and what knows more."""
+
+from __future__ import annotations
+
+import jaxmeta as jm
+from jaxmeta.reproduce.base import ANNEAL, Reference, Required, Row, Table, Trained
+from jaxmeta.reproduce.gridnavi import EPISODES, EVERY_GOAL, RL2, rows
+from jaxmeta.reproduce.statistics import episode_return, trial_return
+
+VARIBAD = (
+    f"{ANNEAL} --algo.vae.anneal-over {{updates}} --algo.vae.steps 6 --algo.vae.batch-size 64"
+    " --algo.ppo.entropy-weight 0.3 --algo.discount 0.97 --algo.hidden 64 64"
+)
+
+
+def _known(episode: int | None = None) -> float:
+    return jm.references.grid.oracle_return() * (EPISODES if episode is None else 1)
+
+
+TABLE = Table(
+    "varibad-gridnavi",
+    title="GridNavi, 5 x 5 cells, all 21 goals, 4 episodes: return",
+    source="published in figures only (Zintgraf et al., 2020); optimum: exact, for what the agent is told",
+    runs=(
+        Trained(
+            "gridnavi/varibad", "varibad", "grid-navigation", VARIBAD, 2600,
+            rows=rows(
+                total=Required(least=35.5, up_to_optimum=True), episode_2=Required(least=10.5, up_to_optimum=True)
+            ),
+            evaluations=EVERY_GOAL,
+        ),
+        Trained(
+            "gridnavi/rl2", "rl2", "grid-navigation", RL2, 300,
+            rows=rows(total=Required(least=33.0, up_to_optimum=True)), evaluations=EVERY_GOAL,
+        ),
+        Reference(
+            "gridnavi/belief-oracle", "grid.bayes_optimal", {}, "grid-navigation", "",
+            rows=rows(total=Required(least=37.21, most=37.22)), evaluations=EVERY_GOAL,
+        ),
+        Reference(
+            "gridnavi/goal-oracle", "grid.oracle", {}, "grid-navigation", "--reveal",
+            rows=(
+                Row(trial_return, "total", optimum=_known),
+                Row(episode_return(0), "episode 1", optimum=lambda: _known(0)),
+            ),
+            evaluations=EVERY_GOAL,
+        ),
+        Trained(
+            "gridnavi/ppo", "ppo", "grid-navigation", ANNEAL, 300,
+            rows=(Row(episode_return(0), "each episode"),), evaluations=EVERY_GOAL,
+        ),
+    ),
+)  # fmt: skip

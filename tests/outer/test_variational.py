@@ -1,0 +1,169 @@
+"""The two phases of VariBAD's update: what each moves, and what the ring of trials holds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta import inner, outer, tasks
+from jaxmeta.outer.variational import model_improvement
+from tests import tiny
+
+GRID = tasks.grid_navigation(tasks.GridConfig(size=3, horizon=4, num_episodes=2))
+CONFIG = dataclasses.replace(tiny.ALGOS["varibad"], episodes=2)
+
+
+def updated(config, family=GRID, updates=1, seed=0):
+    meta = jm.varibad(family, config)
+    state = jm.init_state(meta, jax.random.key(seed))
+    return jax.device_get(jm.train(meta, state, updates))
+
+
+@pytest.fixture(scope="module")
+def once():
+    return updated(CONFIG)
+
+
+def rows(state, family=GRID):
+    """What the ring holds, [C, T, ...]."""
+    from jax.flatten_util import ravel_pytree
+
+    from jaxmeta.outer.variational import _example
+
+    unflatten = ravel_pytree(_example(family, CONFIG.plan(family)))[1]
+    return jax.vmap(unflatten)(jnp.asarray(state.opt_state.trials.rows[0]))
+
+
+def test_the_ring_holds_whole_trials_with_rewards_as_paid(once):
+    held = rows(once)
+    assert once.opt_state.trials.written == [4]
+    assert set(np.unique(np.round(held.reward[:4], 3))) <= {np.float32(-0.1), np.float32(1.0)}
+    np.testing.assert_array_equal(held.reward[4:], 0.0)
+    np.testing.assert_array_equal(held.valid[:4], 1.0)
+    assert jnp.issubdtype(held.action.dtype, jnp.integer) and held.action.max() < 5
+    # each step begins where the one before it led to, but for the two begins of an episode
+    np.testing.assert_array_equal(held.obs[:4, [1, 2, 3, 5, 6, 7]], held.next_obs[:4, [0, 1, 2, 4, 5, 6]])
+    np.testing.assert_array_equal(held.obs[:4, [0, 4]], 0.0)
+
+
+def test_the_oldest_trials_give_way():
+    state = updated(CONFIG, updates=3)
+    assert state.opt_state.trials.written == [12] and state.opt_state.trials.rows.shape[:2] == (1, 8)
+    assert (rows(state).valid == 1.0).all()
+
+
+def test_how_the_return_is_scaled_does_not_touch_the_model(once):
+    """Discount, units of values and the policy's step size change the policy, and the model not by one bit."""
+    ppo = dataclasses.replace(tiny.PPO, learning_rate=0.1, value_weight=3.0)
+    other = updated(dataclasses.replace(CONFIG, discount=0.5, ppo=ppo))
+    chex.assert_trees_all_equal(other.params.model, once.params.model)
+    moved = jax.tree.map(lambda one, two: (one != two).any(), other.params.policy, once.params.policy)
+    assert any(jax.tree.leaves(moved))
+
+
+def test_how_the_model_learns_does_not_touch_the_policy_in_the_same_update(once):
+    other = updated(dataclasses.replace(CONFIG, vae=dataclasses.replace(tiny.VAE, learning_rate=0.1)))
+    chex.assert_trees_all_equal(other.params.policy, once.params.policy)
+    for before, after in zip(*map(jax.tree.leaves, (once.params.model, other.params.model)), strict=True):
+        assert (before != after).any()
+
+
+def test_an_update_does_not_depend_on_the_number_of_devices():
+    states = []
+    for devices in (1, 2):
+        meta = spread(devices)
+        assert meta.num_devices == devices
+        states.append(jax.device_get(jm.train(meta, jm.init_state(meta, jax.random.key(0)), 2)))
+    one, two = states
+    chex.assert_trees_all_equal(one.opt_state.trials.written, two.opt_state.trials.written)
+    np.testing.assert_allclose(one.opt_state.trials.rows, two.opt_state.trials.rows, atol=1e-6)
+    chex.assert_trees_all_close(one.params, two.params, atol=2e-4)
+
+
+def spread(devices):
+    """The recipe's agent, on a number of devices."""
+    meta = jm.varibad(GRID, CONFIG)
+    from jaxmeta import nets
+    from jaxmeta.algos.varibad import belief_model
+
+    encoder, decoders = belief_model(GRID, CONFIG)
+    policy = nets.actor_critic(
+        inner.hyper_spec(GRID.env.spec, CONFIG.latent), CONFIG.hidden, CONFIG.activation, value=True
+    )
+    return outer.variational(
+        inner.belief(policy, encoder, decoders),
+        inner.memory(policy),
+        inner.hyper_trials,
+        inner.trajectories,
+        inner.negative_elbo(encoder, decoders, {"reward": 1.0}, CONFIG.kl_weight),
+        GRID,
+        meta.plan,
+        CONFIG.num_tasks,
+        CONFIG.advantage(),
+        CONFIG.ppo,
+        CONFIG.vae,
+        num_devices=devices,
+    )
+
+
+def test_the_step_size_of_the_model_falls_to_zero():
+    config = dataclasses.replace(CONFIG, vae=dataclasses.replace(tiny.VAE, anneal_over=2))
+    two, three = updated(config, updates=2), updated(config, updates=3)
+    chex.assert_trees_all_equal(two.params.model, three.params.model)
+    moved = jax.tree.map(lambda one, other: (one != other).any(), two.params.policy, three.params.policy)
+    assert any(jax.tree.leaves(moved))
+
+
+def test_the_ring_must_hold_an_update():
+    config = dataclasses.replace(CONFIG, vae=dataclasses.replace(tiny.VAE, capacity=3))
+    with pytest.raises(ValueError, match="capacity is 3; the ring must hold the 4 trials of an update"):
+        jm.varibad(GRID, config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"reward_weight": 0.0}, "reward_weight and state_weight are 0"),
+        ({"action_embedding": 0, "reward_embedding": 0, "obs_embedding": 0}, "the encoder sees nothing"),
+        ({"latent": 0}, "latent is 0; it must be at least 1"),
+        ({"kl_weight": -1.0}, "kl_weight is -1.0; it must not be negative"),
+        ({"decoder_hidden": (0,)}, r"decoder_hidden is \(0,\); a layer needs at least 1 unit"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        jm.VariBADConfig(**fields)
+
+
+def test_cells_are_decoded_only_where_there_are_some():
+    config = dataclasses.replace(CONFIG, reward_decoder="cells")
+    with pytest.raises(ValueError, match="reward_decoder is 'cells'; that needs tasks on a grid"):
+        jm.varibad(tasks.bandit(), config)
+
+
+def test_the_model_alone_learns_from_a_batch():
+    """A model of one number learns the mean reward of the trials in the ring."""
+    from jax.sharding import PartitionSpec as P
+
+    example = jax.tree.map(lambda leaf: leaf[0], rows_of(jnp.zeros((1, 3))))
+    config = outer.VariationalConfig(learning_rate=0.1, steps=200, batch_size=4, capacity=4)
+    init, improve = model_improvement(
+        lambda mean, one, key: (jnp.mean((one.reward - mean) ** 2), {"loss": jnp.zeros(())}), example, config
+    )
+    fresh = rows_of(jnp.full((2, 3), 3.0))
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("task",))
+    run = jax.shard_map(lambda *args: improve(*args)[0], mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    params = jnp.zeros(())
+    np.testing.assert_allclose(run(params, *init(params), fresh, jax.random.key(0), 0), 3.0, atol=0.05)
+
+
+def rows_of(reward):
+    from jaxmeta import rl
+
+    return rl.Trajectory(reward[..., None], reward.astype(jnp.int32), reward, reward[..., None], jnp.ones_like(reward))
