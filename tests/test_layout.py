@@ -14,7 +14,7 @@ FORBIDDEN = {
     "nets": ("core", "inner", "outer", "algos", "rl", "tasks"),
     "tasks": ("core", "inner", "outer", "algos", "nets", "rl"),
     "inner": ("outer", "algos", "tasks"),
-    "outer": ("inner", "algos", "nets"),
+    "outer": ("inner", "algos"),
 }
 ONLY_IN = {
     "flax.linen": ("nets",),

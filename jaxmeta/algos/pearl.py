@@ -7,6 +7,7 @@ from typing import Literal
 
 from jaxmeta import checks, inner, nets, outer
 from jaxmeta.core.learner import MetaLearner, by_mode
+from jaxmeta.rl import replay
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
 
@@ -72,7 +73,7 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
     """
     spec = family.env.spec
     networks = nets.soft_actor_critic(spec, config.latent, config.hidden, config.action_scale)
-    size = inner.context_size(spec, config.use_next_obs)
+    size = replay.context_size(spec, config.use_next_obs)
     if config.encoder == "product":
         encoder = nets.product_encoder(size, config.latent, config.encoder_hidden)
     else:

@@ -12,7 +12,7 @@ from jaxmeta.inner.belief import (
     posteriors,
     trajectories,
 )
-from jaxmeta.inner.context import ContextFast, ContextParams, context, context_size
+from jaxmeta.inner.context import ContextFast, context
 from jaxmeta.inner.gradient import GradientFast, GradientParams, gradient
 from jaxmeta.inner.memory import memory
 from jaxmeta.inner.updaters import Updater, first_order, sgd
@@ -21,14 +21,12 @@ __all__ = [
     "BeliefCarry",
     "BeliefParams",
     "ContextFast",
-    "ContextParams",
     "GradientFast",
     "GradientParams",
     "ModelParams",
     "Updater",
     "belief",
     "context",
-    "context_size",
     "first_order",
     "gradient",
     "hyper_obs",

@@ -9,18 +9,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.nets import ContextEncoder, SoftActorCritic, SquashedGaussian
-from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Rollout, Spec
-
-
-class ContextParams(struct.PyTreeNode):
-    """What meta-training learns."""
-
-    encoder: Params
-    actor: Params
-    critics: Params
-    log_temperature: Array
-    """Logarithm of the price of entropy, scalar."""
+from jaxmeta.nets import ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
+from jaxmeta.rl.replay import context_rows, stored
+from jaxmeta.types import Array, Carry, Input, Key, Output, Rollout
 
 
 class ContextFast(struct.PyTreeNode):
@@ -29,26 +20,6 @@ class ContextFast(struct.PyTreeNode):
     evidence: Any
     rounds: Array
     """Rounds that were added, int32 scalar."""
-
-
-def context_rows(experience: Any, use_next_obs: bool) -> Array:
-    """Describes transitions [..., D] to an encoder: observation, action, reward, and what came of it if asked.
-
-    No end of an episode is told: where one was cut says nothing of the task.
-
-    Args:
-      experience: has `obs` or `inputs.obs`, `action`, `reward` and `next_obs` with leading axes [...].
-    """
-    obs = experience.inputs.obs if isinstance(experience, Rollout) else experience.obs
-    batch = experience.reward.shape
-    parts = [obs, experience.action, experience.reward] + [experience.next_obs] * use_next_obs
-    return jnp.concatenate([part.reshape(*batch, -1) for part in parts], axis=-1)
-
-
-def context_size(spec: Spec, use_next_obs: bool) -> int:
-    """Counts the numbers that `context_rows` describes a transition with."""
-    inputs = spec.example_input()
-    return inputs.obs.size * (1 + use_next_obs) + inputs.prev_action.size + 1
 
 
 def context(
@@ -77,7 +48,7 @@ def context(
         # stream after stream, each in the order of time
         rows, valid = jax.tree.map(
             lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]),
-            (context_rows(experience, use_next_obs), experience.valid),
+            (context_rows(stored(experience), use_next_obs), experience.valid),
         )
         return ContextFast(encoder.add(params.encoder, fast.evidence, rows, valid), fast.rounds + 1)
 

@@ -7,7 +7,7 @@ from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import ACTIVATIONS, Network, actor_critic, encode_input, scale_value, separate_value
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
-from jaxmeta.nets.soft_actor_critic import SoftActorCritic, soft_actor_critic
+from jaxmeta.nets.soft_actor_critic import ContextParams, SoftActorCritic, soft_actor_critic
 from jaxmeta.nets.variational import (
     BeliefDecoder,
     BeliefEncoder,
@@ -24,6 +24,7 @@ __all__ = [
     "BeliefDecoder",
     "BeliefEncoder",
     "ContextEncoder",
+    "ContextParams",
     "Gaussian",
     "Network",
     "Posterior",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from jaxmeta.nets.heads import Gaussian
 from jaxmeta.types import Array, Continuous, Key, Params, Spec
@@ -27,6 +28,16 @@ class SoftActorCritic(NamedTuple):
     """(params, obs, action [..., A] in units of `action_scale`, z) -> two estimates of the return, [...]."""
     action_scale: float
     """Half side of the box of actions. Losses are in units of it: else entropy would depend on what a metre is."""
+
+
+class ContextParams(struct.PyTreeNode):
+    """What soft actor-critic learns, told of its task by an encoder."""
+
+    encoder: Params
+    actor: Params
+    critics: Params
+    log_temperature: Array
+    """Logarithm of the price of entropy, scalar."""
 
 
 class _Layers(nn.Module):

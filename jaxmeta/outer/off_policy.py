@@ -22,8 +22,7 @@ from jaxmeta import checks
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, stepping_chunk
-from jaxmeta.inner.context import ContextParams, context_rows
-from jaxmeta.nets import Belief, ContextEncoder, SoftActorCritic, SquashedGaussian
+from jaxmeta.nets import Belief, ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
 from jaxmeta.outer.on_policy import trial_metrics
 from jaxmeta.rl import replay as rings
 from jaxmeta.rl.replay import TaskRings, Transition
@@ -169,7 +168,7 @@ def off_policy(
         if not encoder.size:
             return replay.replace(transitions=kept)
         first = jax.tree.map(lambda leaf: leaf[:, :1], rounds.replace(reset_key=()))
-        rows = layout.pack(_as_paid(first))
+        rows = layout.pack(rings.stored(first))
         recent = rings.forget(replay.context, visited)
         recent = rings.write(recent, visited, _in_order(rows), _in_order(first.valid))
         return replay.replace(transitions=kept, context=recent)
@@ -186,7 +185,7 @@ def off_policy(
         else:
             rows = rings.draw(replay.context, some, context_key, context_batch)
             valid = jnp.ones(rows.shape[:2])
-        return batch, context_rows(layout.unpack(rows), use_next_obs), valid
+        return batch, rings.context_rows(layout.unpack(rows), use_next_obs), valid
 
     def local_update(shared, per_task):
         params, opt_state, updates = shared
@@ -322,17 +321,12 @@ def _visited(updates: Array, warmup: int, key: Key, num_tasks: int, visits: int)
     return jnp.where(updates < warmup, in_turn, at_random)
 
 
-def _as_paid(rounds: Any) -> Transition:
-    """Takes the transitions out of rounds [..., T, E]."""
-    return Transition(rounds.inputs.obs, rounds.action, rounds.reward, rounds.next_obs, rounds.terminated)
-
-
 def _transitions(rounds: Any, family: TaskFamily, tasks: Task) -> Transition:
     """Takes the transitions out of rounds [M, R, T, E], with the rewards to train on.
 
     Where an environment pays rarely it may offer a `dense_reward(next_obs, task)`, from which actor and critics learn.
     """
-    stored = _as_paid(rounds)
+    stored = rings.stored(rounds)
     dense = getattr(family.env, "dense_reward", None)
     if dense is None:
         return stored

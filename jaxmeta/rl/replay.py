@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.types import Array, Key, Spec
+from jaxmeta.types import Array, Key, Rollout, Spec
 
 BYTES_PER_NUMBER = 4
 
@@ -28,6 +28,28 @@ class Transition(struct.PyTreeNode):
     next_obs: Array
     terminated: Array
     """1.0 where the environment itself ended the episode: nothing follows. The end of a horizon is none."""
+
+
+def stored(experience: Rollout) -> Transition:
+    """Takes the transitions out of rounds with any leading axes, with rewards as the environment paid them."""
+    return Transition(
+        experience.inputs.obs, experience.action, experience.reward, experience.next_obs, experience.terminated
+    )
+
+
+def context_rows(transition: Transition, use_next_obs: bool) -> Array:
+    """Describes transitions [...] to an encoder: observation, action, reward, and what came of it if asked.
+
+    No end of an episode is told: where one was cut says nothing of the task.
+    """
+    parts = [transition.obs, transition.action, transition.reward] + [transition.next_obs] * use_next_obs
+    return jnp.concatenate([part.reshape(*transition.reward.shape, -1) for part in parts], axis=-1)
+
+
+def context_size(spec: Spec, use_next_obs: bool) -> int:
+    """Counts the numbers that `context_rows` describes a transition with."""
+    inputs = spec.example_input()
+    return inputs.obs.size * (1 + use_next_obs) + inputs.prev_action.size + 1
 
 
 class Rows(NamedTuple):

@@ -15,13 +15,13 @@ import jaxmeta as jm
 from jaxmeta import inner, nets, outer, tasks
 from jaxmeta.core.checkpoint import Checkpointer, keys_as_data
 from jaxmeta.outer.off_policy import _visited, soft_loss
-from jaxmeta.rl.replay import Transition, transition_rows
+from jaxmeta.rl.replay import Transition, context_size, transition_rows
 from jaxmeta.types import Continuous, Spec, Step
 from tests import tiny
 
 SPEC = Spec((2,), Continuous(2), horizon=3)
 LATENT, TASKS, BATCH, CONTEXT = 2, 2, 3, 4
-ENCODER = nets.product_encoder(inner.context_size(SPEC, False), LATENT, (8,))
+ENCODER = nets.product_encoder(context_size(SPEC, False), LATENT, (8,))
 FIXED = outer.OffPolicyConfig(temperature=0.7, kl_weight=0.3, discount=0.9)
 LEARNED = dataclasses.replace(FIXED, temperature=None)
 KEY = jax.random.key(7)
@@ -54,7 +54,7 @@ def problem(num_tasks=TASKS):
         next_obs=jax.random.normal(keys[3], (num_tasks, BATCH, 2)),
         terminated=jnp.tile(jnp.array([0.0, 1.0, 0.0]), (num_tasks, 1)),
     )
-    context = jax.random.normal(keys[4], (num_tasks, CONTEXT, inner.context_size(SPEC, False)))
+    context = jax.random.normal(keys[4], (num_tasks, CONTEXT, context_size(SPEC, False)))
     return params, targets, batch, context, jnp.ones((num_tasks, CONTEXT))
 
 
