@@ -110,7 +110,10 @@ def gradient_chunk(trials: Trial) -> int | None:
     An agent that only remembers has one stream, and a recurrent one multiplies as many rows in a step as there are
     trials side by side: too few of them cost more than leaving the cache, up to some megabytes.
     """
-    chunk = parallel.cache_chunk(parallel.tree_bytes(trials.rounds) // trials.rounds.reward.shape[0])
+    rounds = trials.rounds
+    seen = rounds.replace(inputs=rounds.inputs.replace(prev_next_obs=()), next_obs=(), terminated=())
+    # what steps led to is for those who replay transitions: a loss on trials does not touch it
+    chunk = parallel.cache_chunk(parallel.tree_bytes(seen) // rounds.reward.shape[0])
     if chunk is None or trials.adapt_keys.shape[1]:
         return chunk
     return max(chunk, min(MIN_ROWS // trials.rounds.reward.shape[-1], MAX_OVERFLOW * chunk))
