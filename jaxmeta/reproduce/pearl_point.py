@@ -17,7 +17,7 @@ SAC = (
 )
 PEARL = f"{SAC} --algo.streams 4 --algo.encoder-hidden 128 128 --algo.context-batch 64 --algo.sac.kl-weight 20"
 RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-std -2.5 --algo.ppo.entropy-weight 0.003"
-HELD_OUT = (Evaluation(num_tasks=1000),)
+HELD_OUT = (Evaluation(),)
 
 # family: (episodes of a trial, the first ones with z from the prior, updates)
 PROTOCOLS = {"point-robot": (3, 2, 200), "sparse-point-robot": (20, 5, 300)}
