@@ -32,6 +32,11 @@ class PEARLConfig:
     """Whether the encoder sees what a step led to: needed where tasks differ in their dynamics."""
     context_batch: int = 100
     """Transitions that the encoder sees of a task in a gradient step."""
+    vary_context: bool = False
+    """Whether it sees a random number of them, up to that many: a belief from little experience is trained too."""
+    posterior_context: bool = False
+    """Whether they also come from the episodes with z from the belief, as those of an evaluation will; not in the
+    paper's experiments."""
     hidden: tuple[int, ...] = (300, 300, 300)
     """Widths of the hidden layers, of actor and critics."""
     action_scale: float | None = None
@@ -89,6 +94,8 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         num_train_tasks=config.num_train_tasks,
         tasks_per_update=config.tasks_per_update,
         context_batch=config.context_batch,
+        context_rounds=1 + config.posterior_context,
+        vary_context=config.vary_context,
         use_next_obs=config.use_next_obs,
         config=config.sac,
         evaluation=(by_mode(tested), Plan(rounds=config.episodes - 1)),

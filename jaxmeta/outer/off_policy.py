@@ -96,6 +96,8 @@ def off_policy(
     num_train_tasks: int,
     tasks_per_update: int,
     context_batch: int = 1,
+    context_rounds: int = 1,
+    vary_context: bool = False,
     use_next_obs: bool = False,
     config: OffPolicyConfig = OffPolicyConfig(),
     evaluation: tuple[Learner, Plan] | None = None,
@@ -105,8 +107,8 @@ def off_policy(
 
     An update visits some training tasks, stores what happens there, and takes many gradient steps on batches of all.
     The rounds of `plan` are collected one after the other, with an adaptation of the collector in between. All of it
-    goes to the tasks' replay; the encoder is trained on the first round of the latest visit, which was collected
-    before anything of the task was known, as the context of an evaluation will be.
+    goes to the tasks' replay. The encoder is trained on the latest visit, by default on its first round alone: that was
+    collected before anything of the task was known.
 
     Args:
       collector: acts while training; its params are `ContextParams`.
@@ -114,6 +116,8 @@ def off_policy(
         many (`train_tasks`), those are taken instead.
       tasks_per_update: tasks visited by an update, at most as many as there are.
       context_batch: transitions that the encoder sees of a task in a gradient step.
+      context_rounds: rounds of a visit, from the first on, that they are drawn from.
+      vary_context: whether the encoder sees a random number of them, so that it learns what little experience is worth.
       use_next_obs: as in `inner.context`.
       evaluation: the learner to evaluate and its plan, if not the collector by its own.
       num_devices: by default as many as divide the numbers of all tasks, of those visited and of those in a batch.
@@ -157,7 +161,7 @@ def off_policy(
             replay=Replay(
                 tasks=tasks,
                 transitions=rings.empty_rings(num_tasks, config.replay_capacity, layout.width),
-                context=rings.empty_rings(num_tasks, round_size if encoder.size else 1, layout.width),
+                context=rings.empty_rings(num_tasks, context_rounds * round_size if encoder.size else 1, layout.width),
             ),
         )
 
@@ -167,14 +171,14 @@ def off_policy(
         kept = rings.write(replay.transitions, visited, _in_order(rows), _in_order(rounds.valid))
         if not encoder.size:
             return replay.replace(transitions=kept)
-        first = jax.tree.map(lambda leaf: leaf[:, :1], rounds.replace(reset_key=()))
+        first = jax.tree.map(lambda leaf: leaf[:, :context_rounds], rounds.replace(reset_key=()))
         rows = layout.pack(rings.stored(first))
         recent = rings.forget(replay.context, visited)
         recent = rings.write(recent, visited, _in_order(rows), _in_order(first.valid))
         return replay.replace(transitions=kept, context=recent)
 
     def draw(replay: Replay, key: Key) -> tuple[Transition, Array, Array]:
-        task_key, batch_key, context_key = jax.random.split(key, 3)
+        task_key, batch_key, context_key, size_key = jax.random.split(key, 4)
         here = replay.transitions.written.shape[0]
         some = jax.random.choice(task_key, here, (meta_batch // devices,), replace=False)
         batch = layout.unpack(rings.draw(replay.transitions, some, batch_key, config.batch_size))
@@ -184,7 +188,10 @@ def off_policy(
             rows, valid = rings.draw_beginning(replay.context, some, context_key, context_batch)
         else:
             rows = rings.draw(replay.context, some, context_key, context_batch)
-            valid = jnp.ones(rows.shape[:2])
+            seen = context_batch
+            if vary_context:
+                seen = jax.random.randint(size_key, (len(some), 1), 1, context_batch + 1)
+            valid = jnp.broadcast_to(jnp.arange(context_batch) < seen, rows.shape[:2]).astype(jnp.float32)
         return batch, rings.context_rows(layout.unpack(rows), use_next_obs), valid
 
     def local_update(shared, per_task):

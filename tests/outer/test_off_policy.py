@@ -310,6 +310,19 @@ def test_the_context_holds_the_first_round_of_the_latest_visit_alone(history):
     assert revisited == 12
 
 
+def test_the_context_may_hold_the_rounds_with_z_from_the_belief_too():
+    meta = diary_meta(posterior_context=True, vary_context=True)
+    update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+    states = [jax.device_get(keys_as_data(state))]
+    for _ in range(3):
+        state, said = update(state)
+        states.append(jax.device_get(keys_as_data(state)))
+    for index, task, brought in visits(states):
+        context = held(states[index + 1].replay.context, task)
+        np.testing.assert_array_equal(context.obs, brought.obs)
+    assert np.isfinite(said["loss/critic"]) and said["loss/critic"] != 0.0
+
+
 def test_a_visit_leaves_the_tasks_alone_that_it_is_not_for(history):
     states, _, _ = history
     pairs = {(index, task) for index, task, _ in visits(states)}
