@@ -14,8 +14,8 @@ SAC = (
     " --algo.sac.batch-size 32 --algo.sac.discount 0.9 --algo.sac.learning-rate 1e-3 --algo.sac.reward-scale 100"
     " --algo.sac.replay-capacity 10000"
 )
-# 20 episodes from the prior at a visit: with few, hardly any finds the goal, and there is nothing to infer. And z of two
-# numbers, as a goal is: what is drawn from the prior in more dimensions resembles no belief
+# 20 episodes from the prior at a visit: with few, hardly any finds the goal, and there is nothing to infer. And z of
+# two numbers, as a goal is: what is drawn from the prior in more dimensions resembles no belief
 PEARL = (
     f"{SAC} --algo.streams 20 --algo.latent 2 --algo.encoder-hidden 128 128 --algo.context-batch 256"
     " --algo.sac.kl-weight 12"
