@@ -17,14 +17,15 @@ SAC = (
 # 20 episodes from the prior at a visit: with few, hardly any finds the goal, and there is nothing to infer. And z of
 # two numbers, as a goal is: what is drawn from the prior in more dimensions resembles no belief
 PEARL = (
-    f"{SAC} --algo.streams 20 --algo.latent 2 --algo.encoder-hidden 128 128 --algo.context-batch 256"
+    f"{SAC} --algo.streams 20 --algo.latent 2 --algo.encoder-hidden 128 128 --algo.context-batch {{context}}"
     " --algo.sac.kl-weight 12"
 )
 RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-std -2.5 --algo.ppo.entropy-weight 0.003"
 HELD_OUT = (Evaluation(),)
 
-# family: (episodes of a trial, the first ones with z from the prior, updates)
-PROTOCOLS = {"point-robot": (3, 2, 100), "sparse-point-robot": (20, 5, 300)}
+# family: (episodes of a trial, the first ones with z from the prior, transitions of a context, updates). As many
+# transitions as an evaluation brings: a product of many factors is surer than one of few
+PROTOCOLS = {"point-robot": (3, 2, 40, 100), "sparse-point-robot": (20, 5, 256, 300)}
 REQUIRED = {  # (family, episode from 1): of PEARL
     ("point-robot", 3): Required(least=-5.21 * 1.15),
     ("sparse-point-robot", 1): Required(most=4.0),
@@ -40,7 +41,7 @@ def _optimum(family: str) -> float:
 
 
 def _runs() -> Iterator[Run]:
-    for family, (episodes, prior, updates) in PROTOCOLS.items():
+    for family, (episodes, prior, context, updates) in PROTOCOLS.items():
         told = sorted({1, prior, prior + 1, episodes})
 
         def row(episode, statistic, required=None, family=family):
@@ -49,7 +50,7 @@ def _runs() -> Iterator[Run]:
         def trained(agent, algo, flags, updates, rows, family=family):
             return Trained(f"{family}/{agent}", algo, family, flags, updates, rows=tuple(rows), evaluations=HELD_OUT)
 
-        protocol = f"{PEARL} --algo.episodes {episodes} --algo.prior-episodes {prior}"
+        protocol = f"{PEARL.format(context=context)} --algo.episodes {episodes} --algo.prior-episodes {prior}"
         rows = [row(one, episode_return(0, round=one - 1), REQUIRED.get((family, one))) for one in told]
         yield trained("pearl", "pearl", protocol, updates, rows)
         yield trained("oracle", "sac", f"{SAC} --algo.streams 20 --reveal", 100, [row(1, episode_return(0))])
