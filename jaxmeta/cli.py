@@ -71,7 +71,10 @@ def _fail(what: Any, code: int) -> int:
 def _device_error(text: str, command: str) -> str:
     """Says what a device program failed of, and what may help."""
     first = text.strip().split("\n")[0][:300]  # what follows may be pages: a dump of all buffers
-    flags = {"train": "--algo.num-tasks, --algo.streams or --algo.hidden", "evaluate": "--num-tasks or --streams"}
+    flags = {
+        "train": "the numbers of tasks and streams, or the sizes of networks and replay",
+        "evaluate": "--num-tasks or --streams",
+    }
     return f"{first}; reduce {flags[command]}" if "RESOURCE_EXHAUSTED" in first and command in flags else first
 
 
@@ -216,6 +219,10 @@ class _Training:
 
     def run(self) -> int:
         """Trains, evaluates, draws; returns the exit code."""
+        if self.config.updates <= self.meta.warmup:
+            raise flags.UsageError(
+                f"--updates is {self.config.updates}; the first {self.meta.warmup} only collect, so it must be above that"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -299,6 +306,8 @@ class _Training:
         if config.reveal:
             print("           the agent is shown what the task is")
         print(f"update     {trials} x {plan.episodes} episodes x {spec.horizon} steps; {size:,} parameters")
+        if self.meta.warmup:
+            print(f"           the first {self.meta.warmup} updates only collect")
         seeds = f"seed {config.seed}" + (f", {config.num_seeds} runs side by side" if config.num_seeds > 1 else "")
         print(f"run        {self.folder}, updates {self.done} to {config.updates}, {seeds}", flush=True)
 

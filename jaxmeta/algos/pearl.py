@@ -33,7 +33,8 @@ class PEARLConfig:
     context_batch: int = 100
     """Transitions that the encoder sees of a task in a gradient step."""
     vary_context: bool = False
-    """Whether it sees a random number of them, up to that many: a belief from little experience is trained too."""
+    """Whether it sees a random number of them, up to that many: a belief from little experience is trained too. A
+    recurrent encoder always does."""
     posterior_context: bool = False
     """Whether they also come from the episodes with z from the belief, as those of an evaluation will; not in the
     paper's experiments."""
@@ -47,6 +48,11 @@ class PEARLConfig:
     """Episodes of an evaluation; the last one counts."""
     sac: outer.OffPolicyConfig = outer.OffPolicyConfig()
     """The optimiser."""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of adaptation in an evaluation: there is one after every episode but the last."""
+        return self.episodes - 1
 
     def __post_init__(self):
         checks.finite(self)
@@ -98,5 +104,5 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         vary_context=config.vary_context,
         use_next_obs=config.use_next_obs,
         config=config.sac,
-        evaluation=(by_mode(tested), Plan(rounds=config.episodes - 1)),
+        evaluation=(by_mode(tested), Plan(rounds=config.rounds)),
     )

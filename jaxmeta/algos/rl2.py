@@ -18,7 +18,7 @@ class RL2Config(WholeTrialsConfig):
     cell: Literal["gru", "lstm", "lru", "associative"] = "gru"
     """Recurrent state: lru is linear recurrences, associative is tables of fast weights."""
     hidden: int = 64
-    """Size of the recurrent state."""
+    """Size of the recurrent state; of an associative one, width of the layers around its tables."""
     readout: tuple[int, ...] = ()
     """Widths of hidden layers that see state and input before the heads, which the paper has on the state alone."""
     separate_value: bool = True

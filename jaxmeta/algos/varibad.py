@@ -45,7 +45,8 @@ class VariBADConfig(TrialsConfig):
     state_weight: float = 0.0
     """Weight of the state decoder, which predicts what a step leads to; 0 leaves it out."""
     kl_weight: float = 0.01
-    """Weight of the divergence of each belief from the one before."""
+    """Weight of the divergence of each belief from the one before, against the negative log likelihood of cells, or
+    half the squared errors of what else is decoded."""
     vae: outer.VariationalConfig = outer.VariationalConfig()
     """The optimiser of encoder and decoders."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
@@ -59,6 +60,9 @@ class VariBADConfig(TrialsConfig):
         checks.not_negative(self, "action_embedding", "reward_embedding", "obs_embedding")
         checks.not_negative(self, "reward_weight", "state_weight", "kl_weight")
         checks.widths(self, "hidden")
+        checks.choice(self, "activation", *nets.ACTIVATIONS)
+        if self.reward_decoder is not None:
+            checks.choice(self, "reward_decoder", "cells", "transition", "next-obs")
         checks.widths(self, "decoder_hidden")
         self.ppo.check_divides(self.num_tasks)
         if not any(self.embeddings):

@@ -45,6 +45,8 @@ class MetaLearner(NamedTuple):
     """Devices that `update` runs on; all by default."""
     collects: tuple[int, Plan] | None = None
     """Tasks that an update visits, and how a trial on each is laid out."""
+    warmup: int = 0
+    """Updates at the begin that only collect."""
 
 
 def by_mode(learner: Learner) -> Learner:

@@ -79,7 +79,7 @@ def remember(cell: Cell, hidden: int, length: int, state: State, seen: Array) ->
     """Takes what is seen, [D], into a recurrent state; to be called inside a compact linen module.
 
     Args:
-      hidden: size of the state.
+      hidden: size of the state; for `associative`, width of the layers around its tables.
       length: steps over which units of the state last at first, at most.
     """
     size = cell.gates * hidden
@@ -128,7 +128,7 @@ def recurrent_actor_critic(
     Args:
       cell: `gru` or `lstm`; `lru`, linear recurrences, or `associative`, tables of fast weights: these two can unroll
         in parallel over time.
-      hidden: size of the state.
+      hidden: size of the state; for `associative`, width of the layers around its tables.
       length: steps of a trial. At first the units of a `gru` or `lstm` keep what they saw for times between 2 steps and
         that many.
       readout: widths of hidden layers that look the state and the input up together before the heads. A linear head

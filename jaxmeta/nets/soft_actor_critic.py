@@ -72,7 +72,7 @@ def soft_actor_critic(
       ValueError: if actions are not real vectors.
     """
     if not isinstance(spec.action, Continuous):
-        raise ValueError(f"tasks has {spec.action.num} discrete actions; soft actor-critic needs continuous ones")
+        raise ValueError(f"tasks.action is one of {spec.action.num} choices; soft actor-critic needs real vectors")
     size, obs_size = spec.action.size, math.prod(spec.observation)
     actor, critic = _Layers(tuple(hidden), 2 * size), _Layers(tuple(hidden), 1)
     obs, action, z = jnp.zeros(obs_size), jnp.zeros(size), jnp.zeros(context_size)

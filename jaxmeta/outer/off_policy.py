@@ -234,7 +234,7 @@ def off_policy(
         return TrainState(params, opt_state, key, state.step + 1, replay), metrics
 
     learner, evaluated_by = evaluation or (collector, plan)
-    return MetaLearner(learner, evaluated_by, init, update, devices, collects=(visits, plan))
+    return MetaLearner(learner, evaluated_by, init, update, devices, collects=(visits, plan), warmup=warmup)
 
 
 def gradient_step(

@@ -35,10 +35,12 @@ class VariationalConfig:
     """Adam's step size."""
     steps: int = 3
     """Gradient steps per update."""
-    batch_size: int = 25
-    """Trials per gradient step, drawn anew from the ring."""
+    batch_size: int = 24
+    """Trials per gradient step, drawn anew from the ring; 25 in the paper. Devices share them if their number divides
+    it, else each takes all."""
     capacity: int = 10_000
-    """Trials in the ring; the oldest give way. 100,000 in the paper, which makes large checkpoints."""
+    """Trials in the ring; the oldest give way. Every device holds it, and every checkpoint: 4 (2 |obs| + |action| + 2)
+    bytes for each step of a trial. 100,000 in the paper."""
     anneal_over: int | None = None
     """Meta-updates over which the step size falls linearly to zero; None keeps it. A belief that goes on to change
     when the policy no longer does is one that the policy does not know."""

@@ -158,10 +158,13 @@ class Trained(Run):
     flags: str
     """Further flags of `jaxmeta train`; `{updates}` stands for the number of updates."""
     updates: int
+    quick_flags: str = dataclasses.field(default="", kw_only=True)
+    """Flags that make it smaller with `--quick`, where fewer updates are not enough."""
 
     def quick(self) -> Trained:
         updates = min(max(2, self.updates // 200), QUICK_UPDATES)
-        return dataclasses.replace(self, updates=updates, evaluations=super().quick().evaluations)
+        flags = f"{self.flags} {self.quick_flags}"
+        return dataclasses.replace(self, updates=updates, flags=flags, evaluations=super().quick().evaluations)
 
     def command(self, folder: Path, seed: int = 0, num_seeds: int = 1, tasks: str = "") -> list[str]:
         """Returns the arguments of `jaxmeta` that train it; `tasks` are further flags."""

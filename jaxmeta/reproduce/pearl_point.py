@@ -22,6 +22,8 @@ PEARL = (
 )
 RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-std -2.5 --algo.ppo.entropy-weight 0.003"
 HELD_OUT = (Evaluation(),)
+# the first update visits every task, the second learns
+QUICK = "--algo.num-train-tasks 8 --algo.tasks-per-update 8 --algo.sac.gradient-steps 5"
 
 # family: (episodes of a trial, the first ones with z from the prior, transitions of a context, updates). As many
 # transitions as an evaluation brings: a product of many factors is surer than one of few
@@ -48,7 +50,9 @@ def _runs() -> Iterator[Run]:
             return Row(statistic, f"episode {episode}", optimum=functools.partial(_optimum, family), required=required)
 
         def trained(agent, algo, flags, updates, rows, family=family):
-            return Trained(f"{family}/{agent}", algo, family, flags, updates, rows=tuple(rows), evaluations=HELD_OUT)
+            quick = QUICK if algo in ("pearl", "sac") else ""
+            name, rows = f"{family}/{agent}", tuple(rows)
+            return Trained(name, algo, family, flags, updates, rows=rows, evaluations=HELD_OUT, quick_flags=quick)
 
         protocol = f"{PEARL.format(context=context)} --algo.episodes {episodes} --algo.prior-episodes {prior}"
         rows = [row(one, episode_return(0, round=one - 1), REQUIRED.get((family, one))) for one in told]

@@ -25,7 +25,7 @@ TABLE = Table(
         Trained(
             "gridnavi/varibad", "varibad", "grid-navigation", VARIBAD, 2600,
             rows=rows(
-                total=Required(least=35.5, up_to_optimum=True), episode_2=Required(least=10.5, up_to_optimum=True)
+                total=Required(least=35.5, most=37.22), episode_2=Required(least=10.5, up_to_optimum=True)
             ),
             evaluations=EVERY_GOAL,
         ),
