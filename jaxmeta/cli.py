@@ -71,10 +71,7 @@ def _fail(what: Any, code: int) -> int:
 def _device_error(text: str, command: str) -> str:
     """Says what a device program failed of, and what may help."""
     first = text.strip().split("\n")[0][:300]  # what follows may be pages: a dump of all buffers
-    flags = {
-        "train": "the numbers of tasks and streams, or the sizes of networks and replay",
-        "evaluate": "--num-tasks or --streams",
-    }
+    flags = {"train": "--algo.num-tasks, --algo.streams or --algo.hidden", "evaluate": "--num-tasks or --streams"}
     return f"{first}; reduce {flags[command]}" if "RESOURCE_EXHAUSTED" in first and command in flags else first
 
 
@@ -220,8 +217,9 @@ class _Training:
     def run(self) -> int:
         """Trains, evaluates, draws; returns the exit code."""
         if self.config.updates <= self.meta.warmup:
+            least = self.meta.warmup + 1
             raise flags.UsageError(
-                f"--updates is {self.config.updates}; the first {self.meta.warmup} only collect, so it must be above that"
+                f"--updates is {self.config.updates}; it must be at least {least}, as those before only collect"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

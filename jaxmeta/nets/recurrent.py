@@ -79,7 +79,7 @@ def remember(cell: Cell, hidden: int, length: int, state: State, seen: Array) ->
     """Takes what is seen, [D], into a recurrent state; to be called inside a compact linen module.
 
     Args:
-      hidden: size of the state; for `associative`, width of the layers around its tables.
+      hidden: size of the state.
       length: steps over which units of the state last at first, at most.
     """
     size = cell.gates * hidden
