@@ -77,7 +77,7 @@ def test_a_revealed_task_is_shown_in_training_evaluation_and_resumption(tmp_path
     assert cli.main(["evaluate", str(run), "--num-tasks", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == 2
     # one observation and the two arms
-    kernel = jm.load(run).params["params"]["_MLP_0"]["Dense_0"]["kernel"]
+    kernel = jm.load(run).params["params"]["MLP_0"]["Dense_0"]["kernel"]
     assert kernel.shape[0] == jm.tasks.bandit().env.spec.observation[0] + 2
 
 
