@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxmeta.nets.networks import MLP
+from jaxmeta.nets.networks import MLPWithOutput
 from jaxmeta.types import Array, Key, Params
 
 MIN_VARIANCE = 1e-7
@@ -67,16 +67,6 @@ class Factors(struct.PyTreeNode):
     """Factors, scalar."""
 
 
-class _Factor(nn.Module):
-    hidden: Sequence[int]
-    size: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        x = MLP(self.hidden, "relu", 1.0)(x)
-        return nn.Dense(2 * self.size)(x)
-
-
 def product_encoder(transition_size: int, size: int = 5, hidden: Sequence[int] = (200, 200, 200)) -> ContextEncoder:
     """Builds PEARL's encoder: each transition is a Gaussian factor, the posterior their product.
 
@@ -88,7 +78,7 @@ def product_encoder(transition_size: int, size: int = 5, hidden: Sequence[int] =
       size: length of z.
       hidden: widths of the hidden layers.
     """
-    module = _Factor(tuple(hidden), size)
+    module = MLPWithOutput(tuple(hidden), 2 * size, scale=1.0)
 
     def add(params: Params, factors: Factors, transitions: Array, valid: Array) -> Factors:
         mean, spread = jnp.split(cast(Array, module.apply(params, transitions)), 2, axis=-1)

@@ -49,6 +49,18 @@ class MLP(nn.Module):
         return x
 
 
+class MLPWithOutput(nn.Module):
+    """Dense layers with relu, and a linear one."""
+
+    hidden: Sequence[int]
+    outputs: int
+    scale: float = math.sqrt(2.0)
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return nn.Dense(self.outputs)(MLP(self.hidden, "relu", self.scale)(x))
+
+
 class _ActionHead(nn.Module):
     """Distribution params from features: logits, or a mean and a state-independent log deviation."""
 

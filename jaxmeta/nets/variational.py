@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxmeta.nets.networks import MLP
+from jaxmeta.nets.networks import MLPWithOutput
 from jaxmeta.nets.recurrent import CELLS, remember
 from jaxmeta.types import Array, Discrete, Key, Params, Spec
 
@@ -99,17 +99,6 @@ def recurrent_belief(
     return BeliefEncoder(size, init, lambda params: (nothing, read(params, nothing)), update)
 
 
-class _Layers(nn.Module):
-    """Dense layers with relu, and a linear one."""
-
-    hidden: Sequence[int]
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return nn.Dense(self.outputs)(MLP(self.hidden, "relu", 2.0**0.5)(x))
-
-
 def reward_decoder(
     spec: Spec, size: int, hidden: Sequence[int] = (32, 32), from_transition: bool = True
 ) -> BeliefDecoder:
@@ -120,7 +109,7 @@ def reward_decoder(
       hidden: widths of the hidden layers.
       from_transition: whether it is told observation and action too, or only what the step led to.
     """
-    module, example = _Layers(tuple(hidden), 1), spec.example_input()
+    module, example = MLPWithOutput(tuple(hidden), 1), spec.example_input()
 
     def told(z: Array, obs: Array, action: Array, next_obs: Array) -> Array:
         before = [obs.reshape(-1), _as_vector(action, spec.action)] if from_transition else []
@@ -146,7 +135,7 @@ def cell_decoder(
       size: length of z.
       hidden: widths of the hidden layers.
     """
-    module = _Layers(tuple(hidden), num_cells)
+    module = MLPWithOutput(tuple(hidden), num_cells)
 
     def cells(params: Params, z: Array) -> Array:
         return cast(Array, module.apply(params, z))
@@ -167,7 +156,7 @@ def state_decoder(spec: Spec, size: int, hidden: Sequence[int] = (32, 32)) -> Be
       hidden: widths of the hidden layers.
     """
     example = spec.example_input()
-    module = _Layers(tuple(hidden), example.obs.size)
+    module = MLPWithOutput(tuple(hidden), example.obs.size)
 
     def told(z: Array, obs: Array, action: Array) -> Array:
         return jnp.concatenate([z, obs.reshape(-1), _as_vector(action, spec.action)])

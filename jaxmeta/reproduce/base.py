@@ -33,6 +33,8 @@ QUICK_TRIALS = 256
 QUICK_UPDATES = 5
 ANNEAL = "--chunk 10 --algo.ppo.anneal-over {updates}"
 SMALL_BATCHES = "--algo.num-tasks 256 --algo.ppo.minibatches 4"
+# the first update visits every task, the second learns
+QUICK_REPLAY = "--algo.num-train-tasks 8 --algo.tasks-per-update 8 --algo.sac.gradient-steps 5"
 SMALL_SNAIL = "--algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16"
 
 

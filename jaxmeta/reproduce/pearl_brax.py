@@ -6,7 +6,7 @@ knows nothing to the one that is told its task inference goes.
 
 from __future__ import annotations
 
-from jaxmeta.reproduce.base import ANNEAL, Evaluation, Required, Row, Table, Trained
+from jaxmeta.reproduce.base import ANNEAL, QUICK_REPLAY, Evaluation, Required, Row, Table, Trained
 from jaxmeta.reproduce.statistics import episode_return
 
 FAMILY = "half-cheetah-vel"
@@ -18,13 +18,11 @@ SAC = (
 PEARL = f"{SAC} --algo.streams 1 --algo.encoder-hidden 128 128"
 RL2 = f"{ANNEAL} --tasks.max-velocity 3 --algo.episodes 3 --algo.num-tasks 32 --algo.ppo.entropy-weight 0.003"
 UPDATES = 125  # of 8 visits with 2 episodes of 200 steps: 400,000 environment steps
-# the first update visits every task, the second learns
-QUICK = "--algo.num-train-tasks 8 --algo.tasks-per-update 8 --algo.sac.gradient-steps 5"
 HELD_OUT = (Evaluation(num_tasks=100),)
 
 
 def _trained(agent: str, algo: str, flags: str, updates: int, *rows: Row) -> Trained:
-    name, quick = f"{FAMILY}/{agent}", QUICK if algo in ("pearl", "sac") else ""
+    name, quick = f"{FAMILY}/{agent}", QUICK_REPLAY if algo in ("pearl", "sac") else ""
     return Trained(name, algo, FAMILY, flags, updates, rows=rows, evaluations=HELD_OUT, quick_flags=quick)
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, Evaluation, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.base import ANNEAL, QUICK_REPLAY, Evaluation, Required, Row, Run, Table, Trained
 from jaxmeta.reproduce.statistics import episode_return
 
 SAC = (
@@ -18,8 +18,6 @@ SAC = (
 PEARL = f"{SAC} --algo.latent 2 --algo.encoder-hidden 128 128 --algo.sac.kl-weight 12"
 RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-std -2.5 --algo.ppo.entropy-weight 0.003"
 HELD_OUT = (Evaluation(),)
-# the first update visits every task, the second learns
-QUICK = "--algo.num-train-tasks 8 --algo.tasks-per-update 8 --algo.sac.gradient-steps 5"
 
 # family: (episodes of a trial, the first ones with z from the prior, updates)
 PROTOCOLS = {"point-robot": (3, 2, 300), "sparse-point-robot": (20, 5, 300)}
@@ -51,7 +49,7 @@ def _runs() -> Iterator[Run]:
             return Row(statistic, f"episode {episode}", optimum=functools.partial(_optimum, family), required=required)
 
         def trained(agent, algo, flags, updates, rows, family=family):
-            quick = QUICK if algo in ("pearl", "sac") else ""
+            quick = QUICK_REPLAY if algo in ("pearl", "sac") else ""
             name, rows = f"{family}/{agent}", tuple(rows)
             return Trained(name, algo, family, flags, updates, rows=rows, evaluations=HELD_OUT, quick_flags=quick)
 
