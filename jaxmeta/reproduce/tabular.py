@@ -33,7 +33,7 @@ RECIPES = {  # (agent, episodes): updates and flags
     ("rl2-associative", 10): (2500, ASSOCIATIVE),
     ("rl2-associative", 25): (1500, ASSOCIATIVE),
     ("snail", 10): (4000, SNAIL),
-    ("snail", 25): (600, SNAIL),
+    ("snail", 25): (1500, SNAIL),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
