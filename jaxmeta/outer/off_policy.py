@@ -22,7 +22,7 @@ from jaxmeta import checks
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, stepping_chunk
-from jaxmeta.nets import Belief, ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
+from jaxmeta.nets import ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
 from jaxmeta.outer.on_policy import trial_metrics
 from jaxmeta.rl import replay as rings
 from jaxmeta.rl.replay import TaskRings, Transition
@@ -213,7 +213,7 @@ def off_policy(
         def learn():
             def one(state, key):
                 draw_key, step_key = jax.random.split(key)
-                return step(state, *draw(replay, draw_key), step_key, tx)
+                return step(state, *draw(replay, draw_key), jax.random.split(step_key, meta_batch // devices), tx)
 
             state, metrics = jax.lax.scan(one, (params, opt_state), jax.random.split(learn_key, config.gradient_steps))
             return state, jax.tree.map(lambda leaf: leaf.mean(0), metrics)
@@ -243,15 +243,24 @@ def gradient_step(
     """Builds one step of all networks at once, each by its own part of one loss.
 
     Returns:
-      ((params, state), batch [B, b], context [B, n, D], valid [B, n], key, tx) -> ((params, state), metrics), where B
-      are the tasks of one device.
+      ((params, state), batch [B, b], context [B, n, D], valid [B, n], keys [B], tx) -> ((params, state), metrics),
+      where B are the tasks of one device.
     """
     loss = soft_loss(networks, encoder, meta_batch, config)
 
-    def step(state, batch: Transition, context: Array, valid: Array, key: Key, tx: optax.GradientTransformation):
+    def step(state, batch: Transition, context: Array, valid: Array, keys: Key, tx: optax.GradientTransformation):
         params, soft = state
-        gradient, metrics = jax.grad(loss, has_aux=True)(params, soft.target_critics, batch, context, valid, key)
-        gradient, metrics = parallel.task_mean((gradient, metrics))
+
+        def mean(params: ContextParams, some: tuple) -> tuple[Array, Metrics]:
+            return jax.tree.map(jnp.mean, jax.vmap(loss, (None, None, 0))(params, soft.target_critics, some))
+
+        gradient, metrics = parallel.task_mean(
+            parallel.mean_over_chunks(
+                lambda some: jax.grad(mean, has_aux=True)(params, some),
+                (batch, context, valid, keys),
+                _gradient_chunk(params, batch),
+            )
+        )
         change, adam = tx.update(gradient, soft.adam, params)
         params = cast(ContextParams, optax.apply_updates(params, change))
         targets = optax.incremental_update(params.critics, soft.target_critics, config.target_rate)
@@ -260,28 +269,31 @@ def gradient_step(
     return step
 
 
+def _gradient_chunk(params: ContextParams, batch: Transition) -> int | None:
+    """Returns how many tasks to differentiate side by side so that what a layer says of them stays in cache."""
+    widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(params.critics))
+    return parallel.cache_chunk(batch.reward[0].nbytes * widest)
+
+
 def soft_loss(
     networks: SoftActorCritic, encoder: ContextEncoder, meta_batch: int, config: OffPolicyConfig
-) -> Callable[..., tuple[Array, Metrics]]:
-    """Builds the sum of all losses; what each network must not learn from is cut off.
+) -> Callable[[ContextParams, Any, tuple[Transition, Array, Array, Key]], tuple[Array, Metrics]]:
+    """Builds the sum of all losses on one task; what each network must not learn from is cut off.
 
     Actions, and so entropies, are in units of the box that the actor can reach, whose largest entropy is |A| log 2.
     The critics' error teaches critics and encoder; actor, temperature and targets take z as given. The KL term teaches
-    the encoder.
+    the encoder: of a meta-batch it is the sum, where everything else is the mean.
 
     Returns:
-      (params, target critics, batch [B, b], context [B, n, D], valid [B, n], key) -> (scalar, metrics), means over B.
+      (params, target critics, (batch [b], context [n, D], valid [n], key)) -> (scalar, metrics).
     """
     fixed = jax.lax.stop_gradient
 
-    def loss(params: ContextParams, targets: Any, batch: Transition, context: Array, valid: Array, key: Key):
+    def loss(params: ContextParams, targets: Any, seen: tuple[Transition, Array, Array, Key]):
+        batch, context, valid, key = seen
         z_key, next_key, actor_key = jax.random.split(key, 3)
-
-        def infer(rows: Array, valid: Array) -> Belief:
-            return encoder.belief(params.encoder, encoder.add(params.encoder, encoder.start(), rows, valid))
-
-        belief = jax.vmap(infer)(context, valid)
-        z = jnp.broadcast_to(belief.sample(z_key)[:, None], (*batch.reward.shape, encoder.size))
+        belief = encoder.belief(params.encoder, encoder.add(params.encoder, encoder.start(), context, valid))
+        z = jnp.broadcast_to(belief.sample(z_key), (*batch.reward.shape, encoder.size))
         given = fixed(z)
         temperature = jnp.exp(fixed(params.log_temperature))
 
@@ -308,7 +320,7 @@ def soft_loss(
             "entropy": -jnp.mean(log_prob),
         }
         if encoder.size:
-            divergence = jnp.mean(belief.kl_from_prior())
+            divergence = belief.kl_from_prior()
             total += config.kl_weight * meta_batch * divergence
             metrics["kl_from_prior"] = divergence
         if config.temperature is None:

@@ -9,12 +9,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxmeta as jm
 from jaxmeta import inner, nets, outer, tasks
+from jaxmeta.core import parallel
 from jaxmeta.core.checkpoint import Checkpointer, keys_as_data
-from jaxmeta.outer.off_policy import _visited, soft_loss
+from jaxmeta.outer.off_policy import SoftState, _visited, gradient_step, soft_loss
 from jaxmeta.rl.replay import Transition, context_size, transition_rows
 from jaxmeta.types import Continuous, Spec, Step
 from tests import tiny
@@ -62,8 +64,9 @@ def terms(config, num_tasks=TASKS, networks=None, meta_batch=None):
     """Returns a function (params, targets, ...) -> the total loss and its named parts."""
     loss = soft_loss(networks or networks_of(), ENCODER, meta_batch or num_tasks, config)
 
-    def run(*arguments):
-        total, metrics = loss(*arguments, KEY)
+    def run(params, targets, *data):
+        keys = jax.random.split(KEY, len(data[0].reward))
+        total, metrics = jax.tree.map(jnp.mean, jax.vmap(loss, (None, None, 0))(params, targets, (*data, keys)))
         return metrics | {"total": total}
 
     return run
@@ -83,34 +86,30 @@ def test_the_loss_is_that_of_a_loop_over_transitions():
     """Soft Bellman targets of the lesser target critic, scaled rewards, nothing after a terminal, a summed KL."""
     networks, config = networks_of(), FIXED
     params, targets, batch, context, valid = problem()
-    z_key, next_key, actor_key = jax.random.split(KEY, 3)
-    noise = jax.random.normal(z_key, (TASKS, LATENT))
     squared, actor, divergences = [], [], []
-    z = []
-    for task in range(TASKS):
+    for task, key in enumerate(jax.random.split(KEY, TASKS)):
+        z_key, next_key, actor_key = jax.random.split(key, 3)
         belief = ENCODER.belief(
             params.encoder, ENCODER.add(params.encoder, ENCODER.start(), context[task], valid[task])
         )
-        z.append(belief.mean + jnp.sqrt(belief.variance) * noise[task])
+        z = belief.mean + jnp.sqrt(belief.variance) * jax.random.normal(z_key, (LATENT,))
         divergences.append(0.5 * np.sum(belief.variance + belief.mean**2 - 1 - np.log(belief.variance)))
-    held = jnp.broadcast_to(jnp.stack(z)[:, None], (TASKS, BATCH, LATENT))
-    draws = [
-        nets.SquashedGaussian(networks.actor(params.actor, obs, held)).sample_and_log_prob(key)
-        for obs, key in ((batch.next_obs, next_key), (batch.obs, actor_key))
-    ]
-    (next_action, next_log_prob), (action, log_prob) = draws
-    for task in range(TASKS):
+        held = jnp.broadcast_to(z, (BATCH, LATENT))
+        (next_action, next_log_prob), (action, log_prob) = (
+            nets.SquashedGaussian(networks.actor(params.actor, obs[task], held)).sample_and_log_prob(key)
+            for obs, key in ((batch.next_obs, next_key), (batch.obs, actor_key))
+        )
         for index in range(BATCH):
             at = (task, index)
-            following = min(networks.critics(targets, batch.next_obs[at], next_action[at], z[task]))
-            following = float(following) - 0.7 * float(next_log_prob[at])
+            following = min(networks.critics(targets, batch.next_obs[at], next_action[index], z))
+            following = float(following) - 0.7 * float(next_log_prob[index])
             target = 5.0 * float(batch.reward[at])
             if batch.terminated[at] == 0:
                 target += 0.9 * following
-            for said in networks.critics(params.critics, batch.obs[at], batch.action[at] / 0.5, z[task]):
+            for said in networks.critics(params.critics, batch.obs[at], batch.action[at] / 0.5, z):
                 squared.append((float(said) - target) ** 2)
-            value = min(networks.critics(params.critics, batch.obs[at], action[at], z[task]))
-            actor.append(0.7 * float(log_prob[at]) - float(value))
+            value = min(networks.critics(params.critics, batch.obs[at], action[index], z))
+            actor.append(0.7 * float(log_prob[index]) - float(value))
     said = jax.jit(terms(config))(params, targets, batch, context, valid)
     # the two critics' errors are added, not averaged
     np.testing.assert_allclose(said["loss/critic"], 2 * np.mean(squared), rtol=1e-4)
@@ -194,6 +193,22 @@ def test_the_divergence_is_summed_over_the_tasks_of_a_meta_batch():
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-4)
     # one of two devices sees half of the tasks, and the mean over devices is the sum over all
     np.testing.assert_allclose(divergence(TASKS, 2 * TASKS)[0], twice, rtol=1e-4)
+
+
+def test_a_step_does_not_depend_on_how_many_tasks_are_differentiated_side_by_side(monkeypatch):
+    params, targets, *data = problem(4)
+    tx = optax.sgd(0.1)
+    state = (params, SoftState(tx.init(params), targets))
+
+    def stepped(cache):
+        monkeypatch.setattr(parallel, "CACHE_BYTES", cache)
+        step = gradient_step(networks_of(), ENCODER, 4, LEARNED)
+        one_device = jax.vmap(lambda keys: step(state, *data, keys, tx), axis_name=parallel.AXIS)
+        return jax.jit(one_device)(jax.random.split(KEY, (1, 4)))
+
+    together, apart = stepped(2**20), stepped(1)
+    chex.assert_trees_all_close(together, apart, rtol=1e-5, atol=1e-6)
+    assert size_of(jax.tree.map(lambda new, old: new - old, apart[0][0], params)) > 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
