@@ -33,8 +33,8 @@ class PEARLConfig:
     context_batch: int = 100
     """Transitions that the encoder sees of a task in a gradient step."""
     vary_context: bool = False
-    """Whether it sees a random number of them, up to that many: a belief from little experience is trained too. A
-    recurrent encoder always does."""
+    """Whether it sees what is known after some time: the first transitions of a visit, a random number up to that many.
+    So a belief from few episodes is trained too. A recurrent encoder always does."""
     posterior_context: bool = False
     """Whether they also come from the episodes with z from the belief, as those of an evaluation will; not in the
     paper's experiments."""

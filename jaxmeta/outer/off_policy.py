@@ -117,7 +117,8 @@ def off_policy(
       tasks_per_update: tasks visited by an update, at most as many as there are.
       context_batch: transitions that the encoder sees of a task in a gradient step.
       context_rounds: rounds of a visit, from the first on, that they are drawn from.
-      vary_context: whether the encoder sees a random number of them, so that it learns what little experience is worth.
+      vary_context: whether they are the first of a visit, a random number of them, as an evaluation brings them: so the
+        encoder learns what little experience is worth.
       use_next_obs: as in `inner.context`.
       evaluation: the learner to evaluate and its plan, if not the collector by its own.
       num_devices: by default as many as divide the numbers of all tasks, of those visited and of those in a batch.
@@ -178,20 +179,17 @@ def off_policy(
         return replay.replace(transitions=kept, context=recent)
 
     def draw(replay: Replay, key: Key) -> tuple[Transition, Array, Array]:
-        task_key, batch_key, context_key, size_key = jax.random.split(key, 4)
+        task_key, batch_key, context_key = jax.random.split(key, 3)
         here = replay.transitions.written.shape[0]
         some = jax.random.choice(task_key, here, (meta_batch // devices,), replace=False)
         batch = layout.unpack(rings.draw(replay.transitions, some, batch_key, config.batch_size))
         if not encoder.size:
             return batch, jnp.zeros((len(some), 1, 0)), jnp.zeros((len(some), 1))
-        if encoder.ordered:
+        if encoder.ordered or vary_context:
             rows, valid = rings.draw_beginning(replay.context, some, context_key, context_batch)
         else:
             rows = rings.draw(replay.context, some, context_key, context_batch)
-            seen = context_batch
-            if vary_context:
-                seen = jax.random.randint(size_key, (len(some), 1), 1, context_batch + 1)
-            valid = jnp.broadcast_to(jnp.arange(context_batch) < seen, rows.shape[:2]).astype(jnp.float32)
+            valid = jnp.ones(rows.shape[:2])
         return batch, rings.context_rows(layout.unpack(rows), use_next_obs), valid
 
     def local_update(shared, per_task):
