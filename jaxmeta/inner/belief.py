@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from flax import struct
 
 from jaxmeta.core.learner import Learner
 from jaxmeta.nets import BeliefDecoder, BeliefEncoder, Network, Posterior
+from jaxmeta.nets.blocks import blockwise_vmap
 from jaxmeta.rl import Trajectory, chain_kl, elbo_sums
 from jaxmeta.types import Array, Input, Key, Metrics, Output, Params, Rollout, Spec, Trial
 
@@ -148,8 +150,9 @@ def negative_elbo(
         decoded = jnp.sum(valid) * (jnp.sum(valid) + 1.0)
         total, metrics = jnp.zeros(()), {}
         for name, decoder in decoders.items():
-            each = jax.vmap(decoder.log_likelihood, (None, 0, None, None, None, None))
-            likelihood, divergence = elbo_sums(each(params.decoders[name], z, *steps), kl, valid)
+            told = functools.partial(decoder.log_likelihood, params.decoders[name])
+            each = blockwise_vmap(lambda z, told=told: told(z, *steps), z)
+            likelihood, divergence = elbo_sums(each, kl, valid)
             total -= weights[name] * likelihood
             metrics[f"vae/{name}"] = -likelihood / jnp.maximum(decoded, 1.0)
             metrics["vae/kl"] = divergence

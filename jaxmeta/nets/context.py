@@ -120,9 +120,11 @@ class _Recurrent(nn.Module):
         self.cell = nn.GRUCell(self.hidden)
         self.out = nn.Dense(2 * self.size)
 
-    def __call__(self, hidden: Array, x: Array) -> tuple[Array, Array]:
-        hidden, _ = self.cell(hidden, x)
-        return hidden, self.out(hidden)
+    def __call__(self, hidden: Array, x: Array) -> Array:
+        return self.out(self.advance(hidden, x))
+
+    def advance(self, hidden: Array, x: Array) -> Array:
+        return self.cell(hidden, x)[0]
 
     def read(self, hidden: Array) -> Array:
         return self.out(hidden)
@@ -135,7 +137,7 @@ def recurrent_encoder(transition_size: int, size: int = 5, hidden: int = 200) ->
     def add(params: Params, memory: Memory, transitions: Array, valid: Array) -> Memory:
         def step(state, moment):
             transition, valid = moment
-            after, _ = cast(tuple[Array, Array], module.apply(params, state, transition))
+            after = cast(Array, module.apply(params, state, transition, method="advance"))
             return jnp.where(valid > 0, after, state), None
 
         after, _ = jax.lax.scan(step, memory.hidden, (transitions, valid))

@@ -15,12 +15,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from jaxmeta.nets.blocks import blockwise_vmap
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
-
-QUERY_BLOCK = 128
-"""Steps of one stream that look back side by side: with all at once, memory would grow as the trial squared."""
 
 
 class FastWeights(struct.PyTreeNode):
@@ -86,10 +84,7 @@ def _along(valid: Array) -> Recall:
             match = jnp.einsum("hk,thk->ht", query, key) * weight
             return jnp.einsum("ht,thv->hv", match, value), match.sum(-1)
 
-        moments = (query, times)
-        if len(query) <= QUERY_BLOCK:
-            return jax.vmap(one)(moments)
-        return jax.lax.map(jax.checkpoint(one), moments, batch_size=QUERY_BLOCK)
+        return blockwise_vmap(one, (query, times))
 
     return recall
 

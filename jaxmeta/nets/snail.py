@@ -15,12 +15,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from jaxmeta.nets.blocks import blockwise_vmap
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import Network, encode_input, policy_and_value
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
-
-QUERY_BLOCK = 128
-"""Queries of one stream that look back side by side: with all at once, memory would grow as the trial squared."""
 
 
 class SnailState(struct.PyTreeNode):
@@ -82,10 +80,7 @@ def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
             seen = happened & (times < time) & (age - before < length) | (times == time)
             return _read(query, key, value, seen)
 
-        moments = (query, times, before)
-        if len(query) <= QUERY_BLOCK:
-            return cache, jax.vmap(one)(moments)
-        return cache, jax.lax.map(jax.checkpoint(one), moments, batch_size=QUERY_BLOCK)
+        return cache, blockwise_vmap(one, (query, times, before))
 
     return _Past(shift, attend)
 

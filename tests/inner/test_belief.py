@@ -11,6 +11,7 @@ import jaxmeta as jm
 from jaxmeta import inner, nets, outer, rl, tasks
 from jaxmeta.algos.varibad import belief_model
 from jaxmeta.core.rollout import collect, rollout, unroll
+from jaxmeta.nets import blocks
 from jaxmeta.types import Discrete, Spec
 from tests import tiny
 
@@ -48,6 +49,20 @@ def test_the_belief_of_collection_is_the_chain_of_posteriors(agent, trial):
     held = jax.tree.map(lambda leaf: leaf[0, :, 0], trial.rounds.output.aux)
     np.testing.assert_allclose(chain.mean[:-1], held.mean, atol=1e-6)
     np.testing.assert_allclose(chain.log_var[:-1], held.log_var, atol=1e-6)
+
+
+def test_posteriors_that_decode_in_blocks_give_the_loss_and_gradient_of_all_at_once(agent, trial, monkeypatch):
+    params, seen = agent[1].model, trajectory(trial)
+
+    def value_and_slope():
+        loss = model()[2]
+        return jax.jit(jax.value_and_grad(lambda params: loss(params, seen, KEY)[0]))(params)
+
+    whole = value_and_slope()
+    monkeypatch.setattr(blocks, "BLOCK", 5)
+    in_blocks = value_and_slope()
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(in_blocks), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_is_seen_before_the_first_step(agent):
