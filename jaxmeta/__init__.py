@@ -58,6 +58,7 @@ _NAMES = {
     "rollout": "jaxmeta.core.rollout",
     "sac": "jaxmeta.algos.sac",
     "snail": "jaxmeta.algos.snail",
+    "state_form": "jaxmeta.core.train",
     "summarize": "jaxmeta.core.evaluate",
     "train": "jaxmeta.core.train",
     "unroll": "jaxmeta.core.rollout",

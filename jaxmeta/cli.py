@@ -9,12 +9,13 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jaxmeta as jm
-from jaxmeta import configs, flags, logging, provenance, registry, runs
+from jaxmeta import configs, flags, logging, provenance, registry, runs, survival
 
 HELP = """usage: jaxmeta COMMAND ...
 
@@ -33,8 +34,9 @@ Meta-reinforcement learning in JAX.
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
-    It is 2 for bad input, 1 if the machine gave out (memory, disk) or a reproduced number is not what is required, 130
-    or 143 if the run was told to stop.
+    It is 0 if all went well, 2 for bad input, 1 if the machine gave out (memory, disk) or a reproduced number is not
+    what is required. A run that was told to stop returns 128 and the signal's number, which is 130 for Ctrl-C and 143
+    for SIGTERM: it has saved its state and `--resume` continues it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, logging.SaveError) as error:
+    except (OSError, survival.SaveError) as error:
         return _fail(error, 1)
     except RuntimeError as error:
         import jax
@@ -210,8 +212,6 @@ class _Training:
 
     def __init__(self, options: Any, config: runs.RunConfig, family: Any, meta: Any):
         self.options, self.config, self.family, self.meta, self.folder = options, config, family, meta, options.out
-        with configs.named("algo", config.algo_config):
-            self.state = runs.fresh_state(config, meta)
         self.origin, self.done = provenance.origin(), 0
 
     def run(self) -> int:
@@ -227,8 +227,8 @@ class _Training:
             raise flags.UsageError(f"--out {self.folder} cannot be made: {error.strerror}") from error
         self._checkpointer = jm.Checkpointer(self.folder / runs.CHECKPOINTS)
         try:
-            if self.options.resume:
-                self._restore()
+            with configs.named("algo", self.config.algo_config):
+                self.state = self._restore() if self.options.resume else self._fresh()
             self.config = self._noted()
             runs.write_config(self.folder, self.config)
             self._introduce()
@@ -245,16 +245,24 @@ class _Training:
         print(f"run folder: {self.folder}")
         return 0
 
-    def _restore(self) -> None:
+    def _fresh(self) -> Any:
+        return runs.fresh_state(self.config, self.meta)
+
+    def _restore(self) -> Any:
+        """Returns the state of the last good checkpoint; later ones that are damaged are put aside."""
         from jaxmeta.core.checkpoint import CheckpointError
 
         if self._checkpointer.latest() is None:
-            return  # stopped before its first checkpoint: it starts over
+            return self._fresh()  # stopped before its first checkpoint: it starts over
         try:
-            self.state = self._checkpointer.restore(self.state)
+            form = jm.state_form(self.meta, runs.seed_axis(self.config))
+            self.done, state, skipped = self._checkpointer.restore_last(form)
         except CheckpointError as error:
             raise configs.RunError(str(error)) from error
-        self.done = self._checkpointer.latest()
+        for update, message in skipped.items():
+            print(f"jaxmeta: {message}; going back to update {self.done}", file=sys.stderr)
+            self._checkpointer.set_aside(update)
+        return state
 
     def _noted(self) -> runs.RunConfig:
         """Returns the configuration with where the run is trained; what a resumed run says of that is added to."""
@@ -274,17 +282,18 @@ class _Training:
         if self.options.wandb is not None:
             boards.append(logging.WandB(self.options.wandb, self.folder, configs.encode(self.config, "")))
         total, every = self.config.updates, self.options.checkpoint_every
-        with logging.StopSignals() as signals, logging.Progress(self.done, total) as progress:
-            saver = logging.Saver(self._checkpointer, signals, self.done, total, every)
+        about = {"run": configs.encode(self.config, "")}
+        with survival.StopSignals() as signals, logging.Progress(self.done, total) as progress:
+            saver = survival.Saver(self._checkpointer, signals, self.done, total, every, about)
             callbacks = [*(logging.Guarded(callback) for callback in (lines, *boards, progress)), saver]
             chunk, num_seeds = self.options.chunk, runs.seed_axis(self.config)
             try:
                 self.state = jm.train(
                     self.meta, self.state, total, chunk=chunk, num_seeds=num_seeds, callbacks=callbacks
                 )
-            except logging.Stopped as stopped:
+            except survival.Stopped as stopped:
                 self.done = stopped.update
-                return signals.number
+                return stopped.number
             finally:
                 for board in boards:
                     board.close()
@@ -323,7 +332,11 @@ class _Training:
 
 def _load(options: Any) -> runs.Run:
     _start_jax(options.cache)
-    return runs.load(options.run)
+    with warnings.catch_warnings(action="ignore"):
+        run = runs.load(options.run)
+    for message in run.skipped.values():
+        print(f"jaxmeta: {message}; going back to update {run.step}", file=sys.stderr)
+    return run
 
 
 def _start_jax(cache: bool) -> None:

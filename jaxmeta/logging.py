@@ -1,13 +1,10 @@
-"""Callbacks of the training loop that tell, or save, what happens; and the table of an evaluation."""
+"""Callbacks of the training loop that tell what happens; and the table of an evaluation."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,61 +186,6 @@ class Progress:
             return None
         first, last = self._recent[0], self._recent[-1]
         return (last[column] - first[column]) / (last[0] - first[0])
-
-
-class Stopped(Exception):
-    """Training was told to stop and has saved a checkpoint."""
-
-    def __init__(self, update: int):
-        super().__init__(f"stopped at update {update}")
-        self.update = update
-
-
-class SaveError(Exception):
-    """A checkpoint could not be saved."""
-
-
-class StopSignals:
-    """While it is entered, Ctrl-C and SIGTERM are noted for the end of the chunk; a second one ends at once."""
-
-    number: int | None = None
-
-    def __enter__(self) -> StopSignals:
-        # only the main thread may set handlers
-        main_thread = threading.current_thread() is threading.main_thread()
-        numbers = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
-        self._previous = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.number = number
-        signal.signal(number, signal.SIG_DFL)
-        # print is not safe in a handler
-        os.write(2, b"\njaxmeta: stopping after this device call (once more to quit at once)\n")
-
-
-class Saver:
-    """Saves a checkpoint every so many updates and at the end; ends training if a signal asked for it."""
-
-    def __init__(self, checkpointer: Any, signals: StopSignals, done: int, total: int, every: int):
-        self._checkpointer, self._signals = checkpointer, signals
-        self._done, self._total, self._every = done, total, every
-
-    def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
-        due = update // self._every > self._done // self._every
-        self._done = update
-        stop = self._signals.number is not None and update < self._total
-        if due or stop or update >= self._total:
-            try:
-                self._checkpointer.save(update, state)
-            except Exception as error:  # a full disk is an OSError here, a ValueError there
-                raise SaveError(f"the checkpoint of update {update} cannot be saved: {error}") from error
-        if stop:
-            raise Stopped(update)
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:

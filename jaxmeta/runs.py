@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxmeta import registry
 from jaxmeta.configs import RunError, decode_dataclass, encode, named, to_json
@@ -21,6 +22,8 @@ METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+LARGEST_CONFIG = 2**20
+"""Bytes of the largest `config.json` that is read."""
 EVALUATION_STREAM = zlib.crc32(b"evaluation")
 
 
@@ -79,7 +82,14 @@ class Run:
     family: Any
     meta: Any
     state: Any
-    """The train state of the last checkpoint; with several seeds its leaves have a leading axis."""
+    """The train state of a checkpoint; with several seeds its leaves have a leading axis."""
+    skipped: dict[int, str] = dataclasses.field(default_factory=dict)
+    """Later checkpoints that are damaged, and how."""
+
+    @property
+    def learner(self) -> Any:
+        """The agent."""
+        return self.meta.learner
 
     @property
     def params(self) -> Any:
@@ -94,8 +104,15 @@ class Run:
         return int(np.max(self.state.step))
 
 
-def load(path: str | Path) -> Run:
-    """Reads a run folder: its configuration and its last checkpoint.
+def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
+    """Reads a run folder: its configuration and a checkpoint of it.
+
+    It runs nothing that the folder brings along: the configuration is JSON that names registered parts, the state is
+    arrays, and their sizes are compared before any is read.
+
+    Args:
+      update: which checkpoint, a number or "best"; by default the last good one. Of those that are damaged a warning
+        tells.
 
     Raises:
       RunError: if there is no run, or its files are damaged.
@@ -108,14 +125,22 @@ def load(path: str | Path) -> Run:
     if last_checkpoint(folder) is None:
         raise RunError(f"{folder} has no checkpoint yet; nothing can be evaluated")
     family, meta = config.build()
-    checkpointer = jm.Checkpointer(folder / CHECKPOINTS)
+    checkpointer, form = jm.Checkpointer(folder / CHECKPOINTS), jm.state_form(meta, seed_axis(config))
+    skipped: dict[int, str] = {}
     try:
-        state = checkpointer.restore(fresh_state(config, meta))
+        if update == "best":
+            update = checkpointer.best()
+        if update is None:
+            _, state, skipped = checkpointer.restore_last(form)
+        else:
+            state = checkpointer.restore(form, update)
     except CheckpointError as error:
         raise RunError(str(error)) from error
     finally:
         checkpointer.close()
-    return Run(folder, config, family, meta, state)
+    for message in skipped.values():
+        warnings.warn(f"{message}; an earlier one was read", stacklevel=2)
+    return Run(folder, config, family, meta, state, skipped)
 
 
 def fresh_state(config: RunConfig, meta) -> Any:
@@ -239,9 +264,11 @@ def read_config(path: str | Path) -> RunConfig:
     file = Path(path) / CONFIG
     if not file.is_file():
         raise RunError(f"{path} holds no run: there is no {CONFIG} in it")
+    if file.stat().st_size > LARGEST_CONFIG:
+        raise RunError(f"{file} has {file.stat().st_size} bytes; a configuration has at most {LARGEST_CONFIG}")
     try:
         data = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise RunError(f"{file} does not hold a JSON object")

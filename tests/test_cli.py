@@ -404,3 +404,26 @@ def test_compilation_cache_is_private(tmp_path, monkeypatch):
         assert stat.S_IMODE((tmp_path / "jaxmeta").stat().st_mode) == 0o700
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_damaged_checkpoint_is_skipped_told_and_put_aside(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = [*TINY_MAML, "--out", str(folder), "--eval-tasks", "0", "--checkpoint-every", "2"]
+    assert cli.main([*arguments, "--updates", "4"]) == 0
+    whole = jax.device_get(jm.load(folder).params)
+    file = next((folder / "checkpoints" / "4" / "state" / "d").iterdir())
+    file.write_bytes(file.read_bytes()[:-1])
+
+    with pytest.warns(UserWarning, match=r"checkpoints/4 is damaged: state/d/.* an earlier one was read"):
+        assert jm.load(folder).step == 2
+    assert jm.load(folder, 2).step == 2
+    with pytest.raises(configs.RunError, match="checkpoints/4 is damaged"):
+        jm.load(folder, 4)
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(folder), "--num-tasks", "2"]) == 0
+    assert "going back to update 2" in capsys.readouterr().err
+
+    assert cli.main([*arguments, "--updates", "4", "--resume"]) == 0
+    assert "checkpoints/4 is damaged: state/d/" in capsys.readouterr().err
+    assert {entry.name for entry in (folder / "checkpoints").iterdir()} == {"2", "4", "4.damaged"}
+    chex.assert_trees_all_equal(jax.device_get(jm.load(folder).params), whole)

@@ -1,22 +1,52 @@
-"""Checkpoints of the whole train state. The only file that knows Orbax."""
+"""Checkpoints of the whole train state. The only file that knows Orbax.
+
+A checkpoint is a folder named by its update: the state as Orbax writes it, and a manifest with the SHA-256 of every
+file. It is put together under another name and renamed when it is complete, so a folder with a number is whole or has
+been damaged since; which of the two, the manifest tells.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import shutil
+import threading
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxmeta.core import manifest, parallel
 from jaxmeta.types import TrainState
+
+STATE = "state"
+PARTIAL, DAMAGED = ".partial", ".damaged"
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read as what was asked for."""
 
 
+class DamagedError(CheckpointError):
+    """The files of a checkpoint are not those that were written."""
+
+
+class Restored(NamedTuple):
+    """The last good checkpoint."""
+
+    update: int
+    state: TrainState
+    skipped: dict[int, str]
+    """Later checkpoints and what is wrong with each, in one line."""
+
+
 class Checkpointer:
-    """Saves train states under a folder, one subfolder per update, and keeps the last few."""
+    """Saves train states under a folder, one subfolder per update, and keeps the last few and the best.
+
+    Only one save is under way at a time; it runs beside training, once the state has been copied from the devices.
+    """
 
     def __init__(self, folder: str | Path, keep: int = 2):
         import orbax.checkpoint as ocp
@@ -25,57 +55,200 @@ class Checkpointer:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp = ocp
         self.folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(
-            self.folder, item_handlers=ocp.StandardCheckpointHandler(), options=options
-        )
+        self._keep = keep
+        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._swept = False
+
+    def updates(self) -> list[int]:
+        """Returns the saved updates, the last one last; the files may have been damaged since."""
+        return saved_updates(self.folder)
 
     def latest(self) -> int | None:
         """Returns the last saved update, or None if nothing is saved."""
-        return self._manager.latest_step()
+        return max(self.updates(), default=None)
 
-    def save(self, update: int, state: TrainState) -> None:
-        """Writes a state; when this returns, it is complete on disk."""
-        if update != self.latest():
-            self._manager.save(update, args=self._ocp.args.StandardSave(keys_as_data(state)))
-            self._manager.wait_until_finished()
+    def best(self) -> int | None:
+        """Returns the update that was saved with the highest score; of equals the last, and None if none has one."""
+        scores = {update: self._about(update).get("score") for update in self.updates()}
+        known = [(score, update) for update, score in scores.items() if score is not None]
+        return max(known)[1] if known else None
+
+    def save(
+        self,
+        update: int,
+        state: TrainState,
+        *,
+        score: float | None = None,
+        about: dict[str, Any] | None = None,
+        wait: bool = True,
+    ) -> None:
+        """Writes a state, unless it is there already.
+
+        Args:
+          score: how good it is; the best is kept beside the last ones.
+          about: configuration and versions, anything that JSON can hold.
+          wait: whether the checkpoint is complete on disk when this returns. If not, the state may be changed at once,
+            and `wait` says later what became of it.
+
+        Raises:
+          OSError, ValueError: if it cannot be written; what was saved before stays.
+        """
+        self.wait()
+        if update in self.updates():
+            return
+        draft = self.folder / f"{update}{PARTIAL}"
+        self._make(draft)
+        try:
+            self._orbax.save(draft / STATE, args=self._ocp.args.StandardSave(keys_as_data(state)))
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        about = {**(about or {}), "update": update, "score": score}
+        self._thread = threading.Thread(target=self._finish, args=(draft, about), name="checkpoint")
+        self._thread.start()
+        if wait:
+            self.wait()
+
+    def wait(self) -> bool:
+        """Waits for a save that is under way, if there is one, and raises what went wrong with it, once.
+
+        Returns:
+          Whether there was one.
+        """
+        if self._thread is None:
+            return False
+        self._thread.join()
+        self._thread = None
+        error, self._error = self._error, None
+        _raise_together(error)
+        return True
+
+    @property
+    def saving(self) -> bool:
+        """Whether a save is under way; with several processes until `wait`, as each may be done at another time."""
+        return self._thread is not None and (self._thread.is_alive() or jax.process_count() > 1)
+
+    def restore_last(self, like: TrainState) -> Restored:
+        """Reads the last good checkpoint: damaged ones are skipped.
+
+        Raises:
+          CheckpointError: if there is none that is good, or it does not fit `like`.
+        """
+        skipped = {}
+        for update in reversed(self.updates()):
+            try:
+                return Restored(update, self.restore(like, update), skipped)
+            except DamagedError as error:
+                skipped[update] = str(error)
+        if not skipped:
+            raise CheckpointError(f"no checkpoint in {self.folder}")
+        raise DamagedError("no checkpoint is good: " + "; ".join(skipped.values()))
 
     def restore(self, like: TrainState, update: int | None = None) -> TrainState:
         """Reads a state.
 
         Args:
-          like: a state of the same structure and shapes; its values do not matter.
-          update: which; by default the last.
+          like: what is expected, arrays or, as `state_form` says it, shapes. It also says on which devices the state is
+            to live, whatever devices it was saved from.
+          update: which; by default the last good one.
 
         Raises:
+          DamagedError: if its files are not those that were written; the message names the first.
           CheckpointError: if there is none, or it does not fit `like`; the message names the first leaf that differs.
         """
-        update = self.latest() if update is None else update
         if update is None:
-            raise CheckpointError(f"no checkpoint in {self.folder}")
-        expected = keys_as_data(like)
+            return self.restore_last(like).state
+        place = self.folder / str(update)
+        if update not in self.updates():
+            raise CheckpointError(f"no checkpoint of update {update} in {self.folder}")
+        expected = jax.tree.map(_data_form, like)
         try:
-            self._check(update, expected)
-            saved = self._manager.restore(update, args=self._ocp.args.StandardRestore(expected))
+            manifest.check(place)
+            self._check(place, expected)
+            saved = self._orbax.restore(place / STATE, args=self._ocp.args.StandardRestore(expected))
+        except manifest.Damaged as error:
+            raise DamagedError(f"checkpoint {place} is damaged: {error}") from error
         except CheckpointError:
             raise
         except Exception as error:
-            raise CheckpointError(f"checkpoint {self.folder / str(update)} cannot be read: {_brief(error)}") from error
+            raise DamagedError(f"checkpoint {place} cannot be read: {_brief(error)}") from error
         return jax.tree.map(_like_original, like, saved)
 
-    def _check(self, update: int, expected) -> None:
-        """Raises a CheckpointError that names the first leaf whose place, shape or dtype differs."""
-        stored, wanted = (_forms(tree) for tree in (self._manager.item_metadata(update), expected))
+    def set_aside(self, update: int) -> None:
+        """Renames a damaged checkpoint, so that it is out of the way but there to look at."""
+        if jax.process_index() == 0:
+            aside = self.folder / f"{update}{DAMAGED}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(update)).rename(aside)
+        _raise_together(None)
+
+    def close(self) -> None:
+        """Waits for a save that is under way, whatever becomes of it, and releases the folder."""
+        with contextlib.suppress(Exception):
+            self.wait()
+        self._orbax.close()
+
+    def _make(self, draft: Path) -> None:
+        """Makes the folder of a save, once what a killed process left half done is out of the way."""
+        error = None
+        if jax.process_index() == 0:
+            try:
+                if not self._swept:
+                    for entry in self.folder.glob(f"*{PARTIAL}"):
+                        shutil.rmtree(entry)
+                self._swept = True
+                draft.mkdir(parents=True)
+            except OSError as found:
+                error = found
+        _raise_together(error)
+
+    def _finish(self, draft: Path, about: dict[str, Any]) -> None:
+        """Completes a save beside training: waits for Orbax, writes the manifest, puts the folder in its place."""
+        try:
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0:
+                manifest.write(draft, about)
+                draft.rename(draft.with_suffix(""))
+                _sync_folder(self.folder)
+                self._prune()
+        except BaseException as error:
+            self._error = error
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _prune(self) -> None:
+        """Deletes all but the last checkpoints and the best."""
+        updates = self.updates()
+        for update in updates[: -self._keep]:
+            if update != self.best():
+                # renamed first: what has a number is whole
+                trash = self.folder / f"{update}{PARTIAL}"
+                (self.folder / str(update)).rename(trash)
+                shutil.rmtree(trash, ignore_errors=True)
+
+    def _about(self, update: int) -> dict[str, Any]:
+        """Returns what was noted with a checkpoint, nothing if its manifest is damaged."""
+        try:
+            return manifest.read(self.folder / str(update))["about"]
+        except manifest.Damaged:
+            return {}
+
+    def _check(self, place: Path, expected) -> None:
+        """Raises a CheckpointError that names the first leaf whose place, shape or dtype differs; reads no array."""
+        metadata = self._orbax.metadata(place / STATE).item_metadata
+        stored, wanted = _forms(metadata.tree), _forms(expected)
         for path in [*wanted, *stored]:
             if stored.get(path) != wanted.get(path):
                 raise CheckpointError(
-                    f"checkpoint {self.folder / str(update)}: {path} is {stored.get(path, 'not there')};"
+                    f"checkpoint {place}: {path} is {stored.get(path, 'not there')};"
                     f" this configuration needs {wanted.get(path, 'no such leaf')}"
                 )
 
-    def close(self) -> None:
-        """Releases the folder."""
-        self._manager.close()
+
+def saved_updates(folder: Path) -> list[int]:
+    """Returns the updates that have a checkpoint in a folder, the last one last, without opening any."""
+    return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
 
 
 def keys_as_data(tree):
@@ -83,9 +256,33 @@ def keys_as_data(tree):
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
 
 
+def _raise_together(error: BaseException | None) -> None:
+    """Raises an error of this process; where there are several all wait here, and one's error is one of all."""
+    failed = parallel.largest_of_processes(error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise OSError("another process cannot write it")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Writes the names in a folder through to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _data_form(leaf) -> jax.ShapeDtypeStruct:
+    """Returns the form of what is stored for a leaf, an array or a shape."""
+    data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=getattr(leaf, "sharding", None))
+
+
 def _like_original(original, saved):
     if _is_key(original):
-        return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(original))
+        return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(jax.numpy.empty((), original.dtype)))
     return saved
 
 

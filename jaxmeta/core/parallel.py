@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -73,22 +74,32 @@ def map_over_tasks(function: Callable[..., Any], num_tasks: int, chunk: int | No
 
 
 def replicate(tree, num_devices: int | None = None):
-    """Puts a tree on the first `num_devices` devices, or on all.
-
-    Updates leave their state like that; one that also starts like that is compiled once, not twice.
-    """
+    """Puts a tree on the first `num_devices` devices, or on all."""
     return jax.device_put(tree, NamedSharding(Mesh(jax.devices()[:num_devices], (AXIS,)), P()))
 
 
-def place(state: TrainState, num_devices: int | None = None, leading: int = 0) -> TrainState:
-    """Puts a train state where its updates leave it: what belongs to tasks on their devices, all else on every one.
+def placement(state: TrainState, num_devices: int | None = None, leading: int = 0) -> TrainState:
+    """Says where the updates of a train state leave its leaves: those of tasks on their devices, all else on every one.
+
+    A state that also starts like that is compiled once, not twice.
 
     Args:
+      state: arrays or shapes.
       leading: axes before that of the tasks, such as one of seeds.
     """
     mesh = Mesh(jax.devices()[:num_devices], (AXIS,))
-    by_task = NamedSharding(mesh, P(*[None] * leading, AXIS))
-    return replicate(state.replace(replay=()), num_devices).replace(replay=jax.device_put(state.replay, by_task))
+    everywhere, by_task = NamedSharding(mesh, P()), NamedSharding(mesh, P(*[None] * leading, AXIS))
+    shared = jax.tree.map(lambda leaf: everywhere, state.replace(replay=()))
+    return shared.replace(replay=jax.tree.map(lambda leaf: by_task, state.replay))
+
+
+def largest_of_processes(value: int) -> int:
+    """Returns the largest of the values that the processes bring; all wait here for each other."""
+    if jax.process_count() == 1:
+        return int(value)
+    from jax.experimental import multihost_utils
+
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
 def task_mean(tree):

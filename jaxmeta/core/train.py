@@ -33,9 +33,24 @@ def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> Tra
     Args:
       num_seeds: if given, that many independent runs side by side, on a leading axis of every leaf.
     """
+    init, keys = meta.init, key
+    if num_seeds is not None:
+        init, keys = jax.vmap(meta.init), jax.random.split(key, num_seeds)
+    placement = jax.tree.map(lambda leaf: leaf.sharding, state_form(meta, num_seeds))
+    return jax.device_put(jax.jit(init)(keys), placement)
+
+
+def state_form(meta: MetaLearner, num_seeds: int | None = None) -> TrainState:
+    """Says what `init_state` makes, without making it: shapes, and the devices that each leaf lives on."""
+    key = jax.random.key(0)
     if num_seeds is None:
-        return parallel.place(jax.jit(meta.init)(key), meta.num_devices)
-    return parallel.place(jax.jit(jax.vmap(meta.init))(jax.random.split(key, num_seeds)), meta.num_devices, leading=1)
+        form, leading = jax.eval_shape(meta.init, key), 0
+    else:
+        form, leading = jax.eval_shape(jax.vmap(meta.init), jax.random.split(key, num_seeds)), 1
+    placement = parallel.placement(form, meta.num_devices, leading)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), form, placement
+    )
 
 
 def make_chunk(
