@@ -19,6 +19,7 @@ TABLES = {
     "maze": "jaxmeta.reproduce.maze",
     "navigation": "jaxmeta.reproduce.navigation",
     "estimators": "jaxmeta.reproduce.estimators",
+    "sinusoid": "jaxmeta.reproduce.sinusoid",
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
 }
 

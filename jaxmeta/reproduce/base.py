@@ -225,6 +225,8 @@ class Table:
     """What `--quick` runs where nothing is chosen; by default all."""
     draw: Callable[[list[dict[str, Any]], str, str], Any] | None = None
     """Makes the picture from rows, title and source; by default `plot.published` does."""
+    pictures: Callable[[Mapping[str, Path]], dict[str, Any]] | None = None
+    """Draws further figures, by name, from the folders of trained runs, which go by the runs' names."""
 
     def row_names(self) -> list[str]:
         """Lists the full names of its rows."""
