@@ -149,6 +149,13 @@ class Rollout(struct.PyTreeNode):
     """What the behaviour policy said, for importance ratios."""
     reset_key: Key
     """[E], replays `Learner.reset`."""
+    fault: Any = ()
+    """True where the environment or the policy said something that is not finite; such a step is not valid. `()` where
+    nobody has looked."""
+
+
+class Experience:
+    """Marks a record of what was experienced, not learned: an update that comes to nothing keeps it."""
 
 
 class Trial(struct.PyTreeNode):
@@ -173,3 +180,5 @@ class TrainState(struct.PyTreeNode):
     replay: Any = ()
     """What an off-policy learner remembers; leaves are [N, ...] by training task, and live on the devices of their
     tasks."""
+    dropped: Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
+    """Updates in a row, up to now, that came to nothing because they were not finite, int32 scalar."""

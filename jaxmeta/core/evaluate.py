@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -73,8 +74,10 @@ def evaluate(
             rounds = jax.vmap(
                 lambda fast, key: rollout(modal, params, fast, env, task, key, plan.streams, plan.episodes)
             )(replay_fast(learner, params, trial), keys)
+        # in training a fault is counted and left out; here the return of its episode is not known
+        reward = jnp.where(rounds.fault, jnp.nan, rounds.reward)
         return Report(
-            returns=episode_returns(rounds.reward, plan.episodes), lengths=episode_returns(rounds.valid, plan.episodes)
+            returns=episode_returns(reward, plan.episodes), lengths=episode_returns(rounds.valid, plan.episodes)
         )
 
     # in bounded pieces: what a trial stores is dropped once it is summed

@@ -7,6 +7,7 @@ On a CPU the cores are the devices (`use_cpu_cores`). Everything outside this fi
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,34 @@ from jaxmeta.types import TrainState
 
 AXIS = "task"
 CACHE_BYTES = 256 * 1024
+PARTS = 8
+"""Parts that a batch is cut into where sums are taken in a fixed order, or as many of them as divide it; the largest
+number of devices that give equal bits."""
+_settings = {"fixed_order": False, "devices": None}
+
+
+def devices() -> list[jax.Device]:
+    """Returns the devices that work is spread over: all there are, or as many as `use_devices` says."""
+    return jax.devices()[: _settings["devices"]]
+
+
+def use_devices(count: int | None) -> None:
+    """Leaves all devices but the first `count` idle, in programs that are built from here on; None takes all."""
+    _settings["devices"] = count
+
+
+def use_fixed_order(on: bool = True) -> None:
+    """Makes results equal bit for bit on 1, 2, 4 and 8 devices, for programs that are built from here on.
+
+    A batch of tasks is computed in parts of one size, whatever the number of devices, and what they add up to is summed
+    in the order of the tasks. It costs some speed: the parts are computed one after the other.
+    """
+    _settings["fixed_order"] = on
+
+
+def parts_of(size: int) -> int:
+    """Returns how many parts a batch is cut into where the number of devices must not matter: 1, 2, 4 or 8."""
+    return math.gcd(size, PARTS)
 
 
 def use_cpu_cores(num_devices: int | None = None) -> None:
@@ -36,7 +65,8 @@ def use_cpu_cores(num_devices: int | None = None) -> None:
 
 def num_devices_for(num_tasks: int) -> int:
     """Returns how many of the devices share a batch of tasks: the largest count that divides it."""
-    return _largest_divisor(num_tasks, len(jax.devices()))
+    size = parts_of(num_tasks) if _settings["fixed_order"] else num_tasks
+    return _largest_divisor(size, len(devices()))
 
 
 def over_tasks(
@@ -51,7 +81,7 @@ def over_tasks(
       num_devices: by default as many as `num_devices_for` says.
       keeps: whether a pair (shared, per task) is returned, the second of which stays on the devices of its tasks.
     """
-    mesh = Mesh(jax.devices()[: num_devices or num_devices_for(num_tasks)], (AXIS,))
+    mesh = Mesh(devices()[: num_devices or num_devices_for(num_tasks)], (AXIS,))
     # check_vma=False: the default would sum gradients of replicated params over the mesh, inner-loop ones included,
     # and so mix the tasks without an error
     out_specs = (P(), P(AXIS)) if keeps else P()
@@ -64,8 +94,7 @@ def map_over_tasks(function: Callable[..., Any], num_tasks: int, chunk: int | No
     Args:
       chunk: tasks that one device runs side by side; all by default.
     """
-    devices = num_devices_for(num_tasks)
-    mesh = Mesh(jax.devices()[:devices], (AXIS,))
+    mesh = Mesh(devices()[: num_devices_for(num_tasks)], (AXIS,))
 
     def local(shared, per_task):
         return chunked_vmap(lambda one: function(shared, one), per_task, chunk)
@@ -75,7 +104,7 @@ def map_over_tasks(function: Callable[..., Any], num_tasks: int, chunk: int | No
 
 def replicate(tree, num_devices: int | None = None):
     """Puts a tree on the first `num_devices` devices, or on all."""
-    return jax.device_put(tree, NamedSharding(Mesh(jax.devices()[:num_devices], (AXIS,)), P()))
+    return jax.device_put(tree, NamedSharding(Mesh(devices()[:num_devices], (AXIS,)), P()))
 
 
 def placement(state: TrainState, num_devices: int | None = None, leading: int = 0) -> TrainState:
@@ -87,7 +116,7 @@ def placement(state: TrainState, num_devices: int | None = None, leading: int = 
       state: arrays or shapes.
       leading: axes before that of the tasks, such as one of seeds.
     """
-    mesh = Mesh(jax.devices()[:num_devices], (AXIS,))
+    mesh = Mesh(devices()[:num_devices], (AXIS,))
     everywhere, by_task = NamedSharding(mesh, P()), NamedSharding(mesh, P(*[None] * leading, AXIS))
     shared = jax.tree.map(lambda leaf: everywhere, state.replace(replay=()))
     return shared.replace(replay=jax.tree.map(lambda leaf: by_task, state.replay))
@@ -103,8 +132,97 @@ def largest_of_processes(value: int) -> int:
 
 
 def task_mean(tree):
-    """Averages over the devices of `over_tasks`."""
+    """Averages over the devices of `over_tasks`, in no fixed order: see `mean_over_tasks`."""
     return jax.lax.pmean(tree, AXIS)
+
+
+def task_sum(tree):
+    """Adds up over the devices of `over_tasks`; for counts, as the order is not fixed."""
+    return jax.lax.psum(tree, AXIS)
+
+
+def mean_over_tasks(function: Callable[..., Any], per_task, chunk: int | None = None):
+    """Averages `function(some tasks) -> mean over those` over the tasks of all devices of `over_tasks`.
+
+    Args:
+      per_task: the tasks of this device, leaves [n, ...].
+      chunk: tasks that one device works on side by side; all by default.
+    """
+    if not _settings["fixed_order"]:
+        return task_mean(mean_over_chunks(function, per_task, chunk))
+    return mean_of_parts(map_parts(lambda _, part: mean_over_chunks(function, part, chunk), (), per_task))
+
+
+def mean_over_shared(function: Callable[..., Any], batch):
+    """Averages `function(some rows) -> mean over those` over a batch [B, ...] that every device has.
+
+    The devices share the work if their number divides B, else each does it all.
+    """
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if not _settings["fixed_order"]:
+        return task_mean(function(share(batch)))
+    if parts_of(size) % jax.lax.axis_size(AXIS) == 0:
+        return mean_over_tasks(function, share(batch))
+    return _mean_in_order(_map_alike(function, _cut(batch, size // parts_of(size))))
+
+
+def num_parts(per_task) -> int:
+    """Returns how many parts the tasks of this device, leaves [n, ...], are cut into: 1 without a fixed order."""
+    size = jax.tree.leaves(per_task)[0].shape[0]
+    return size // _part_size(size) if _settings["fixed_order"] else 1
+
+
+def map_parts(function: Callable[..., Any], per_part, per_task):
+    """Maps `function(one of per_part, tasks of that part)` over the p parts of this device; leaves come back [p, ...].
+
+    Args:
+      per_part: leaves [p, ...], p as `num_parts` says.
+      per_task: leaves [n, ...].
+    """
+    if not _settings["fixed_order"]:
+        only = jax.tree.map(lambda leaf: leaf[0], per_part)
+        return jax.tree.map(lambda leaf: leaf[None], function(only, per_task))
+    size = jax.tree.leaves(per_task)[0].shape[0]
+    return _map_alike(lambda one: function(*one), (per_part, _cut(per_task, _part_size(size))))
+
+
+def mean_of_parts(parts):
+    """Averages what `map_parts` returns over the parts of all devices."""
+    if not _settings["fixed_order"]:
+        return task_mean(jax.tree.map(lambda leaf: leaf[0], parts))
+    return _mean_in_order(gather_tasks(parts))
+
+
+def _part_size(size: int) -> int:
+    """Returns the tasks of a part where each device has `size`."""
+    total = size * jax.lax.axis_size(AXIS)
+    return total // parts_of(total)
+
+
+def _cut(tree, length: int):
+    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] // length, length, *leaf.shape[1:]), tree)
+
+
+def _map_alike(function: Callable[..., Any], pieces):
+    """Maps over pieces one by one, so that each is computed alike, be it one of many or the only one."""
+
+    def alone(piece):
+        # without the barriers a loop of one turn would be fused with what is around it, and be rounded otherwise
+        return jax.lax.optimization_barrier(function(jax.lax.optimization_barrier(piece)))
+
+    return jax.lax.map(alone, pieces)
+
+
+def _mean_in_order(parts):
+    """Averages [p, ...] over p, from the first to the last."""
+
+    def mean(leaf):
+        total = leaf[0]
+        for index in range(1, leaf.shape[0]):
+            total = total + leaf[index]
+        return total / leaf.shape[0]
+
+    return jax.tree.map(mean, parts)
 
 
 def gather_tasks(tree):
@@ -124,20 +242,30 @@ def share(tree):
 
     The mean over B is the mean over the part followed by `task_mean`.
     """
-    devices, size = jax.lax.axis_size(AXIS), jax.tree.leaves(tree)[0].shape[0]
-    if size % devices:
+    count, size = jax.lax.axis_size(AXIS), jax.tree.leaves(tree)[0].shape[0]
+    if size % count:
         return tree
-    part = size // devices
+    part = size // count
     begin = jax.lax.axis_index(AXIS) * part
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, part), tree)
 
 
 def chunked_vmap(function: Callable[..., Any], per_task, chunk: int | None = None):
-    """Vmaps over the leading axis in pieces of at most `chunk`, one piece after the other."""
+    """Vmaps over the tasks of this device in pieces of at most `chunk`, one piece after the other."""
     size = jax.tree.leaves(per_task)[0].shape[0]
+    if _settings["fixed_order"]:
+        length = _part_size(size)
+        pieces = _cut(per_task, length if chunk is None else _largest_divisor(length, chunk))
+        return jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), _map_alike(jax.vmap(function), pieces))
+    return vmap_in_pieces(function, per_task, chunk)
+
+
+def vmap_in_pieces(function: Callable[..., Any], batch, chunk: int | None = None):
+    """Vmaps over the leading axis, of tasks or of anything, in pieces of at most `chunk`, one piece after the other."""
+    size = jax.tree.leaves(batch)[0].shape[0]
     if chunk is None or chunk >= size:
-        return jax.vmap(function)(per_task)
-    return jax.lax.map(function, per_task, batch_size=_largest_divisor(size, chunk))
+        return jax.vmap(function)(batch)
+    return jax.lax.map(function, batch, batch_size=_largest_divisor(size, chunk))
 
 
 def mean_over_chunks(function: Callable[..., Any], per_task, chunk: int | None = None):

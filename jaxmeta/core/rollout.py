@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.tasks.base import Env
 from jaxmeta.types import Array, Fast, Input, Key, Output, Params, Plan, Rollout, Task, Trial
@@ -19,6 +19,9 @@ def rollout(
     The carry, the previous action and the previous reward survive the end of an episode, so the last transition of an
     episode reaches the policy at the first step of the next one. After an early end everything stands still up to the
     horizon: to the policy the episodes follow each other without a gap.
+
+    A step at which the environment or the policy says something that is not finite is a fault: it pays nothing, shows
+    zeros and is not valid.
 
     Returns:
       Experience with leaves [T, E, ...], T = episodes x horizon.
@@ -38,25 +41,30 @@ def rollout(
         next_env_state, outcome = jax.vmap(env.step, (0, 0, 0, None))(
             jax.random.split(env_key, streams), env_state, action, task
         )
-        reward = jnp.where(alive, outcome.reward, 0.0)
+        sound = guard.is_sound((inputs.obs, action, outcome.obs, outcome.reward), leading=1)
+        sound &= guard.is_sound(output, leading=1, logits=True)
+        valid = alive & sound
+        reward = jnp.where(valid, outcome.reward, 0.0)
+        obs = _select(sound, outcome.obs, jnp.zeros_like(outcome.obs))
         ends = outcome.terminated | last
         record = Rollout(
             inputs=inputs,
             action=action,
-            next_obs=outcome.obs,
+            next_obs=obs,
             reward=reward,
-            valid=alive.astype(jnp.float32),
-            done=(alive & ends).astype(jnp.float32),
-            terminated=(alive & outcome.terminated).astype(jnp.float32),
+            valid=valid.astype(jnp.float32),
+            done=(valid & ends).astype(jnp.float32),
+            terminated=(valid & outcome.terminated).astype(jnp.float32),
             output=output,
             reset_key=(),  # pyright: ignore[reportArgumentType]  one for all steps, put in below
+            fault=alive & ~sound,
         )
         next_inputs = Input(
-            obs=outcome.obs,
+            obs=obs,
             prev_action=action,
             prev_reward=reward,
             prev_done=ends.astype(jnp.float32),
-            prev_next_obs=outcome.obs,
+            prev_next_obs=obs,
             first=jnp.zeros(streams),
         )
         if spec.terminates:

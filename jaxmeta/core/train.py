@@ -8,7 +8,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.types import Key, Metrics, TrainState
 
@@ -57,7 +57,9 @@ def make_chunk(
     meta: MetaLearner, num_updates: int, num_seeds: int | None = None
 ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
     """Compiles `num_updates` updates into one device call that consumes its argument's memory."""
-    update = meta.update if num_seeds is None else jax.vmap(meta.update)
+    update = guard.guarded(meta.update)
+    if num_seeds is not None:
+        update = jax.vmap(update)
     return jax.jit(
         lambda state: jax.lax.scan(lambda state, _: update(state), state, None, num_updates), donate_argnums=0
     )
@@ -82,6 +84,9 @@ def train(
 
     Returns:
       The final state. The result does not depend on `chunk`.
+
+    Raises:
+      guard.NonFiniteError: if so many updates in a row were not finite that training makes no sense.
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
@@ -97,4 +102,7 @@ def train(
         fetched = jax.device_get(metrics)
         for callback in callbacks:
             callback(done, state, fetched)
+        dropped = int(np.max(fetched["dropped"][-1]))
+        if dropped >= guard.MAX_DROPPED:
+            raise guard.NonFiniteError(done - dropped, dropped, state)
     return state

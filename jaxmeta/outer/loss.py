@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay_fast, unroll
 from jaxmeta.rl import Estimator, Objective, masked_mean
@@ -136,8 +136,17 @@ def batch_loss(
 
 
 def mean_over_trials(function: Callable[[Trial], Any], trials: Trial) -> Any:
-    """Averages `function(some trials) -> mean over those` over the trials of all devices, in cache-sized pieces."""
-    return parallel.task_mean(parallel.mean_over_chunks(function, trials, gradient_chunk(trials)))
+    """Averages `function(some trials) -> mean over those` over the trials of all devices, in cache-sized pieces.
+
+    Trials that had a fault are empty, see `core.guard`: the mean is over the others.
+    """
+    return over_sound(parallel.mean_over_tasks(function, trials, gradient_chunk(trials)), trials)
+
+
+def over_sound(mean: Any, trials: Trial) -> Any:
+    """Turns a mean over all trials of all devices, to which those with a fault add zero, into one over the others."""
+    share = guard.sound_share(trials)
+    return jax.tree.map(lambda leaf: leaf / jnp.where(share > 0, share, 1.0), mean)
 
 
 def gradient_chunk(trials: Trial) -> int | None:

@@ -19,7 +19,7 @@ import optax
 from flax import struct
 
 from jaxmeta import checks
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, stepping_chunk
 from jaxmeta.nets import ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
@@ -144,6 +144,10 @@ def off_policy(
             f"replay_capacity is {config.replay_capacity}; one visit to a task brings {(plan.rounds + 1) * round_size}"
             " transitions"
         )
+    # tasks are visited and drawn within strata of neighbours, so that chance is the same on 1, 2, 4 and 8 devices
+    strata = parallel.parts_of(shared)
+    if strata % devices:
+        strata = devices
     warmup = -(-config.warmup_passes * num_tasks // visits)
     step = gradient_step(networks, encoder, meta_batch, config)
     tx = optax.adam(config.learning_rate)
@@ -174,14 +178,17 @@ def off_policy(
             return replay.replace(transitions=kept)
         first = jax.tree.map(lambda leaf: leaf[:, :context_rounds], rounds.replace(reset_key=()))
         rows = layout.pack(rings.stored(first))
-        recent = rings.forget(replay.context, visited)
+        # out of bounds, so not forgotten: tasks whose visit brought nothing because of a fault
+        sound = jnp.where(guard.faulty_tasks(trials), num_tasks, visited)
+        recent = rings.forget(replay.context, sound)
         recent = rings.write(recent, visited, _in_order(rows), _in_order(first.valid))
         return replay.replace(transitions=kept, context=recent)
 
     def draw(replay: Replay, key: Key) -> tuple[Transition, Array, Array]:
         task_key, batch_key, context_key = jax.random.split(key, 3)
-        here = replay.transitions.written.shape[0]
-        some = jax.random.choice(task_key, here, (meta_batch // devices,), replace=False)
+        some = jax.random.choice(task_key, num_tasks // strata, (meta_batch // strata,), replace=False)
+        filled = replay.transitions.size[some] > 0
+        some = jnp.where(filled, some, some[jnp.argmax(filled)])  # a visit may have brought nothing because of a fault
         batch = layout.unpack(rings.draw(replay.transitions, some, batch_key, config.batch_size))
         if not encoder.size:
             return batch, jnp.zeros((len(some), 1, 0)), jnp.zeros((len(some), 1))
@@ -195,31 +202,38 @@ def off_policy(
     def local_update(shared, per_task):
         params, opt_state, updates = shared
         replay, keys = per_task
-        choose_key, collect_key, learn_key = jax.random.split(keys[0], 3)
-        visited = _visited(updates, warmup, choose_key, replay.transitions.written.shape[0], visits // devices)
+        first = keys[:: num_tasks // strata]
+        choose_keys, collect_keys, learn_keys = jnp.unstack(_split_each(first, 3), axis=1)
+        size, some = num_tasks // strata, visits // strata
+        visited = jax.vmap(lambda key: _visited(updates, warmup, key, size, some))(choose_keys)
+        visited = _flat(visited + size * jnp.arange(len(first))[:, None])
         tasks = jax.tree.map(lambda leaf: leaf[visited], replay.tasks)
 
         def one(task_and_key):
             task, key = task_and_key
             return collect(collector, params, family.env, task, key, plan)
 
-        trials = parallel.chunked_vmap(
-            one, (tasks, jax.random.split(collect_key, len(visited))), stepping_chunk(family.env, tasks, plan)
-        )
+        trial_keys = _flat(_split_each(collect_keys, visits // strata))
+        trials = parallel.chunked_vmap(one, (tasks, trial_keys), stepping_chunk(family.env, tasks, plan))
+        trials = guard.empty_faulty(trials)
         replay = remember(replay, visited, tasks, trials)
+        strata_here = jax.tree.map(lambda leaf: leaf.reshape(len(first), -1, *leaf.shape[1:]), replay.replace(tasks=()))
 
         def learn():
-            def one(state, key):
-                draw_key, step_key = jax.random.split(key)
-                return step(state, *draw(replay, draw_key), jax.random.split(step_key, meta_batch // devices), tx)
+            def one(state, keys):
+                draw_keys, step_keys = jnp.unstack(_split_each(keys, 2), axis=1)
+                drawn = jax.tree.map(_flat, jax.vmap(draw)(strata_here, draw_keys))
+                return step(state, *drawn, _flat(_split_each(step_keys, meta_batch // strata)), tx)
 
-            state, metrics = jax.lax.scan(one, (params, opt_state), jax.random.split(learn_key, config.gradient_steps))
+            step_keys = jnp.swapaxes(_split_each(learn_keys, config.gradient_steps), 0, 1)
+            state, metrics = jax.lax.scan(one, (params, opt_state), step_keys)
             return state, jax.tree.map(lambda leaf: leaf.mean(0), metrics)
 
         idle = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(learn)[1])
         (params, opt_state), metrics = jax.lax.cond(updates >= warmup, learn, lambda: ((params, opt_state), idle))
-        fill = rings.ring_sizes(replay.transitions)
-        metrics |= parallel.task_mean(trial_metrics(trials, plan) | {"replay": fill})
+        fill = replay.transitions.size / config.replay_capacity
+        metrics["replay"] = parallel.mean_over_tasks(jnp.mean, fill)
+        metrics |= trial_metrics(trials, plan, visits)
         return (params, opt_state, metrics), replay
 
     def update(state: TrainState) -> tuple[TrainState, Metrics]:
@@ -228,7 +242,6 @@ def off_policy(
         (params, opt_state, metrics), replay = parallel.over_tasks(local_update, num_tasks, devices, keeps=True)(
             (state.params, state.opt_state, state.step), (state.replay, keys)
         )
-        metrics["env_steps"] = metrics["env_steps"] * visits
         return TrainState(params, opt_state, key, state.step + 1, replay), metrics
 
     learner, evaluated_by = evaluation or (collector, plan)
@@ -252,12 +265,10 @@ def gradient_step(
         def mean(params: ContextParams, some: tuple) -> tuple[Array, Metrics]:
             return jax.tree.map(jnp.mean, jax.vmap(loss, (None, None, 0))(params, soft.target_critics, some))
 
-        gradient, metrics = parallel.task_mean(
-            parallel.mean_over_chunks(
-                lambda some: jax.grad(mean, has_aux=True)(params, some),
-                (batch, context, valid, keys),
-                _gradient_chunk(params, batch),
-            )
+        gradient, metrics = parallel.mean_over_tasks(
+            lambda some: jax.grad(mean, has_aux=True)(params, some),
+            (batch, context, valid, keys),
+            _gradient_chunk(params, batch),
         )
         change, adam = tx.update(gradient, soft.adam, params)
         params = cast(ContextParams, optax.apply_updates(params, change))
@@ -350,6 +361,16 @@ def _transitions(rounds: Any, family: TaskFamily, tasks: Task) -> Transition:
     for _ in range(3):
         dense = jax.vmap(dense, (0, None))
     return stored.replace(reward=jax.vmap(dense)(stored.next_obs, tasks))
+
+
+def _split_each(keys: Key, count: int) -> Key:
+    """Splits keys [s] into [s, count]."""
+    return jax.vmap(lambda key: jax.random.split(key, count))(keys)
+
+
+def _flat(leaf: Array) -> Array:
+    """Takes the first two axes as one."""
+    return leaf.reshape(-1, *leaf.shape[2:])
 
 
 def _in_order(leaf: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, episode_returns, stepping_chunk
 from jaxmeta.tasks.base import TaskFamily
@@ -31,7 +31,8 @@ def on_policy(
     Args:
       init_opt: makes the optimiser state from params.
       improve: (params, opt_state, trials, keys, step) -> (params, opt_state, metrics). It sees the trials [n, ...] and
-        keys [n] of one device and the number of updates done, and must reduce over devices with `parallel.task_mean`.
+        keys [n] of one device and the number of updates done, and must reduce over devices, as `mean_over_trials`
+        does. A trial that had a fault is empty, see `core.guard`.
       num_devices: devices to use; by default as many as divide `num_tasks`.
     """
     if num_tasks < 1:
@@ -52,9 +53,9 @@ def on_policy(
             return collect(learner, params, family.env, task, key, plan)
 
         trials = parallel.chunked_vmap(one, (tasks, collect_keys), stepping_chunk(family.env, tasks, plan))
+        trials = guard.empty_faulty(trials)
         params, opt_state, metrics = improve(params, opt_state, trials, improve_keys, step)
-        metrics |= parallel.task_mean(trial_metrics(trials, plan))
-        return params, opt_state, metrics
+        return params, opt_state, metrics | trial_metrics(trials, plan, num_tasks)
 
     def update(state: TrainState) -> tuple[TrainState, Metrics]:
         key, *keys = jax.random.split(state.key, 4)
@@ -63,15 +64,25 @@ def on_policy(
         params, opt_state, metrics = parallel.over_tasks(local_update, num_tasks, num_devices)(
             (state.params, state.opt_state, state.step), (tasks, collect_keys, improve_keys)
         )
-        metrics["env_steps"] = metrics["env_steps"] * num_tasks
         return TrainState(params=params, opt_state=opt_state, key=key, step=state.step + 1), metrics
 
     return MetaLearner(learner, plan, init, update, num_devices, collects=(num_tasks, plan))
 
 
-def trial_metrics(trials: Trial, plan: Plan) -> Metrics:
-    """Averages over tasks and streams: returns of every round and of the first and last episode; steps per task."""
-    returns = episode_returns(trials.rounds.reward, plan.episodes).mean((0, 2))
-    steps = {"env_steps": trials.rounds.valid.sum((1, 2, 3)).mean()}
+def trial_metrics(trials: Trial, plan: Plan, num_tasks: int) -> Metrics:
+    """Describes the `num_tasks` trials of all devices, of which these are the part of one.
+
+    Returns of every round and of the first and last episode are means over streams and over the tasks without a fault,
+    NaN if there is none; steps, and tasks with a fault, are counted.
+    """
+
+    def mean(some: Trial) -> tuple[Array, Array]:
+        returns = episode_returns(some.rounds.reward, plan.episodes).mean((0, 2))
+        return returns, some.rounds.valid.sum((1, 2, 3)).mean()
+
+    returns, steps = parallel.mean_over_tasks(mean, trials)
+    share = guard.sound_share(trials)
+    returns = returns / share
     by_round = {f"return/round_{index}": value for index, value in enumerate(returns.sum(-1))}
-    return by_round | {"return/first": returns[0, 0], "return/last": returns[-1, -1]} | steps
+    counts = {"env_steps": steps * num_tasks, "faulty_tasks": (1.0 - share) * num_tasks}
+    return by_round | {"return/first": returns[0, 0], "return/last": returns[-1, -1]} | counts

@@ -16,7 +16,14 @@ from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_last
-from jaxmeta.outer.loss import batch_loss, gradient_chunk, mean_over_trials, standardized_credit, trial_loss
+from jaxmeta.outer.loss import (
+    batch_loss,
+    gradient_chunk,
+    mean_over_trials,
+    over_sound,
+    standardized_credit,
+    trial_loss,
+)
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Output, Params, Plan, Trial
@@ -86,10 +93,11 @@ def trust_region(
         value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
         (before, at_first), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
         gradient, _ = ravel_pytree(gradient)
-        curve = curvature(learner, params, _some_experience(trials, config.curvature_fraction))
+        some = _some_experience(trials, config.curvature_fraction)
+        curve = curvature(learner, params, some)
 
         def product(vector: Array) -> Array:
-            return parallel.task_mean(curve(vector)) + config.damping * vector
+            return over_sound(parallel.mean_of_parts(curve(vector)), some) + config.damping * vector
 
         natural = natural_step(gradient, product, config.max_kl, config.cg_iterations)
 
@@ -126,26 +134,36 @@ def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Arra
     At the params themselves the divergence is at its minimum, so its Hessian is exactly JᵀFJ: J maps params to the
     action distributions of the last round, through all adaptations, and F is the Fisher matrix of those
     distributions. J is linearised once; no third derivative is ever taken.
+
+    Returns:
+      A function from a vector [D] to one product for each part of the trials, [p, D], see `parallel.map_parts`.
     """
     flat, unravel = ravel_pytree(params)
+    parts = parallel.num_parts(trials)
 
-    def distributions(flat: Array):
-        one = lambda trial: replay_last(learner, unravel(flat), trial).dist  # noqa: E731
-        return parallel.chunked_vmap(one, trials, gradient_chunk(trials))
+    def distributions(flats: Array):
+        def of_part(flat: Array, some: Trial):
+            one = lambda trial: replay_last(learner, unravel(flat), trial).dist  # noqa: E731
+            return parallel.vmap_in_pieces(one, some, gradient_chunk(some))
 
-    here, push = jax.linearize(distributions, flat)
-    pull = jax.linear_transpose(push, flat)
+        return parallel.map_parts(of_part, flats, trials)
+
+    flats = jnp.tile(flat, (parts, 1))
+    here, push = jax.linearize(distributions, flats)
+    pull = jax.linear_transpose(push, flats)
     valid = trials.rounds.valid[:, -1]
+    valid = valid.reshape(parts, -1, *valid.shape[1:])
 
     def head(dist):
         return learner.head(Output(dist=dist, value=jnp.zeros(())))
 
     def divergence(dist):
         kl = head(here).kl_divergence(head(dist))
-        return jnp.mean(jax.vmap(rl.masked_mean)(kl, valid))
+        return jnp.sum(jnp.mean(jax.vmap(jax.vmap(rl.masked_mean))(kl, valid), axis=1))
 
     def product(vector: Array) -> Array:
-        return pull(jax.jvp(jax.grad(divergence), (here,), (push(vector),))[1])[0]
+        change = push(jnp.tile(vector, (parts, 1)))
+        return pull(jax.jvp(jax.grad(divergence), (here,), (change,))[1])[0]
 
     return product
 

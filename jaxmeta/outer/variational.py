@@ -16,7 +16,7 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from jaxmeta import checks, rl
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_improvement, remaining_share
@@ -102,9 +102,10 @@ def variational(
     ) -> tuple[Any, VariationalState, Metrics]:
         policy, policy_state, metrics = improve_policy(params.policy, state.policy, hyper_trials(trials), keys, step)
         last = jax.tree.map(lambda leaf: leaf[:, -1], trials.rounds)
-        fresh, keys = parallel.gather_tasks((trajectories(last), keys))
+        sound = jnp.repeat(~guard.faulty_tasks(trials), plan.streams)
+        fresh, sound, keys = parallel.gather_tasks((trajectories(last), sound.astype(jnp.float32), keys))
         model, model_state, rings, model_metrics = improve_model(
-            params.model, state.model, state.trials, fresh, jax.random.fold_in(keys[0], ppo.epochs), step
+            params.model, state.model, state.trials, fresh, sound, jax.random.fold_in(keys[0], ppo.epochs), step
         )
         state = VariationalState(policy_state, model_state, rings)
         return params.replace(policy=policy, model=model), state, metrics | model_metrics
@@ -121,8 +122,8 @@ def model_improvement(loss: ModelLoss, example: rl.Trajectory, config: Variation
 
     Returns:
       A function that makes Adam's state and an empty ring from the model's params; and the improvement, (params, Adam's
-      state, ring, trajectories [n, T, ...], key, updates done) -> (params, Adam's state, ring, metrics). What goes in
-      must be the same on every device.
+      state, ring, trajectories [n, T, ...], 1.0 for those to learn from [n], key, updates done) -> (params, Adam's
+      state, ring, metrics). What goes in must be the same on every device.
     """
     tx = optax.adam(config.learning_rate)
     flat, unflatten = ravel_pytree(example)
@@ -135,17 +136,26 @@ def model_improvement(loss: ModelLoss, example: rl.Trajectory, config: Variation
         each = jax.vmap(lambda row, key: loss(params, unflatten(row), key))(batch, keys)
         return jax.tree.map(jnp.mean, each)
 
-    def improve(params: Params, opt_state: Any, rings: replay.TaskRings, fresh: rl.Trajectory, key: Key, step: Array):
+    def improve(
+        params: Params,
+        opt_state: Any,
+        rings: replay.TaskRings,
+        fresh: rl.Trajectory,
+        sound: Array,
+        key: Key,
+        step: Array,
+    ):
         remaining = remaining_share(step, config.anneal_over)
         rows = jax.vmap(lambda one: ravel_pytree(one)[0])(fresh)
-        rings = replay.write(rings, only, rows[None], jnp.ones((1, rows.shape[0])))
+        rings = replay.write(rings, only, rows[None], sound[None])
 
         def descend(state, key):
             params, opt_state = state
             draw_key, *keys = jax.random.split(key, 1 + config.batch_size)
             batch = replay.draw(rings, only, draw_key, config.batch_size)[0]
-            mine = parallel.share((batch, jnp.stack(keys)))
-            gradient, metrics = parallel.task_mean(jax.grad(batch_loss, has_aux=True)(params, *mine))
+            gradient, metrics = parallel.mean_over_shared(
+                lambda some: jax.grad(batch_loss, has_aux=True)(params, *some), (batch, jnp.stack(keys))
+            )
             change, opt_state = tx.update(gradient, opt_state, params)
             change = jax.tree.map(lambda leaf: leaf * remaining, change)
             return (optax.apply_updates(params, change), opt_state), metrics

@@ -8,13 +8,13 @@ that is not valid, such as those after an early end, takes no place.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.types import Array, Key, Rollout, Spec
+from jaxmeta.types import Array, Experience, Key, Rollout, Spec
 
 BYTES_PER_NUMBER = 4
 
@@ -63,7 +63,7 @@ class Rows(NamedTuple):
     """Rows [..., width] -> transitions [...]."""
 
 
-class TaskRings(struct.PyTreeNode):
+class TaskRings(struct.PyTreeNode, Experience):
     """The rings of N tasks."""
 
     rows: Array
@@ -163,8 +163,3 @@ def draw_beginning(rings: TaskRings, tasks: Array, key: Key, count: int) -> tupl
 def bytes_per_transition(rows: Rows) -> int:
     """Returns what a transition takes in a ring."""
     return BYTES_PER_NUMBER * rows.width
-
-
-def ring_sizes(rings: Any) -> Array:
-    """Returns how full the rings are on average, in [0, 1]."""
-    return jnp.mean(rings.size / rings.capacity)

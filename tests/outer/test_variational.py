@@ -160,7 +160,7 @@ def test_the_model_alone_learns_from_a_batch():
     mesh = jax.sharding.Mesh(jax.devices()[:1], ("task",))
     run = jax.shard_map(lambda *args: improve(*args)[0], mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
     params = jnp.zeros(())
-    np.testing.assert_allclose(run(params, *init(params), fresh, jax.random.key(0), 0), 3.0, atol=0.05)
+    np.testing.assert_allclose(run(params, *init(params), fresh, jnp.ones(2), jax.random.key(0), 0), 3.0, atol=0.05)
 
 
 def rows_of(reward):
