@@ -119,8 +119,10 @@ def standardized_credit(trials: Trial, advantage: Estimator, weight: float) -> d
         return {}
     last = jax.tree.map(lambda leaf: leaf[:, -1], trials.rounds)
     returns = jax.vmap(lambda experience: jnp.mean(advantage(experience).target[0]))(last)
-    mean = parallel.task_mean(jnp.mean(returns))
-    deviation = jnp.sqrt(parallel.task_mean(jnp.mean(jnp.square(returns - mean))))
+    sound = ~guard.faulty_tasks(trials)
+    mean = over_sound(parallel.mean_over_tasks(jnp.mean, returns * sound), trials)
+    variance = over_sound(parallel.mean_over_tasks(jnp.mean, jnp.square(returns - mean) * sound), trials)
+    deviation = jnp.sqrt(variance)
     return {"sampling_correction": weight * len(last.reward[0]) / (deviation + 1e-8), "return_baseline": mean}
 
 

@@ -203,7 +203,7 @@ def _off_data(
             return direction(params, jax.vmap(family.sample)(keys[:, 0]), keys[:, 1])
 
         chunk = None if parallel.cache_chunk(1) is None else ROWS
-        gradient, metrics = parallel.task_mean(parallel.mean_over_chunks(some, keys, chunk))
+        gradient, metrics = parallel.mean_over_tasks(some, keys, chunk)
         change, opt_state = tx.update(gradient, opt_state, params)
         change = jax.tree.map(lambda leaf: leaf * remaining_share(step, anneal_over), change)
         return optax.apply_updates(params, change), opt_state, metrics | {"grad_norm": optax.global_norm(gradient)}
