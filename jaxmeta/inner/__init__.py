@@ -16,7 +16,18 @@ from jaxmeta.inner.context import ContextFast, context
 from jaxmeta.inner.gradient import GradientFast, GradientParams, descent, gradient
 from jaxmeta.inner.memory import memory
 from jaxmeta.inner.supervised import predictor, support_loss
-from jaxmeta.inner.updaters import Updater, adapt_only, bounded, chain, first_order, fixed, per_parameter, sgd
+from jaxmeta.inner.updaters import (
+    Updater,
+    adam,
+    adapt_only,
+    bounded,
+    chain,
+    first_order,
+    fixed,
+    per_parameter,
+    sgd,
+    tally,
+)
 
 __all__ = [
     "BeliefCarry",
@@ -26,6 +37,7 @@ __all__ = [
     "GradientParams",
     "ModelParams",
     "Updater",
+    "adam",
     "adapt_only",
     "belief",
     "bounded",
@@ -45,5 +57,6 @@ __all__ = [
     "predictor",
     "sgd",
     "support_loss",
+    "tally",
     "trajectories",
 ]

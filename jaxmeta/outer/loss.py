@@ -123,7 +123,7 @@ def standardized_credit(trials: Trial, advantage: Estimator, weight: float) -> d
     mean = over_sound(parallel.mean_over_tasks(jnp.mean, returns * sound), trials)
     variance = over_sound(parallel.mean_over_tasks(jnp.mean, jnp.square(returns - mean) * sound), trials)
     deviation = jnp.sqrt(variance)
-    return {"sampling_correction": weight * len(last.reward[0]) / (deviation + 1e-8), "return_baseline": mean}
+    return {"sampling_correction": weight / (deviation + 1e-8), "return_baseline": mean}
 
 
 def batch_loss(
