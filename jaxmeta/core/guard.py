@@ -63,6 +63,13 @@ def empty_faulty(trials: Trial) -> Trial:
     return trials.replace(rounds=rounds.replace(reset_key=trials.rounds.reset_key, fault=trials.rounds.fault))
 
 
+def leave_out(trials: Trial, tasks: Array) -> Trial:
+    """Treats some of the trials [n, ...], for which `tasks` [n] is true, as if they had a fault."""
+    reward, faulty = trials.rounds.reward, faulty_tasks(trials) | tasks
+    fault = jnp.broadcast_to(faulty.reshape(-1, *[1] * (reward.ndim - 1)), reward.shape)
+    return empty_faulty(trials.replace(rounds=trials.rounds.replace(fault=fault)))
+
+
 def sound_share(trials: Trial) -> Array:
     """Returns the part of the trials of all devices that had no fault; exactly 1.0 if none had."""
     faulty = faulty_tasks(trials)
