@@ -14,12 +14,13 @@ are what `learner.init(key)` gives:
   agent that knows the maze `oracle_return`.
 * `meta_gradient`: what MAML's gradient should be on a small MDP, `exact_gradient`, and how the estimators that
   `jm.outer.META_GRADIENTS` names do there, `expected_gradient` and `quality`.
+* `optimizers`: gradient descent, momentum and Adam that train a network on each supervised task, `optimiser`.
 * `point`: point robots. The return of an agent that knows the goal, `oracle_return` and `sparse_oracle_return`, and
   its mean over goals and starts, `expected_return` and `expected_sparse_return`.
 * `tabular`: random MDPs. The values of the known MDP `optimal_value` and of random actions `random_value`; learners
   `random`, `epsilon_greedy`, `psrl`, `optimistic_psrl`, `ucrl2`, `beb`.
 """
 
-from jaxmeta.references import bandits, grid, maze, meta_gradient, point, tabular
+from jaxmeta.references import bandits, grid, maze, meta_gradient, optimizers, point, tabular
 
-__all__ = ["bandits", "grid", "maze", "meta_gradient", "point", "tabular"]
+__all__ = ["bandits", "grid", "maze", "meta_gradient", "optimizers", "point", "tabular"]
