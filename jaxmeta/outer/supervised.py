@@ -223,7 +223,7 @@ def off_data(
     Args:
       init_opt: makes the optimiser state from params.
       improve: (params, opt_state, keys, step) -> (params, opt_state, metrics). It sees the keys of one device's tasks,
-        a pair of [n]: to draw them, and for all else; it must reduce over devices with `parallel.task_mean`.
+        a pair of [n]: to draw them, and for all else; it must reduce over devices, as `parallel.mean_over_tasks`.
       num_devices: devices to use; by default as many as divide `num_tasks`.
     """
     if num_tasks < 1:

@@ -83,8 +83,11 @@ def unrolled(
         def descend(state, index):
             params, opt_state, fast = state
             keys_now = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-            (loss, fast), gradient = slope(params, fast, tasks, keys_now)
-            loss, gradient = parallel.task_mean((loss, gradient))
+            (loss, fast), gradient = parallel.map_parts(
+                lambda _, some: slope(params, *some), (), (fast, tasks, keys_now)
+            )
+            loss, gradient = parallel.mean_of_parts((loss, gradient))
+            fast = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), fast)
             change, opt_state = tx.update(gradient, opt_state, params)
             change = jax.tree.map(lambda leaf: leaf * remaining_share(step, config.anneal_over), change)
             metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}
@@ -97,7 +100,9 @@ def unrolled(
         fast = jax.vmap(learner.start, (None, 0))(params, keys)
         segments = jnp.arange(1, plan.rounds // config.segment + 1)
         (params, opt_state, fast), metrics = jax.lax.scan(descend, (params, opt_state, fast), segments)
-        measured = jax.tree.map(jnp.mean, jax.vmap(end)(fast, tasks, keys))
-        return params, opt_state, jax.tree.map(jnp.mean, metrics) | parallel.task_mean(measured)
+        measured = parallel.mean_over_tasks(
+            lambda some: jax.tree.map(jnp.mean, jax.vmap(end)(*some)), (fast, tasks, keys)
+        )
+        return params, opt_state, jax.tree.map(jnp.mean, metrics) | measured
 
     return off_data(learner, plan, num_tasks, tx.init, improve, num_devices)
