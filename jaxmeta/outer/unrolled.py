@@ -25,6 +25,9 @@ class UnrolledConfig:
 
     segment: int = 20
     """Steps that a derivative goes through; a meta-update takes one step of Adam for each segment."""
+    log_floor: float | None = None
+    """If given, log(loss + log_floor) is what is lowered: the end of the way then counts like its begin, where losses are
+    much higher."""
     learning_rate: float = 1e-3
     """Adam's step size."""
     max_grad_norm: float = 1.0
@@ -34,7 +37,7 @@ class UnrolledConfig:
 
     def __post_init__(self):
         checks.finite(self)
-        checks.positive(self, "learning_rate", "max_grad_norm")
+        checks.positive(self, "log_floor", "learning_rate", "max_grad_norm")
         checks.at_least_one(self, "segment", "anneal_over")
 
 
@@ -68,6 +71,8 @@ def unrolled(
             return fast, env.loss(answer(learner, env, params, fast, experience), task.support.targets)
 
         fast, losses = jax.lax.scan(step, fast, jax.random.split(key, config.segment))
+        if config.log_floor is not None:
+            losses = jnp.log(losses + config.log_floor)
         return jnp.mean(losses), fast
 
     def mean_way(params: Params, fast: Fast, tasks: FewShotTask, keys: Key) -> tuple[Array, Fast]:

@@ -23,7 +23,10 @@ SIZES: dict[str, Mapping[str, Any]] = {
 FLAGS = "--chunk 5 --checkpoint-every 100 --algo.outer.learning-rate 3e-3 --algo.outer.anneal-over {updates}"
 RECIPES = {
     "quadratic": (500, FLAGS),
-    "network": (600, f"{FLAGS} --algo.hidden 20 --algo.inner-lr 0.03 --algo.num-tasks 32"),
+    "network": (
+        500,
+        f"{FLAGS} --algo.hidden 20 --algo.inner-lr 0.03 --algo.num-tasks 16 --algo.scale 0.3 --algo.outer.log-floor 1e-4",
+    ),
 }
 QUICK = "--algo.rounds 20 --algo.num-tasks 4"
 
