@@ -236,7 +236,7 @@ class Checkpointer:
 
     def _check(self, place: Path, expected) -> None:
         """Raises a CheckpointError that names the first leaf whose place, shape or dtype differs; reads no array."""
-        metadata = self._orbax.metadata(place / STATE).item_metadata
+        metadata: Any = self._orbax.metadata(place / STATE).item_metadata
         stored, wanted = _forms(metadata.tree), _forms(expected)
         for path in [*wanted, *stored]:
             if stored.get(path) != wanted.get(path):

@@ -28,7 +28,7 @@ number of devices that give equal bits."""
 _settings = {"fixed_order": False, "devices": None}
 
 
-def devices() -> list[jax.Device]:
+def devices() -> list[Any]:
     """Returns the devices that work is spread over: all there are, or as many as `use_devices` says."""
     return jax.devices()[: _settings["devices"]]
 

@@ -50,9 +50,9 @@ def held_back(updater: Updater, strength: float) -> Updater:
     """Lets any updater also go down strength / 2 |θ - θ₀|², where θ₀ is what the adaptation to a task starts from."""
     pull = optax.GradientTransformation(
         lambda params: params,
-        lambda gradient, start, params=None: (
-            jax.tree.map(lambda slope, now, then: slope + strength * (now - then), gradient, params, start),
-            start,
+        lambda updates, state, params=None: (
+            jax.tree.map(lambda slope, now, then: slope + strength * (now - then), updates, params, state),
+            state,
         ),
     )
     return updater._replace(tx=lambda psi: optax.chain(pull, updater.tx(psi)))

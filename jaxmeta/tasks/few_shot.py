@@ -83,6 +83,8 @@ class FewShot:
         """Returns what a round on a task shows, [1, 1, ...]: no policy is needed, as none decides what is seen."""
         nothing = jnp.zeros((1, 1))
         question = self.question(task)[None, None]
-        inputs = Input(question, jnp.zeros((1, 1, self.spec.action.size)), nothing, nothing, question, nothing + 1)
-        output = Output(dist=inputs.prev_action, value=nothing)
-        return Rollout(inputs, inputs.prev_action, question, nothing, nothing + 1, nothing + 1, nothing, output, ())
+        answer = jnp.zeros((1, 1, self.queries * self.outputs))
+        inputs = Input(question, answer, nothing, nothing, question, nothing + 1)
+        output = Output(dist=answer, value=nothing)
+        episode = (inputs, answer, question, nothing, nothing + 1, nothing + 1, nothing, output)
+        return Rollout(*episode, reset_key=())  # pyright: ignore[reportArgumentType]  no policy drew anything
