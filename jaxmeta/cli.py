@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -40,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
     It is 0 if all went well, 2 for bad input, 1 if the machine gave out (memory, disk) or a reproduced number is not
-    what is required. A run that was told to stop returns 128 and the signal's number, which is 130 for Ctrl-C and 143
-    for SIGTERM: it has saved its state and `--resume` continues it.
+    what is required, 3 if updates were not finite (the state is in `nonfinite/` of the run folder). A run that was told
+    to stop returns 128 and the signal's number, which is 130 for Ctrl-C and 143 for SIGTERM: it has saved its state,
+    and `--resume` continues it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -210,9 +212,49 @@ def _train(argv: list[str]) -> int:
         print(_train_help())
         return 0
     options, config = flags.train_flags(argv)
-    _start_jax(options.cache)
+    from jaxmeta.core import parallel
+
+    _start_jax(options.cache, options.devices)
+    if options.distributed:
+        parallel.use_devices(None)  # the number was of those of this process
+        _join_processes(options)
+    parallel.use_fixed_order(config.deterministic)
     family, meta = config.build()
+    _check_spread(options, meta)
     return _Training(options, config, family, meta).run()
+
+
+def _join_processes(options: Any) -> None:
+    """Meets the other processes; what the first finds wrong with the folder all refuse."""
+    from jaxmeta.core import parallel
+
+    try:
+        parallel.join_processes(options.coordinator, options.num_processes, options.process_id, options.heartbeat)
+    except (RuntimeError, ValueError) as error:
+        brief = str(error).strip().split("\n")[0]
+        raise flags.UsageError(f"--distributed: the processes do not find each other: {brief}") from error
+    found = None
+    if parallel.is_first_process() and not options.resume:
+        try:
+            flags.check_empty(options.out)
+        except flags.UsageError as error:
+            found = error
+    if parallel.largest_of_processes(found is not None):
+        raise found or flags.UsageError(f"process 0 refuses --out {options.out}")
+
+
+def _check_spread(options: Any, meta: Any) -> None:
+    """Refuses devices, or processes, that would have nothing to do."""
+    from jaxmeta.core import parallel
+
+    there = len(parallel.devices())
+    wanted = there if options.distributed else options.devices
+    if wanted is not None and meta.num_devices != wanted:
+        parts = ", and with --deterministic 8," if options.deterministic else ""
+        raise flags.UsageError(
+            f"there are {there} devices and {wanted} are to be used, but the tasks of an update are spread over"
+            f" {meta.num_devices}: their number{parts} must be a multiple (try --devices {meta.num_devices})"
+        )
 
 
 class _Training:
@@ -221,9 +263,14 @@ class _Training:
     def __init__(self, options: Any, config: runs.RunConfig, family: Any, meta: Any):
         self.options, self.config, self.family, self.meta, self.folder = options, config, family, meta, options.out
         self.origin, self.done = provenance.origin(), 0
+        from jaxmeta.core import parallel
+
+        self.speaks = parallel.is_first_process()
 
     def run(self) -> int:
         """Trains, evaluates, draws; returns the exit code."""
+        from jaxmeta.core import guard
+
         if self.config.updates <= self.meta.warmup:
             least = self.meta.warmup + 1
             raise flags.UsageError(
@@ -238,20 +285,35 @@ class _Training:
             with configs.named("algo", self.config.algo_config):
                 self.state = self._restore() if self.options.resume else self._fresh()
             self.config = self._noted()
-            runs.write_config(self.folder, self.config)
-            self._introduce()
+            if self.speaks:
+                runs.write_config(self.folder, self.config)
+                self._introduce()
             stopped = self._train()
+        except guard.NonFiniteError as error:
+            return self._dump(error)
         finally:
             self._checkpointer.close()
         if stopped:
             out = shlex.quote(str(self.folder))
             how = f"jaxmeta train {self.config.algo} {self.config.tasks} --out {out} --resume"
-            print(f"jaxmeta: stopped at update {self.done}; continue with `{how}`", file=sys.stderr)
+            if self.speaks:
+                print(f"jaxmeta: stopped at update {self.done}; continue with `{how}`", file=sys.stderr)
             return 128 + stopped
         if self.options.eval_tasks:
             self._report()
-        print(f"run folder: {self.folder}")
+        if self.speaks:
+            print(f"run folder: {self.folder}")
         return 0
+
+    def _dump(self, error: Any) -> int:
+        """Saves a state that could not be trained on, to look at; returns the exit code."""
+        folder = self.folder / runs.NON_FINITE
+        dump = jm.Checkpointer(folder)
+        dump.save(error.update, error.state, about={"run": configs.encode(self.config, "")})
+        dump.close()
+        latest = self._checkpointer.latest()
+        kept = "there is no checkpoint" if latest is None else f"the last checkpoint is of update {latest}"
+        return _fail(f"{error}; the state is in {folder} to look at, {kept}", 3)
 
     def _fresh(self) -> Any:
         return runs.fresh_state(self.config, self.meta)
@@ -268,7 +330,8 @@ class _Training:
         except CheckpointError as error:
             raise configs.RunError(str(error)) from error
         for update, message in skipped.items():
-            print(f"jaxmeta: {message}; going back to update {self.done}", file=sys.stderr)
+            if self.speaks:
+                print(f"jaxmeta: {message}; going back to update {self.done}", file=sys.stderr)
             self._checkpointer.set_aside(update)
         return state
 
@@ -284,16 +347,19 @@ class _Training:
 
     def _train(self) -> int | None:
         """Trains to the end and returns None, or returns the number of the signal that stopped it."""
-        kept = runs.truncate_metrics(self.folder, self.done)
-        lines = logging.JsonLines(self.folder, kept.get("env_steps") or 0.0, kept.get("seconds") or 0.0)
-        boards: list[Any] = [logging.TensorBoard(self.folder, self.done)]
-        if self.options.wandb is not None:
-            boards.append(logging.WandB(self.options.wandb, self.folder, configs.encode(self.config, "")))
         total, every = self.config.updates, self.options.checkpoint_every
         about = {"run": configs.encode(self.config, "")}
-        with survival.StopSignals() as signals, logging.Progress(self.done, total) as progress:
+        boards = self._boards() if self.speaks else []
+        with contextlib.ExitStack() as stack:
+            signals = stack.enter_context(survival.StopSignals())
+            loggers: list[Any] = []
+            if self.speaks:
+                progress = stack.enter_context(logging.Progress(self.done, total))
+                kept = runs.truncate_metrics(self.folder, self.done)
+                lines = logging.JsonLines(self.folder, kept.get("env_steps") or 0.0, kept.get("seconds") or 0.0)
+                loggers = [logging.Guarded(callback) for callback in (lines, *boards, progress)]
             saver = survival.Saver(self._checkpointer, signals, self.done, total, every, about)
-            callbacks = [*(logging.Guarded(callback) for callback in (lines, *boards, progress)), saver]
+            callbacks = [*loggers, saver]
             chunk, num_seeds = self.options.chunk, runs.seed_axis(self.config)
             try:
                 self.state = jm.train(
@@ -306,6 +372,13 @@ class _Training:
                 for board in boards:
                     board.close()
         return None
+
+    def _boards(self) -> list[Any]:
+        """Returns the loggers that are to be closed."""
+        boards: list[Any] = [logging.TensorBoard(self.folder, self.done)]
+        if self.options.wandb is not None:
+            boards.append(logging.WandB(self.options.wandb, self.folder, configs.encode(self.config, "")))
+        return boards
 
     def _introduce(self) -> None:
         """Prints what is about to run, the definition of the tasks included."""
@@ -334,6 +407,8 @@ class _Training:
 
         run = runs.Run(self.folder, self.config, self.family, self.meta, self.state)
         evaluation = runs.assess(run, self.options.eval_tasks)
+        if not self.speaks:
+            return
         runs.write_atomically(self.folder / runs.EVALUATION, configs.to_json(evaluation, indent=2) + "\n")
         logging.print_evaluation(evaluation)
         for file in plot.draw(self.folder, runs.read_metrics(self.folder), evaluation):
@@ -349,10 +424,14 @@ def _load(options: Any) -> runs.Run:
     return run
 
 
-def _start_jax(cache: bool) -> None:
+def _start_jax(cache: bool, devices: int | None = None) -> None:
     """Makes the CPU's cores devices and turns the compilation cache on, before any computation."""
-    jm.use_cpu_cores()
+    jm.use_cpu_cores(devices)
     import jax
+
+    from jaxmeta.core import parallel
+
+    parallel.use_devices(devices)
 
     if not cache or getattr(jax.config, "jax_compilation_cache_dir", None):
         return

@@ -45,6 +45,21 @@ class TrainOptions:
     """Show the agent in every observation what the task is: it becomes an oracle."""
     resume: Annotated[bool, _SwitchOn] = False
     """Continue the run in DIR from its last checkpoint; its configuration stays, `--updates` may grow."""
+    deterministic: Annotated[bool, _SwitchOn] = False
+    """Results equal bit for bit on 1, 2, 4 and 8 devices; some speed is the price."""
+    devices: int | None = None
+    """Devices to use, on a CPU cores; by default as many as divide the tasks of an update. With `--distributed`
+    those of each process."""
+    distributed: Annotated[bool, _SwitchOn] = False
+    """Train as one of several processes, which SLURM, a TPU pod or the next three flags tell of each other."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Where process 0 listens, with `--distributed`."""
+    num_processes: int | None = None
+    """How many processes there are, with `--distributed`."""
+    process_id: int | None = None
+    """Which of them this is, from 0, with `--distributed`."""
+    heartbeat: int = 30
+    """Seconds after which processes end if one of them no longer answers, with `--distributed`."""
     chunk: int = 1
     """Updates per device call; the result does not depend on it."""
     checkpoint_every: int = 50
@@ -140,7 +155,8 @@ def train_flags(argv: list[str]) -> tuple[Any, runs.RunConfig]:
     options, config = train_config(argv)
     if options.resume:
         options, config = _resumed(argv, options.out)
-    _check_out(options.out, options.resume)
+    # of several processes one may have begun to write; the first looks once they have met
+    _check_out(options.out, options.resume or options.distributed)
     _check_wandb(options.wandb)
     if options.resume:
         at_least(
@@ -162,8 +178,17 @@ def train_config(argv: list[str]) -> tuple[Any, runs.RunConfig]:
     for name, least in (("updates", 1), ("num_seeds", 1), ("chunk", 1), ("checkpoint_every", 1), ("eval_tasks", 0)):
         at_least("--" + name.replace("_", "-"), getattr(options, name), least)
     check_seed(options.seed)
+    _check_devices(options)
     return options, runs.RunConfig(
-        algo, tasks, options.algo, options.tasks, options.seed, options.num_seeds, options.updates, options.reveal
+        algo,
+        tasks,
+        options.algo,
+        options.tasks,
+        options.seed,
+        options.num_seeds,
+        options.updates,
+        options.reveal,
+        options.deterministic,
     )
 
 
@@ -181,9 +206,11 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
         num_seeds=stored.num_seeds,
         updates=stored.updates,
         reveal=stored.reveal,
+        deterministic=stored.deterministic,
     )
     options = parse(kind, flags, f"jaxmeta train {algo} {tasks}", before)
-    for part in ("algo", "tasks", "seed", "num_seeds", "reveal"):
+    _check_devices(options)
+    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", "deterministic"):
         if differs := configs.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
             _must_agree("--" + name.replace("_", "-"), given, then, folder)
@@ -310,11 +337,39 @@ def check_seed(seed: int) -> None:
         raise UsageError(f"--seed is {seed}; it must lie between 0 and {2**32 - 1}")
 
 
+def _check_devices(options: TrainOptions) -> None:
+    """Refuses numbers of devices and processes that cannot be meant."""
+    if options.devices is not None:
+        at_least("--devices", options.devices, 1)
+    at_least("--heartbeat", options.heartbeat, 1)
+    given = {
+        "coordinator": options.coordinator,
+        "num-processes": options.num_processes,
+        "process-id": options.process_id,
+    }
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) < 3 and not options.distributed:
+        raise UsageError(f"--{next(name for name, value in given.items() if value is not None)} needs --distributed")
+    if 0 < len(missing) < 3:
+        raise UsageError(f"{missing[0]} is missing; --coordinator, --num-processes and --process-id are given together")
+    if options.num_processes is not None and options.process_id is not None:
+        at_least("--num-processes", options.num_processes, 1)
+        if not 0 <= options.process_id < options.num_processes:
+            most = options.num_processes - 1
+            raise UsageError(f"--process-id is {options.process_id}; it must lie between 0 and {most}")
+
+
 def _check_out(folder: Path, resume: bool) -> None:
     """Refuses a folder that must not, or cannot, be written."""
-    if folder.is_dir() and any(folder.iterdir()) and not resume:
-        raise UsageError(f"--out {folder} is not empty; add --resume to continue its run, or choose another folder")
+    if not resume:
+        check_empty(folder)
     check_writable("--out", folder)
+
+
+def check_empty(folder: Path) -> None:
+    """Raises a UsageError if there is something in a folder that a new run is to be written to."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"--out {folder} is not empty; add --resume to continue its run, or choose another folder")
 
 
 def check_writable(flag: str, folder: Path) -> None:

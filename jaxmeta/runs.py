@@ -1,7 +1,8 @@
 """What is in a run folder, and how it is read back.
 
 A run folder holds `config.json` (what was run), `metrics.jsonl` (one line per update), `checkpoints/`, `tensorboard/`,
-`evaluation.json` (returns on held-out tasks) and pictures. Everything but the checkpoints is JSON or PNG.
+`evaluation.json` (returns on held-out tasks) and pictures; `nonfinite/`, in the form of a checkpoint, where a run
+ended because its updates were not finite. Everything but the checkpoints is JSON or PNG.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
+NON_FINITE = "nonfinite"
 TENSORBOARD = "tensorboard"
 LARGEST_CONFIG = 2**20
 """Bytes of the largest `config.json` that is read."""
@@ -41,6 +43,8 @@ class RunConfig:
     """Updates that the run is meant to have in the end."""
     reveal: bool = False
     """Whether the agent is shown what the task is."""
+    deterministic: bool = False
+    """Whether results are to be equal bit for bit on 1, 2, 4 and 8 devices."""
     # where it was trained, as `provenance.origin` says it; None where that was not noted
     device: str | None = None
     platform: str | None = None

@@ -82,8 +82,11 @@ def evaluate(
 
     # in bounded pieces: what a trial stores is dropped once it is summed
     run = parallel.map_over_tasks(one, num_tasks, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
-    params = parallel.replicate(params, parallel.num_devices_for(num_tasks))
-    return jax.jit(run)(params, (tasks, jax.random.split(key, num_tasks)))
+    count = parallel.num_devices_for(num_tasks)
+    params = parallel.replicate(params, count)
+    # a process can look only at what its own devices have
+    spread = jax.jit(run) if jax.process_count() == 1 else jax.jit(run, out_shardings=parallel.everywhere(count))
+    return spread(params, (tasks, jax.random.split(key, num_tasks)))
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -25,8 +25,8 @@ MAX_DROPPED = 5
 class NonFiniteError(RuntimeError):
     """So many updates in a row were not finite that training has stopped; `state` is that before the first of them."""
 
-    def __init__(self, update: int, dropped: int, state: TrainState):
-        super().__init__(f"{dropped} updates in a row were not finite; the params are those of update {update}")
+    def __init__(self, update: int, state: TrainState):
+        super().__init__(f"{MAX_DROPPED} updates in a row were not finite; the params are those of update {update}")
         self.update, self.state = update, state
 
 

@@ -47,6 +47,11 @@ def use_fixed_order(on: bool = True) -> None:
     _settings["fixed_order"] = on
 
 
+def has_fixed_order() -> bool:
+    """Whether `use_fixed_order` is on."""
+    return _settings["fixed_order"]
+
+
 def parts_of(size: int) -> int:
     """Returns how many parts a batch is cut into where the number of devices must not matter: 1, 2, 4 or 8."""
     return math.gcd(size, PARTS)
@@ -61,6 +66,27 @@ def use_cpu_cores(num_devices: int | None = None) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # raised once a backend runs: its devices stay as they are
         jax.config.update("jax_num_cpu_devices", num_devices or cores)
+
+
+def join_processes(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, heartbeat: int = 30
+) -> None:
+    """Makes this process one of several whose devices are one mesh; call it after `use_cpu_cores`, before JAX starts.
+
+    Args:
+      coordinator: host and port of process 0; by default, as the other two, what the cluster's environment says.
+      heartbeat: seconds after which all end if one no longer answers.
+
+    Raises:
+      RuntimeError: if they do not find each other.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=heartbeat)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that logs; so it is where there is only one."""
+    return jax.process_index() == 0
 
 
 def num_devices_for(num_tasks: int) -> int:
@@ -102,9 +128,14 @@ def map_over_tasks(function: Callable[..., Any], num_tasks: int, chunk: int | No
     return jax.shard_map(local, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
 
 
+def everywhere(num_devices: int | None = None) -> NamedSharding:
+    """Says that each of the first `num_devices` devices has the whole."""
+    return NamedSharding(Mesh(devices()[:num_devices], (AXIS,)), P())
+
+
 def replicate(tree, num_devices: int | None = None):
     """Puts a tree on the first `num_devices` devices, or on all."""
-    return jax.device_put(tree, NamedSharding(Mesh(devices()[:num_devices], (AXIS,)), P()))
+    return jax.device_put(tree, everywhere(num_devices))
 
 
 def placement(state: TrainState, num_devices: int | None = None, leading: int = 0) -> TrainState:
@@ -151,7 +182,9 @@ def mean_over_tasks(function: Callable[..., Any], per_task, chunk: int | None = 
     """
     if not _settings["fixed_order"]:
         return task_mean(mean_over_chunks(function, per_task, chunk))
-    return mean_of_parts(map_parts(lambda _, part: mean_over_chunks(function, part, chunk), (), per_task))
+    length = _part_size(jax.tree.leaves(per_task)[0].shape[0])
+    parts = _map_alike(lambda part: mean_over_chunks(function, part, chunk), _cut(per_task, length))
+    return _mean_in_order(gather_tasks(parts))
 
 
 def mean_over_shared(function: Callable[..., Any], batch):
@@ -167,33 +200,6 @@ def mean_over_shared(function: Callable[..., Any], batch):
     return _mean_in_order(_map_alike(function, _cut(batch, size // parts_of(size))))
 
 
-def num_parts(per_task) -> int:
-    """Returns how many parts the tasks of this device, leaves [n, ...], are cut into: 1 without a fixed order."""
-    size = jax.tree.leaves(per_task)[0].shape[0]
-    return size // _part_size(size) if _settings["fixed_order"] else 1
-
-
-def map_parts(function: Callable[..., Any], per_part, per_task):
-    """Maps `function(one of per_part, tasks of that part)` over the p parts of this device; leaves come back [p, ...].
-
-    Args:
-      per_part: leaves [p, ...], p as `num_parts` says.
-      per_task: leaves [n, ...].
-    """
-    if not _settings["fixed_order"]:
-        only = jax.tree.map(lambda leaf: leaf[0], per_part)
-        return jax.tree.map(lambda leaf: leaf[None], function(only, per_task))
-    size = jax.tree.leaves(per_task)[0].shape[0]
-    return _map_alike(lambda one: function(*one), (per_part, _cut(per_task, _part_size(size))))
-
-
-def mean_of_parts(parts):
-    """Averages what `map_parts` returns over the parts of all devices."""
-    if not _settings["fixed_order"]:
-        return task_mean(jax.tree.map(lambda leaf: leaf[0], parts))
-    return _mean_in_order(gather_tasks(parts))
-
-
 def _part_size(size: int) -> int:
     """Returns the tasks of a part where each device has `size`."""
     total = size * jax.lax.axis_size(AXIS)
@@ -207,23 +213,44 @@ def _cut(tree, length: int):
 def _map_alike(function: Callable[..., Any], pieces):
     """Maps over pieces one by one, so that each is computed alike, be it one of many or the only one."""
 
-    def alone(piece):
-        # without the barriers a loop of one turn would be fused with what is around it, and be rounded otherwise
-        return jax.lax.optimization_barrier(function(jax.lax.optimization_barrier(piece)))
+    def turn(index, results):
+        result = function(jax.tree.map(lambda leaf: leaf[index], pieces))
+        return jax.tree.map(lambda whole, one: whole.at[index].set(one), results, result)
 
-    return jax.lax.map(alone, pieces)
+    length = jax.tree.leaves(pieces)[0].shape[0]
+    form = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], pieces))
+    empty = jax.tree.map(lambda leaf: jnp.empty((length, *leaf.shape), leaf.dtype), form)
+    return _turns(length, turn, empty, pieces)
 
 
 def _mean_in_order(parts):
     """Averages [p, ...] over p, from the first to the last."""
+    count = jax.tree.leaves(parts)[0].shape[0]
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), parts)
+    total = _turns(
+        count, lambda index, total: jax.tree.map(lambda all, part: all + part[index], total, parts), zero, parts
+    )
+    return sealed(jax.tree.map(lambda leaf: leaf / count, total))
 
-    def mean(leaf):
-        total = leaf[0]
-        for index in range(1, leaf.shape[0]):
-            total = total + leaf[index]
-        return total / leaf.shape[0]
 
-    return jax.tree.map(mean, parts)
+def sealed(tree):
+    """Returns a tree as it is; with a fixed order, what makes it is not fused, and so rounded, with what uses it."""
+    if not _settings["fixed_order"]:
+        return tree
+    return _turns(1, lambda index, before: tree, jax.tree.map(jnp.zeros_like, tree), tree)
+
+
+def _turns(count: int, turn: Callable[..., Any], start, data):
+    """Runs a loop whose number of turns the compiler does not know, as it would have to look at some `data`.
+
+    A loop of one turn, on the last of many devices, it would otherwise fuse with what comes before and after, and round
+    differently. Such a loop has no gradient.
+    """
+    known = [
+        leaf for leaf in jax.tree.leaves(data) if leaf.size and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ]
+    at_least_count = count + (known[0].ravel()[0] > 0).astype(jnp.int32)
+    return jax.lax.fori_loop(0, jnp.minimum(count, at_least_count), turn, start)
 
 
 def gather_tasks(tree):

@@ -37,7 +37,7 @@ def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> Tra
     if num_seeds is not None:
         init, keys = jax.vmap(meta.init), jax.random.split(key, num_seeds)
     placement = jax.tree.map(lambda leaf: leaf.sharding, state_form(meta, num_seeds))
-    return jax.device_put(jax.jit(init)(keys), placement)
+    return jax.jit(init, out_shardings=placement)(keys)
 
 
 def state_form(meta: MetaLearner, num_seeds: int | None = None) -> TrainState:
@@ -104,5 +104,5 @@ def train(
             callback(done, state, fetched)
         dropped = int(np.max(fetched["dropped"][-1]))
         if dropped >= guard.MAX_DROPPED:
-            raise guard.NonFiniteError(done - dropped, dropped, state)
+            raise guard.NonFiniteError(done - dropped, state)
     return state

@@ -148,7 +148,7 @@ def mean_over_trials(function: Callable[[Trial], Any], trials: Trial) -> Any:
 def over_sound(mean: Any, trials: Trial) -> Any:
     """Turns a mean over all trials of all devices, to which those with a fault add zero, into one over the others."""
     share = guard.sound_share(trials)
-    return jax.tree.map(lambda leaf: leaf / jnp.where(share > 0, share, 1.0), mean)
+    return parallel.sealed(jax.tree.map(lambda leaf: leaf / jnp.where(share > 0, share, 1.0), mean))
 
 
 def gradient_chunk(trials: Trial) -> int | None:

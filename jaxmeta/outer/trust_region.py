@@ -97,10 +97,12 @@ def trust_region(
         (before, at_first), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
         gradient, _ = ravel_pytree(gradient)
         some = _some_experience(trials, config.curvature_fraction)
-        curve = curvature(learner, params, some)
+        # linearised once; a fixed order has parts to linearise one by one, and then does it for every product
+        once = None if parallel.has_fixed_order() else curvature(learner, params, some)
 
         def product(vector: Array) -> Array:
-            return over_sound(parallel.mean_of_parts(curve(vector)), some) + config.damping * vector
+            mean = parallel.mean_over_tasks(lambda part: (once or curvature(learner, params, part))(vector), some)
+            return over_sound(mean, some) + config.damping * vector
 
         natural = natural_step(gradient, product, config.max_kl, config.cg_iterations)
 
@@ -138,36 +140,26 @@ def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Arra
     At the params themselves the divergence is at its minimum, so its Hessian is exactly JᵀFJ: J maps params to the
     action distributions of the last round, through all adaptations, and F is the Fisher matrix of those
     distributions. J is linearised once; no third derivative is ever taken.
-
-    Returns:
-      A function from a vector [D] to one product for each part of the trials, [p, D], see `parallel.map_parts`.
     """
     flat, unravel = ravel_pytree(params)
-    parts = parallel.num_parts(trials)
 
-    def distributions(flats: Array):
-        def of_part(flat: Array, some: Trial):
-            one = lambda trial: replay_last(learner, unravel(flat), trial).dist  # noqa: E731
-            return parallel.vmap_in_pieces(one, some, gradient_chunk(some))
+    def distributions(flat: Array):
+        one = lambda trial: replay_last(learner, unravel(flat), trial).dist  # noqa: E731
+        return parallel.vmap_in_pieces(one, trials, gradient_chunk(trials))
 
-        return parallel.map_parts(of_part, flats, trials)
-
-    flats = jnp.tile(flat, (parts, 1))
-    here, push = jax.linearize(distributions, flats)
-    pull = jax.linear_transpose(push, flats)
+    here, push = jax.linearize(distributions, flat)
+    pull = jax.linear_transpose(push, flat)
     valid = trials.rounds.valid[:, -1]
-    valid = valid.reshape(parts, -1, *valid.shape[1:])
 
     def head(dist):
         return learner.head(Output(dist=dist, value=jnp.zeros(())))
 
     def divergence(dist):
         kl = head(here).kl_divergence(head(dist))
-        return jnp.sum(jnp.mean(jax.vmap(jax.vmap(rl.masked_mean))(kl, valid), axis=1))
+        return jnp.mean(jax.vmap(rl.masked_mean)(kl, valid))
 
     def product(vector: Array) -> Array:
-        change = push(jnp.tile(vector, (parts, 1)))
-        return pull(jax.jvp(jax.grad(divergence), (here,), (change,))[1])[0]
+        return pull(jax.jvp(jax.grad(divergence), (here,), (push(vector),))[1])[0]
 
     return product
 

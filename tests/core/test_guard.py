@@ -1,0 +1,197 @@
+"""What is not finite: it stays where it is, is counted, and stops training that comes to nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta import registry, tasks
+from jaxmeta.core import guard
+from jaxmeta.core.train import make_chunk
+from jaxmeta.types import Plan, TrainState
+from tests import tiny
+
+LIMIT = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Faulty(tasks.Navigation):
+    """Navigation that breaks, one way or another, where the goal lies far to the right."""
+
+    fault: str = "reward"
+    always: bool = False
+
+    def step(self, key, state, action, task):
+        state, step = super().step(key, state, action, task)
+        broken = (task.goal[0] > LIMIT * 0.9) | self.always
+        worst = {"huge": 1e30}.get(self.fault, jnp.nan)
+        if self.fault in ("reward", "huge"):
+            step = step.replace(reward=jnp.where(broken, worst, step.reward))
+        if self.fault == "obs":
+            step = step.replace(obs=jnp.where(broken, jnp.inf, step.obs))
+        if self.fault == "state":
+            state = state.replace(position=jnp.where(broken, jnp.nan, state.position))
+            step = step.replace(obs=state.position)
+        return state, step
+
+
+def faulty(fault="reward", always=False):
+    return tiny.family()._replace(env=Faulty(horizon=4, fault=fault, always=always))
+
+
+def goals(*coordinates):
+    return tasks.PointTask(goal=jnp.array(coordinates, jnp.float32))
+
+
+def trials_of(meta, family, task):
+    keys = jax.random.split(jax.random.key(1), len(task.goal))
+    params = meta.learner.init(jax.random.key(0))
+    one = lambda task, key: jm.collect(meta.learner, params, family.env, task, key, meta.plan)  # noqa: E731
+    return params, jax.jit(jax.vmap(one))(task, keys)
+
+
+SOUND = goals((0.1, 0.2), (-0.3, 0.4), (0.2, -0.1))
+BROKEN = goals((0.1, 0.2), (0.49, 0.4), (0.2, -0.1))
+
+
+@pytest.mark.parametrize("fault", ["reward", "obs", "state", "huge"])
+def test_a_fault_is_found_and_neighbours_are_the_same_bit_for_bit(fault):
+    meta, family = tiny.algo("maml-vpg"), faulty(fault)
+    params, sound = trials_of(meta, family, SOUND)
+    _, broken = trials_of(meta, family, BROKEN)
+    np.testing.assert_array_equal(guard.faulty_tasks(broken), [False, True, False])
+    assert not guard.faulty_tasks(sound).any()
+    # what a fault leaves is finite, and not valid
+    rounds = broken.rounds
+    assert np.isfinite(rounds.reward).all() and np.isfinite(rounds.next_obs).all()
+    assert not (rounds.fault & (rounds.valid > 0)).any() and not (rounds.fault & (rounds.reward != 0)).any()
+
+    def others(tree):
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[[0, 2]], tree)
+
+    kept, emptied = (guard.empty_faulty(trials).rounds.replace(reset_key=()) for trials in (sound, broken))
+    chex.assert_trees_all_equal(others(kept), others(emptied))
+    for leaf in jax.tree.leaves(emptied.replace(fault=())):
+        assert (leaf[1] == 0).all()
+
+    loss = jm.outer.loss.trial_loss(meta.learner, jm.rl.ratio, jm.rl.plain_returns())
+    each = jax.jit(jax.vmap(jax.grad(lambda params, trial: loss(params, trial)[0]), (None, 0)))
+    one, other = (each(params, guard.empty_faulty(trials)) for trials in (sound, broken))
+    chex.assert_trees_all_equal(others(one), others(other))
+    for leaf in jax.tree.leaves(other):
+        assert (leaf[1] == 0).all()
+
+
+def test_an_adaptation_that_is_not_finite_is_a_fault_of_its_task_alone():
+    meta, family = tiny.algo("maml-vpg"), tiny.family()
+
+    def adapt(params, fast, experience, key):
+        after = meta.learner.adapt(params, fast, experience, key)
+        # divides by zero where the first stream of the task begins at an even nonce
+        odd = jnp.sum(experience.reward) < worst
+        return jax.tree.map(lambda leaf: jnp.where(odd, jnp.nan, leaf), after)
+
+    learner = meta.learner._replace(adapt=adapt)
+    worst = -jnp.inf
+    _, sound = trials_of(meta._replace(learner=learner), family, SOUND)
+    paid = np.sort(np.asarray(sound.rounds.reward[:, 0].sum((1, 2))))
+    worst = float(paid[:2].mean())
+    _, broken = trials_of(meta._replace(learner=learner), family, SOUND)
+    found = np.asarray(guard.faulty_tasks(broken))
+    assert found.sum() == 1
+    # the round before the adaptation was sound
+    assert not np.asarray(broken.rounds.fault)[:, 0].any() and np.asarray(broken.rounds.fault)[found, 1].all()
+    for leaf, other in zip(*(jax.tree.leaves(t.rounds.replace(reset_key=())) for t in (sound, broken)), strict=True):
+        np.testing.assert_array_equal(np.asarray(leaf)[~found], np.asarray(other)[~found])
+
+
+def half_faulty():
+    """A family half of whose tasks break."""
+    family = faulty("state")
+
+    def sample(key):
+        task = family.sample(key)
+        side = jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 1)), 0.49, 0.1)
+        return task.replace(goal=task.goal.at[0].set(side))
+
+    return family._replace(sample=sample)
+
+
+SLOW = {"l2rl", "ppo", "sac", "snail"}  # their outer loops are those of the others
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.ALGOS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_algorithm_learns_from_the_sound_tasks(name):
+    meta = tiny.algo(name, half_faulty())
+    state = jm.init_state(meta, jax.random.key(3))
+    begun = jax.tree.map(np.array, state.params)
+    state, metrics = make_chunk(meta, 4)(state)
+    num_tasks = meta.collects[0]
+    assert 0 < metrics["faulty_tasks"].sum() < 4 * num_tasks
+    for leaf in jax.tree.leaves(state.params):
+        assert np.isfinite(leaf).all()
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (begun, state.params)), strict=True))
+    # only where all tasks had a fault did an update come to nothing
+    np.testing.assert_array_equal(metrics["dropped"] > 0, metrics["faulty_tasks"] == num_tasks)
+
+
+def test_means_are_over_the_sound_tasks():
+    meta = tiny.algo("rl2", half_faulty())
+    _, metrics = make_chunk(meta, 8)(jm.init_state(meta, jax.random.key(0)))
+    faulty_tasks, returns = np.asarray(metrics["faulty_tasks"]), np.asarray(metrics["return/last"])
+    assert set(faulty_tasks) > {1.0, 2.0} and np.isnan(returns[faulty_tasks == 4]).all()
+    # 4 steps, each of which costs the distance to a goal 0.1 to 0.7 away
+    assert (returns[faulty_tasks < 4] < -4 * 0.05).all()
+
+
+def test_updates_that_come_to_nothing_stop_before_the_params_change():
+    meta = tiny.algo("maml-vpg", faulty(always=True))
+    state = jm.init_state(meta, jax.random.key(0))
+    begun = jax.tree.map(np.array, (state.params, state.opt_state))
+    with pytest.raises(
+        guard.NonFiniteError, match="5 updates in a row were not finite; the params are those of update 0"
+    ):
+        jm.train(meta, state, 20, chunk=1)
+    with pytest.raises(guard.NonFiniteError) as stopped:
+        jm.train(meta, jm.init_state(meta, jax.random.key(0)), 20, chunk=10)
+    # at once in a call of ten: none after the fifth changed anything
+    after = stopped.value.state
+    chex.assert_trees_all_equal(begun, jax.device_get((after.params, after.opt_state)))
+    assert int(after.dropped) == 10 and int(after.step) == 10
+
+
+def scripted(bad):
+    """A meta-learner whose params count updates, of which some are not finite."""
+
+    def init(key):
+        return TrainState(params=jnp.zeros(()), opt_state=(), key=key, step=jnp.zeros((), jnp.int32))
+
+    def update(state):
+        broken = jnp.isin(state.step, jnp.array(bad))
+        params = jnp.where(broken, jnp.nan, state.params + 1.0)
+        return state.replace(params=params, step=state.step + 1), {"loss": jnp.zeros(())}
+
+    return jm.MetaLearner(learner=None, plan=Plan(), init=init, update=update)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 10])
+def test_five_in_a_row_stop_wherever_device_calls_end(chunk):
+    meta = scripted([2, 3, 4, 5, 7, 8, 9, 10, 11])
+    with pytest.raises(guard.NonFiniteError) as stopped:
+        jm.train(meta, jm.init_state(meta, jax.random.key(0)), 30, chunk=chunk)
+    # four in a row were forgiven; updates 0, 1 and 6 counted
+    assert (float(stopped.value.state.params), stopped.value.update) == (3.0, 7)
+
+
+def test_an_evaluation_does_not_hide_a_fault():
+    meta, family = tiny.algo("ppo"), faulty()
+    params = meta.learner.init(jax.random.key(0))
+    report = jm.evaluate(meta.learner, params, family.env, BROKEN, jax.random.key(1), meta.plan)
+    np.testing.assert_array_equal(np.isnan(report.returns).any((1, 2, 3)), [False, True, False])
