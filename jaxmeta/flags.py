@@ -208,6 +208,8 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
         reveal=stored.reveal,
         deterministic=stored.deterministic,
     )
+    # a switch that is on has no flag that turns it on
+    flags = [flag for flag in flags if not (flag in ("--reveal", "--deterministic") and getattr(stored, flag[2:]))]
     options = parse(kind, flags, f"jaxmeta train {algo} {tasks}", before)
     _check_devices(options)
     for part in ("algo", "tasks", "seed", "num_seeds", "reveal", "deterministic"):

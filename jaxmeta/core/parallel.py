@@ -182,7 +182,7 @@ def mean_over_tasks(function: Callable[..., Any], per_task, chunk: int | None = 
     """
     if not _settings["fixed_order"]:
         return task_mean(mean_over_chunks(function, per_task, chunk))
-    length = _part_size(jax.tree.leaves(per_task)[0].shape[0])
+    length = part_size(jax.tree.leaves(per_task)[0].shape[0])
     parts = _map_alike(lambda part: mean_over_chunks(function, part, chunk), _cut(per_task, length))
     return _mean_in_order(gather_tasks(parts))
 
@@ -200,8 +200,8 @@ def mean_over_shared(function: Callable[..., Any], batch):
     return _mean_in_order(_map_alike(function, _cut(batch, size // parts_of(size))))
 
 
-def _part_size(size: int) -> int:
-    """Returns the tasks of a part where each device has `size`."""
+def part_size(size: int) -> int:
+    """Returns the tasks of a part, see `parts_of`, where each device has `size`."""
     total = size * jax.lax.axis_size(AXIS)
     return total // parts_of(total)
 
@@ -282,7 +282,7 @@ def chunked_vmap(function: Callable[..., Any], per_task, chunk: int | None = Non
     """Vmaps over the tasks of this device in pieces of at most `chunk`, one piece after the other."""
     size = jax.tree.leaves(per_task)[0].shape[0]
     if _settings["fixed_order"]:
-        length = _part_size(size)
+        length = part_size(size)
         pieces = _cut(per_task, length if chunk is None else _largest_divisor(length, chunk))
         return jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), _map_alike(jax.vmap(function), pieces))
     return vmap_in_pieces(function, per_task, chunk)

@@ -220,11 +220,15 @@ def line_search(
 
 
 def _some_experience(trials: Trial, fraction: float) -> Trial:
-    """Keeps the first streams of every round, at least five; where there are fewer, every so many-th trial."""
+    """Keeps the first streams of every round, at least five; where there are fewer, every so many-th trial.
+
+    The number of trials between two that are kept divides the size of a part.
+    """
     rounds = trials.rounds
     if rounds.reward.shape[3] < 5:
-        # not the first trials: those would be others if the trials were spread over more devices
-        return jax.tree.map(lambda leaf: leaf[:: round(1.0 / fraction)], trials)
+        # not the first trials, and as many of every part: they would be others if there were more devices
+        stride = math.gcd(round(1.0 / fraction), parallel.part_size(rounds.reward.shape[0]))
+        return jax.tree.map(lambda leaf: leaf[::stride], trials)
     streams = max(5, round(fraction * rounds.reward.shape[3]))
     some = jax.tree.map(lambda leaf: leaf[:, :, :, :streams], rounds.replace(reset_key=()))
     return trials.replace(rounds=some.replace(reset_key=rounds.reset_key[:, :, :streams]))

@@ -1,0 +1,365 @@
+"""What happens to a run when something goes wrong: every row provokes a fault and counts what came of it.
+
+    python -m benchmarks.faults [--quick] [--rows resume,flips] [--json] [--out benchmarks/results/faults.json]
+
+Each row has what `must` be reached, what was `found`, and whether it is `met`. A row that fails to run says so and does
+not stop the others. `--quick` does less of everything, for continuous integration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from jaxmeta import registry, runs
+from jaxmeta.core import parallel, train
+from jaxmeta.core.checkpoint import Checkpointer, keys_as_data
+from jaxmeta.provenance import provenance
+from tests import tiny
+
+PROGRAM = "from jaxmeta.cli import main; raise SystemExit(main())"
+SMALL = ["rl2", "bandit", "--tasks.num-pulls", "3", "--algo.num-tasks", "8", "--algo.hidden", "8", "--eval-tasks", "0"]
+SMALL += ["--algo.ppo.epochs", "1", "--algo.ppo.minibatches", "1"]
+INVALID = """maml navigation --out {new} --algo.inner-lr -1|maml navigation --out {new} --algo.inner-lr nan
+maml navigation --out {new} --algo.num-tasks 0|maml navigation --out {new} --algo.streams 0
+maml navigation --out {new} --algo.rounds -1|maml navigation --out {new} --algo.trpo.max-kl 0
+maml navigation --out {new} --algo.trpo.backtrack 1|maml navigation --out {new} --tasks.horizon 0
+maml navigation --out {new} --tasks.extent inf|maml navigation --out {new} --algo.outer-loop sgd
+maml navigation --out {new} --algo.hidden a|maml navigation --out {new} --algo.num-task 3
+maml navigation --out {new} extra|maml navigation|maml --out {new}|mamml navigation --out {new}
+maml navigatoin --out {new}|maml navigation --out {file}|maml navigation --out {file}/run
+maml navigation --out {new} --resume|maml navigation --out {new} --seed -1|maml navigation --out {new} --updates 0
+maml navigation --out {new} --chunk 0|maml navigation --out {new} --num-seeds 0
+maml navigation --out {new} --checkpoint-every 0|maml navigation --out {new} --eval-tasks -1
+maml navigation --out {new} --devices 0|maml navigation --out {new} --process-id 1
+maml navigation --out {new} --distributed --process-id 1|maml navigation --out {new} --heartbeat 0
+maml navigation --out {new} --distributed --coordinator a:1 --num-processes 2 --process-id 2
+rl2 bandit --out {new} --tasks.num-arms 0|rl2 bandit --out {new} --algo.num-tasks 3
+rl2 bandit --out {new} --algo.episodes few|rl2 bandit --out {new} --algo.ppo.clip -1"""
+
+
+@dataclasses.dataclass(frozen=True)
+class FaultsConfig:
+    """Which faults to provoke, and how often."""
+
+    rows: str | None = None
+    """Only these rows, by name, such as resume,flips."""
+    quick: bool = False
+    """Do less of everything."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+    out: Path | None = None
+    """Also write the JSON to this file; rows that are not run stay as they are there."""
+    seed: int = 0
+    """Decides what is damaged and when."""
+
+
+def resume(config: FaultsConfig, folder: Path) -> dict[str, Any]:
+    """Interrupts every algorithm and compares all leaves at the end with those of an uninterrupted run."""
+    names = ["rl2", "maml"] if config.quick else list(registry.ALGOS)
+    stops, total = ([2], 4) if config.quick else ([1, 7, 10], 20)
+    different = []
+    for name in names:
+        meta = tiny.algo(name)
+        update, checkpointer = train.make_chunk(meta, 1), Checkpointer(folder / name, keep=len(stops))
+        state = train.init_state(meta, jax.random.key(config.seed))
+        for done in range(1, total + 1):
+            state, _ = update(state)
+            if done in stops:
+                checkpointer.save(done, state, wait=False)
+        for stop in stops:
+            resumed = checkpointer.restore(train.state_form(meta), stop)
+            for _ in range(total - stop):
+                resumed, _ = update(resumed)
+            if not equal(state, resumed):
+                different.append(f"{name} at {stop}")
+        checkpointer.close()
+    found = {"algorithms": names, "stops": stops, "updates": total, "different": different}
+    return {"must": "all leaves bit-equal to the uninterrupted run", "found": found, "met": not different}
+
+
+def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
+    """Kills a run at random moments, saves included, until it has come to its end."""
+    count, every, total = (2, 10, 40) if config.quick else (20, 10, 600)
+    chance, restarts, lost = random.Random(config.seed), 0, []
+    line = [*SMALL, "--updates", str(total), "--checkpoint-every", str(every)]
+    command("train", *line, "--out", str(folder / "whole"))
+    run = folder / "killed"
+    for index in range(count):
+        process = begin("train", *line, "--out", str(run), *(["--resume"] if index else []))
+        goal = min((index + 1) * total // (count + 1), total - 1)
+        while process.poll() is None and last_update(run) < goal:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.5)
+        process.kill()
+        process.wait()
+        lost.append(last_update(run) - (runs.last_checkpoint(run) or 0))
+        restarts += bool(runs.last_checkpoint(run))
+    code, _ = command("train", *line, "--out", str(run), "--resume")
+    same = code == 0 and equal(runs.load(folder / "whole").state, runs.load(run).state)
+    found = {"kills": count, "restarts": restarts, "updates_lost": lost, "save_interval": every, "bit_equal": same}
+    met = restarts == count and same and max(lost) <= every
+    return {"must": "all restart, at most one save interval lost, final state bit-equal", "found": found, "met": met}
+
+
+def two_checkpoints(folder: Path) -> tuple[Any, Path]:
+    """Saves two states of an algorithm with a replay; the second is to be damaged."""
+    meta = tiny.algo("pearl")
+    checkpointer, state = Checkpointer(folder), train.init_state(meta, jax.random.key(0))
+    for update in (1, 2):
+        checkpointer.save(update, state)
+    checkpointer.close()
+    return train.state_form(meta), folder / "2"
+
+
+def after_damage(form: Any, place: Path, damage: Callable[[Path], None]) -> tuple[bool, str]:
+    """Damages a copy; returns whether the earlier checkpoint was read instead, and what was said of the later one."""
+    copy = place.parent.with_name("copy")
+    shutil.copytree(place.parent, copy)
+    damage(copy / place.name)
+    checkpointer = Checkpointer(copy)
+    restored = checkpointer.restore_last(form)
+    checkpointer.close()
+    shutil.rmtree(copy)
+    return restored.update == 1, restored.skipped.get(2, "")
+
+
+def flips(config: FaultsConfig, folder: Path) -> dict[str, Any]:
+    """Flips one random bit of a checkpoint, in many copies."""
+    form, place = two_checkpoints(folder / "whole")
+    chance, count, detected = random.Random(config.seed), 10 if config.quick else 100, 0
+    files = sorted(file.relative_to(place) for file in place.rglob("*") if file.is_file())
+    sizes = [(place / file).stat().st_size for file in files]
+    for _ in range(count):
+        file = chance.choices(files, sizes)[0]
+        bit = chance.randrange(8 * (place / file).stat().st_size)
+
+        def flip(copy: Path, file: Path = file, bit: int = bit) -> None:
+            content = bytearray((copy / file).read_bytes())
+            content[bit // 8] ^= 1 << bit % 8
+            (copy / file).write_bytes(content)
+
+        fell_back, said = after_damage(form, place, flip)
+        detected += fell_back and str(file) in said
+    found = {"copies": count, "detected_and_named": detected, "files": len(files)}
+    return {"must": "all detected, fallback used, file named", "found": found, "met": detected == count}
+
+
+def cuts(config: FaultsConfig, folder: Path) -> dict[str, Any]:
+    """Truncates, empties and deletes every file of a checkpoint in turn."""
+    form, place = two_checkpoints(folder / "whole")
+    files = sorted(file.relative_to(place) for file in place.rglob("*") if file.is_file())
+    silent = []
+    for file in files:
+        for how in ("half", "empty", "gone"):
+
+            def cut(copy: Path, file: Path = file, how: str = how) -> None:
+                content = (copy / file).read_bytes()
+                (copy / file).write_bytes(content[: len(content) // 2 if how == "half" else 0])
+                if how == "gone":
+                    (copy / file).unlink()
+
+            fell_back, said = after_damage(form, place, cut)
+            if not (fell_back and str(file) in said):
+                silent.append(f"{file} {how}")
+    return {"must": "no silent load", "found": {"damages": 3 * len(files), "silent": silent}, "met": not silent}
+
+
+def signals(config: FaultsConfig, folder: Path) -> dict[str, Any]:
+    """Sends SIGTERM to a run, and measures the time to its end."""
+    found = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        run = folder / number.name
+        process = begin("train", *SMALL, "--updates", "1000000", "--checkpoint-every", "1000000", "--out", str(run))
+        while process.poll() is None and last_update(run) < 5:
+            time.sleep(0.05)
+        begun = time.monotonic()
+        process.send_signal(number)
+        code = process.wait()
+        seconds = time.monotonic() - begun
+        saved = runs.last_checkpoint(run) == last_update(run)
+        found[number.name] = {"exit_code": code, "seconds": round(seconds, 2), "saved": saved}
+    met = all(
+        one["exit_code"] == 128 + signal.Signals[name] and one["seconds"] < 10 and one["saved"]
+        for name, one in found.items()
+    )
+    return {"must": "saved, exit with 128 and the signal's number within 10 s", "found": found, "met": met}
+
+
+def invalid(config: FaultsConfig, folder: Path) -> dict[str, Any]:
+    """Starts runs whose configuration cannot be meant."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "file").write_text("mine")
+    lines = INVALID.replace("\n", "|").split("|")
+    wrong, slowest = [], 0.0
+    for line in lines[::8] if config.quick else lines:
+        begun = time.monotonic()
+        code, said = command("train", *line.format(new=folder / "new", file=folder / "file").split())
+        seconds = time.monotonic() - begun
+        slowest = max(slowest, seconds)
+        if code != 2 or said.count("\n") != 1 or not said.startswith("jaxmeta: ") or seconds > 2:
+            wrong.append({"line": line, "code": code, "seconds": round(seconds, 2), "said": said[-300:]})
+    found = {"configurations": len(lines), "slowest_s": round(slowest, 2), "wrong": wrong}
+    return {"must": "30 or more, one clear line each, under 2 s", "found": found, "met": not wrong}
+
+
+def devices(config: FaultsConfig, folder: Path) -> dict[str, Any]:
+    """Trains on 1, 2, 4 and 8 devices of a CPU, in processes of their own, in a fixed order and in the fast one."""
+    names = ["rl2"] if config.quick else ["rl2", "ppo", "maml", "varibad", "pearl", "sac"]
+    counts, updates = ([1, 2], 3) if config.quick else ([1, 2, 4, 8], 20)
+    found = {}
+    for name in names:
+        for fixed in (True, False):
+            states = [on_devices(name, count, fixed, updates, folder / f"{name}-{count}-{fixed}") for count in counts]
+            found[f"{name}, {'deterministic' if fixed else 'fast'}"] = max(
+                map(difference, states, states[:1] * len(states))
+            )
+    met = all(worst == 0 if "deterministic" in name else worst <= 1e-6 for name, worst in found.items())
+    must = f"after {updates} updates on {counts} devices equal bit for bit, within 1e-6 in the fast mode"
+    return {"must": must, "found": found, "met": met}
+
+
+def on_devices(name: str, count: int, fixed: bool, updates: int, folder: Path) -> Any:
+    """Trains in a process with so many devices and returns the final state."""
+    program = f"from benchmarks import faults; faults.train_on({name!r}, {count}, {fixed}, {updates}, {str(folder)!r})"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+    checkpointer = Checkpointer(folder)
+    state = checkpointer.restore(train.state_form(sixteen_tasks(name)))
+    checkpointer.close()
+    return state
+
+
+def train_on(name: str, count: int, fixed: bool, updates: int, folder: str) -> None:
+    """Trains an algorithm on so many devices and saves its state."""
+    parallel.use_cpu_cores(count)
+    parallel.use_fixed_order(fixed)
+    meta = sixteen_tasks(name)
+    assert meta.num_devices == count
+    state = train.train(meta, train.init_state(meta, jax.random.key(0)), updates, chunk=updates)
+    Checkpointer(folder).save(updates, state)
+
+
+def sixteen_tasks(name: str) -> Any:
+    """Builds an algorithm at its smallest, but with as many tasks as eight devices can share."""
+    config: Any = tiny.ALGOS[name]
+    if hasattr(config, "num_tasks"):
+        config = dataclasses.replace(config, num_tasks=16)
+    else:
+        sac = dataclasses.replace(config.sac, meta_batch=8)
+        config = dataclasses.replace(config, num_train_tasks=16, tasks_per_update=8, sac=sac)
+    return registry.ALGOS[name].load()[0](tiny.family(), config)
+
+
+def soak(config: FaultsConfig, folder: Path) -> dict[str, Any]:
+    """Trains for long on a small task, saves and logs, and looks at the memory of the process."""
+    from jaxmeta import logging, survival
+
+    total = 500 if config.quick else 10_000
+    meta = tiny.algo("rl2")
+    folder.mkdir(parents=True)
+    checkpointer, sizes = Checkpointer(folder / "checkpoints"), {}
+
+    def look(update: int, state: Any, metrics: Any) -> None:
+        if update in (total // 10, total):
+            sizes[update] = resident_bytes()
+
+    saver = survival.Saver(checkpointer, survival.StopSignals(), 0, total, 50)
+    callbacks = [logging.JsonLines(folder), logging.TensorBoard(folder), saver, look]
+    train.train(meta, train.init_state(meta, jax.random.key(0)), total, callbacks=callbacks)
+    checkpointer.close()
+    early, late = sizes.values()
+    found = {"updates": total, "bytes_after_a_tenth": early, "bytes_at_the_end": late, "growth": late / early - 1.0}
+    return {"must": "memory grows by less than 5 %", "found": found, "met": late < 1.05 * early}
+
+
+ROWS = {row.__name__: row for row in (resume, kills, flips, cuts, signals, invalid, devices, soak)}
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether all leaves are equal bit for bit."""
+    return difference(one, other) == 0.0
+
+
+def difference(one: Any, other: Any) -> float:
+    """Returns the largest difference between two states; infinity where one has a NaN and the other has none."""
+    leaves = (jax.tree.leaves(jax.device_get(keys_as_data(state))) for state in (one, other))
+    worst = 0.0
+    for a, b in zip(*leaves, strict=True):
+        if not np.array_equal(a, b, equal_nan=True):
+            gap = float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64))))
+            worst = max(worst, gap if np.isfinite(gap) else np.inf)
+    return worst
+
+
+def begin(*arguments: str) -> subprocess.Popen:
+    """Starts the command line in a process of its own."""
+    line = [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments]
+    return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    """Runs the command line in a process of its own; returns its exit code and what it said of errors."""
+    process = begin(*arguments)
+    _, said = process.communicate()
+    return process.returncode, said
+
+
+def last_update(run: Path) -> int:
+    """Returns the last update that a run has logged."""
+    records = runs.read_metrics(run)
+    return records[-1]["update"] if records else 0
+
+
+def resident_bytes() -> int:
+    """Returns the memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure(config: FaultsConfig) -> dict[str, Any]:
+    """Provokes the faults one after the other; returns the record that is printed."""
+    names = config.rows.split(",") if config.rows else list(ROWS)
+    record = {}
+    for name in names:
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                row = ROWS[name](config, Path(folder) / name)
+            except Exception as error:
+                row = {"must": "", "found": f"{type(error).__name__}: {error}"[:500], "met": False}
+        origin = {"quick": config.quick, "seconds": round(time.monotonic() - begun, 1)} | provenance()
+        record[name] = row | {"about": (ROWS[name].__doc__ or "").split("\n")[0]} | origin
+        if not config.json:
+            print(f"{'met ' if row['met'] else 'NOT '} {name:8} {row['must']}: {row['found']}", flush=True)
+    return record
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    config = tyro.cli(FaultsConfig, args=argv, description=__doc__)
+    parallel.use_cpu_cores(1)
+    record = measure(config)
+    if config.out is not None:
+        before = json.loads(config.out.read_text()) if config.out.exists() else {}
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        config.out.write_text(json.dumps(before | record, indent=2) + "\n")
+    if config.json:
+        print(json.dumps(record, indent=2))
+    return 0 if all(row["met"] for row in record.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
