@@ -121,7 +121,7 @@ class FewShotCAVIAConfig(FewShotConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReptileConfig(FewShotConfig):
+class FewShotReptileConfig(FewShotConfig):
     """Reptile on supervised tasks: move towards where plain descent ends (Nichol et al., 2018, arXiv:1803.02999)."""
 
     inner_lr: float = 0.02
@@ -174,10 +174,10 @@ def cavia(family: TaskFamily, config: FewShotCAVIAConfig = FewShotCAVIAConfig())
     return _on_query(family, config, updater, config.context, ("context",))
 
 
-def reptile(family: TaskFamily, config: ReptileConfig = ReptileConfig()) -> MetaLearner:
+def reptile(family: TaskFamily, config: FewShotReptileConfig = FewShotReptileConfig()) -> MetaLearner:
     """Builds Reptile: no query, no second derivative, no derivative at all through the adaptation."""
     learner = config.learner(family, inner.sgd(config.inner_lr))
-    return outer.reptile(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
+    return outer.supervised_reptile(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 
 
 def _on_query(family: TaskFamily, config: Any, updater: inner.Updater, *context: Any) -> MetaLearner:

@@ -13,8 +13,9 @@ from jaxmeta.inner.belief import (
     trajectories,
 )
 from jaxmeta.inner.context import ContextFast, context
-from jaxmeta.inner.derivatives import held_back, implicit, mixed_mode, rematerialised
-from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient
+from jaxmeta.inner.derivatives import mixed_mode, rematerialised
+from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient, policy_loss
+from jaxmeta.inner.implicit import held_back, implicit, proximal_point
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import memory
 from jaxmeta.inner.supervised import predictor, support_loss
@@ -62,8 +63,10 @@ __all__ = [
     "mixed_mode",
     "negative_elbo",
     "per_parameter",
+    "policy_loss",
     "posteriors",
     "predictor",
+    "proximal_point",
     "recurrent",
     "rematerialised",
     "sgd",

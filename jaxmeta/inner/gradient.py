@@ -39,11 +39,16 @@ Loss = Callable[[Params, Rollout], Array]
 def gradient(
     policy: Learner, objective: Objective, updater: Updater, advantage: Estimator, anew: tuple[str, ...] = ()
 ) -> Learner:
-    """Builds an agent that takes one policy-gradient step after every round, see `descent`.
+    """Builds an agent that takes one policy-gradient step after every round; see `policy_loss` and `descent`."""
+    return descent(policy, policy_loss(policy, objective, advantage), updater, anew)
+
+
+def policy_loss(policy: Learner, objective: Objective, advantage: Estimator) -> Loss:
+    """Builds the inner loss of reinforcement learning.
 
     Args:
-      objective: the inner loss, see `jaxmeta.rl.objectives`. The behaviour log-probabilities are those stored at
-        collection.
+      policy: a learner without adaptation of its own.
+      objective: see `jaxmeta.rl.objectives`. The behaviour log-probabilities are those stored at collection.
       advantage: estimates advantages from the round alone, anew for every task and round.
     """
 
@@ -53,7 +58,7 @@ def gradient(
         log_prob = policy.head(unroll(policy, theta, (), experience)).log_prob(experience.action)
         return objective(log_prob, behaviour, estimate, experience.valid)
 
-    return descent(policy, loss, updater, anew)
+    return loss
 
 
 def descent(

@@ -81,6 +81,20 @@ def unrolled(
 
     slope = jax.value_and_grad(mean_way, has_aux=True)
 
+    def over_segment(params: Params, seen: tuple[Fast, FewShotTask, Key]) -> tuple[Array, Params, Fast]:
+        """Returns loss and gradient over the tasks of all devices, and where those of this one have come to."""
+        if not parallel.has_fixed_order():
+            (loss, fast), gradient = slope(params, *seen)
+            return *parallel.task_mean((loss, gradient)), fast
+
+        def mean(some: tuple[Fast, FewShotTask, Key]) -> tuple[Array, Params]:
+            (loss, _), gradient = slope(params, *some)
+            return loss, gradient
+
+        # a mean in a fixed order keeps nothing of single tasks: they go the same way again
+        fast = parallel.chunked_vmap(lambda one: way(params, *one)[1], seen)
+        return *parallel.mean_over_tasks(mean, seen), fast
+
     def improve(params: Params, opt_state: Any, per_task: Any, step: Array) -> tuple[Params, Any, Metrics]:
         task_keys, keys = per_task
         tasks = jax.vmap(family.sample)(task_keys)
@@ -88,11 +102,7 @@ def unrolled(
         def descend(state, index):
             params, opt_state, fast = state
             keys_now = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-            (loss, fast), gradient = parallel.map_parts(
-                lambda _, some: slope(params, *some), (), (fast, tasks, keys_now)
-            )
-            loss, gradient = parallel.mean_of_parts((loss, gradient))
-            fast = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), fast)
+            loss, gradient, fast = over_segment(params, (fast, tasks, keys_now))
             change, opt_state = tx.update(gradient, opt_state, params)
             change = jax.tree.map(lambda leaf: leaf * remaining_share(step, config.anneal_over), change)
             metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}

@@ -45,7 +45,7 @@ def _runs() -> Iterator[Run]:
             )  # fmt: skip
         below = Required(no_more_than=tuple(f"{group}/{name}-{rate}" for name, rate in tuned))
         yield Trained(
-            f"{group}/learned", "learned_optimizer", tasks, f"{task_flags} {flags}", updates,
+            f"{group}/learned", "learned-optimizer", tasks, f"{task_flags} {flags}", updates,
             rows=(Row(loss(), required=below),), evaluations=HELD_OUT, quick_flags=QUICK,
         )  # fmt: skip
 

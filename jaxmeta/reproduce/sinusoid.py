@@ -36,7 +36,7 @@ def _runs() -> Iterator[Run]:
     for shots, maml, meta_sgd, most in zip(SHOTS, *PUBLISHED.values(), MAML_AT_MOST, strict=True):
         below = Required(no_more_than=f"{shots}-shot/maml")
         yield _run("maml", "maml", shots, 40_000, published=maml, required=Required(most=most))
-        yield _run("meta-sgd", "meta_sgd", shots, 40_000, published=meta_sgd, required=below)
+        yield _run("meta-sgd", "meta-sgd", shots, 40_000, published=meta_sgd, required=below)
     yield _run("fomaml", "maml", 10, 40_000, "--algo.first-order")
     yield _run("anil", "anil", 10, 40_000)
     yield _run("cavia", "cavia", 10, 40_000)

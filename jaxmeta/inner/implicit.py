@@ -1,0 +1,95 @@
+"""Agents that adapt to the end, and whose meta-gradient needs to know only where that was (implicit MAML)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmeta.core.learner import Learner
+from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent
+from jaxmeta.inner.updaters import Updater
+from jaxmeta.types import Array, Key, Params, Rollout
+
+
+def implicit(
+    policy: Learner, loss: Loss, updater: Updater, steps: int, strength: float, cg_iterations: int = 10
+) -> Learner:
+    """Builds an agent that goes down its loss on every round, but not far from where it was before the round.
+
+    Memory and time of a meta-gradient do not depend on `steps`. It is biased as far as the minimum is not reached, or
+    its curvature not positive.
+
+    Args:
+      policy: a learner without adaptation of its own.
+      loss: of params and a round.
+      updater: takes the steps; nothing of it is learned, and no derivative is taken through it.
+      strength: λ, the weight of half the squared distance; see `proximal_point`, as for the other numbers.
+    """
+
+    def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
+        tx = updater.tx(params.updater)
+        at = lambda theta: loss(theta, experience)  # noqa: E731
+        return GradientFast(*proximal_point(at, fast.policy, tx, strength, steps, cg_iterations))
+
+    return descent(policy, loss, updater)._replace(adapt=adapt)
+
+
+def held_back(updater: Updater, strength: float) -> Updater:
+    """Lets any updater also go down strength / 2 |θ - θ₀|², where θ₀ is what the adaptation to a task starts from."""
+    return updater._replace(tx=lambda psi: optax.chain(_pull(strength), updater.tx(psi)))
+
+
+def _pull(strength: float) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        back = jax.tree.map(lambda slope, now, start: slope + strength * (now - start), updates, params, state)
+        return back, state
+
+    return optax.GradientTransformation(lambda params: params, update)
+
+
+def proximal_point(
+    loss: Callable[[Params], Array],
+    anchor: Params,
+    tx: optax.GradientTransformation,
+    strength: float,
+    steps: int,
+    cg_iterations: int,
+) -> tuple[Params, Any]:
+    """Minimises loss(φ) + λ/2 |φ - anchor|² by descent from the anchor, with its derivative by the end alone.
+
+    At a minimum dφ/danchor = (I + ∇²loss / λ)⁻¹ (Rajeswaran et al., 2019, arXiv:1909.04630), in both modes of
+    differentiation and with memory that does not depend on the number of steps. Where the descent has not arrived, or
+    conjugate gradient not converged, it is off by as much; λ must exceed what curvature of the loss is negative.
+
+    Args:
+      tx: takes the steps.
+      strength: λ.
+      cg_iterations: products with the Hessian per derivative; with 0 the derivative is the identity, to first order.
+
+    Returns:
+      The point, and the state of `tx` at the end.
+    """
+
+    start, pulled = jax.lax.stop_gradient(anchor), optax.chain(_pull(strength), tx)
+
+    def step(_, state):
+        point, opt_state = state
+        change, opt_state = pulled.update(jax.grad(loss)(point), opt_state, point)
+        return optax.apply_updates(point, change), opt_state
+
+    # a loop whose derivative nobody asks for: nothing of it is kept
+    end, (_, opt_state) = jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, (start, pulled.init(start))))
+
+    def product(vector: Params) -> Params:
+        bent = jax.jvp(jax.grad(loss), (end,), (vector,))[1]
+        return jax.tree.map(lambda leaf, bend: leaf + bend / strength, vector, bent)
+
+    # zero, but not its derivative
+    moved = jax.tree.map(jnp.subtract, anchor, start)
+    if cg_iterations:
+        moved, _ = jax.scipy.sparse.linalg.cg(product, moved, maxiter=cg_iterations)
+    return jax.tree.map(jnp.add, end, moved), opt_state
