@@ -63,7 +63,8 @@ class TrainOptions:
     chunk: int = 1
     """Updates per device call; the result does not depend on it."""
     checkpoint_every: int = 50
-    """Updates between checkpoints; the end of the run is always saved."""
+    """Updates that are lost at most if the process is killed: checkpoints are twice as frequent. The end of the run is
+    always saved."""
     eval_tasks: int = 40
     """Held-out tasks of the evaluation at the end; 0 leaves it out."""
     wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None

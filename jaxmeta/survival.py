@@ -100,12 +100,14 @@ class StopSignals:
 class Saver:
     """Saves checkpoints beside training and ends it if a signal asked for that.
 
-    It saves every so many updates and at the end; after every device call if those take so long that a signal might
-    not wait for the end of one. A save that fails is told, and training goes on; the third in a row ends it.
+    It saves so often that a process that is killed at any moment loses at most so many updates, and at the end; after
+    every device call if those take so long that a signal might not wait for the end of one. As a save goes on beside
+    training, it is begun when half of them are done, and waited for before more than all would be lost. A save that
+    fails is told, and training goes on; the third in a row ends it.
 
     Args:
       total: updates that the run is to have.
-      every: updates between checkpoints.
+      every: updates that may be lost; those of a device call, where that does more.
       about: noted with every checkpoint.
     """
 
@@ -121,7 +123,7 @@ class Saver:
     ):
         self._checkpointer, self._signals, self._stream = checkpointer, signals, stream or sys.stderr
         self._done, self._total, self._every, self._about = done, total, every, about
-        self._failures, self._begun = 0, done
+        self._failures, self._begun, self._saved = 0, done, done
         self._scores: list[float] = []
         self._clock: float | None = None
 
@@ -134,11 +136,12 @@ class Saver:
         stop, last = urgent // 2 if update < self._total else 0, update >= self._total
         if stop:
             self._signals.reached()
-        due = update // self._every > self._done // self._every
+        half = max(1, self._every // 2)
+        due, length = update // half > self._done // half, update - self._done
         self._done = update
         if due or urgent or last:
             self._save(update, state, final=bool(stop or last))
-        elif not self._checkpointer.saving:
+        if not self._checkpointer.saving or update + length > self._saved + self._every:
             self._settle(final=False)
         if stop:
             raise Stopped(update, stop)
@@ -165,7 +168,7 @@ class Saver:
         """Learns what became of the save that was under way."""
         try:
             if self._checkpointer.wait():
-                self._failures = 0
+                self._failures, self._saved = 0, self._begun
         except Exception as error:
             self._failed(error, final)
 

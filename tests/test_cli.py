@@ -417,7 +417,7 @@ def test_compilation_cache_is_private(tmp_path, monkeypatch):
 
 def test_damaged_checkpoint_is_skipped_told_and_put_aside(tmp_path, capsys):
     folder = tmp_path / "run"
-    arguments = [*TINY_MAML, "--out", str(folder), "--eval-tasks", "0", "--checkpoint-every", "2"]
+    arguments = [*TINY_MAML, "--out", str(folder), "--eval-tasks", "0", "--checkpoint-every", "4"]
     assert cli.main([*arguments, "--updates", "4"]) == 0
     whole = jax.device_get(jm.load(folder).params)
     file = next((folder / "checkpoints" / "4" / "state" / "d").iterdir())

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import jax
@@ -25,7 +26,7 @@ STATE = TrainState(params=jnp.ones(2), opt_state=(), key=jax.random.key(0), step
 class Disk:
     """Makes the writing of manifests fail at will, as a full disk does."""
 
-    full = False
+    full, seconds = False, 0.0
 
     def __init__(self, monkeypatch):
         self._write = manifest.write
@@ -34,6 +35,7 @@ class Disk:
     def __call__(self, folder, about):
         if self.full:
             raise OSError(28, "No space left on device")
+        time.sleep(self.seconds)
         self._write(folder, about)
 
 
@@ -42,10 +44,16 @@ def disk(monkeypatch):
     return Disk(monkeypatch)
 
 
-def make_saver(tmp_path, total=100, every=10):
+def make_saver(tmp_path, total=100, every=20):
     signals, said = survival.StopSignals(), io.StringIO()
     checkpointer = Checkpointer(tmp_path / "checkpoints")
     return survival.Saver(checkpointer, signals, 0, total, every, stream=said), signals, said, checkpointer
+
+
+def finish(checkpointer):
+    """Lets a save that is under way end, without hearing what became of it."""
+    if checkpointer._thread is not None:
+        checkpointer._thread.join()
 
 
 def run_to(saver, first, last, score=0.0):
@@ -56,10 +64,10 @@ def run_to(saver, first, last, score=0.0):
 def test_a_full_disk_is_told_and_training_goes_on(tmp_path, disk):
     saver, _, said, checkpointer = make_saver(tmp_path)
     run_to(saver, 1, 10)
-    checkpointer._thread.join()
+    finish(checkpointer)
     disk.full = True
     run_to(saver, 11, 30)
-    checkpointer._thread.join()
+    finish(checkpointer)
     disk.full = False
     run_to(saver, 31, 50)
     told = said.getvalue().splitlines()
@@ -72,10 +80,23 @@ def test_a_full_disk_is_told_and_training_goes_on(tmp_path, disk):
     assert checkpointer.updates() == [40, 50]
 
 
+def test_a_process_that_is_killed_loses_at_most_what_it_may(tmp_path, disk):
+    saver, *_, checkpointer = make_saver(tmp_path, every=4)
+    disk.seconds = 0.05
+    lost = []
+    for update in range(1, 25):
+        time.sleep(0.001)
+        lost.append(update - (checkpointer.latest() or 0))  # to be killed now, with this update done
+        saver(update, STATE, {})
+    assert max(lost) <= 4
+    checkpointer.wait()
+    assert checkpointer.updates() == [22, 24]
+
+
 def test_the_third_failure_in_a_row_ends_the_run(tmp_path, disk):
     saver, *_, checkpointer = make_saver(tmp_path)
     run_to(saver, 1, 10)
-    checkpointer._thread.join()
+    finish(checkpointer)
     disk.full = True
     with pytest.raises(survival.SaveError, match="of update 40 cannot be saved.*No space left.*3rd in a row"):
         run_to(saver, 11, 60)
