@@ -125,7 +125,8 @@ def half_faulty():
     return family._replace(sample=sample)
 
 
-SLOW = {"l2rl", "ppo", "sac", "snail"}  # their outer loops are those of the others
+# their outer loops are those of the others
+SLOW = {"l2rl", "ppo", "sac", "snail", "anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.ALGOS]
 
 
