@@ -26,7 +26,7 @@ def run(arguments, folder, capsys):
     return record
 
 
-@pytest.mark.parametrize(("tasks", "horizon"), [("bandit", 1), ("tabular", 10)])
+@pytest.mark.parametrize(("tasks", "horizon"), [("bandit", 1), pytest.param("tabular", 10, marks=pytest.mark.slow)])
 def test_whole_updates_of_rl2(tasks, horizon, tmp_path, capsys):
     record = run(f"--tasks {tasks} --num-tasks 8 --episodes 2 --updates 1 --repeats 2", tmp_path, capsys)
     sizes = {"rounds": 1, "episodes": 2, "horizon": horizon, "num_tasks": 8, "streams": 1, "updates_per_turn": 1}
@@ -52,6 +52,7 @@ def test_the_defaults_are_those_of_the_family():
     assert chosen.filled() == chosen
 
 
+@pytest.mark.slow
 def test_gradients_over_long_trials(tmp_path, capsys):
     record = run(f"--tasks sequence {SMALL}", tmp_path, capsys)
     for comparison, length, num_trials, forms in (

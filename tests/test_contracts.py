@@ -21,8 +21,8 @@ def test_every_algorithm_for_supervised_tasks_has_a_tiny_form():
     assert set(tiny.SUPERVISED) == set(registry.SUPERVISED_ALGOS)
 
 
-# they differ from MAML in the update rule alone, which the test of the learner sees
-SAME_LOOP = {"anil", "cavia", "imaml", "meta-sgd"}
+# they differ from MAML in the update rule alone, which the test of the learner sees; the learned optimizer takes long
+SAME_LOOP = {"anil", "cavia", "imaml", "meta-sgd", "learned-optimizer"}
 
 
 @pytest.mark.parametrize("name", registry.SUPERVISED_ALGOS)
@@ -81,10 +81,14 @@ def test_learner_holds_the_contract(name, family):
 
 
 # their outer loops are those of others; what is their own is in the learner, which the test above holds to its contract
-SLOW_VARIANTS = {"maml-vpg", "pearl-recurrent", "rl2-associative", "rl2-lru"}
+SLOW_VARIANTS = {"maml-vpg", "maml-ppo", "pearl-recurrent", "rl2-associative", "rl2-lru", "varibad-states"}
+# what discrete actions change is in the learner too
+SLOW_ON = {("snail", "navigation"), ("l2rl", "navigation"), ("maml", "bandit"), ("varibad", "bandit")}
 
 
 def has_others_loop(name, family):
+    if (name, family) in SLOW_ON:
+        return True
     return name in SLOW_VARIANTS or (name in RELATIVES and (name not in OWN_LOOP or family == "bandit"))
 
 

@@ -370,7 +370,7 @@ def _split_each(keys: Key, count: int) -> Key:
 
 def _flat(leaf: Array) -> Array:
     """Takes the first two axes as one."""
-    return leaf.reshape(-1, *leaf.shape[2:])
+    return leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
 
 
 def _in_order(leaf: Array) -> Array:

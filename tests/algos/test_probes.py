@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import jaxmeta as jm
 from jaxmeta import outer, tasks
@@ -32,6 +33,7 @@ def test_rl2_remembers_which_arm_pays():
     assert second > 0.9 and third > 0.9
 
 
+@pytest.mark.slow
 def test_ppo_needs_to_be_shown_the_task():
     """Without memory no policy is right more often than by chance, unless it sees which arm pays."""
     family = coin_bandit()

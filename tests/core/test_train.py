@@ -90,6 +90,7 @@ print(all((a == b).all() for a, b in zip(one, other, strict=True)))
 """
 
 
+@pytest.mark.slow
 def test_one_chunk_of_six_equals_two_of_three_as_users_compile():
     """The suite compiles with few optimisations; this runs with all, in a process of its own."""
     run = subprocess.run(

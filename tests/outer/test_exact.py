@@ -118,7 +118,7 @@ def test_fixture_is_the_exact_gradient():
     assert exact_gradient(0.3, 1.0, 1) == pytest.approx(0.223716, abs=1e-6)
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("theta", "inner_lr"), [(0.3, 1.0), (-0.7, 0.4), (1.1, 2.0)])
 def test_sampling_correction_is_unbiased(theta, inner_lr, rounds):
     agent = learner(rl.log_prob, inner_lr)

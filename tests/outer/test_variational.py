@@ -74,6 +74,7 @@ def test_how_the_model_learns_does_not_touch_the_policy_in_the_same_update(once)
         assert (before != after).any()
 
 
+@pytest.mark.slow
 def test_an_update_does_not_depend_on_the_number_of_devices():
     states = []
     for devices in (1, 2):
