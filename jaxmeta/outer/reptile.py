@@ -14,7 +14,7 @@ from jaxmeta import checks
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_fast
-from jaxmeta.outer.loss import gradient_chunk
+from jaxmeta.outer.loss import gradient_chunk, over_sound
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.outer.policy_gradient import remaining_share
 from jaxmeta.tasks.base import TaskFamily
@@ -59,12 +59,12 @@ def towards_adapted(
         return adapted(params, learner.adapt(params, fast, last, key))
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
-        def mean_end(some: tuple[Trial, Key]) -> Params:
-            return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(ends, (None, 0, 0))(params, *some))
+        def mean_way(some: tuple[Trial, Key]) -> Params:
+            ended = jax.vmap(ends, (None, 0, 0))(params, *some)
+            return jax.tree.map(lambda leaf, begin: jnp.mean(leaf - begin, 0), ended, params)
 
-        chunk = gradient_chunk(trials)
-        mean = parallel.mean_over_tasks(mean_end, (trials, keys), chunk)
-        way = jax.tree.map(jnp.subtract, mean, params)
+        # on a trial that had a fault, and so is empty, nothing moves
+        way = over_sound(parallel.mean_over_tasks(mean_way, (trials, keys), gradient_chunk(trials)), trials)
         size = config.step_size * remaining_share(step, config.anneal_over)
         params = jax.tree.map(lambda leaf, towards: leaf + size * towards, params, way)
         return params, opt_state, {"distance": optax.global_norm(way)}
