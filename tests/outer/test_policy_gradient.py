@@ -72,7 +72,8 @@ def test_an_update_does_not_depend_on_the_number_of_devices(make, config, tolera
     results = []
     for devices in (1, 2):
         plan = jm.Plan(rounds=1, streams=12)
-        spread = make(meta.learner, family, plan, 4, rl.linear_baseline(), config, num_devices=devices)
+        # plain returns: a baseline fitted to so little data amplifies rounding as well
+        spread = make(meta.learner, family, plan, 4, rl.plain_returns(), config, num_devices=devices)
         state = jm.init_state(spread, jax.random.key(0))
         begun = jax.tree.map(np.array, state.params)
         state = jm.train(spread, state, 1)
