@@ -15,7 +15,7 @@ from jaxmeta.inner.belief import (
 from jaxmeta.inner.context import ContextFast, context
 from jaxmeta.inner.gradient import GradientFast, GradientParams, gradient
 from jaxmeta.inner.memory import memory
-from jaxmeta.inner.updaters import Updater, first_order, sgd
+from jaxmeta.inner.updaters import Updater, adapt_only, chain, first_order, fixed, per_parameter, sgd
 
 __all__ = [
     "BeliefCarry",
@@ -25,15 +25,19 @@ __all__ = [
     "GradientParams",
     "ModelParams",
     "Updater",
+    "adapt_only",
     "belief",
+    "chain",
     "context",
     "first_order",
+    "fixed",
     "gradient",
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",
     "memory",
     "negative_elbo",
+    "per_parameter",
     "posteriors",
     "sgd",
     "trajectories",

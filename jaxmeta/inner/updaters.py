@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxmeta.types import Key, Params
@@ -20,12 +21,74 @@ class Updater(NamedTuple):
     """Makes the optax transformation from ψ."""
 
 
+def fixed(tx: optax.GradientTransformation) -> Updater:
+    """Takes any optax transformation as an update rule with nothing to learn."""
+    return Updater(init=lambda key, params: (), tx=lambda psi: tx)
+
+
 def sgd(learning_rate: float | optax.Schedule) -> Updater:
     """Builds plain gradient descent; a schedule counts the adaptations to one task from 0."""
-    return Updater(init=lambda key, params: (), tx=lambda psi: optax.sgd(learning_rate))
+    return fixed(optax.sgd(learning_rate))
+
+
+def per_parameter(learning_rate: float) -> Updater:
+    """Builds gradient descent with a learned step size for every parameter (Meta-SGD, arXiv:1707.09835).
+
+    ψ is a tree like the params. All step sizes are `learning_rate` at first, so that the rule begins as `sgd`; they may
+    become negative.
+    """
+
+    def descend(psi: Params) -> optax.GradientTransformation:
+        return optax.stateless(lambda gradient, params: jax.tree.map(lambda rate, leaf: -rate * leaf, psi, gradient))
+
+    return Updater(
+        init=lambda key, params: jax.tree.map(lambda leaf: jnp.full_like(leaf, learning_rate), params), tx=descend
+    )
+
+
+def chain(*updaters: Updater) -> Updater:
+    """Applies one rule after the other, as `optax.chain` does; ψ is a tuple of theirs."""
+
+    def init(key: Key, params: Params) -> tuple[Params, ...]:
+        keys = jax.random.split(key, len(updaters))
+        return tuple(updater.init(key, params) for updater, key in zip(updaters, keys, strict=True))
+
+    def tx(psi: tuple[Params, ...]) -> optax.GradientTransformation:
+        return optax.chain(*(updater.tx(one) for updater, one in zip(updaters, psi, strict=True)))
+
+    return Updater(init, tx)
 
 
 def first_order(updater: Updater) -> Updater:
     """Makes any updater first-order: meta-gradients see the inner gradient as a constant."""
     constant = optax.stateless(lambda gradient, params: jax.lax.stop_gradient(gradient))
     return updater._replace(tx=lambda psi: optax.chain(constant, updater.tx(psi)))
+
+
+def adapt_only(updater: Updater, *names: str) -> Updater:
+    """Makes any updater change only the params whose path has one of the names in it; the others stay as they are.
+
+    Upper and lower case are the same: "head" is the last layer of the networks of `jaxmeta.nets`.
+
+    Raises:
+      ValueError: where it is given params, if no path has a name in it.
+    """
+
+    def others_at_zero(tree: Params) -> Params:
+        paths, _ = zip(*jax.tree.leaves_with_path(tree), strict=True)
+        if not any(_has(path, names) for path in paths):
+            known = ", ".join(map(jax.tree_util.keystr, paths))
+            raise ValueError(f"no param has {' or '.join(map(repr, names))} in its path; there are {known}")
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if _has(path, names) else jnp.zeros_like(leaf), tree
+        )
+
+    # before, so that what the rule remembers of gradients is of these params alone; after, as it may move without one
+    mask = optax.stateless(lambda gradient, params: others_at_zero(gradient))
+    return updater._replace(tx=lambda psi: optax.chain(mask, updater.tx(psi), mask))
+
+
+def _has(path: tuple, names: tuple[str, ...]) -> bool:
+    """Tells whether one of the names is in a path, such as "head" in ['params']['_ActionHead_0']['kernel']."""
+    where = jax.tree_util.keystr(path).lower()
+    return any(name.lower() in where for name in names)
