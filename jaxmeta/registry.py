@@ -26,10 +26,16 @@ class Entry(NamedTuple):
 
 
 ALGOS = {
+    "anil": Entry("jaxmeta.algos.anil", "anil", "ANILConfig"),
+    "cavia": Entry("jaxmeta.algos.cavia", "cavia", "CAVIAConfig"),
+    "e-maml": Entry("jaxmeta.algos.e_maml", "e_maml", "EMAMLConfig"),
+    "fomaml": Entry("jaxmeta.algos.fomaml", "fomaml", "FOMAMLConfig"),
     "l2rl": Entry("jaxmeta.algos.l2rl", "l2rl", "L2RLConfig"),
     "maml": Entry("jaxmeta.algos.maml", "maml", "MAMLConfig"),
+    "meta-sgd": Entry("jaxmeta.algos.meta_sgd", "meta_sgd", "MetaSGDConfig"),
     "pearl": Entry("jaxmeta.algos.pearl", "pearl", "PEARLConfig"),
     "ppo": Entry("jaxmeta.algos.ppo", "ppo", "PPOConfig"),
+    "promp": Entry("jaxmeta.algos.promp", "promp", "ProMPConfig"),
     "rl2": Entry("jaxmeta.algos.rl2", "rl2", "RL2Config"),
     "sac": Entry("jaxmeta.algos.sac", "sac", "SACConfig"),
     "snail": Entry("jaxmeta.algos.snail", "snail", "SNAILConfig"),

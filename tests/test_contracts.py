@@ -44,7 +44,7 @@ def test_learner_holds_the_contract(name, family):
 
 
 # their outer loops are those of others; what is their own is in the learner, which the test above holds to its contract
-SLOW_VARIANTS = {"fomaml", "maml-vpg", "pearl-recurrent", "rl2-associative", "rl2-lru"}
+SLOW_VARIANTS = {"maml-vpg", "pearl-recurrent", "rl2-associative", "rl2-lru"}
 ALL = [*ON_NAVIGATION, *ON_BANDIT]
 
 

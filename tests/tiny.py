@@ -14,13 +14,20 @@ TRPO_WITH_VALUES = outer.TrustRegionConfig(damping=0.1, value_steps=2)
 SAC = outer.OffPolicyConfig(gradient_steps=3, meta_batch=2, batch_size=4, replay_capacity=40)
 VAE = outer.VariationalConfig(steps=2, batch_size=4, capacity=8)
 SMALL_BELIEF = {"hidden": (8,), "latent": 2, "encoder_hidden": 8, "decoder_hidden": (8,), "vae": VAE}
+STEPS = {"num_tasks": 2, "streams": 3, "hidden": (8,)}
 ALGOS = {
+    "anil": jm.ANILConfig(**STEPS, trpo=TRPO),
+    "cavia": jm.CAVIAConfig(**STEPS, context=2, trpo=TRPO),
+    "e-maml": jm.EMAMLConfig(**STEPS, trpo=TRPO),
+    "fomaml": jm.FOMAMLConfig(**STEPS, trpo=TRPO),
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
-    "maml": jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), trpo=TRPO),
+    "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
+    "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
     "pearl": jm.PEARLConfig(
         num_train_tasks=4, tasks_per_update=2, hidden=(8,), encoder_hidden=(8,), latent=2, context_batch=3, sac=SAC
     ),
     "ppo": jm.PPOConfig(num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
+    "promp": jm.ProMPConfig(**STEPS, rounds=2),
     "rl2": jm.RL2Config(num_tasks=4, hidden=8, episodes=3, ppo=PPO),
     "sac": jm.SACConfig(num_train_tasks=4, tasks_per_update=2, streams=2, hidden=(8,), sac=SAC),
     "snail": jm.SNAILConfig(num_tasks=4, filters=4, key_size=4, value_size=4, episodes=3, ppo=PPO),
@@ -31,9 +38,8 @@ VARIANTS = {
         "varibad",
         jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, reward_decoder="next-obs", state_weight=0.5, ppo=PPO),
     ),
-    "maml-ppo": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="ppo", rounds=2)),
-    "maml-vpg": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), outer_loop="vpg")),
-    "fomaml": ("maml", jm.MAMLConfig(num_tasks=2, streams=3, hidden=(8,), first_order=True, trpo=TRPO)),
+    "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2)),
+    "maml-vpg": ("maml", jm.MAMLConfig(**STEPS, outer_loop="vpg")),
     "pearl-recurrent": (
         "pearl",
         jm.PEARLConfig(

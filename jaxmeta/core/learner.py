@@ -30,6 +30,8 @@ class Learner(NamedTuple):
     """Makes a distrax distribution over actions from the arrays of an output with any leading axes."""
     unroll: Callable[[Params, Fast, Carry, Rollout], Output] | None = None
     """Optional form of `act` over whole streams that is parallel in time: carry [E, ...] and rollout [T, E, ...]."""
+    report: Callable[[Fast], Metrics] | None = None
+    """Optional numbers on how the adaptation to a task went, for the log of meta-training."""
 
 
 class MetaLearner(NamedTuple):

@@ -15,7 +15,7 @@ from jaxmeta.inner.belief import (
 from jaxmeta.inner.context import ContextFast, context
 from jaxmeta.inner.gradient import GradientFast, GradientParams, gradient
 from jaxmeta.inner.memory import memory
-from jaxmeta.inner.updaters import Updater, adapt_only, chain, first_order, fixed, per_parameter, sgd
+from jaxmeta.inner.updaters import Updater, adapt_only, bounded, chain, first_order, fixed, per_parameter, sgd
 
 __all__ = [
     "BeliefCarry",
@@ -27,6 +27,7 @@ __all__ = [
     "Updater",
     "adapt_only",
     "belief",
+    "bounded",
     "chain",
     "context",
     "first_order",

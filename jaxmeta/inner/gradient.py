@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import unroll
-from jaxmeta.inner.updaters import Updater
+from jaxmeta.inner.updaters import Updater, select, tally
 from jaxmeta.rl import Estimator, Objective
 from jaxmeta.types import Carry, Input, Key, Output, Params, Rollout
 
@@ -31,7 +32,9 @@ class GradientFast(struct.PyTreeNode):
     opt_state: Any
 
 
-def gradient(policy: Learner, objective: Objective, updater: Updater, advantage: Estimator) -> Learner:
+def gradient(
+    policy: Learner, objective: Objective, updater: Updater, advantage: Estimator, anew: tuple[str, ...] = ()
+) -> Learner:
     """Builds an agent that takes one gradient step on its policy after every round.
 
     Args:
@@ -41,6 +44,8 @@ def gradient(policy: Learner, objective: Objective, updater: Updater, advantage:
       updater: what to do with the gradient. The meta-gradient goes through it, second order included, unless it is
         wrapped in `first_order`.
       advantage: estimates advantages from the round alone, anew for every task and round.
+      anew: names in the paths of params that every task begins with at zero, whatever they are: those are no params of
+        meta-training, but a state of the adaptation.
     """
 
     def init(key: Key) -> GradientParams:
@@ -49,7 +54,8 @@ def gradient(policy: Learner, objective: Objective, updater: Updater, advantage:
         return GradientParams(policy=params, updater=updater.init(updater_key, params))
 
     def start(params: GradientParams, key: Key) -> GradientFast:
-        return GradientFast(policy=params.policy, opt_state=updater.tx(params.updater).init(params.policy))
+        theta = select(params.policy, anew, jnp.zeros_like, lambda leaf: leaf) if anew else params.policy
+        return GradientFast(policy=theta, opt_state=updater.tx(params.updater).init(theta))
 
     def reset(params: GradientParams, fast: GradientFast, key: Key) -> Carry:
         return policy.reset(fast.policy, (), key)
@@ -73,4 +79,4 @@ def gradient(policy: Learner, objective: Objective, updater: Updater, advantage:
         return policy.unroll(fast.policy, (), carry, experience)
 
     parallel_form = unroll_policy if policy.unroll else None
-    return Learner(init, start, reset, act, adapt, policy.head, parallel_form)
+    return Learner(init, start, reset, act, adapt, policy.head, parallel_form, lambda fast: tally(fast.opt_state))

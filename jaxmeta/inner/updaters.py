@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmeta.types import Key, Params
+from jaxmeta.types import Array, Key, Metrics, Params
 
 
 class Updater(NamedTuple):
@@ -74,21 +74,60 @@ def adapt_only(updater: Updater, *names: str) -> Updater:
       ValueError: where it is given params, if no path has a name in it.
     """
 
-    def others_at_zero(tree: Params) -> Params:
-        paths, _ = zip(*jax.tree.leaves_with_path(tree), strict=True)
-        if not any(_has(path, names) for path in paths):
-            known = ", ".join(map(jax.tree_util.keystr, paths))
-            raise ValueError(f"no param has {' or '.join(map(repr, names))} in its path; there are {known}")
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if _has(path, names) else jnp.zeros_like(leaf), tree
-        )
-
     # before, so that what the rule remembers of gradients is of these params alone; after, as it may move without one
-    mask = optax.stateless(lambda gradient, params: others_at_zero(gradient))
+    mask = optax.stateless(lambda gradient, params: select(gradient, names, lambda leaf: leaf, jnp.zeros_like))
     return updater._replace(tx=lambda psi: optax.chain(mask, updater.tx(psi), mask))
 
 
-def _has(path: tuple, names: tuple[str, ...]) -> bool:
-    """Tells whether one of the names is in a path, such as "head" in ['params']['_ActionHead_0']['kernel']."""
-    where = jax.tree_util.keystr(path).lower()
-    return any(name.lower() in where for name in names)
+def select(tree: Params, names: tuple[str, ...], named: Callable[[Array], Array], other: Callable[[Array], Array]):
+    """Applies one function to the leaves whose path has one of the names in it, and another to all others.
+
+    Raises:
+      ValueError: if there is no such leaf.
+    """
+
+    def has(path: tuple) -> bool:
+        where = jax.tree_util.keystr(path).lower()
+        return any(name.lower() in where for name in names)
+
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+    if not any(map(has, paths)):
+        known = ", ".join(map(jax.tree_util.keystr, paths))
+        raise ValueError(f"no param has {' or '.join(map(repr, names))} in its path; there are {known}")
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: named(leaf) if has(path) else other(leaf), tree)
+
+
+class BoundState(NamedTuple):
+    """How often a bound was met."""
+
+    count: Array
+    """Adaptations so far, float32 scalar."""
+    acted: Array
+    """Those whose step was shortened, float32 scalar."""
+
+
+def bounded(updater: Updater, max_step: float) -> Updater:
+    """Shortens every step of any updater to at most `max_step`, in the norm over all params, and counts how often.
+
+    The meta-gradient goes through it, and is finite where a step is zero.
+    """
+
+    def init(params: Params) -> BoundState:
+        return BoundState(jnp.zeros(()), jnp.zeros(()))
+
+    def shorten(step: Params, state: BoundState, params: Params | None = None) -> tuple[Params, BoundState]:
+        squared = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(step))
+        acts = squared > max_step**2
+        # the root is taken where it acts only: its slope at zero is infinite
+        factor = jnp.where(acts, max_step * jax.lax.rsqrt(jnp.where(acts, squared, 1.0)), 1.0)
+        state = BoundState(state.count + 1.0, state.acted + acts)
+        return jax.tree.map(lambda leaf: factor * leaf, step), state
+
+    return updater._replace(tx=lambda psi: optax.chain(updater.tx(psi), optax.GradientTransformation(init, shorten)))
+
+
+def tally(opt_state: Any) -> Metrics:
+    """Returns the share of adaptations that a bound acted on, if there is one."""
+    states = jax.tree.leaves(opt_state, is_leaf=lambda leaf: isinstance(leaf, BoundState))
+    bounds = [state for state in states if isinstance(state, BoundState)]
+    return {"bounded_steps": sum(one.acted / jnp.maximum(one.count, 1.0) for one in bounds)} if bounds else {}

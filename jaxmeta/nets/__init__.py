@@ -4,7 +4,15 @@ from jaxmeta.nets.context import Belief, ContextEncoder, no_context, product_enc
 from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import Gaussian, SquashedGaussian, head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
-from jaxmeta.nets.networks import ACTIVATIONS, Network, actor_critic, encode_input, scale_value, separate_value
+from jaxmeta.nets.networks import (
+    ACTIVATIONS,
+    Network,
+    actor_critic,
+    encode_input,
+    scale_value,
+    separate_value,
+    with_context,
+)
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
 from jaxmeta.nets.soft_actor_critic import ContextParams, SoftActorCritic, soft_actor_critic
@@ -48,4 +56,5 @@ __all__ = [
     "snail_actor_critic",
     "soft_actor_critic",
     "state_decoder",
+    "with_context",
 ]

@@ -6,6 +6,7 @@ functions will do.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
@@ -162,6 +163,24 @@ def scale_value(network: Network, scale: float) -> Network:
 
     unroll = network.unroll
     return network._replace(apply=apply, unroll=unroll and (lambda *args: scaled(unroll(*args))))
+
+
+def with_context(make: Callable[[Spec], Network], spec: Spec, size: int) -> Network:
+    """Lets a policy see, beside the observation, some numbers of its own: the params `context`, zero at first.
+
+    Args:
+      make: builds the policy for a spec.
+      size: how many numbers.
+    """
+    network = make(dataclasses.replace(spec, observation=(math.prod(spec.observation) + size,)))
+
+    def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        obs = jnp.concatenate([inputs.obs.reshape(-1), params["context"]])
+        return network.apply(params["network"], carry, inputs.replace(obs=obs))
+
+    return network._replace(
+        init=lambda key: {"context": jnp.zeros(size), "network": network.init(key)}, apply=apply, unroll=None
+    )
 
 
 def separate_value(policy: Network, value: Network) -> Network:

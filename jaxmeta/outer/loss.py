@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner
-from jaxmeta.core.rollout import replay, replay_last
+from jaxmeta.core.rollout import replay_fast, unroll
 from jaxmeta.rl import Estimator, Objective, masked_mean
-from jaxmeta.types import Array, Metrics, Params, Trial
+from jaxmeta.types import Array, Fast, Metrics, Output, Params, Rollout, Trial
 
 MIN_ROWS, MAX_OVERFLOW = 128, 32
 """Streams that a memory is replayed on side by side on a CPU, though they take up to so many times the cache."""
@@ -23,7 +23,9 @@ def trial_loss(
     objective: Objective,
     advantage: Estimator,
     *,
-    sampling_correction: bool = False,
+    sampling_correction: float | Array = 0.0,
+    return_baseline: float | Array = 0.0,
+    kl_weights: Array | None = None,
     value_weight: float = 0.0,
     entropy_weight: float | Array = 0.0,
 ) -> Callable[[Params, Trial], tuple[Array, Metrics]]:
@@ -32,10 +34,13 @@ def trial_loss(
     Args:
       objective: the outer objective, see `jaxmeta.rl.objectives`.
       advantage: estimates advantages from a stored round.
-      sampling_correction: whether params are also credited for the data that the earlier rounds were adapted on
-        (E-MAML, Stadie et al., 2018, arXiv:1803.01118), by the return of the last round's streams. With the inner
-        objective `log_prob` and an estimator that neither normalises nor looks into other streams, for streams of one
-        episode, the gradient is then unbiased.
+      sampling_correction: weight of what params are credited with for the data that the earlier rounds were adapted on
+        (E-MAML, Stadie et al., 2018, arXiv:1803.01118): the return of the last round's streams. With weight 1, the
+        inner objective `log_prob` and an estimator that neither normalises nor looks into other streams, for streams
+        of one episode, the gradient is then unbiased.
+      return_baseline: what that return is compared with; unbiased if it does not depend on this trial.
+      kl_weights: weight of the divergence of what the policy now says, in each of the rounds before the last, from
+        what it said then (ProMP, Rothfuss et al., 2019, arXiv:1810.06784), [R]; by default there is none.
       value_weight: weight of half the squared error of the predicted values.
       entropy_weight: weight of the entropy bonus.
 
@@ -44,12 +49,9 @@ def trial_loss(
     """
 
     def loss(params: Params, trial: Trial) -> tuple[Array, Metrics]:
-        last = jax.tree.map(lambda leaf: leaf[-1], trial.rounds)
-        if sampling_correction:
-            outputs = replay(learner, params, trial)
-            output = jax.tree.map(lambda leaf: leaf[-1], outputs)
-        else:
-            output = replay_last(learner, params, trial)
+        fast = replay_fast(learner, params, trial)
+        adapted, last = jax.tree.map(lambda leaf: leaf[-1], (fast, trial.rounds))
+        output = unroll(learner, params, adapted, last)
         estimate = jax.lax.stop_gradient(advantage(last))
         dist, behaviour = learner.head(output), learner.head(last.output)
         # sums over time, not means: if a trial were divided by its own number of valid steps, ending early would count
@@ -60,20 +62,39 @@ def trial_loss(
         )
         total = share * policy_loss
         metrics = {"loss/policy": total, "kl": masked_mean(behaviour.kl_divergence(dist), last.valid)}
-        if sampling_correction:
-            log_prob = learner.head(outputs).log_prob(trial.rounds.action) * trial.rounds.valid
-            total -= jnp.mean(estimate.target[0]) / len(estimate.target) * jnp.sum(log_prob[:-1])
+        metrics |= learner.report(adapted) if learner.report else {}
+        if _in_use(sampling_correction) or kl_weights is not None:
+            credit = (jnp.mean(estimate.target[0]) - return_baseline) / len(estimate.target)
+            total += earlier_loss(params, fast, trial.rounds, sampling_correction * credit)
         if value_weight:
             error = 0.5 * masked_mean(jnp.square(output.value - estimate.target), last.valid)
             total += share * value_weight * error
             metrics["loss/value"] = error
-        if isinstance(entropy_weight, jax.Array) or entropy_weight:
+        if _in_use(entropy_weight):
             entropy = masked_mean(dist.entropy(), last.valid)
             total -= share * entropy_weight * entropy
             metrics["entropy"] = entropy
         return total, metrics
 
+    def earlier_loss(params: Params, fast: Fast, rounds: Rollout, credit: Array) -> Array:
+        """Weighs what the policy did in the rounds before the last by their credit, and how far it moved since."""
+        fast, rounds = jax.tree.map(lambda leaf: leaf[:-1], (fast, rounds))
+        outputs = jax.vmap(lambda fast, experience: unroll(learner, params, fast, experience))(fast, rounds)
+        moved = 0.0 if kl_weights is None else jnp.sum(kl_weights * divergence(learner, outputs, rounds))
+        return moved - credit * jnp.sum(learner.head(outputs).log_prob(rounds.action) * rounds.valid)
+
     return loss
+
+
+def divergence(learner: Learner, outputs: Output, rounds: Rollout) -> Array:
+    """Computes the mean KL divergence of what a policy now says in earlier rounds from what it said then, [R]."""
+    moved = learner.head(rounds.output).kl_divergence(learner.head(outputs))
+    return jax.vmap(masked_mean)(moved, rounds.valid)
+
+
+def _in_use(weight: float | Array) -> bool:
+    """Tells a weight that is zero for good from one that may be zero at times."""
+    return isinstance(weight, jax.Array) or bool(weight)
 
 
 def meta_loss(
@@ -86,6 +107,21 @@ def meta_loss(
     """
     batch = batch_loss(trial_loss(learner, objective, advantage, **options))
     return lambda params, trials: batch(params, trials)[0]
+
+
+def standardized_credit(trials: Trial, advantage: Estimator, weight: float) -> dict[str, Any]:
+    """Returns the options of `trial_loss` that credit earlier rounds by how a task's return compares with the others'.
+
+    The unit is their deviation, so that the credit does not depend on the size of rewards, as standardised advantages
+    do not. That the mean contains the task itself only scales the credit.
+    """
+    if not weight:
+        return {}
+    last = jax.tree.map(lambda leaf: leaf[:, -1], trials.rounds)
+    returns = jax.vmap(lambda experience: jnp.mean(advantage(experience).target[0]))(last)
+    mean = parallel.task_mean(jnp.mean(returns))
+    deviation = jnp.sqrt(parallel.task_mean(jnp.mean(jnp.square(returns - mean))))
+    return {"sampling_correction": weight * len(last.reward[0]) / (deviation + 1e-8), "return_baseline": mean}
 
 
 def batch_loss(

@@ -13,8 +13,9 @@ import optax
 from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.outer.loss import batch_loss, mean_over_trials, trial_loss
-from jaxmeta.outer.on_policy import Improve, on_policy
+from jaxmeta.outer.kl_penalty import with_kl_penalty
+from jaxmeta.outer.loss import batch_loss, mean_over_trials, standardized_credit, trial_loss
+from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Trial
 
@@ -39,10 +40,15 @@ class PolicyGradientConfig:
     """Meta-gradients longer than this are scaled down to it."""
     anneal_over: int | None = None
     """Meta-updates over which step size and entropy bonus fall linearly to zero; None keeps both."""
+    kl_target: float | None = None
+    """Mean KL divergence of an update, in every round before the last, that a penalty aims at (ProMP); None has no
+    penalty. Its weight is doubled or halved, for each round, when an update exceeds it or stays below by half."""
+    kl_weight: float = 5e-4
+    """Weight of that penalty at first."""
 
     def __post_init__(self):
         checks.finite(self)
-        checks.positive(self, "learning_rate", "max_grad_norm", "clip")
+        checks.positive(self, "learning_rate", "max_grad_norm", "clip", "kl_target", "kl_weight")
         checks.at_least_one(self, "epochs", "minibatches", "anneal_over")
         checks.not_negative(self, "value_weight", "entropy_weight")
 
@@ -60,38 +66,47 @@ def policy_gradient(
     advantage: rl.Estimator,
     config: PolicyGradientConfig = PolicyGradientConfig(),
     num_devices: int | None = None,
+    sampling_correction: float = 0.0,
 ) -> MetaLearner:
     """Builds an outer loop that follows the meta-gradient with Adam.
 
     Args:
       advantage: estimates the advantages of the last round.
       num_devices: by default as many as divide the tasks of a minibatch.
+      sampling_correction: see `trial_loss`; the returns are standardised over the tasks.
     """
     config.check_divides(num_tasks)
-    init_opt, improve = policy_improvement(learner, advantage, config)
+    init_opt, improve = policy_improvement(learner, advantage, config, sampling_correction)
+    if config.kl_target is not None:
+        init_opt, improve = with_kl_penalty(learner, init_opt, improve, plan.rounds, config)
     num_devices = num_devices or parallel.num_devices_for(num_tasks // config.minibatches)
     return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
 
 
 def policy_improvement(
-    learner: Learner, advantage: rl.Estimator, config: PolicyGradientConfig
-) -> tuple[Callable[[Params], Any], Improve]:
-    """Builds what `policy_gradient` does with fresh trials, as `on_policy` takes it.
+    learner: Learner, advantage: rl.Estimator, config: PolicyGradientConfig, sampling_correction: float = 0.0
+) -> tuple[Callable[[Params], Any], Callable[..., tuple[Params, Any, Metrics]]]:
+    """Builds what `policy_gradient` does with fresh trials.
 
     Returns:
-      A function that makes the optimiser state from params, and the improvement of both by trials [n, ...].
+      A function that makes the optimiser state from params, and the improvement of both by trials [n, ...], as
+      `on_policy` takes it; it also takes `kl_weights`, see `trial_loss`.
     """
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
     tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
 
-    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
+    def improve(
+        params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array, kl_weights: Array | None = None
+    ) -> tuple[Params, Any, Metrics]:
         remaining = remaining_share(step, config.anneal_over)
         loss = trial_loss(
             learner,
             objective,
             advantage,
+            kl_weights=kl_weights,
             value_weight=config.value_weight,
             entropy_weight=config.entropy_weight and config.entropy_weight * remaining,
+            **standardized_credit(trials, advantage, sampling_correction),
         )
         value_and_grad = jax.value_and_grad(batch_loss(loss), has_aux=True)
 

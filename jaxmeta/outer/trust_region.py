@@ -16,7 +16,7 @@ from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_last
-from jaxmeta.outer.loss import batch_loss, gradient_chunk, mean_over_trials, trial_loss
+from jaxmeta.outer.loss import batch_loss, gradient_chunk, mean_over_trials, standardized_credit, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Output, Params, Plan, Trial
@@ -66,24 +66,25 @@ def trust_region(
     advantage: rl.Estimator,
     config: TrustRegionConfig = TrustRegionConfig(),
     num_devices: int | None = None,
+    sampling_correction: float = 0.0,
 ) -> MetaLearner:
     """Builds an outer loop of trust-region steps on the adapted policies.
 
     Args:
       advantage: estimates the advantages of the last round.
       num_devices: by default as many as divide `num_tasks`.
+      sampling_correction: see `trial_loss`; the returns are standardised over the tasks.
     """
-    loss = trial_loss(learner, rl.ratio, advantage)
-
     value_tx = optax.adam(config.value_learning_rate, eps=1e-5)
-    mean_loss = batch_loss(loss)
-    value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
     values_alone = batch_loss(trial_loss(learner, lambda *_: jnp.zeros(()), advantage, value_weight=1.0))
     value_loss_and_grad = jax.value_and_grad(lambda params, trials: values_alone(params, trials)[0])
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
         flat, unravel = ravel_pytree(params)
-        (before, _), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
+        credit = standardized_credit(trials, advantage, sampling_correction)
+        mean_loss = batch_loss(trial_loss(learner, rl.ratio, advantage, **credit))
+        value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
+        (before, at_first), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
         gradient, _ = ravel_pytree(gradient)
         curve = curvature(learner, params, _some_experience(trials, config.curvature_fraction))
 
@@ -97,7 +98,8 @@ def trust_region(
             return value, metrics["kl"]
 
         flat, metrics = line_search(evaluate, flat, natural, before, config)
-        params, metrics = unravel(flat), metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}
+        params = unravel(flat)
+        metrics = at_first | metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}
         if config.value_steps:
             params, opt_state, metrics["loss/value"] = fit_value(params, opt_state, trials)
         return params, opt_state, metrics

@@ -10,7 +10,7 @@ from jaxmeta.rl.advantages import (
     standardize,
     value_baseline,
 )
-from jaxmeta.rl.objectives import Objective, clipped, dice, log_prob, ratio
+from jaxmeta.rl.objectives import Objective, clipped, dice, loaded_dice, log_prob, ratio
 from jaxmeta.rl.returns import discounted_return, generalized_advantage
 from jaxmeta.rl.variational import Trajectory, chain_kl, elbo_sums, gaussian_kl
 
@@ -28,6 +28,7 @@ __all__ = [
     "gaussian_kl",
     "generalized_advantage",
     "linear_baseline",
+    "loaded_dice",
     "log_prob",
     "masked_mean",
     "plain_returns",

@@ -32,17 +32,36 @@ def ratio(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: A
     return -masked_mean(jnp.exp(log_prob - behaviour_log_prob) * advantage, valid)
 
 
-def dice(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
-    """Weighs advantages by DiCE's magic box (Foerster et al., 2018, arXiv:1802.05098) in its loaded form.
+def loaded_dice(decay: float) -> Objective:
+    """Builds Loaded DiCE (Farquhar et al., 2019, arXiv:1909.10549): magic boxes that take any advantage.
 
-    The loaded form (Farquhar et al., 2019, arXiv:1909.10549) takes any advantage: a step weighs by the box over all
-    actions up to it less the box over those before it. The value is that of `ratio` at the behaviour policy; all
-    derivatives are unbiased.
+    A step weighs by the box over all actions up to it less the box over those before it, so that its value is that of
+    `ratio` at the behaviour policy.
+
+    Args:
+      decay: λ, by which an action counts less for every step that passes. 1 has unbiased derivatives of any order; less
+        has a lower variance, for a bias in the second derivative; 0 is `ratio`.
     """
-    past = jnp.cumsum(log_prob * valid, axis=0)
-    before = jnp.concatenate([jnp.zeros_like(past[:1]), past[:-1]])
-    weight = _magic_box(past) - _magic_box(before) + 1.0
-    return -masked_mean(weight * advantage, valid)
+
+    def objective(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
+        def step(past: Array, moment: tuple[Array, Array]) -> tuple[Array, Array]:
+            log_prob, valid = moment
+            faded = decay * past
+            now = faded + log_prob * valid
+            return jnp.where(valid > 0, now, past), _magic_box(now) - _magic_box(faded) + 1.0
+
+        _, weight = jax.lax.scan(step, jnp.zeros_like(log_prob[0]), (log_prob, valid))
+        return -masked_mean(weight * advantage, valid)
+
+    return objective
+
+
+def dice(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
+    """Weighs what follows by DiCE's magic box (Foerster et al., 2018, arXiv:1802.05098); all derivatives are unbiased.
+
+    With plain returns for advantages it is the paper's sum of boxed rewards, summed by parts, less a constant.
+    """
+    return loaded_dice(1.0)(log_prob, behaviour_log_prob, advantage, valid)
 
 
 def _magic_box(log_prob: Array) -> Array:

@@ -1,0 +1,20 @@
+"""ANIL: almost no inner loop, only the last layer adapts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxmeta import inner
+from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.core.learner import MetaLearner
+from jaxmeta.tasks.base import TaskFamily
+
+
+@dataclasses.dataclass(frozen=True)
+class ANILConfig(GradientStepsConfig):
+    """MAML whose last layer alone adapts (Raghu et al., 2020, arXiv:1909.09157)."""
+
+
+def anil(family: TaskFamily, config: ANILConfig = ANILConfig()) -> MetaLearner:
+    """Builds MAML whose step changes the action head; the layers below are the same for all tasks."""
+    return by_gradient_steps(config.policy(family), inner.adapt_only(config.sgd(), "head"), family, config)

@@ -1,0 +1,27 @@
+"""E-MAML: MAML whose policy is also credited for the data that it adapted on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.core.learner import MetaLearner
+from jaxmeta.tasks.base import TaskFamily
+
+
+@dataclasses.dataclass(frozen=True)
+class EMAMLConfig(GradientStepsConfig):
+    """MAML with the term for how adaptation data is sampled (Stadie et al., 2018, arXiv:1803.01118)."""
+
+    inner_objective: Literal["ratio", "log_prob", "dice"] = "log_prob"
+    sampling_weight: float = 1.0
+
+
+def e_maml(family: TaskFamily, config: EMAMLConfig = EMAMLConfig()) -> MetaLearner:
+    """Builds MAML that explores: actions before the step are reinforced where the returns after it are high.
+
+    The meta-gradient is ∇ E[R(θ'(τ))] in full: the return after the step depends on θ through the step, and through
+    what τ ~ π_θ it was taken on.
+    """
+    return by_gradient_steps(config.policy(family), config.sgd(), family, config)

@@ -1,0 +1,74 @@
+"""The penalty by which ProMP keeps the policies before the last adaptation where their data was sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmeta.core.learner import Learner
+from jaxmeta.core.rollout import replay
+from jaxmeta.outer.loss import divergence, mean_over_trials
+from jaxmeta.outer.on_policy import Improve
+from jaxmeta.types import Array, Key, Metrics, Params, Trial
+
+if TYPE_CHECKING:
+    from jaxmeta.outer.policy_gradient import PolicyGradientConfig
+
+RANGE = 2.0**20
+"""Factor by which a weight may leave its first value: one that fell to zero could not be doubled any more."""
+
+
+class PenalisedState(struct.PyTreeNode):
+    """An optimiser's state, and what moving the earlier policies costs."""
+
+    optimiser: Any
+    kl_weights: Array
+    """For every round before the last, [R]."""
+
+
+def with_kl_penalty(
+    learner: Learner,
+    init_opt: Callable[[Params], Any],
+    improve: Callable[..., tuple[Params, Any, Metrics]],
+    rounds: int,
+    config: PolicyGradientConfig,
+) -> tuple[Callable[[Params], PenalisedState], Improve]:
+    """Adds an adaptive penalty on the divergence of the policies before the last adaptation (arXiv:1810.06784).
+
+    Args:
+      improve: takes `kl_weights`.
+      rounds: adaptations of a trial.
+    """
+    target = config.kl_target
+    assert target is not None
+
+    def init(params: Params) -> PenalisedState:
+        return PenalisedState(init_opt(params), jnp.full(rounds, config.kl_weight))
+
+    def earlier_divergence(params: Params, trials: Trial) -> Array:
+        def of_one(trial: Trial) -> Array:
+            outputs, stored = jax.tree.map(lambda leaf: leaf[:-1], (replay(learner, params, trial), trial.rounds))
+            return divergence(learner, outputs, stored)
+
+        return mean_over_trials(lambda some: jnp.mean(jax.vmap(of_one)(some), 0), trials)
+
+    def penalised(
+        params: Params, state: PenalisedState, trials: Trial, keys: Key, step: Array
+    ) -> tuple[Params, PenalisedState, Metrics]:
+        params, optimiser, metrics = improve(params, state.optimiser, trials, keys, step, state.kl_weights)
+        moved = earlier_divergence(params, trials)
+        for index in range(rounds):
+            metrics |= {f"kl/round_{index}": moved[index], f"kl_weight/round_{index}": state.kl_weights[index]}
+        return params, PenalisedState(optimiser, adapted_weights(state.kl_weights, moved, target, config)), metrics
+
+    return init, penalised
+
+
+def adapted_weights(weights: Array, moved: Array, target: float, config: PolicyGradientConfig) -> Array:
+    """Doubles the weights where more than 1.5 of the target was moved, halves them where less than 1 / 1.5 was."""
+    factor = jnp.where(moved > 1.5 * target, 2.0, jnp.where(moved < target / 1.5, 0.5, 1.0))
+    return jnp.clip(weights * factor, config.kl_weight / RANGE, config.kl_weight * RANGE)
