@@ -77,7 +77,7 @@ class GradientStepsConfig:
 
     def sgd(self) -> inner.Updater:
         """Builds the update rule of MAML."""
-        return inner.sgd(self.inner_lr)
+        return inner.sgd(optax.piecewise_constant_schedule(self.inner_lr, {1: self.later_lr_scale}))
 
     def objective(self) -> rl.Objective:
         """Returns the inner loss."""
@@ -102,8 +102,6 @@ def by_gradient_steps(
       anew: see `inner.gradient`.
     """
     updater = inner.first_order(updater) if config.first_order else updater
-    later = optax.scale_by_schedule(optax.piecewise_constant_schedule(1.0, {1: config.later_lr_scale}))
-    updater = inner.chain(updater, inner.fixed(later))
     if config.max_inner_step is not None:
         updater = inner.bounded(updater, config.max_inner_step)
     return improved(inner.gradient(policy, config.objective(), updater, config.advantage(), anew), family, config)

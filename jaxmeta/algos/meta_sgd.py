@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import optax
+
 from jaxmeta import inner
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
 from jaxmeta.core.learner import MetaLearner
@@ -17,4 +19,6 @@ class MetaSGDConfig(GradientStepsConfig):
 
 def meta_sgd(family: TaskFamily, config: MetaSGDConfig = MetaSGDConfig()) -> MetaLearner:
     """Builds an agent that adapts by θ' = θ - α ⊙ ∇L(θ); the outer loop improves θ and α alike."""
-    return by_gradient_steps(config.policy(family), inner.per_parameter(config.inner_lr), family, config)
+    later = optax.scale_by_schedule(optax.piecewise_constant_schedule(1.0, {1: config.later_lr_scale}))
+    updater = inner.chain(inner.per_parameter(config.inner_lr), inner.fixed(later))
+    return by_gradient_steps(config.policy(family), updater, family, config)

@@ -1,5 +1,6 @@
 """Outer loops: how experience over many tasks improves an agent."""
 
+from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
 from jaxmeta.outer.loss import meta_loss, trial_loss
 from jaxmeta.outer.off_policy import OffPolicyConfig, off_policy
 from jaxmeta.outer.on_policy import on_policy
@@ -8,6 +9,8 @@ from jaxmeta.outer.trust_region import TrustRegionConfig, trust_region
 from jaxmeta.outer.variational import VariationalConfig, variational
 
 __all__ = [
+    "META_GRADIENTS",
+    "MetaGradient",
     "OffPolicyConfig",
     "PolicyGradientConfig",
     "TrustRegionConfig",

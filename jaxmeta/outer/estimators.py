@@ -1,0 +1,31 @@
+"""Estimators of the meta-gradient by name: what they see of the adaptation, and of how its data was sampled."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxmeta import rl
+
+
+class MetaGradient(NamedTuple):
+    """How a meta-gradient is estimated from trials; with any outer objective that is right in its first derivative."""
+
+    objective: rl.Objective
+    """The inner loss. All of them make the same step; what differs is how the step is seen to depend on the params."""
+    first_order: bool = False
+    """Whether the step is seen as a constant."""
+    sampling_correction: float = 0.0
+    """See `trial_loss`."""
+
+
+META_GRADIENTS = {
+    "first-order": MetaGradient(rl.log_prob, first_order=True),
+    "log-prob": MetaGradient(rl.log_prob),
+    "ratio": MetaGradient(rl.ratio),
+    "dice": MetaGradient(rl.dice),
+    "loaded-dice": MetaGradient(rl.loaded_dice(0.5)),
+    "e-maml": MetaGradient(rl.log_prob, sampling_correction=1.0),
+}
+"""FOMAML and MAML (Finn et al., 2017, arXiv:1703.03400), the low-variance curvature of ProMP (Rothfuss et al., 2019,
+arXiv:1810.06784), DiCE (Foerster et al., 2018, arXiv:1802.05098) and its loaded form with λ = 0.5 (Farquhar et al.,
+2019, arXiv:1909.10549), and E-MAML (Stadie et al., 2018, arXiv:1803.01118), the one without a bias."""
