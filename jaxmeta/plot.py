@@ -15,6 +15,7 @@ ADAPTATION = "adaptation.png"
 
 # from Okabe and Ito's palette: told apart by everyone, and by their lightness in print
 BEFORE, AFTER, OPTIMUM = "#E69F00", "#0072B2", "#009E73"
+COLORS = (BEFORE, AFTER, OPTIMUM, "#CC79A7", "#56B4E9", "#000000")
 
 
 def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]) -> list[Path]:
@@ -126,6 +127,33 @@ def published(rows: list[dict[str, Any]], title: str, source: str):
     }
     style = {"title": source, "title_fontsize": 8, "alignment": "left", "frameon": False, "fontsize": 9, "ncols": 3}
     figure.legend(handles.values(), handles, loc="outside lower left", **style)
+    return figure
+
+
+def bias_and_deviation(curves: dict[str, tuple[list[int], list[float], list[float]]], title: str, source: str):
+    """Draws what is wrong with estimators on the average, and how much they scatter, over the streams they see.
+
+    Args:
+      curves: by name, numbers of streams, biases and deviations, in units of what is estimated. A bias below 1e-4 is
+        rounding, and drawn at the bottom.
+    """
+    figure = _figure((9.6, 4.2))
+    panels = figure.subplots(1, 2)
+    styles = ("o-", "s-", "^-", "D-", "v--", "*--")
+    for (name, (streams, *parts)), color, style in zip(curves.items(), COLORS, styles, strict=False):
+        for axes, values in zip(panels, parts, strict=True):
+            axes.plot(streams, np.maximum(values, 1e-4), style, color=color, label=name, linewidth=1.5, markersize=6)
+    for axes, what in zip(panels, ("bias", "standard deviation"), strict=True):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("streams per round")
+        axes.set_ylabel(f"{what} / length of the exact gradient")
+        ticks = sorted({count for streams, *_ in curves.values() for count in streams})
+        axes.set_xticks(ticks, ticks)
+        _plain(axes)
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left", fontsize=11)
+    style = {"title": source, "title_fontsize": 8, "alignment": "left", "frameon": False, "fontsize": 9, "ncols": 6}
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", **style)
     return figure
 
 

@@ -76,3 +76,11 @@ def test_draw_writes_pictures_even_of_missing_values(tmp_path):
     files = plot.draw(tmp_path, lines, evaluation(2, 1, num_seeds=3))
     assert [file.name for file in files] == ["learning.png", "adaptation.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_bias_and_deviation_are_lines_over_streams():
+    curves = {"ratio": ([1, 2], [0.2, 0.1], [3.0, 2.0]), "e-maml": ([1, 2], [1e-8, 0.0], [4.0, 3.0])}
+    bias, deviation = plot.bias_and_deviation(curves, "title", "source").axes
+    np.testing.assert_allclose(bias.get_lines()[0].get_ydata(), [0.2, 0.1])
+    np.testing.assert_allclose(bias.get_lines()[1].get_ydata(), 1e-4)  # rounding, at the bottom
+    np.testing.assert_allclose(deviation.get_lines()[1].get_ydata(), [4.0, 3.0])

@@ -21,7 +21,7 @@ import pytest
 import jaxmeta as jm
 from jaxmeta import cli, logging, plot, provenance, reproduce, runs
 from jaxmeta.reproduce import base, files, run, statistics
-from jaxmeta.reproduce.base import Evaluation, Reference, Required, Row, Table, Trained
+from jaxmeta.reproduce.base import Computed, Evaluation, Reference, Required, Row, Table, Trained
 
 FIELDS = ["name", "ours", "stderr", "published", "optimum", "num_trials", "seeds", "wall_s", "required", "met", "ci95"]
 FIELDS += ["command", "updates", "seed", *provenance.ORIGIN, "quick"]
@@ -511,6 +511,9 @@ def test_declared_table_is_well_formed(name, monkeypatch):
     assert len(one.choose(None)) == len(one.runs) and one.choose(None, quick=True)
     for each in one.runs:
         assert "/" in each.name and [chosen.name for chosen in one.choose(each.name)] == [each.name]
+        if isinstance(each, Computed):
+            assert callable(each.compute) and each.count > 0
+            continue
         kinds = {evaluation.name for evaluation in each.evaluations}
         assert {row.evaluation for row in each.rows} == kinds
         for evaluation in each.evaluations:
@@ -587,3 +590,28 @@ def test_picture_of_a_table_has_a_panel_per_group():
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["published", "ours, 95 % interval", "optimum"]
     assert plot.published(rows[:1], "title", "source").axes[0].get_title(loc="left") == "0"
+
+
+def test_computed_numbers_are_rows_without_an_error(place, monkeypatch):
+    def compute(base):
+        return {"double": 2.0 * base}
+
+    row = Row(statistics.named("double"), "double", optimum=0.0, required=Required(most=5.0))
+    drawn = []
+    draw = lambda rows, title, source: drawn.append(rows) or plot.published(rows, title, source)  # noqa: E731
+    runs = (Computed("1-base/compute", compute, {"base": 2}, 7, rows=(row,)),)
+    use(monkeypatch, Table("tiny", title="Twice", source="", runs=runs, draw=draw))
+    assert call() == 0
+    (written,) = read()["rows"]
+    assert (written["ours"], written["stderr"], written["met"], written["num_trials"]) == (4.0, None, True, 7)
+    assert drawn[0][0]["name"] == "1-base/compute double"
+    other = dataclasses.replace(runs[0], arguments={"base": 3})  # what was computed from something else is not kept
+    use(monkeypatch, Table("tiny", title="Twice", source="", runs=(other,), draw=draw))
+    assert call() == 1 and read()["rows"][0]["met"] is False
+
+
+def test_picture_of_estimators_has_a_line_for_each():
+    one = LOAD("estimators")
+    rows = [finished(name, 0.5) for name in one.row_names()]
+    bias, _ = one.draw(rows, one.title, one.source).axes
+    assert [line.get_xdata().tolist() for line in bias.get_lines()] == [[1, 2, 4, 8]] * 6

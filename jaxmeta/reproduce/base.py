@@ -200,6 +200,18 @@ class Reference(Run):
 
 
 @dataclasses.dataclass(frozen=True)
+class Computed(Run):
+    """Numbers that are computed, without an agent that acts; rows take them by name, see `statistics.named`."""
+
+    compute: Callable[..., dict[str, float]]
+    """Returns them all."""
+    arguments: Mapping[str, Any]
+    """What it is called with."""
+    count: int
+    """How many trials they are computed from."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """A published table."""
 
@@ -211,6 +223,8 @@ class Table:
     runs: tuple[Run, ...]
     quick: tuple[str, ...] = ()
     """What `--quick` runs where nothing is chosen; by default all."""
+    draw: Callable[[list[dict[str, Any]], str, str], Any] | None = None
+    """Makes the picture from rows, title and source; by default `plot.published` does."""
 
     def row_names(self) -> list[str]:
         """Lists the full names of its rows."""

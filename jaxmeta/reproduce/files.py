@@ -75,7 +75,7 @@ def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[s
         # a row that the table has no more was measured all the same
         ordered = table.judge([merged[name] for name in dict.fromkeys([*known, *merged])])
         drawn = io.BytesIO()
-        plot.published(ordered, table.title, table.source).savefig(drawn, dpi=150, format="png")
+        (table.draw or plot.published)(ordered, table.title, table.source).savefig(drawn, dpi=150, format="png")
         runs.write_atomically(file, configs.to_json({"name": table.name, "rows": ordered}, indent=2) + "\n")
         runs.write_atomically(file.with_suffix(".png"), drawn.getvalue())
     return ordered

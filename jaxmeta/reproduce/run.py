@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxmeta import configs, flags, provenance, registry, reproduce, runs
 from jaxmeta.reproduce import files, statistics
-from jaxmeta.reproduce.base import Evaluation, Point, Reference, Row, Run, Table, Trained
+from jaxmeta.reproduce.base import Computed, Evaluation, Point, Reference, Row, Run, Table, Trained
 
 RUNS = Path("runs/reproduce")
 RESULTS = Path("benchmarks/results")
@@ -168,12 +168,13 @@ def _train(call: Call, run: Run, train: Train) -> int:
 def _measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     """Evaluates a run and returns its numbers and where they are from."""
     folder, begun = call.out / run.name, time.perf_counter()
-    if isinstance(run, Trained):
-        reports = _evaluate_trained(call, run)
+    if isinstance(run, Computed):
+        values = run.compute(**run.arguments)
+        points = {run.row_name(row): row.statistic(values) | {"num_trials": run.count} for row in run.rows}
     else:
-        assert isinstance(run, Reference)
-        reports = _evaluate_reference(call, run)
-    points = {run.row_name(row): _point(row, reports[row.evaluation]) for row in run.rows}
+        evaluate = _evaluate_trained if isinstance(run, Trained) else _evaluate_reference
+        reports = evaluate(call, run)
+        points = {run.row_name(row): _point(row, reports[row.evaluation]) for row in run.rows}
     seconds = time.perf_counter() - begun
     if isinstance(run, Trained):
         config = runs.read_config(folder)
@@ -192,7 +193,8 @@ def _optima(run: Run) -> dict[str, float | None]:
     return {run.row_name(row): row.optimum() if callable(row.optimum) else row.optimum for row in run.rows}
 
 
-def _evaluate_trained(call: Call, run: Trained) -> dict[str, Any]:
+def _evaluate_trained(call: Call, run: Run) -> dict[str, Any]:
+    assert isinstance(run, Trained)
     stored = runs.load(call.out / run.name)
     reports = {}
     for one in run.evaluations:
@@ -202,7 +204,8 @@ def _evaluate_trained(call: Call, run: Trained) -> dict[str, Any]:
     return reports
 
 
-def _evaluate_reference(call: Call, run: Reference) -> dict[str, Any]:
+def _evaluate_reference(call: Call, run: Run) -> dict[str, Any]:
+    assert isinstance(run, Reference)
     import jax
 
     import jaxmeta as jm
@@ -284,6 +287,8 @@ def _key(call: Call, run: Run) -> dict[str, Any]:
     key |= {"rows": [[run.row_name(row), row.evaluation, *statistics.describe(row.statistic)] for row in run.rows]}
     if isinstance(run, Trained):
         return key | {"config": configs.encode(run.config(call.seed, call.num_seeds), "")}
+    if isinstance(run, Computed):
+        return key | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
     assert isinstance(run, Reference)
     tasks = configs.encode(run.config().tasks_config, "tasks")
     return key | {"learner": run.learner, "arguments": dict(run.arguments), "tasks": [run.tasks, tasks]}

@@ -50,6 +50,11 @@ def length_ratio(episode: int, first: int = 0) -> Statistic:
     return functools.partial(_length_ratio, episode=episode, first=first)
 
 
+def named(name: str) -> Statistic:
+    """Takes one of the numbers of a `Computed` run: there is nothing random in it."""
+    return functools.partial(_named, name=name)
+
+
 def describe(statistic: Statistic) -> list[Any]:
     """Returns the name of a statistic and its arguments, as JSON can hold them."""
     part = functools.partial(statistic)  # of a partial it is that partial
@@ -62,6 +67,10 @@ def over_tasks(points: list[Point]) -> Point:
     if any(point["stderr"] is None for point in points):
         return {"mean": mean, "stderr": None, "ci95": [mean, mean]}
     return _normal(mean, float(np.linalg.norm([point["stderr"] for point in points]) / len(points)))
+
+
+def _named(values: dict[str, float], name: str) -> Point:
+    return {"mean": values[name], "stderr": None, "ci95": [values[name]] * 2}
 
 
 def _of_episode(report: Any, field: str, episode: int, round: int) -> Point:
