@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import optax
 
@@ -19,11 +19,16 @@ class GradientStepsConfig:
 
     inner_lr: float = 0.1
     """Step size of the adaptation."""
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """What takes the steps of the adaptation, where the algorithm leaves it open; its state lives for one task."""
     later_lr_scale: float = 1.0
     """Factor on the step size of every adaptation after the first; the paper's evaluation on navigation takes 0.5."""
     max_inner_step: float | None = None
     """Longest step of an adaptation, in the norm over all params; `bounded_steps` in the log is the share of those that
     were longer. None has no bound."""
+    max_task_gradient: float | None = None
+    """Tasks whose own meta-gradient is longer than this, or not finite, are left out of an update; `masked_tasks` in
+    the log is their share. None trusts all."""
     rounds: int = 1
     """Adaptations per trial; each is on fresh data."""
     num_tasks: int = 20
@@ -62,7 +67,8 @@ class GradientStepsConfig:
         checks.finite(self)
         checks.not_negative(self, "inner_lr", "later_lr_scale", "rounds", "sampling_weight")
         checks.at_least_one(self, "num_tasks", "streams")
-        checks.positive(self, "action_scale", "max_inner_step")
+        checks.positive(self, "action_scale", "max_inner_step", "max_task_gradient")
+        checks.choice(self, "inner_optimizer", "sgd", "adam")
         checks.choice(self, "outer_loop", "trpo", "ppo", "vpg")
         checks.choice(self, "inner_objective", "ratio", "log_prob", "dice")
         checks.fraction(self, "dice_decay", "discount", "trace")
@@ -75,9 +81,10 @@ class GradientStepsConfig:
         spec = family.env.spec
         return inner.memory(nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale))
 
-    def sgd(self) -> inner.Updater:
+    def descent(self) -> inner.Updater:
         """Builds the update rule of MAML."""
-        return inner.sgd(optax.piecewise_constant_schedule(self.inner_lr, {1: self.later_lr_scale}))
+        step_size = optax.piecewise_constant_schedule(self.inner_lr, {1: self.later_lr_scale})
+        return {"sgd": inner.sgd, "adam": inner.adam}[self.inner_optimizer](step_size)
 
     def objective(self) -> rl.Objective:
         """Returns the inner loss."""
@@ -111,9 +118,11 @@ def improved(learner: Learner, family: TaskFamily, config: GradientStepsConfig) 
     """Puts the outer loop that the config names around an agent."""
     plan = Plan(rounds=config.rounds, streams=config.streams)
     shared = (learner, family, plan, config.num_tasks, config.advantage())
-    sampling_correction = config.sampling_weight / config.streams
+    options: dict[str, Any] = {
+        "sampling_correction": config.sampling_weight / config.streams,
+        "max_task_gradient": config.max_task_gradient,
+    }
     if config.outer_loop == "trpo":
-        return outer.trust_region(*shared, config.trpo, sampling_correction=sampling_correction)
+        return outer.trust_region(*shared, config.trpo, **options)
     plain = {"clip": None, "epochs": 1, "minibatches": 1} if config.outer_loop == "vpg" else {}
-    ppo = dataclasses.replace(config.ppo, **plain)
-    return outer.policy_gradient(*shared, ppo, sampling_correction=sampling_correction)
+    return outer.policy_gradient(*shared, dataclasses.replace(config.ppo, **plain), **options)

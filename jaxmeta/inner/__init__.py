@@ -15,7 +15,18 @@ from jaxmeta.inner.belief import (
 from jaxmeta.inner.context import ContextFast, context
 from jaxmeta.inner.gradient import GradientFast, GradientParams, gradient
 from jaxmeta.inner.memory import memory
-from jaxmeta.inner.updaters import Updater, adapt_only, bounded, chain, first_order, fixed, per_parameter, sgd
+from jaxmeta.inner.updaters import (
+    Updater,
+    adam,
+    adapt_only,
+    bounded,
+    chain,
+    first_order,
+    fixed,
+    per_parameter,
+    sgd,
+    tally,
+)
 
 __all__ = [
     "BeliefCarry",
@@ -25,6 +36,7 @@ __all__ = [
     "GradientParams",
     "ModelParams",
     "Updater",
+    "adam",
     "adapt_only",
     "belief",
     "bounded",
@@ -41,5 +53,6 @@ __all__ = [
     "per_parameter",
     "posteriors",
     "sgd",
+    "tally",
     "trajectories",
 ]

@@ -31,6 +31,11 @@ def sgd(learning_rate: float | optax.Schedule) -> Updater:
     return fixed(optax.sgd(learning_rate))
 
 
+def adam(learning_rate: float | optax.Schedule) -> Updater:
+    """Builds Adam, whose moments live for one task; a small constant under the root keeps meta-gradients finite."""
+    return fixed(optax.adam(learning_rate, eps_root=1e-8))
+
+
 def per_parameter(learning_rate: float) -> Updater:
     """Builds gradient descent with a learned step size for every parameter (Meta-SGD, arXiv:1707.09835).
 

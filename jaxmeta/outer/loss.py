@@ -121,7 +121,7 @@ def standardized_credit(trials: Trial, advantage: Estimator, weight: float) -> d
     returns = jax.vmap(lambda experience: jnp.mean(advantage(experience).target[0]))(last)
     mean = parallel.task_mean(jnp.mean(returns))
     deviation = jnp.sqrt(parallel.task_mean(jnp.mean(jnp.square(returns - mean))))
-    return {"sampling_correction": weight * len(last.reward[0]) / (deviation + 1e-8), "return_baseline": mean}
+    return {"sampling_correction": weight / (deviation + 1e-8), "return_baseline": mean}
 
 
 def batch_loss(

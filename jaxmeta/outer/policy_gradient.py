@@ -14,6 +14,7 @@ from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.kl_penalty import with_kl_penalty
+from jaxmeta.outer.leave_out import without_outliers
 from jaxmeta.outer.loss import batch_loss, mean_over_trials, standardized_credit, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
@@ -67,6 +68,7 @@ def policy_gradient(
     config: PolicyGradientConfig = PolicyGradientConfig(),
     num_devices: int | None = None,
     sampling_correction: float = 0.0,
+    max_task_gradient: float | None = None,
 ) -> MetaLearner:
     """Builds an outer loop that follows the meta-gradient with Adam.
 
@@ -74,11 +76,14 @@ def policy_gradient(
       advantage: estimates the advantages of the last round.
       num_devices: by default as many as divide the tasks of a minibatch.
       sampling_correction: see `trial_loss`; the returns are standardised over the tasks.
+      max_task_gradient: see `without_outliers`; by default all tasks count.
     """
     config.check_divides(num_tasks)
     init_opt, improve = policy_improvement(learner, advantage, config, sampling_correction)
     if config.kl_target is not None:
         init_opt, improve = with_kl_penalty(learner, init_opt, improve, plan.rounds, config)
+    if max_task_gradient is not None:
+        improve = without_outliers(learner, advantage, improve, max_task_gradient)
     num_devices = num_devices or parallel.num_devices_for(num_tasks // config.minibatches)
     return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
 

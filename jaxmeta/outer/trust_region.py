@@ -16,6 +16,7 @@ from jaxmeta import checks, rl
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_last
+from jaxmeta.outer.leave_out import without_outliers
 from jaxmeta.outer.loss import batch_loss, gradient_chunk, mean_over_trials, standardized_credit, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
@@ -67,6 +68,7 @@ def trust_region(
     config: TrustRegionConfig = TrustRegionConfig(),
     num_devices: int | None = None,
     sampling_correction: float = 0.0,
+    max_task_gradient: float | None = None,
 ) -> MetaLearner:
     """Builds an outer loop of trust-region steps on the adapted policies.
 
@@ -74,6 +76,7 @@ def trust_region(
       advantage: estimates the advantages of the last round.
       num_devices: by default as many as divide `num_tasks`.
       sampling_correction: see `trial_loss`; the returns are standardised over the tasks.
+      max_task_gradient: see `without_outliers`; by default all tasks count.
     """
     value_tx = optax.adam(config.value_learning_rate, eps=1e-5)
     values_alone = batch_loss(trial_loss(learner, lambda *_: jnp.zeros(()), advantage, value_weight=1.0))
@@ -117,6 +120,8 @@ def trust_region(
         (params, opt_state), values = jax.lax.scan(descend, (params, opt_state), None, config.value_steps)
         return params, opt_state, values[-1]
 
+    if max_task_gradient is not None:
+        improve = without_outliers(learner, advantage, improve, max_task_gradient)
     return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
 
 

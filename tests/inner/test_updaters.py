@@ -15,7 +15,7 @@ RULES = {
     "sgd": inner.sgd(0.1),
     "per-parameter": inner.per_parameter(0.1),
     "shrinking": inner.chain(inner.per_parameter(0.1), inner.fixed(optax.scale_by_schedule(lambda count: 0.5**count))),
-    "adam": inner.fixed(optax.adam(0.1)),
+    "adam": inner.adam(0.1),
 }
 
 
@@ -79,3 +79,28 @@ def test_first_order_sees_the_step_as_a_constant(name):
     there = jax.grad(loss)(adapted(updater, PARAMS, psi))
     for name in PARAMS:
         np.testing.assert_allclose(slope[name], there[name], rtol=1e-6)
+
+
+def test_a_bound_shortens_long_steps_alone_and_counts_them():
+    updater = inner.bounded(RULES["sgd"], 1.5)
+    tx = updater.tx(updater.init(jax.random.key(0), PARAMS))
+    state = tx.init(PARAMS)
+    gradient = {"body": jnp.array([30.0, 0.0]), "ActionHead": jnp.array([40.0])}
+    step, state = tx.update(gradient, state, PARAMS)
+    np.testing.assert_allclose(step["body"], [-0.9, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(step["ActionHead"], [-1.2], rtol=1e-6)
+    short = jax.tree.map(lambda leaf: leaf / 100.0, gradient)
+    step, state = tx.update(short, state, PARAMS)
+    np.testing.assert_allclose(step["ActionHead"], [-0.04], rtol=1e-6)
+    assert inner.tally(state) == {"bounded_steps": 0.5}
+    assert inner.tally(RULES["sgd"].tx(()).init(PARAMS)) == {}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_slopes_through_a_bound_are_finite_without_a_gradient(name):
+    """Where optax's own clipping by the global norm, or Adam as it comes, are NaN."""
+    updater = inner.bounded(RULES[name], 1.0)
+    still = jax.tree.map(jnp.zeros_like, PARAMS)
+    slope = jax.grad(lambda params: loss(adapted(updater, params)) + jnp.sum(params["body"]))(still)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+    np.testing.assert_allclose(slope["body"], 1.0)

@@ -1,0 +1,206 @@
+"""What tells MAML's relatives from MAML: which params move in an adaptation, and what the outer loop adds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta import outer, rl
+from jaxmeta.core import parallel
+from jaxmeta.core.rollout import collect
+from jaxmeta.outer.kl_penalty import RANGE, adapted_weights
+from jaxmeta.outer.leave_out import blank_unless
+from jaxmeta.outer.loss import standardized_credit
+from tests import tiny
+
+FAMILY = tiny.family()
+SIZES = {"num_tasks": 2, "streams": 8, "hidden": (4,)}
+KEY = jax.random.key(0)
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _first(tree):
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def before_and_after(meta, change=lambda params: params):
+    """Adapts once; returns the learned params and the policy's before and after."""
+    params = change(meta.learner.init(KEY))
+    fast = meta.learner.start(params, KEY)
+    experience = jm.rollout(meta.learner, params, fast, FAMILY.env, FAMILY.sample(KEY), KEY, streams=8)
+    return params, fast.policy, meta.learner.adapt(params, fast, experience, KEY).policy
+
+
+@pytest.fixture(scope="module")
+def maml():
+    return before_and_after(jm.maml(FAMILY, jm.MAMLConfig(**SIZES)))
+
+
+@pytest.fixture(scope="module")
+def trials():
+    meta = jm.maml(FAMILY, jm.MAMLConfig(**SIZES))
+    params = meta.learner.init(KEY)
+    tasks = jax.vmap(FAMILY.sample)(jax.random.split(KEY, 2))
+    run = jax.vmap(lambda task, key: collect(meta.learner, params, FAMILY.env, task, key, meta.plan))
+    return meta.learner, params, jax.jit(run)(tasks, jax.random.split(KEY, 2))
+
+
+def test_meta_sgd_begins_as_maml(maml):
+    params, _, adapted = before_and_after(jm.meta_sgd(FAMILY, jm.MetaSGDConfig(**SIZES)))
+    chex.assert_trees_all_close(adapted, maml[2], rtol=1e-6)
+    np.testing.assert_allclose(flat(params.updater), 0.1)
+
+
+@pytest.mark.parametrize("recipe", [jm.fomaml, jm.promp, jm.e_maml])
+def test_others_adapt_as_maml_does(recipe, maml):
+    """All inner losses have the same first derivative; what differs is what the outer loop sees and does."""
+    config = {jm.fomaml: jm.FOMAMLConfig, jm.promp: jm.ProMPConfig, jm.e_maml: jm.EMAMLConfig}[recipe]
+    chex.assert_trees_all_close(before_and_after(recipe(FAMILY, config(**SIZES)))[2], maml[2], rtol=1e-4, atol=1e-6)
+
+
+def test_anil_adapts_the_head_alone(maml):
+    _, before, after = before_and_after(jm.anil(FAMILY, jm.ANILConfig(**SIZES)))
+    before, after, whole = (tree["params"] for tree in (before, after, maml[2]))
+    chex.assert_trees_all_equal(after["MLP_0"], before["MLP_0"])
+    chex.assert_trees_all_equal(after["_ActionHead_0"], whole["_ActionHead_0"])
+    assert np.abs(flat(after["_ActionHead_0"]) - flat(before["_ActionHead_0"])).max() > 1e-3
+
+
+def test_cavia_adapts_a_context_that_every_task_begins_at_zero():
+    meta = jm.cavia(FAMILY, jm.CAVIAConfig(**SIZES, context=3))
+
+    def drifted(params):
+        return params.replace(policy=params.policy | {"context": jnp.ones(3)})
+
+    _, before, after = before_and_after(meta, drifted)
+    np.testing.assert_array_equal(before["context"], 0.0)
+    assert np.abs(after["context"]).min() > 0
+    chex.assert_trees_all_equal(after["network"], before["network"])
+
+
+def test_meta_training_leaves_the_context_alone():
+    meta = tiny.algo("cavia")
+    state, _ = jax.jit(meta.update)(meta.init(KEY))
+    np.testing.assert_array_equal(state.params.policy["context"], 0.0)
+
+
+def test_credit_is_standardised_over_the_tasks(trials):
+    _, _, both = trials
+    returns = np.asarray(both.rounds.reward[:, -1].sum(1).mean(1))
+
+    def options(_, both):
+        return standardized_credit(both, rl.plain_returns(), 0.5)
+
+    got = parallel.over_tasks(options, 2, 1)((), both)
+    np.testing.assert_allclose(got["return_baseline"], returns.mean(), rtol=1e-6)
+    np.testing.assert_allclose(got["sampling_correction"], 0.5 / returns.std(), rtol=1e-5)
+    assert standardized_credit(both, rl.plain_returns(), 0.0) == {}
+
+
+def test_penalty_weighs_how_far_the_first_policy_moved(trials):
+    learner, params, both = trials
+
+    @jax.jit
+    def loss(params, weight):
+        return outer.meta_loss(learner, rl.ratio, rl.plain_returns(), kl_weights=weight[None])(params, both)
+
+    near = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    penalty = [loss(at, jnp.array(3.0)) - loss(at, jnp.array(0.0)) for at in (params, near)]
+    np.testing.assert_allclose(penalty[0], 0.0, atol=1e-6)
+
+    def divergence(trial):
+        first = _first(trial.rounds)
+        output = jm.unroll(learner, near, learner.start(near, KEY), first)
+        moved = learner.head(first.output).kl_divergence(learner.head(output))
+        return rl.masked_mean(moved, first.valid)
+
+    np.testing.assert_allclose(penalty[1], 3.0 * np.mean(jax.vmap(divergence)(both)), rtol=1e-4)
+
+
+def test_weights_of_the_penalty_follow_the_target():
+    config = outer.PolicyGradientConfig(kl_target=0.01, kl_weight=1e-3)
+    moved = jnp.array([0.016, 0.014, 0.007, 0.006])
+    weights = adapted_weights(jnp.full(4, 1e-3), moved, 0.01, config)
+    np.testing.assert_allclose(weights, [2e-3, 1e-3, 1e-3, 5e-4], rtol=1e-6)
+    for _ in range(50):
+        weights = adapted_weights(weights, jnp.array([1.0, 1.0, 0.0, 0.0]), 0.01, config)
+    np.testing.assert_allclose(weights, 1e-3 * np.array([RANGE, RANGE, 1 / RANGE, 1 / RANGE]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("outer_loop", [pytest.param("trpo", marks=pytest.mark.slow), "ppo"])
+def test_a_task_that_diverges_is_left_out_and_counted(outer_loop):
+    """One of four tasks pays what is no number: alone it would make all params so."""
+
+    class Faulty(type(FAMILY.env)):
+        def step(self, key, state, action, task):
+            state, step = super().step(key, state, action, task)
+            return state, step.replace(reward=jnp.where(task.goal[0] > 0.25, jnp.nan, step.reward))
+
+    family = FAMILY._replace(env=Faulty(horizon=4))
+    config = jm.MAMLConfig(
+        num_tasks=4, streams=3, hidden=(4,), outer_loop=outer_loop, trpo=tiny.TRPO, max_task_gradient=1e3
+    )
+    ppo = outer.PolicyGradientConfig(epochs=1)
+    for guarded in (True, False):
+        limit = config.max_task_gradient if guarded else None
+        meta = jm.maml(family, dataclasses.replace(config, max_task_gradient=limit, ppo=ppo))
+        start = meta.init(jax.random.key(3))
+        state, metrics = jax.jit(meta.update)(start)
+        moved = flat(jax.tree.map(jnp.subtract, state.params, start.params))
+        bad = bool(jnp.isnan(metrics["return/last"]))
+        assert bad, "no task of this seed is faulty"
+        if guarded:
+            assert 0 < metrics["masked_tasks"] < 1
+            assert np.isfinite(moved).all() and np.abs(moved).max() > 0
+        else:
+            assert not np.isfinite(moved).all() or np.abs(moved).max() == 0
+
+
+def test_a_trial_that_is_left_out_has_neither_loss_nor_gradient(trials):
+    learner, params, both = trials
+    loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
+    value_and_grad = jax.jit(jax.value_and_grad(lambda trial, params: loss(params, trial)[0], argnums=1))
+    broken = both.replace(rounds=both.rounds.replace(reward=both.rounds.reward.at[1].set(jnp.nan)))
+    guarded = blank_unless(jnp.array([True, False]), broken)
+    one, other = (jax.tree.map(lambda leaf, index=index: leaf[index], guarded) for index in (0, 1))
+    chex.assert_trees_all_equal(value_and_grad(one, params), value_and_grad(_first(both), params))
+    value, gradient = value_and_grad(other, params)
+    np.testing.assert_array_equal(value, 0.0)
+    np.testing.assert_array_equal(flat(gradient), 0.0)
+
+
+@pytest.mark.parametrize("options", [{"inner_optimizer": "adam"}, {"max_inner_step": 1e-3}, {"dice_decay": 0.5}])
+def test_meta_gradients_are_finite_without_rewards(options, trials):
+    _, _, both = trials
+    config = jm.MAMLConfig(**SIZES, inner_objective="dice", **options)
+    meta = jm.maml(FAMILY, config)
+    params = meta.learner.init(KEY)
+    silent = both.replace(rounds=both.rounds.replace(reward=jnp.zeros_like(both.rounds.reward)))
+    loss = outer.trial_loss(meta.learner, rl.ratio, rl.linear_baseline())
+    gradient, metrics = jax.jit(jax.grad(loss, has_aux=True))(params, _first(silent))
+    assert np.isfinite(flat(gradient)).all()
+    assert metrics.get("bounded_steps", 0.0) == 0.0
+
+
+def test_log_tells_how_often_a_bound_acted():
+    meta = jm.maml(FAMILY, jm.MAMLConfig(**SIZES, max_inner_step=1e-3, outer_loop="vpg"))
+    _, metrics = jax.jit(meta.update)(meta.init(KEY))
+    assert metrics["bounded_steps"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_inner_step", 0.0), ("max_task_gradient", -1.0), ("sampling_weight", -1.0), ("dice_decay", 2.0)],
+)
+def test_bad_configs_name_the_field_and_the_value(field, value):
+    with pytest.raises(ValueError, match=f"{field} is {value};"):
+        jm.MAMLConfig(**{field: value})
