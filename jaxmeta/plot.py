@@ -147,7 +147,7 @@ def bias_and_deviation(curves: dict[str, tuple[list[int], list[float], list[floa
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xlabel("streams per round")
-        axes.set_ylabel(f"{what} / length of the exact gradient")
+        axes.set_ylabel(what)
         ticks = sorted({count for streams, *_ in curves.values() for count in streams})
         axes.set_xticks(ticks, ticks)
         _plain(axes)

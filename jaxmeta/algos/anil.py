@@ -17,4 +17,4 @@ class ANILConfig(GradientStepsConfig):
 
 def anil(family: TaskFamily, config: ANILConfig = ANILConfig()) -> MetaLearner:
     """Builds MAML whose step changes the action head; the layers below are the same for all tasks."""
-    return by_gradient_steps(config.policy(family), inner.adapt_only(config.descent(), "head"), family, config)
+    return by_gradient_steps(config.policy(family), inner.adapt_only(config.rule(), "head"), family, config)

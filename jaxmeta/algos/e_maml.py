@@ -24,4 +24,4 @@ def e_maml(family: TaskFamily, config: EMAMLConfig = EMAMLConfig()) -> MetaLearn
     The meta-gradient is ∇ E[R(θ'(τ))] in full: the return after the step depends on θ through the step, and through
     what τ ~ π_θ it was taken on.
     """
-    return by_gradient_steps(config.policy(family), config.descent(), family, config)
+    return by_gradient_steps(config.policy(family), config.rule(), family, config)

@@ -17,4 +17,4 @@ class FOMAMLConfig(GradientStepsConfig):
 
 def fomaml(family: TaskFamily, config: FOMAMLConfig = FOMAMLConfig()) -> MetaLearner:
     """Builds MAML whose meta-gradient does not see that the step depends on the params: ∇L(θ') moves θ."""
-    return by_gradient_steps(config.policy(family), inner.first_order(config.descent()), family, config)
+    return by_gradient_steps(config.policy(family), inner.first_order(config.rule()), family, config)

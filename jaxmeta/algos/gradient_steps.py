@@ -81,8 +81,8 @@ class GradientStepsConfig:
         spec = family.env.spec
         return inner.memory(nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale))
 
-    def descent(self) -> inner.Updater:
-        """Builds the update rule of MAML."""
+    def rule(self) -> inner.Updater:
+        """Builds the plain update rule, which the algorithms start from."""
         step_size = optax.piecewise_constant_schedule(self.inner_lr, {1: self.later_lr_scale})
         return {"sgd": inner.sgd, "adam": inner.adam}[self.inner_optimizer](step_size)
 

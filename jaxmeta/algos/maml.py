@@ -20,4 +20,4 @@ def maml(family: TaskFamily, config: MAMLConfig = MAMLConfig()) -> MetaLearner:
     Every update: sample tasks; on each, roll out θ, take a policy-gradient step to θ', roll out θ'; move θ so that the
     returns of the θ' rise, through the step.
     """
-    return by_gradient_steps(config.policy(family), config.descent(), family, config)
+    return by_gradient_steps(config.policy(family), config.rule(), family, config)

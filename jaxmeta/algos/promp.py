@@ -25,4 +25,4 @@ def promp(family: TaskFamily, config: ProMPConfig = ProMPConfig()) -> MetaLearne
     The outer loss is clipped in how far the adapted policies move, and has a penalty, of adaptive weight, on how far
     those before each adaptation do.
     """
-    return by_gradient_steps(config.policy(family), config.descent(), family, config)
+    return by_gradient_steps(config.policy(family), config.rule(), family, config)

@@ -16,7 +16,8 @@ POLICIES = 5
 """Tables of standard normal logits."""
 OUTCOMES = 8
 """Of a stream: three steps of two actions."""
-UNBIASED = {"e-maml": Required(most=1e-5)}
+UNBIASED = {"e-maml": Required(most=1e-4)}
+"""But for the rounding of some ten thousand terms."""
 
 
 def measure(name: str, num_streams: int) -> dict[str, float]:
