@@ -14,6 +14,7 @@ from jaxmeta.inner.belief import (
 )
 from jaxmeta.inner.context import ContextFast, context
 from jaxmeta.inner.gradient import GradientFast, GradientParams, gradient
+from jaxmeta.inner.implicit import implicit, proximal_point
 from jaxmeta.inner.memory import memory
 from jaxmeta.inner.updaters import (
     Updater,
@@ -48,10 +49,12 @@ __all__ = [
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",
+    "implicit",
     "memory",
     "negative_elbo",
     "per_parameter",
     "posteriors",
+    "proximal_point",
     "sgd",
     "tally",
     "trajectories",

@@ -5,6 +5,7 @@ from jaxmeta.outer.loss import meta_loss, trial_loss
 from jaxmeta.outer.off_policy import OffPolicyConfig, off_policy
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_gradient
+from jaxmeta.outer.reptile import ReptileConfig, towards_adapted
 from jaxmeta.outer.trust_region import TrustRegionConfig, trust_region
 from jaxmeta.outer.variational import VariationalConfig, variational
 
@@ -13,12 +14,14 @@ __all__ = [
     "MetaGradient",
     "OffPolicyConfig",
     "PolicyGradientConfig",
+    "ReptileConfig",
     "TrustRegionConfig",
     "VariationalConfig",
     "meta_loss",
     "off_policy",
     "on_policy",
     "policy_gradient",
+    "towards_adapted",
     "trial_loss",
     "trust_region",
     "variational",
