@@ -120,13 +120,13 @@ def bounded(updater: Updater, max_step: float) -> Updater:
     def init(params: Params) -> BoundState:
         return BoundState(jnp.zeros(()), jnp.zeros(()))
 
-    def shorten(step: Params, state: BoundState, params: Params | None = None) -> tuple[Params, BoundState]:
-        squared = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(step))
+    def shorten(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, BoundState]:
+        squared = optax.tree.norm(updates, squared=True)
         acts = squared > max_step**2
         # the root is taken where it acts only: its slope at zero is infinite
         factor = jnp.where(acts, max_step * jax.lax.rsqrt(jnp.where(acts, squared, 1.0)), 1.0)
         state = BoundState(state.count + 1.0, state.acted + acts)
-        return jax.tree.map(lambda leaf: factor * leaf, step), state
+        return jax.tree.map(lambda leaf: factor * leaf, updates), state
 
     return updater._replace(tx=lambda psi: optax.chain(updater.tx(psi), optax.GradientTransformation(init, shorten)))
 
@@ -135,4 +135,5 @@ def tally(opt_state: Any) -> Metrics:
     """Returns the share of adaptations that a bound acted on, if there is one."""
     states = jax.tree.leaves(opt_state, is_leaf=lambda leaf: isinstance(leaf, BoundState))
     bounds = [state for state in states if isinstance(state, BoundState)]
-    return {"bounded_steps": sum(one.acted / jnp.maximum(one.count, 1.0) for one in bounds)} if bounds else {}
+    shares = [one.acted / jnp.maximum(one.count, 1.0) for one in bounds]
+    return {"bounded_steps": jnp.mean(jnp.stack(shares))} if shares else {}

@@ -120,9 +120,8 @@ def trust_region(
         (params, opt_state), values = jax.lax.scan(descend, (params, opt_state), None, config.value_steps)
         return params, opt_state, values[-1]
 
-    if max_task_gradient is not None:
-        improve = without_outliers(learner, advantage, improve, max_task_gradient)
-    return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
+    guarded = without_outliers(learner, advantage, improve, max_task_gradient) if max_task_gradient else improve
+    return on_policy(learner, family, plan, num_tasks, init_opt, guarded, num_devices)
 
 
 def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Array], Array]:
