@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import outer, rl
+from jaxmeta import outer, registry, rl
+from jaxmeta.algos.gradient_steps import GradientStepsConfig
 from jaxmeta.core import parallel
 from jaxmeta.core.rollout import collect
 from jaxmeta.outer.kl_penalty import RANGE, adapted_weights
@@ -195,6 +196,22 @@ def test_log_tells_how_often_a_bound_acted():
     meta = jm.maml(FAMILY, jm.MAMLConfig(**SIZES, max_inner_step=1e-3, outer_loop="vpg"))
     _, metrics = jax.jit(meta.update)(meta.init(KEY))
     assert metrics["bounded_steps"] == 1.0
+
+
+RULES = [name for name, config in tiny.ALGOS.items() if isinstance(config, GradientStepsConfig)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outer_loop", ["trpo", "ppo", "vpg"])
+@pytest.mark.parametrize("name", RULES)
+def test_every_outer_loop_improves_every_inner_rule(name, outer_loop):
+    factory, _ = registry.ALGOS[name].load()
+    meta = factory(FAMILY, dataclasses.replace(tiny.ALGOS[name], outer_loop=outer_loop, trpo=tiny.TRPO))
+    start = meta.init(KEY)
+    state, metrics = jax.jit(meta.update)(start)
+    moved = flat(jax.tree.map(jnp.subtract, state.params, start.params))
+    assert np.isfinite(moved).all() and np.abs(moved).max() > 0
+    assert all(jnp.isfinite(value) for value in metrics.values())
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,12 @@ def test_sampling_correction_is_unbiased(theta, inner_lr, rounds):
     assert gradient == pytest.approx(exact_gradient(theta, inner_lr, rounds), abs=1e-5)
 
 
+def test_a_constant_baseline_leaves_the_correction_unbiased():
+    agent = learner(rl.log_prob, 0.4)
+    gradient = expected(jax.grad, -0.7, agent, rounds=1, sampling_correction=1.0, return_baseline=0.6)
+    assert gradient == pytest.approx(exact_gradient(-0.7, 0.4, 1), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("objective", "value"), [(rl.ratio, -0.036396), (rl.dice, -0.036396), (rl.log_prob, -0.140427)]
 )
