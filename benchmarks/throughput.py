@@ -135,7 +135,7 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
     """Compiles and times all programs; returns the record that is printed."""
     config = config.filled()
     assert config.algo is not None and config.num_tasks is not None
-    algo, algo_config = registry.find("algorithm", registry.ALGOS, config.algo).load()
+    algo, algo_config = registry.find_algo(config.algo, config.tasks).load()
     make_family, family_config = registry.find("task family", registry.TASKS, config.tasks).load()
     family = make_family(with_fields(family_config(), horizon=config.horizon))
     base = with_fields(algo_config(), num_tasks=config.num_tasks, streams=config.streams, episodes=config.episodes)

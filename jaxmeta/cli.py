@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import io
 import json
@@ -23,11 +24,15 @@ Meta-reinforcement learning in JAX.
   train ALGO TASKS --out DIR    meta-train an agent; writes a run folder
   evaluate DIR                  let it adapt to held-out tasks and report its returns
   plot DIR                      draw its learning curve and its adaptation curve
-  render DIR                    draw a trial of the agent: where it goes on a grid and what it believes
+  render DIR                    draw a trial of the agent: where it goes on a grid, what it predicts of a wave
   reproduce NAME                train what a published table needs; print ours beside the published numbers
   list                          algorithms and task families
 
 `jaxmeta COMMAND --help` tells more; `jaxmeta --version` prints the version."""
+
+
+RENDERED = {"grid-navigation": "jaxmeta.beliefs", "sinusoid": "jaxmeta.waves"}
+"""Task families whose trials are drawn, and by what."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,18 +106,20 @@ def _list(argv: list[str]) -> int:
     """Lists what the registry knows."""
     options = flags.parse(flags.ListOptions, argv, "jaxmeta list")
     if options.json:
-        print(json.dumps({"algos": list(registry.ALGOS), "tasks": list(registry.TASKS)}))
+        supervised = {"supervised_algos": list(registry.SUPERVISED_ALGOS)}
+        print(json.dumps({"algos": list(registry.ALGOS), "tasks": list(registry.TASKS)} | supervised))
         return 0
     from rich.console import Console
     from rich.table import Table
 
-    for heading, describe, entries in (
-        ("algorithm", _describe_algo, registry.ALGOS),
-        ("tasks", lambda name: _describe_tasks(name).splitlines()[0], registry.TASKS),
+    for heading, entries in (
+        ("algorithm", registry.ALGOS),
+        ("on supervised tasks", registry.SUPERVISED_ALGOS),
+        ("tasks", registry.TASKS),
     ):
         table = Table(heading, "")
-        for name in entries:
-            table.add_row(name, describe(name))
+        for name, entry in entries.items():
+            table.add_row(name, _describe(entry).removeprefix(f"`{name}`: ").splitlines()[0])
         Console().print(table)
     return 0
 
@@ -136,14 +143,15 @@ def _render(argv: list[str]) -> int:
     options = flags.parse(flags.RenderOptions, argv, "jaxmeta render")
     config = runs.read_config(flags.need_run(options.run, "render"))  # its errors come before JAX starts
     flags.check_seed(options.task)
-    if config.tasks != "grid-navigation":
-        raise flags.UsageError(f"the run in {options.run} is on {config.tasks}; render draws runs on grid-navigation")
+    if config.tasks not in RENDERED:
+        known = " and ".join(RENDERED)
+        raise flags.UsageError(f"the run in {options.run} is on {config.tasks}; render draws runs on {known}")
     file = options.out or options.run / f"trial-{options.task}.png"
     flags.check_picture("--out", file)
     run = _load(options)
-    from jaxmeta import beliefs, plot
+    from jaxmeta import plot
 
-    plot.save(beliefs.draw_trial(run, options.task), file)
+    plot.save(importlib.import_module(RENDERED[config.tasks]).draw_trial(run, options.task), file)
     print(file)
     return 0
 
@@ -299,8 +307,10 @@ class _Training:
         trials = f"{num_tasks} tasks x {plan.rounds + 1} rounds x {plan.streams} streams"
         size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params)) // config.num_seeds
         print(f"jaxmeta {jm.__version__}, jax {jax.__version__}, on {self.origin['device']}")
-        print(f"algorithm  {config.algo}: {_describe_algo(config.algo)}")
-        print(f"tasks      {config.tasks}: " + _describe_tasks(config.tasks).replace("\n", "\n" + " " * 11))
+        algo = registry.find_algo(config.algo, config.tasks)
+        print(f"algorithm  {config.algo}: {_describe(algo).splitlines()[0]}")
+        tasks = _describe(registry.TASKS[config.tasks]).removeprefix(f"`{config.tasks}`: ")
+        print(f"tasks      {config.tasks}: " + tasks.replace("\n", "\n" + " " * 11))
         if config.reveal:
             print("           the agent is shown what the task is")
         print(f"update     {trials} x {plan.episodes} episodes x {spec.horizon} steps; {size:,} parameters")
@@ -343,14 +353,9 @@ def _start_jax(cache: bool) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _describe_algo(name: str) -> str:
-    """Returns what an algorithm is, from the first line of its config's docstring."""
-    return (inspect.getdoc(registry.ALGOS[name].load()[1]) or "").split("\n")[0]
-
-
-def _describe_tasks(name: str) -> str:
-    """Returns the definition of a task family: what its id means here, where the literature may differ."""
-    return (inspect.getdoc(registry.TASKS[name].load()[1]) or "").removeprefix(f"`{name}`: ")
+def _describe(entry: registry.Entry) -> str:
+    """Returns what an algorithm is, or what the id of a task family means here, from its config's docstring."""
+    return inspect.getdoc(entry.load()[1]) or ""
 
 
 def _train_help() -> str:
@@ -359,6 +364,8 @@ def _train_help() -> str:
 Meta-trains an agent and writes a run folder: configuration, metrics, checkpoints, evaluation, pictures.
 
   ALGO    {", ".join(registry.ALGOS)}
-  TASKS   {", ".join(registry.TASKS)}
+          on supervised tasks: {", ".join(registry.SUPERVISED_ALGOS)}
+  TASKS   {", ".join(name for name in registry.TASKS if name not in registry.SUPERVISED_TASKS)}
+          supervised: {", ".join(registry.SUPERVISED_TASKS)}
 
 `jaxmeta train ALGO TASKS --help` shows all flags of the two; `jaxmeta list` says what they are."""

@@ -193,12 +193,12 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
 def _train_kind(algo: str, tasks: str) -> type:
     """Makes the dataclass of all flags of `train`; which there are depends on the algorithm and the tasks."""
     fields = []
-    for field, kind, entries, name in (
-        ("algo", "algorithm", registry.ALGOS, algo),
-        ("tasks", "task family", registry.TASKS, tasks),
+    for field, find in (
+        ("algo", lambda: registry.find_algo(algo, tasks)),
+        ("tasks", lambda: registry.find("task family", registry.TASKS, tasks)),
     ):
         try:
-            _, config = registry.find(kind, entries, name).load()
+            _, config = find().load()
         except KeyError as error:
             raise UsageError(error.args[0]) from None
         fields.append((field, config, dataclasses.field(default=config())))

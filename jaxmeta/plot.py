@@ -15,6 +15,7 @@ ADAPTATION = "adaptation.png"
 
 # from Okabe and Ito's palette: told apart by everyone, and by their lightness in print
 BEFORE, AFTER, OPTIMUM = "#E69F00", "#0072B2", "#009E73"
+LINES = (BEFORE, AFTER, OPTIMUM, "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 
 
 def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]) -> list[Path]:
@@ -97,6 +98,45 @@ def adaptation(evaluation: dict[str, Any], title: str):
     axes.set_ylabel("return of an episode (sum of rewards)")
     axes.set_xticks(position if len(position) <= 21 else position[:: len(position) // 10])
     axes.margins(x=0.08)
+    return figure
+
+
+def adaptation_curves(curves: dict[str, dict[str, Any]], title: str):
+    """Draws errors over the steps of an inner loop on a logarithmic axis, a line for each of several agents.
+
+    Args:
+      curves: by agent, `mean` of every step and `ci95`.
+    """
+    figure, axes = _axes(title)
+    for color, (name, curve) in zip(LINES, curves.items(), strict=False):
+        low, high = np.sort(np.array(curve["ci95"]), axis=1).T
+        axes.plot(curve["mean"], "o-", color=color, label=name, linewidth=2, markersize=3)
+        axes.fill_between(np.arange(len(low)), low, high, color=color, alpha=0.2, linewidth=0)
+    axes.set_yscale("log")
+    axes.set_xlabel("gradient steps on the support")
+    axes.set_ylabel("squared error")
+    axes.legend(frameon=False)
+    _subtitle(axes, "mean and 95 % bootstrap interval")
+    return figure
+
+
+def functions(x: np.ndarray, panels: dict[str, dict[str, Any]]):
+    """Draws predicted functions before and after gradient steps, a panel for each of several agents.
+
+    Args:
+      x: inputs, [M].
+      panels: by title, `truth` [M], `support` (inputs and targets), and `steps`, the predictions [M] by gradient step.
+    """
+    figure = _figure((4.8 * len(panels), 3.6))
+    for axes, (title, panel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.plot(x, panel["truth"], color="0.4", linewidth=3, alpha=0.4, label="truth")
+        for color, style, (step, values) in zip(LINES, ("--", "-", "-.", ":"), panel["steps"].items(), strict=False):
+            label = "before adaptation" if step == 0 else f"{step} step{'s' if step > 1 else ''}"
+            axes.plot(x, values, style, color=color, linewidth=1.8, label=label)
+        axes.plot(*panel["support"], "^", color="black", markersize=6, label="support", zorder=5)
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        _plain(axes)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=6)
     return figure
 
 

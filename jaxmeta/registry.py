@@ -42,6 +42,19 @@ ALGOS = {
     "varibad": Entry("jaxmeta.algos.varibad", "varibad", "VariBADConfig"),
 }
 
+# the same names on supervised tasks, where the loss is another and so the fields of a config
+SUPERVISED_ALGOS = {
+    "anil": Entry("jaxmeta.algos.few_shot", "anil", "FewShotANILConfig"),
+    "cavia": Entry("jaxmeta.algos.few_shot", "cavia", "FewShotCAVIAConfig"),
+    "maml": Entry("jaxmeta.algos.few_shot", "maml", "FewShotMAMLConfig"),
+    "meta_sgd": Entry("jaxmeta.algos.few_shot", "meta_sgd", "FewShotMetaSGDConfig"),
+    "reptile": Entry("jaxmeta.algos.few_shot", "reptile", "ReptileConfig"),
+}
+
+SUPERVISED_TASKS = {
+    "sinusoid": Entry("jaxmeta.tasks.sinusoid", "sinusoid", "SinusoidConfig"),
+}
+
 TASKS = {
     "bandit": Entry("jaxmeta.tasks.bandit", "bandit", "BanditConfig"),
     "gaussian-bandit": Entry("jaxmeta.tasks.bandit", "gaussian_bandit", "GaussianBanditConfig"),
@@ -59,7 +72,15 @@ TASKS = {
     "walker-params": Entry("jaxmeta.tasks.brax", "walker_params", "WalkerParamsConfig"),
     "hopper-params": Entry("jaxmeta.tasks.brax", "hopper_params", "HopperParamsConfig"),
     "humanoid-dir": Entry("jaxmeta.tasks.brax", "humanoid_dir", "HumanoidDirConfig"),
+    **SUPERVISED_TASKS,
 }
+
+
+def find_algo(name: str, tasks: str) -> Entry:
+    """Looks an algorithm up, in the form that a task family needs; it raises as `find` does."""
+    if tasks in SUPERVISED_TASKS:
+        return find("algorithm for supervised tasks", SUPERVISED_ALGOS, name)
+    return find("algorithm", ALGOS, name)
 
 
 def find(kind: str, entries: dict[str, Entry], name: str) -> Entry:

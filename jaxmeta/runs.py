@@ -53,7 +53,7 @@ class RunConfig:
         Raises:
           RunError: if the parts do not fit together.
         """
-        make_algo, _ = registry.find("algorithm", registry.ALGOS, self.algo).load()
+        make_algo, _ = registry.find_algo(self.algo, self.tasks).load()
         family = self.build_family()
         with named("algo", self.algo_config):
             return family, make_algo(family, self.algo_config)
@@ -246,9 +246,13 @@ def read_config(path: str | Path) -> RunConfig:
     if not isinstance(data, dict):
         raise RunError(f"{file} does not hold a JSON object")
     configs = {}
-    for kind, field, entries in (("algorithm", "algo", registry.ALGOS), ("task family", "tasks", registry.TASKS)):
+    names = {field: data.get(field, "") for field in ("algo", "tasks")}
+    for field, find in (
+        ("algo", lambda: registry.find_algo(names["algo"], names["tasks"])),
+        ("tasks", lambda: registry.find("task family", registry.TASKS, names["tasks"])),
+    ):
         try:
-            _, configs[f"{field}_config"] = registry.find(kind, entries, data.get(field, "")).load()
+            _, configs[f"{field}_config"] = find().load()
         except (KeyError, TypeError) as error:
             raise RunError(f"{file}: {field}: {error.args[0]}") from error
     return decode_dataclass(RunConfig, data, f"{file}: ", configs)

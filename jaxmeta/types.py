@@ -89,6 +89,13 @@ class Plan:
                 raise ValueError(f"plan.{name} is {value}; it must be at least {least}")
 
 
+class Examples(struct.PyTreeNode):
+    """Data to learn a function from; leaves are [M, ...]."""
+
+    inputs: Array
+    targets: Array
+
+
 class Step(struct.PyTreeNode):
     """What an environment answers to one action."""
 

@@ -114,6 +114,7 @@ def test_render_says_what_it_can_draw(tmp_path, capsys):
     )
     capsys.readouterr()
     assert cli.main(["render", str(run)]) == 2
-    assert capsys.readouterr().err == f"jaxmeta: the run in {run} is on bandit; render draws runs on grid-navigation\n"
+    can = "render draws runs on grid-navigation and sinusoid"
+    assert capsys.readouterr().err == f"jaxmeta: the run in {run} is on bandit; {can}\n"
     assert cli.main(["render"]) == 2
     assert "render needs the folder of a run" in capsys.readouterr().err

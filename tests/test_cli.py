@@ -238,6 +238,11 @@ def test_rounds_of_a_config_are_those_of_its_plan(name):
     assert tiny.algo(name).plan.rounds == getattr(tiny.ALGOS[name], "rounds", 0)
 
 
+@pytest.mark.parametrize("name", registry.SUPERVISED_ALGOS)
+def test_rounds_of_a_supervised_config_are_those_of_its_plan(name):
+    assert tiny.supervised(name).plan.rounds == tiny.SUPERVISED[name].rounds
+
+
 MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignment OOM Debugging.\n..."
 
 
@@ -372,7 +377,11 @@ def test_json_has_no_nan():
 
 def test_list_names_everything_in_the_registry(capsys):
     assert cli.main(["list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"algos": list(registry.ALGOS), "tasks": list(registry.TASKS)}
+    assert json.loads(capsys.readouterr().out) == {
+        "algos": list(registry.ALGOS),
+        "tasks": list(registry.TASKS),
+        "supervised_algos": list(registry.SUPERVISED_ALGOS),
+    }
 
 
 def test_help_shows_flags_with_their_docstrings(capsys):

@@ -17,6 +17,28 @@ def test_every_registered_algorithm_has_a_tiny_form():
     assert set(tiny.ALGOS) == set(registry.ALGOS)
 
 
+def test_every_algorithm_for_supervised_tasks_has_a_tiny_form():
+    assert set(tiny.SUPERVISED) == set(registry.SUPERVISED_ALGOS)
+
+
+# they differ from MAML in the update rule alone, which the test of the learner sees
+SAME_LOOP = {"anil", "cavia", "meta_sgd"}
+
+
+@pytest.mark.parametrize("name", registry.SUPERVISED_ALGOS)
+def test_supervised_learner_holds_the_contract(name):
+    meta = tiny.supervised(name)
+    testing.check_learner(meta.learner, tiny.waves(), meta.plan)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SAME_LOOP else name for name in registry.SUPERVISED_ALGOS],
+)
+def test_supervised_algorithm_holds_the_contract(name):
+    testing.check_algo(tiny.supervised(name))
+
+
 # a humanoid takes longest to compile, and a hopper is built as a walker is
 SLOW = {"humanoid-dir", "hopper-params"}
 FAMILY_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.TASKS]

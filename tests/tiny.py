@@ -58,6 +58,13 @@ VARIANTS = {
     "rl2-associative": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="associative", ppo=PPO)),
     "rl2-lru": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="lru", ppo=PPO)),
 }
+SUPERVISED = {
+    "anil": jm.FewShotANILConfig(num_tasks=2, hidden=(8,)),
+    "cavia": jm.FewShotCAVIAConfig(num_tasks=2, hidden=(8,), context=2),
+    "maml": jm.FewShotMAMLConfig(num_tasks=2, hidden=(8,), rounds=2),
+    "meta_sgd": jm.FewShotMetaSGDConfig(num_tasks=2, hidden=(8,)),
+    "reptile": jm.ReptileConfig(num_tasks=2, hidden=(8,), rounds=3),
+}
 
 
 def family() -> tasks.TaskFamily:
@@ -70,3 +77,14 @@ def algo(name: str, on: tasks.TaskFamily | None = None) -> jm.MetaLearner:
     base, config = VARIANTS[name] if name in VARIANTS else (name, ALGOS[name])
     factory, _ = registry.ALGOS[base].load()
     return factory(on or family(), config)
+
+
+def waves(**changes) -> tasks.TaskFamily:
+    """Sine waves from few points."""
+    return tasks.sinusoid(tasks.SinusoidConfig(**{"shots": 3, "queries": 4, **changes}))
+
+
+def supervised(name: str, on: tasks.TaskFamily | None = None, **changes) -> jm.MetaLearner:
+    """Builds a registered algorithm for supervised tasks at its smallest."""
+    factory, _ = registry.SUPERVISED_ALGOS[name].load()
+    return factory(on or waves(), dataclasses.replace(SUPERVISED[name], **changes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta import inner
+from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -15,6 +16,7 @@ class ANILConfig(GradientStepsConfig):
     """MAML whose last layer alone adapts (Raghu et al., 2020, arXiv:1909.09157)."""
 
 
+@few_shot.also(few_shot.anil)
 def anil(family: TaskFamily, config: ANILConfig = ANILConfig()) -> MetaLearner:
     """Builds MAML whose step changes the action head; the layers below are the same for all tasks."""
     return by_gradient_steps(config.policy(family), inner.adapt_only(config.sgd(), "head"), family, config)

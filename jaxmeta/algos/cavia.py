@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta import checks, inner, nets
+from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -31,6 +32,7 @@ class CAVIAConfig(GradientStepsConfig):
         return inner.memory(nets.with_context(network, family.env.spec, self.context))
 
 
+@few_shot.also(few_shot.cavia)
 def cavia(family: TaskFamily, config: CAVIAConfig = CAVIAConfig()) -> MetaLearner:
     """Builds an agent that adapts by φ' = -α ∇_φ L(θ, φ = 0), where φ is the context; the outer loop improves θ."""
     updater = inner.adapt_only(config.sgd(), "context")

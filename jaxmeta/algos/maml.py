@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -14,6 +15,7 @@ class MAMLConfig(GradientStepsConfig):
     """Model-agnostic meta-learning: adapt by policy-gradient steps (Finn et al., 2017, arXiv:1703.03400)."""
 
 
+@few_shot.also(few_shot.maml)
 def maml(family: TaskFamily, config: MAMLConfig = MAMLConfig()) -> MetaLearner:
     """Builds MAML for reinforcement learning, with a linear baseline fitted per task and round.
 

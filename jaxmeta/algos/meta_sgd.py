@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta import inner
+from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -15,6 +16,7 @@ class MetaSGDConfig(GradientStepsConfig):
     """MAML with learned step sizes (Li et al., 2017, arXiv:1707.09835), which are `inner_lr` at first."""
 
 
+@few_shot.also(few_shot.meta_sgd)
 def meta_sgd(family: TaskFamily, config: MetaSGDConfig = MetaSGDConfig()) -> MetaLearner:
     """Builds an agent that adapts by θ' = θ - α ⊙ ∇L(θ); the outer loop improves θ and α alike."""
     return by_gradient_steps(config.policy(family), inner.per_parameter(config.inner_lr), family, config)

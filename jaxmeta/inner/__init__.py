@@ -13,8 +13,9 @@ from jaxmeta.inner.belief import (
     trajectories,
 )
 from jaxmeta.inner.context import ContextFast, context
-from jaxmeta.inner.gradient import GradientFast, GradientParams, gradient
+from jaxmeta.inner.gradient import GradientFast, GradientParams, descent, gradient
 from jaxmeta.inner.memory import memory
+from jaxmeta.inner.supervised import predictor, support_loss
 from jaxmeta.inner.updaters import Updater, adapt_only, bounded, chain, first_order, fixed, per_parameter, sgd
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "bounded",
     "chain",
     "context",
+    "descent",
     "first_order",
     "fixed",
     "gradient",
@@ -40,6 +42,8 @@ __all__ = [
     "negative_elbo",
     "per_parameter",
     "posteriors",
+    "predictor",
     "sgd",
+    "support_loss",
     "trajectories",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import unroll
 from jaxmeta.inner.updaters import Updater, select, tally
 from jaxmeta.rl import Estimator, Objective
-from jaxmeta.types import Carry, Input, Key, Output, Params, Rollout
+from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Rollout
 
 
 class GradientParams(struct.PyTreeNode):
@@ -32,18 +33,37 @@ class GradientFast(struct.PyTreeNode):
     opt_state: Any
 
 
+Loss = Callable[[Params, Rollout], Array]
+
+
 def gradient(
     policy: Learner, objective: Objective, updater: Updater, advantage: Estimator, anew: tuple[str, ...] = ()
 ) -> Learner:
-    """Builds an agent that takes one gradient step on its policy after every round.
+    """Builds an agent that takes one policy-gradient step after every round, see `descent`.
+
+    Args:
+      objective: the inner loss, see `jaxmeta.rl.objectives`. The behaviour log-probabilities are those stored at
+        collection.
+      advantage: estimates advantages from the round alone, anew for every task and round.
+    """
+
+    def loss(theta: Params, experience: Rollout) -> Array:
+        estimate = jax.lax.stop_gradient(advantage(experience).advantage)
+        behaviour = policy.head(experience.output).log_prob(experience.action)
+        log_prob = policy.head(unroll(policy, theta, (), experience)).log_prob(experience.action)
+        return objective(log_prob, behaviour, estimate, experience.valid)
+
+    return descent(policy, loss, updater, anew)
+
+
+def descent(policy: Learner, loss: Loss, updater: Updater, anew: tuple[str, ...] = ()) -> Learner:
+    """Builds an agent that takes one step down a loss of its experience after every round.
 
     Args:
       policy: a learner without adaptation of its own, such as `memory(network)`; its params are what adapts.
-      objective: the inner loss, see `jaxmeta.rl.objectives`. The behaviour log-probabilities are those stored at
-        collection.
+      loss: of params and a round.
       updater: what to do with the gradient. The meta-gradient goes through it, second order included, unless it is
         wrapped in `first_order`.
-      advantage: estimates advantages from the round alone, anew for every task and round.
       anew: names in the paths of params that every task begins with at zero, whatever they are: those are no params of
         meta-training, but a state of the adaptation.
     """
@@ -64,14 +84,8 @@ def gradient(
         return policy.act(fast.policy, (), carry, inputs)
 
     def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
-        estimate = jax.lax.stop_gradient(advantage(experience).advantage)
-        behaviour = policy.head(experience.output).log_prob(experience.action)
-
-        def loss(theta):
-            log_prob = policy.head(unroll(policy, theta, (), experience)).log_prob(experience.action)
-            return objective(log_prob, behaviour, estimate, experience.valid)
-
-        update, opt_state = updater.tx(params.updater).update(jax.grad(loss)(fast.policy), fast.opt_state, fast.policy)
+        slope = jax.grad(loss)(fast.policy, experience)
+        update, opt_state = updater.tx(params.updater).update(slope, fast.opt_state, fast.policy)
         return GradientFast(policy=optax.apply_updates(fast.policy, update), opt_state=opt_state)
 
     def unroll_policy(params: GradientParams, fast: GradientFast, carry: Carry, experience: Rollout) -> Output:

@@ -2,7 +2,7 @@
 
 from jaxmeta.nets.context import Belief, ContextEncoder, no_context, product_encoder, recurrent_encoder
 from jaxmeta.nets.fast_weights import associative_actor_critic
-from jaxmeta.nets.heads import Gaussian, SquashedGaussian, head_for
+from jaxmeta.nets.heads import Certain, Gaussian, SquashedGaussian, head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import (
     ACTIVATIONS,
@@ -13,6 +13,7 @@ from jaxmeta.nets.networks import (
     separate_value,
     with_context,
 )
+from jaxmeta.nets.predictors import Predictor, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
 from jaxmeta.nets.soft_actor_critic import ContextParams, SoftActorCritic, soft_actor_critic
@@ -31,11 +32,13 @@ __all__ = [
     "Belief",
     "BeliefDecoder",
     "BeliefEncoder",
+    "Certain",
     "ContextEncoder",
     "ContextParams",
     "Gaussian",
     "Network",
     "Posterior",
+    "Predictor",
     "SnailState",
     "SoftActorCritic",
     "SquashedGaussian",
@@ -46,6 +49,7 @@ __all__ = [
     "head_for",
     "linear_recurrent_actor_critic",
     "no_context",
+    "perceptron",
     "product_encoder",
     "recurrent_actor_critic",
     "recurrent_belief",

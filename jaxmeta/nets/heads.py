@@ -38,6 +38,33 @@ def head_for(action: Discrete | Continuous):
     return categorical if isinstance(action, Discrete) else gaussian
 
 
+class Certain:
+    """All mass on one action [..., action size]: what says a prediction, and has nothing to explore."""
+
+    def __init__(self, loc: Array):
+        self._loc = loc
+
+    def sample(self, seed: Key) -> Array:
+        """Returns the prediction."""
+        return self._loc
+
+    def mode(self) -> Array:
+        """Returns the prediction."""
+        return self._loc
+
+    def log_prob(self, action: Array) -> Array:
+        """Is zero, [...], for the one action that can be drawn; no gradient goes through it."""
+        return jnp.zeros(self._loc.shape[:-1])
+
+    def kl_divergence(self, other: Certain) -> Array:
+        """Is zero, [...]: where predictions may differ there is no finite one."""
+        return jnp.zeros(self._loc.shape[:-1])
+
+    def entropy(self) -> Array:
+        """Is zero, [...]."""
+        return jnp.zeros(self._loc.shape[:-1])
+
+
 class SquashedGaussian:
     """A diagonal Gaussian pressed into a box by tanh: actions are `scale` tanh(u), u ~ N(loc, exp(log_scale)²).
 

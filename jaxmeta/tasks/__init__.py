@@ -16,6 +16,7 @@ from jaxmeta.tasks.bandit import (
     gaussian_bandit,
 )
 from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal
+from jaxmeta.tasks.few_shot import FewShot, FewShotTask
 from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
 from jaxmeta.tasks.maze import Maze, MazeConfig, MazeState, MazeTask, maze
 from jaxmeta.tasks.navigation import Navigation, NavigationConfig, PointTask, navigation
@@ -27,6 +28,7 @@ from jaxmeta.tasks.point import (
     point_robot,
     sparse_point_robot,
 )
+from jaxmeta.tasks.sinusoid import Sinusoid, SinusoidConfig, sinusoid
 from jaxmeta.tasks.tabular import Tabular, TabularConfig, TabularTask, tabular
 
 _BRAX = (
@@ -52,6 +54,8 @@ __all__ = [
     "BanditTask",
     "DependentBanditConfig",
     "Env",
+    "FewShot",
+    "FewShotTask",
     "GaussianBanditConfig",
     "GaussianBanditTask",
     "GridConfig",
@@ -66,6 +70,8 @@ __all__ = [
     "PointRobot",
     "PointRobotConfig",
     "PointTask",
+    "Sinusoid",
+    "SinusoidConfig",
     "SparsePointRobot",
     "SparsePointRobotConfig",
     "Tabular",
@@ -83,6 +89,7 @@ __all__ = [
     "navigation",
     "point_robot",
     "reveal",
+    "sinusoid",
     "sparse_point_robot",
     "tabular",
     *_BRAX,  # pyright: ignore[reportUnsupportedDunderAll]

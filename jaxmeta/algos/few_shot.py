@@ -1,0 +1,162 @@
+"""The gradient-based algorithms on supervised tasks: the inner rules are those of reinforcement learning.
+
+What differs is the loss of an agent's experience, and that the outer gradient is exact: predictions are not sampled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+from jaxmeta import checks, inner, nets, outer
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.tasks.few_shot import FewShot
+from jaxmeta.types import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotConfig:
+    """The fields of every gradient-based agent on supervised tasks."""
+
+    inner_lr: float = 0.01
+    """Step size of the adaptation."""
+    rounds: int = 1
+    """Gradient steps on the support."""
+    num_tasks: int = 25
+    """Tasks per meta-update."""
+    hidden: tuple[int, ...] = (40, 40)
+    """Widths of the hidden layers."""
+    activation: Literal["tanh", "relu", "swish"] = "relu"
+    """Nonlinearity."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.not_negative(self, "inner_lr", "rounds")
+        checks.at_least_one(self, "num_tasks")
+        checks.widths(self, "hidden")
+
+    def learner(
+        self, family: TaskFamily, updater: inner.Updater, context: int = 0, anew: tuple[str, ...] = ()
+    ) -> Learner:
+        """Builds the perceptron that adapts to the support by an update rule; `anew` is that of `inner.descent`."""
+        env = few_shot_env(family)
+        network = nets.perceptron(env.size, env.outputs, self.hidden, self.activation, context)
+        loss = inner.support_loss(network, env.split, env.loss)
+        return inner.descent(inner.predictor(network, env.split), loss, updater, anew)
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotMAMLConfig(FewShotConfig):
+    """MAML on supervised tasks (Finn et al., 2017, arXiv:1703.03400)."""
+
+    first_order: bool = False
+    """Whether meta-gradients ignore how the adaptation depends on the params (FOMAML)."""
+    outer: outer.SupervisedConfig = outer.SupervisedConfig()
+    """The outer loop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotMetaSGDConfig(FewShotConfig):
+    """Meta-SGD on supervised tasks: a learned step size for every parameter (Li et al., 2017, arXiv:1707.09835)."""
+
+    outer: outer.SupervisedConfig = outer.SupervisedConfig()
+    """The outer loop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotANILConfig(FewShotConfig):
+    """ANIL on supervised tasks: only the last layer adapts (Raghu et al., 2020, arXiv:1909.09157)."""
+
+    inner_lr: float = 0.1
+    outer: outer.SupervisedConfig = outer.SupervisedConfig()
+    """The outer loop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotCAVIAConfig(FewShotConfig):
+    """CAVIA on supervised tasks: only some further inputs adapt (Zintgraf et al., 2019, arXiv:1810.03642)."""
+
+    inner_lr: float = 1.0
+    context: int = 5
+    """Inputs of the network that adapt."""
+    outer: outer.SupervisedConfig = outer.SupervisedConfig()
+    """The outer loop."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.at_least_one(self, "context")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReptileConfig(FewShotConfig):
+    """Reptile on supervised tasks: move towards where plain descent ends (Nichol et al., 2018, arXiv:1803.02999)."""
+
+    inner_lr: float = 0.02
+    rounds: int = 5
+    """Gradient steps; each is on as many examples as the support has, from support and query together."""
+    num_tasks: int = 1
+    hidden: tuple[int, ...] = (64, 64)
+    activation: Literal["tanh", "relu", "swish"] = "tanh"
+    outer: outer.ReptileConfig = outer.ReptileConfig()
+    """The outer loop."""
+
+
+def few_shot_env(family: TaskFamily) -> FewShot:
+    """Returns the environment of a family of supervised tasks.
+
+    Raises:
+      ValueError: if the family is another; the message says what would be right.
+    """
+    if isinstance(family.env, FewShot):
+        return family.env
+    raise ValueError(f"the tasks are of {type(family.env).__name__}; a supervised loop needs those of tasks.FewShot")
+
+
+def maml(family: TaskFamily, config: FewShotMAMLConfig = FewShotMAMLConfig()) -> MetaLearner:
+    """Builds MAML: the params from which one step on the support predicts the query best."""
+    updater = inner.sgd(config.inner_lr)
+    return _on_query(family, config, inner.first_order(updater) if config.first_order else updater)
+
+
+def meta_sgd(family: TaskFamily, config: FewShotMetaSGDConfig = FewShotMetaSGDConfig()) -> MetaLearner:
+    """Builds Meta-SGD: MAML whose step sizes are learned, one for every parameter."""
+    return _on_query(family, config, inner.per_parameter(config.inner_lr))
+
+
+def anil(family: TaskFamily, config: FewShotANILConfig = FewShotANILConfig()) -> MetaLearner:
+    """Builds ANIL: MAML that adapts the last layer only."""
+    return _on_query(family, config, inner.adapt_only(inner.sgd(config.inner_lr), "head"))
+
+
+def cavia(family: TaskFamily, config: FewShotCAVIAConfig = FewShotCAVIAConfig()) -> MetaLearner:
+    """Builds CAVIA: MAML that adapts a context only, which is zero when a task begins."""
+    updater = inner.adapt_only(inner.sgd(config.inner_lr), "context")
+    return _on_query(family, config, updater, config.context, ("context",))
+
+
+def reptile(family: TaskFamily, config: ReptileConfig = ReptileConfig()) -> MetaLearner:
+    """Builds Reptile: no query, no second derivative, no derivative at all through the adaptation."""
+    learner = config.learner(family, inner.sgd(config.inner_lr))
+    return outer.reptile(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
+
+
+def _on_query(family: TaskFamily, config: Any, updater: inner.Updater, *context: Any) -> MetaLearner:
+    learner = config.learner(family, updater, *context)
+    return outer.supervised(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
+
+
+def also(recipe: Callable[..., MetaLearner]) -> Callable[[Callable[..., MetaLearner]], Callable[..., MetaLearner]]:
+    """Lets an algorithm of reinforcement learning take supervised tasks too, for which `recipe` builds it."""
+
+    def decorate(interactive: Callable[..., MetaLearner]) -> Callable[..., MetaLearner]:
+        @functools.wraps(interactive)
+        def build(family: TaskFamily, *config: Any, **named: Any) -> MetaLearner:
+            chosen = recipe if isinstance(family.env, FewShot) else interactive
+            return chosen(family, *config, **named)
+
+        return build
+
+    return decorate

@@ -1,0 +1,45 @@
+"""Supervised agents: what answers a question, and what it loses on the support."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from jaxmeta.core.learner import Learner
+from jaxmeta.inner.gradient import Loss
+from jaxmeta.nets import Certain, Predictor
+from jaxmeta.types import Array, Carry, Examples, Fast, Input, Output, Params, Rollout
+
+
+def predictor(network: Predictor, split: Callable[[Array], tuple[Examples, Array]]) -> Learner:
+    """Builds an agent that answers a question by predicting its query, and does not adapt.
+
+    Args:
+      split: takes a question apart into its support and the inputs of its query.
+    """
+
+    def act(params: Params, fast: Fast, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        _, query = split(inputs.obs)
+        return carry, Output(dist=network.apply(params, query).reshape(-1), value=jnp.zeros(()))
+
+    return Learner(
+        init=network.init,
+        start=lambda params, key: (),
+        reset=lambda params, fast, key: (),
+        act=act,
+        adapt=lambda params, fast, experience, key: fast,
+        head=lambda output: Certain(output.dist),
+    )
+
+
+def support_loss(
+    network: Predictor, split: Callable[[Array], tuple[Examples, Array]], loss: Callable[[Array, Array], Array]
+) -> Loss:
+    """Builds the inner loss of supervised tasks: that of the predictions for the support, see `descent`."""
+
+    def of_experience(theta: Params, experience: Rollout) -> Array:
+        support, _ = split(experience.inputs.obs[0, 0])
+        return loss(network.apply(theta, support.inputs), support.targets)
+
+    return of_experience

@@ -1,0 +1,224 @@
+"""Supervised outer loops: the exact gradient of the query's loss through the adaptation, and Reptile.
+
+Nothing is collected: what an agent sees of a supervised task does not depend on what it does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmeta import checks
+from jaxmeta.core import parallel
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.outer.policy_gradient import remaining_share
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.tasks.few_shot import FewShotTask
+from jaxmeta.types import Array, Fast, Key, Metrics, Params, Plan, Rollout, TrainState
+
+ROWS = 64
+"""Tasks that a CPU differentiates side by side: what adapted networks of the usual sizes touch stays in cache."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedConfig:
+    """Adam on the loss of the query."""
+
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    max_grad_norm: float | None = None
+    """Meta-gradients longer than this are scaled down to it; None does not."""
+    anneal_over: int | None = None
+    """Meta-updates over which the step size falls linearly to zero; None keeps it."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.positive(self, "learning_rate", "max_grad_norm")
+        checks.at_least_one(self, "anneal_over")
+
+    def tx(self) -> optax.GradientTransformation:
+        """Returns the optimiser, but for the annealing."""
+        clip = optax.identity() if self.max_grad_norm is None else optax.clip_by_global_norm(self.max_grad_norm)
+        return optax.chain(clip, optax.adam(self.learning_rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReptileConfig:
+    """Steps towards the adapted params (Nichol et al., 2018, arXiv:1803.02999)."""
+
+    step_size: float = 0.1
+    """ε: how far to go towards the mean of the adapted params."""
+    anneal_over: int | None = None
+    """Meta-updates over which ε falls linearly to zero; None keeps it."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.positive(self, "step_size")
+        checks.at_least_one(self, "anneal_over")
+
+
+def supervised(
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    num_tasks: int,
+    config: SupervisedConfig = SupervisedConfig(),
+    num_devices: int | None = None,
+) -> MetaLearner:
+    """Builds an outer loop that follows the gradient of the query's loss, through the adaptation, with Adam.
+
+    Args:
+      family: its environment is a `tasks.FewShot`.
+      plan: its rounds are the steps of the inner loop.
+      num_devices: devices to use; by default as many as divide `num_tasks`.
+    """
+    loss = query_loss(learner, family.env, plan.rounds)
+
+    def mean_loss(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Array, Metrics]:
+        return jax.tree.map(jnp.mean, jax.vmap(loss, (None, 0, 0))(params, tasks, keys))
+
+    def direction(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Params, Metrics]:
+        return jax.grad(mean_loss, has_aux=True)(params, tasks, keys)
+
+    return _off_data(learner, family, plan, num_tasks, direction, config.tx(), config.anneal_over, num_devices)
+
+
+def query_loss(learner: Learner, env: Any, rounds: int) -> Callable[[Params, FewShotTask, Key], tuple[Array, Metrics]]:
+    """Builds the outer loss of one supervised task: that of the query after `rounds` steps on the support.
+
+    Args:
+      env: a `tasks.FewShot`.
+
+    Returns:
+      A pure function (params, task, key) -> (scalar, metrics).
+    """
+
+    def loss(params: Params, task: FewShotTask, key: Key) -> tuple[Array, Metrics]:
+        experience = env.experience(task)
+        fast = adapted(learner, params, lambda index: experience, key, rounds)
+        prediction = _answer(learner, env, params, fast, experience)
+        after = env.loss(prediction, task.query.targets)
+        return after, {"loss": after} | _scores(learner, env, params, experience, task, prediction)
+
+    return loss
+
+
+def reptile(
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    num_tasks: int,
+    config: ReptileConfig = ReptileConfig(),
+    num_devices: int | None = None,
+) -> MetaLearner:
+    """Builds Reptile's outer loop: θ moves towards the mean of the adapted params.
+
+    In meta-training a task's support and query are one set of examples, of which every round sees a batch of the
+    support's size, one batch after the other.
+
+    Args:
+      family: its environment is a `tasks.FewShot`.
+      plan: its rounds are the steps of the inner loop.
+      num_devices: devices to use; by default as many as divide `num_tasks`.
+    """
+    env: Any = family.env
+
+    def displacement(params: Params, task: FewShotTask, key: Key) -> tuple[Params, Metrics]:
+        examples = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), task.support, task.query)
+        batches = (env.shots + env.queries) // env.shots
+
+        def batch(index):
+            begin = env.shots * (index % batches)
+            support = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, env.shots), examples)
+            return env.experience(task.replace(support=support))
+
+        fast = adapted(learner, params, batch, key, plan.rounds)
+        experience = env.experience(task)
+        prediction = _answer(learner, env, params, fast, experience)
+        back = jax.tree.map(jnp.subtract, params.policy, fast.policy)
+        metrics = {"loss": env.loss(prediction, task.query.targets)}
+        return params.replace(policy=back), metrics | _scores(learner, env, params, experience, task, prediction)
+
+    def direction(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Params, Metrics]:
+        each = jax.vmap(displacement, (None, 0, 0))(params, tasks, keys)
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
+
+    return _off_data(
+        learner, family, plan, num_tasks, direction, optax.sgd(config.step_size), config.anneal_over, num_devices
+    )
+
+
+def adapted(learner: Learner, params: Params, experience: Callable[[Array], Rollout], key: Key, rounds: int) -> Fast:
+    """Adapts, differentiably, to `experience(index)`, with the index of every round."""
+    fast = learner.start(params, key)
+    if rounds == 1:
+        return learner.adapt(params, fast, experience(jnp.zeros((), jnp.int32)), key)
+
+    def adapt(fast, index):
+        return learner.adapt(params, fast, experience(index), jax.random.fold_in(key, index)), None
+
+    return jax.lax.scan(adapt, fast, jnp.arange(rounds))[0]
+
+
+def _answer(learner: Learner, env: Any, params: Params, fast: Fast, experience: Rollout) -> Array:
+    """Returns the predictions for the query, [Q, outputs]."""
+    carry = learner.reset(params, fast, jax.random.key(0))
+    inputs = jax.tree.map(lambda leaf: leaf[0, 0], experience.inputs)
+    return learner.act(params, fast, carry, inputs)[1].dist.reshape(-1, env.outputs)
+
+
+def _scores(learner: Learner, env: Any, params: Params, experience: Rollout, task: FewShotTask, after: Array):
+    """Returns what the query pays before and after the adaptation, as metrics."""
+    params = jax.lax.stop_gradient(params)
+    before = _answer(learner, env, params, learner.start(params, jax.random.key(0)), experience)
+    first, last = (env.score(prediction, task.query.targets) for prediction in (before, after))
+    return {"return/first": first, "return/last": last}
+
+
+def _off_data(
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    num_tasks: int,
+    direction: Callable[[Params, FewShotTask, Key], tuple[Params, Metrics]],
+    tx: optax.GradientTransformation,
+    anneal_over: int | None,
+    num_devices: int | None,
+) -> MetaLearner:
+    """Builds an outer loop that goes down a direction which tasks tell on average, a tree like the params."""
+    if num_tasks < 1:
+        raise ValueError(f"num_tasks is {num_tasks}; an update needs at least 1 task")
+    num_devices = num_devices or parallel.num_devices_for(num_tasks)
+
+    def local_update(shared, keys):
+        params, opt_state, step = shared
+
+        def some(keys):
+            keys = jax.vmap(jax.random.split)(keys)
+            return direction(params, jax.vmap(family.sample)(keys[:, 0]), keys[:, 1])
+
+        chunk = None if parallel.cache_chunk(1) is None else ROWS
+        gradient, metrics = parallel.task_mean(parallel.mean_over_chunks(some, keys, chunk))
+        change, opt_state = tx.update(gradient, opt_state, params)
+        change = jax.tree.map(lambda leaf: leaf * remaining_share(step, anneal_over), change)
+        return optax.apply_updates(params, change), opt_state, metrics | {"grad_norm": optax.global_norm(gradient)}
+
+    def init(key: Key) -> TrainState:
+        params_key, key = jax.random.split(key)
+        params = learner.init(params_key)
+        return TrainState(params=params, opt_state=tx.init(params), key=key, step=jnp.zeros((), jnp.int32))
+
+    def update(state: TrainState) -> tuple[TrainState, Metrics]:
+        key, tasks_key = jax.random.split(state.key)
+        params, opt_state, metrics = parallel.over_tasks(local_update, num_tasks, num_devices)(
+            (state.params, state.opt_state, state.step), jax.random.split(tasks_key, num_tasks)
+        )
+        metrics["env_steps"] = jnp.float32(num_tasks * (plan.rounds + 1))
+        return TrainState(params=params, opt_state=opt_state, key=key, step=state.step + 1), metrics
+
+    return MetaLearner(learner, plan, init, update, num_devices, collects=(num_tasks, plan))

@@ -1,0 +1,62 @@
+"""Sine waves of unknown amplitude and phase (Finn et al., 2017, arXiv:1703.03400)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmeta import checks
+from jaxmeta.tasks.base import TaskFamily, flatten_task
+from jaxmeta.tasks.few_shot import FewShot, FewShotTask
+from jaxmeta.types import Array, Examples
+
+MIN_AMPLITUDE, MAX_AMPLITUDE = 0.1, 5.0
+MAX_INPUT = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SinusoidConfig:
+    """`sinusoid`: y = A sin(x - φ) from a few points; A uniform in [0.1, 5], x in [-5, 5], φ in [0, π]."""
+
+    shots: int = 10
+    """Points of the support."""
+    queries: int = 10
+    """Points of the query, drawn apart from the support."""
+    max_phase: float = math.pi
+    """Phases are uniform from 0 to here; Reptile's are up to 2π."""
+
+    def __post_init__(self):
+        checks.task_sizes(self, shots="a support needs at least 1 example", queries="a query needs at least 1 example")
+        if not self.max_phase >= 0:
+            raise ValueError(f"tasks.max_phase is {self.max_phase}; it must not be negative")
+
+
+class Sinusoid(struct.PyTreeNode):
+    """A sine wave."""
+
+    amplitude: Array
+    phase: Array
+
+    def __call__(self, x: Array) -> Array:
+        """Computes y at any x."""
+        return self.amplitude * jnp.sin(x - self.phase)
+
+
+def sinusoid(config: SinusoidConfig = SinusoidConfig()) -> TaskFamily:
+    """Builds the family of sine waves: regression from one number to one."""
+
+    def sample(key):
+        # one draw for all: on a CPU every draw costs more than what it draws
+        draws = jax.random.uniform(key, (2 + config.shots + config.queries,))
+        amplitude = MIN_AMPLITUDE + (MAX_AMPLITUDE - MIN_AMPLITUDE) * draws[0]
+        law = Sinusoid(amplitude, config.max_phase * draws[1])
+        x = MAX_INPUT * (2.0 * draws[2:, None] - 1.0)
+        support, query = (Examples(part, law(part)) for part in (x[: config.shots], x[config.shots :]))
+        return FewShotTask(support, query, law)
+
+    env = FewShot(config.shots, config.queries, size=1, outputs=1)
+    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.law))

@@ -1,0 +1,156 @@
+"""Supervised outer loops: what they follow is the gradient that one would write down, and tasks hide their answers."""
+
+from __future__ import annotations
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta import cli, inner, nets, outer, tasks
+from jaxmeta.tasks.few_shot import FewShot
+from tests import tiny
+
+FAMILY = tiny.waves()
+ENV = FAMILY.env
+NETWORK = nets.perceptron(1, 1, (8,))
+TASK = FAMILY.sample(jax.random.key(3))
+
+
+def error(theta, examples):
+    return jnp.mean((NETWORK.apply(theta, examples.inputs) - examples.targets) ** 2)
+
+
+def descend(theta, examples, lr):
+    return jax.tree.map(lambda leaf, slope: leaf - lr * slope, theta, jax.grad(error)(theta, examples))
+
+
+def learner(updater):
+    loss = inner.support_loss(NETWORK, ENV.split, ENV.loss)
+    return inner.descent(inner.predictor(NETWORK, ENV.split), loss, updater)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_gradient_of_the_query_goes_through_all_steps(steps):
+    agent = learner(inner.sgd(0.1))
+    params = agent.init(jax.random.key(0))
+
+    def by_hand(theta):
+        for _ in range(steps):
+            theta = descend(theta, TASK.support, 0.1)
+        return error(theta, TASK.query)
+
+    loss = outer.query_loss(agent, ENV, steps)
+    gradient, metrics = jax.jit(jax.grad(loss, has_aux=True))(params, TASK, jax.random.key(0))
+    value, expected = jax.jit(jax.value_and_grad(by_hand))(params.policy)
+    chex.assert_trees_all_close(gradient.policy, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["return/last"], -value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["return/first"], -error(params.policy, TASK.query), rtol=1e-5)
+
+
+def test_gradient_of_a_learned_step_size_is_minus_the_product_of_both_gradients():
+    agent = learner(inner.per_parameter(0.1))
+    params = agent.init(jax.random.key(0))
+    loss = outer.query_loss(agent, ENV, 1)
+    gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(params, TASK, jax.random.key(0))
+    slope = jax.grad(error)(params.policy, TASK.support)
+    outer_slope = jax.grad(error)(descend(params.policy, TASK.support, 0.1), TASK.query)
+    expected = jax.tree.map(lambda one, other: -one * other, slope, outer_slope)
+    chex.assert_trees_all_close(gradient.updater, expected, rtol=1e-4, atol=1e-6)
+
+
+def one_update(meta):
+    state = meta.init(jax.random.key(0))
+    tasks_key = jax.random.split(state.key)[1]
+    task = FAMILY.sample(jax.random.split(jax.random.split(tasks_key, 1)[0])[0])
+    return state.params.policy, task, jax.jit(meta.update)(state)[0].params.policy
+
+
+def test_reptile_with_one_task_and_a_full_step_ends_where_the_task_ends():
+    config = jm.ReptileConfig(num_tasks=1, hidden=(8,), rounds=2, activation="relu", inner_lr=0.1)
+    loop = outer.ReptileConfig(step_size=1.0)
+    meta = outer.reptile(learner(inner.sgd(0.1)), FAMILY, jm.Plan(rounds=2), config.num_tasks, loop)
+    theta, task, after = one_update(meta)
+    # 3 + 4 examples are two batches of 3, and one that is left over
+    examples = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), task.support, task.query)
+    for batch in (slice(0, 3), slice(3, 6)):
+        theta = descend(theta, jax.tree.map(lambda leaf, batch=batch: leaf[batch], examples), 0.1)
+    chex.assert_trees_all_close(after, theta, rtol=1e-4, atol=1e-6)
+
+
+def test_reptile_of_one_step_is_gradient_descent():
+    loop = outer.ReptileConfig(step_size=0.5)
+    meta = outer.reptile(learner(inner.sgd(0.1)), FAMILY, jm.Plan(rounds=1), 1, loop)
+    theta, task, after = one_update(meta)
+    chex.assert_trees_all_close(after, descend(theta, task.support, 0.05), rtol=1e-4, atol=1e-6)
+
+
+def test_a_question_hides_the_targets_of_its_query():
+    question = ENV.question(TASK)
+    shuffled = TASK.replace(query=TASK.query.replace(targets=TASK.query.targets + 1.0))
+    np.testing.assert_array_equal(question, ENV.question(shuffled))
+    support, query = ENV.split(question)
+    chex.assert_trees_all_equal(support, TASK.support)
+    np.testing.assert_array_equal(query, TASK.query.inputs)
+    assert not set(support.inputs.ravel().tolist()) & set(query.ravel().tolist())
+
+
+def test_waves_are_sines_within_their_law():
+    many = jax.vmap(FAMILY.sample)(jax.random.split(jax.random.key(0), 500))
+    law = many.law
+    for examples in (many.support, many.query):
+        np.testing.assert_allclose(
+            examples.targets,
+            law.amplitude[:, None, None] * np.sin(examples.inputs - law.phase[:, None, None]),
+            atol=1e-5,
+        )
+    for values, low, high in ((law.amplitude, 0.1, 5.0), (law.phase, 0.0, np.pi), (many.query.inputs, -5.0, 5.0)):
+        assert low <= values.min() < low + 0.05 * (high - low) and high - 0.05 * (high - low) < values.max() <= high
+
+
+def test_a_classification_is_paid_by_accuracy_and_learned_by_cross_entropy():
+    env = FewShot(shots=2, queries=2, size=1, outputs=2, kind="classification")
+    logits, targets = jnp.log(jnp.array([[0.8, 0.2], [0.6, 0.4]])), jnp.eye(2)
+    np.testing.assert_allclose(env.loss(logits, targets), -(np.log(0.8) + np.log(0.4)) / 2, rtol=1e-6)
+    assert env.score(logits, targets) == 0.5
+
+
+def test_maml_takes_both_kinds_of_tasks():
+    config = tiny.SUPERVISED["maml"]
+    assert jm.maml(FAMILY, config).plan.rounds == config.rounds
+    assert jm.maml(FAMILY, config=config).plan.streams == 1
+    assert jm.maml(tiny.family(), tiny.ALGOS["maml"]).plan.streams == 3
+    with pytest.raises(ValueError, match="the tasks are of Navigation; a supervised loop needs those of tasks.FewShot"):
+        jm.reptile(tiny.family())
+
+
+def test_meta_training_learns_to_adapt_to_waves():
+    family = tasks.sinusoid()
+    meta = jm.maml(family, jm.FewShotMAMLConfig(inner_lr=0.02))
+    state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 1000, chunk=1000)
+    test = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(1), 256))
+    report = jm.evaluate(meta.learner, state.params, family.env, test, jax.random.key(2), jm.Plan(rounds=2))
+    before, after, later = (-episodes[0]["mean"] for episodes in report.by_round_and_episode())
+    # what does not adapt cannot do better than the mean wave, which is off by 2.9
+    assert before > 2.5
+    assert after < 2.0
+    assert later < after
+
+
+def test_a_run_on_waves_from_the_command_line(tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = "--algo.num-tasks 4 --algo.hidden 8 --tasks.shots 3 --tasks.queries 2 --updates 2 --eval-tasks 4"
+    assert cli.main(["train", "cavia", "sinusoid", "--out", str(run), *flags.split()]) == 0
+    assert (run / "adaptation.png").is_file() and (run / "learning.png").is_file()
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--num-tasks", "6", "--rounds", "3", "--json"]) == 0
+    assert [len(episodes) for episodes in json.loads(capsys.readouterr().out)["returns"]] == [1] * 4
+    assert cli.main(["render", str(run)]) == 0
+    assert (run / "trial-0.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["train", "rl2", "sinusoid", "--out", str(tmp_path / "other")]) == 2
+    assert "no algorithm for supervised tasks 'rl2'" in capsys.readouterr().err
