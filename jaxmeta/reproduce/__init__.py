@@ -18,6 +18,7 @@ TABLES = {
     "pearl-brax": "jaxmeta.reproduce.pearl_brax",
     "maze": "jaxmeta.reproduce.maze",
     "navigation": "jaxmeta.reproduce.navigation",
+    "sinusoid": "jaxmeta.reproduce.sinusoid",
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
 }
 

@@ -211,6 +211,8 @@ class Table:
     runs: tuple[Run, ...]
     quick: tuple[str, ...] = ()
     """What `--quick` runs where nothing is chosen; by default all."""
+    pictures: Callable[[Mapping[str, Path]], dict[str, Any]] | None = None
+    """Draws further figures, by name, from the folders of trained runs, which go by the runs' names."""
 
     def row_names(self) -> list[str]:
         """Lists the full names of its rows."""

@@ -140,8 +140,22 @@ def perform(call: Call, train: Train) -> tuple[list[dict[str, Any]], int]:
         rows += [_record(call, run, row, measurement) for row in run.rows]
         if not done or index + 1 == len(call.chosen):
             published, *_ = [files.publish(call.table, file, rows) for file in call.tables()]
+    _draw_pictures(call)
     chosen = {row["name"] for row in rows}
     return [row for row in published if row["name"] in chosen], 0
+
+
+def _draw_pictures(call: Call) -> None:
+    """Draws the further figures of a table from all of its runs that are trained, beside each of its files."""
+    if call.table.pictures is None:
+        return
+    from jaxmeta import plot
+
+    trained = {run.name: call.out / run.name for run in call.table.runs if isinstance(run, Trained)}
+    there = {name: folder for name, folder in trained.items() if runs.last_checkpoint(folder) is not None}
+    for name, figure in call.table.pictures(there).items():
+        for file in call.tables():
+            plot.save(figure, file.with_name(f"{file.stem}-{name}.png"))
 
 
 def _move_aside(folders: list[Path]) -> None:

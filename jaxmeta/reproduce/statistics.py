@@ -29,6 +29,11 @@ def episode_return(episode: int, round: int = -1) -> Statistic:
     return functools.partial(_of_episode, field="returns", episode=episode, round=round)
 
 
+def loss(round: int = -1) -> Statistic:
+    """Takes minus the return of a round, by default the last: the squared error where a reward is minus that."""
+    return functools.partial(_loss, round=round)
+
+
 def episode_length(episode: int, round: int = -1) -> Statistic:
     """Takes the number of steps of an episode, counted from 0, of a round, by default the last."""
     return functools.partial(_of_episode, field="lengths", episode=episode, round=round)
@@ -66,6 +71,10 @@ def over_tasks(points: list[Point]) -> Point:
 
 def _of_episode(report: Any, field: str, episode: int, round: int) -> Point:
     return jm.summarize(np.asarray(getattr(report, field))[..., round, :, episode].mean(-1))
+
+
+def _loss(report: Any, round: int) -> Point:
+    return jm.summarize(-np.asarray(report.returns)[..., round, :, :].mean((-2, -1)))
 
 
 def _success(report: Any, episode: int, horizon: int) -> Point:
