@@ -46,12 +46,14 @@ ALGOS = {
 SUPERVISED_ALGOS = {
     "anil": Entry("jaxmeta.algos.few_shot", "anil", "FewShotANILConfig"),
     "cavia": Entry("jaxmeta.algos.few_shot", "cavia", "FewShotCAVIAConfig"),
+    "learned_optimizer": Entry("jaxmeta.algos.learned_optimizer", "learned_optimizer", "LearnedOptimizerConfig"),
     "maml": Entry("jaxmeta.algos.few_shot", "maml", "FewShotMAMLConfig"),
     "meta_sgd": Entry("jaxmeta.algos.few_shot", "meta_sgd", "FewShotMetaSGDConfig"),
     "reptile": Entry("jaxmeta.algos.few_shot", "reptile", "ReptileConfig"),
 }
 
 SUPERVISED_TASKS = {
+    "quadratic": Entry("jaxmeta.tasks.quadratic", "quadratic", "QuadraticConfig"),
     "sinusoid": Entry("jaxmeta.tasks.sinusoid", "sinusoid", "SinusoidConfig"),
 }
 

@@ -61,6 +61,9 @@ VARIANTS = {
 SUPERVISED = {
     "anil": jm.FewShotANILConfig(num_tasks=2, hidden=(8,)),
     "cavia": jm.FewShotCAVIAConfig(num_tasks=2, hidden=(8,), context=2),
+    "learned_optimizer": jm.LearnedOptimizerConfig(
+        num_tasks=2, cell=(4,), rounds=4, outer=outer.UnrolledConfig(segment=2)
+    ),
     "maml": jm.FewShotMAMLConfig(num_tasks=2, hidden=(8,), rounds=2),
     "meta_sgd": jm.FewShotMetaSGDConfig(num_tasks=2, hidden=(8,)),
     "reptile": jm.ReptileConfig(num_tasks=2, hidden=(8,), rounds=3),

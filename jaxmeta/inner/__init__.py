@@ -13,7 +13,8 @@ from jaxmeta.inner.belief import (
     trajectories,
 )
 from jaxmeta.inner.context import ContextFast, context
-from jaxmeta.inner.gradient import GradientFast, GradientParams, descent, gradient
+from jaxmeta.inner.gradient import GradientFast, GradientParams, descent, from_scratch, gradient
+from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import memory
 from jaxmeta.inner.supervised import predictor, support_loss
 from jaxmeta.inner.updaters import Updater, adapt_only, bounded, chain, first_order, fixed, per_parameter, sgd
@@ -28,21 +29,25 @@ __all__ = [
     "Updater",
     "adapt_only",
     "belief",
+    "block_diagonal",
     "bounded",
     "chain",
     "context",
     "descent",
     "first_order",
     "fixed",
+    "from_scratch",
     "gradient",
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",
+    "kronecker",
     "memory",
     "negative_elbo",
     "per_parameter",
     "posteriors",
     "predictor",
+    "recurrent",
     "sgd",
     "support_loss",
     "trajectories",

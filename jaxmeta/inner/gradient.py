@@ -56,7 +56,13 @@ def gradient(
     return descent(policy, loss, updater, anew)
 
 
-def descent(policy: Learner, loss: Loss, updater: Updater, anew: tuple[str, ...] = ()) -> Learner:
+def descent(
+    policy: Learner,
+    loss: Loss,
+    updater: Updater,
+    anew: tuple[str, ...] = (),
+    differentiate: Callable[[Loss], Callable[[Params, Rollout], Params]] = jax.grad,
+) -> Learner:
     """Builds an agent that takes one step down a loss of its experience after every round.
 
     Args:
@@ -66,6 +72,8 @@ def descent(policy: Learner, loss: Loss, updater: Updater, anew: tuple[str, ...]
         wrapped in `first_order`.
       anew: names in the paths of params that every task begins with at zero, whatever they are: those are no params of
         meta-training, but a state of the adaptation.
+      differentiate: takes the gradient of the loss; with `mixed_mode`, for instance, meta-gradients through many steps
+        need less memory.
     """
 
     def init(key: Key) -> GradientParams:
@@ -84,7 +92,7 @@ def descent(policy: Learner, loss: Loss, updater: Updater, anew: tuple[str, ...]
         return policy.act(fast.policy, (), carry, inputs)
 
     def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
-        slope = jax.grad(loss)(fast.policy, experience)
+        slope = differentiate(loss)(fast.policy, experience)
         update, opt_state = updater.tx(params.updater).update(slope, fast.opt_state, fast.policy)
         return GradientFast(policy=optax.apply_updates(fast.policy, update), opt_state=opt_state)
 
@@ -94,3 +102,8 @@ def descent(policy: Learner, loss: Loss, updater: Updater, anew: tuple[str, ...]
 
     parallel_form = unroll_policy if policy.unroll else None
     return Learner(init, start, reset, act, adapt, policy.head, parallel_form, lambda fast: tally(fast.opt_state))
+
+
+def from_scratch(learner: Learner, init: Callable[[Key], Params]) -> Learner:
+    """Lets every task begin with params of its own draw; what an agent of `descent` then learns is its update rule."""
+    return learner._replace(start=lambda params, key: learner.start(params.replace(policy=init(key)), key))

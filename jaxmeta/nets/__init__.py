@@ -1,6 +1,7 @@
 """Networks and their action heads. The only folder that knows flax.linen."""
 
 from jaxmeta.nets.context import Belief, ContextEncoder, no_context, product_encoder, recurrent_encoder
+from jaxmeta.nets.coordinatewise import Coordinatewise, coordinatewise_lstm
 from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import Certain, Gaussian, SquashedGaussian, head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
@@ -13,7 +14,7 @@ from jaxmeta.nets.networks import (
     separate_value,
     with_context,
 )
-from jaxmeta.nets.predictors import Predictor, perceptron
+from jaxmeta.nets.predictors import Predictor, linear, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
 from jaxmeta.nets.soft_actor_critic import ContextParams, SoftActorCritic, soft_actor_critic
@@ -35,6 +36,7 @@ __all__ = [
     "Certain",
     "ContextEncoder",
     "ContextParams",
+    "Coordinatewise",
     "Gaussian",
     "Network",
     "Posterior",
@@ -45,8 +47,10 @@ __all__ = [
     "actor_critic",
     "associative_actor_critic",
     "cell_decoder",
+    "coordinatewise_lstm",
     "encode_input",
     "head_for",
+    "linear",
     "linear_recurrent_actor_critic",
     "no_context",
     "perceptron",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -51,4 +52,12 @@ def perceptron(
     return Predictor(
         init=lambda key: module.init(key, jnp.zeros((1, size))),
         apply=lambda params, inputs: cast(Array, module.apply(params, inputs)),
+    )
+
+
+def linear(size: int, outputs: int, init_scale: float = 0.01) -> Predictor:
+    """Builds a linear function without bias, from params that are normal with deviation `init_scale`."""
+    return Predictor(
+        init=lambda key: {"kernel": init_scale * jax.random.normal(key, (size, outputs))},
+        apply=lambda params, inputs: inputs @ params["kernel"],
     )

@@ -4,8 +4,9 @@ from jaxmeta.outer.loss import meta_loss, trial_loss
 from jaxmeta.outer.off_policy import OffPolicyConfig, off_policy
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_gradient
-from jaxmeta.outer.supervised import ReptileConfig, SupervisedConfig, query_loss, reptile, supervised
+from jaxmeta.outer.supervised import ReptileConfig, SupervisedConfig, adapted, query_loss, reptile, supervised
 from jaxmeta.outer.trust_region import TrustRegionConfig, trust_region
+from jaxmeta.outer.unrolled import UnrolledConfig, unrolled
 from jaxmeta.outer.variational import VariationalConfig, variational
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "ReptileConfig",
     "SupervisedConfig",
     "TrustRegionConfig",
+    "UnrolledConfig",
     "VariationalConfig",
+    "adapted",
     "meta_loss",
     "off_policy",
     "on_policy",
@@ -24,5 +27,6 @@ __all__ = [
     "supervised",
     "trial_loss",
     "trust_region",
+    "unrolled",
     "variational",
 ]

@@ -85,14 +85,19 @@ def supervised(
     def direction(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Params, Metrics]:
         return jax.grad(mean_loss, has_aux=True)(params, tasks, keys)
 
-    return _off_data(learner, family, plan, num_tasks, direction, config.tx(), config.anneal_over, num_devices)
+    tx = config.tx()
+    improve = _descend(family, direction, tx, config.anneal_over)
+    return off_data(learner, plan, num_tasks, tx.init, improve, num_devices)
 
 
-def query_loss(learner: Learner, env: Any, rounds: int) -> Callable[[Params, FewShotTask, Key], tuple[Array, Metrics]]:
+def query_loss(
+    learner: Learner, env: Any, rounds: int, truncation: int | None = None
+) -> Callable[[Params, FewShotTask, Key], tuple[Array, Metrics]]:
     """Builds the outer loss of one supervised task: that of the query after `rounds` steps on the support.
 
     Args:
       env: a `tasks.FewShot`.
+      truncation: see `adapted`.
 
     Returns:
       A pure function (params, task, key) -> (scalar, metrics).
@@ -100,10 +105,10 @@ def query_loss(learner: Learner, env: Any, rounds: int) -> Callable[[Params, Few
 
     def loss(params: Params, task: FewShotTask, key: Key) -> tuple[Array, Metrics]:
         experience = env.experience(task)
-        fast = adapted(learner, params, lambda index: experience, key, rounds)
-        prediction = _answer(learner, env, params, fast, experience)
+        fast = adapted(learner, params, lambda index: experience, key, rounds, truncation)
+        prediction = answer(learner, env, params, fast, experience)
         after = env.loss(prediction, task.query.targets)
-        return after, {"loss": after} | _scores(learner, env, params, experience, task, prediction)
+        return after, {"loss": after} | scores(learner, env, params, experience, task, prediction, key)
 
     return loss
 
@@ -139,86 +144,130 @@ def reptile(
 
         fast = adapted(learner, params, batch, key, plan.rounds)
         experience = env.experience(task)
-        prediction = _answer(learner, env, params, fast, experience)
+        prediction = answer(learner, env, params, fast, experience)
         back = jax.tree.map(jnp.subtract, params.policy, fast.policy)
         metrics = {"loss": env.loss(prediction, task.query.targets)}
-        return params.replace(policy=back), metrics | _scores(learner, env, params, experience, task, prediction)
+        return params.replace(policy=back), metrics | scores(learner, env, params, experience, task, prediction, key)
 
     def direction(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Params, Metrics]:
         each = jax.vmap(displacement, (None, 0, 0))(params, tasks, keys)
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
-    return _off_data(
-        learner, family, plan, num_tasks, direction, optax.sgd(config.step_size), config.anneal_over, num_devices
-    )
+    tx = optax.sgd(config.step_size)
+    improve = _descend(family, direction, tx, config.anneal_over)
+    return off_data(learner, plan, num_tasks, tx.init, improve, num_devices)
 
 
-def adapted(learner: Learner, params: Params, experience: Callable[[Array], Rollout], key: Key, rounds: int) -> Fast:
-    """Adapts, differentiably, to `experience(index)`, with the index of every round."""
-    fast = learner.start(params, key)
-    if rounds == 1:
-        return learner.adapt(params, fast, experience(jnp.zeros((), jnp.int32)), key)
+def adapted(
+    learner: Learner,
+    params: Params,
+    experience: Callable[[Array], Rollout],
+    key: Key,
+    rounds: int,
+    truncation: int | None = None,
+) -> Fast:
+    """Adapts, differentiably, to `experience(index)`, with the index of every round.
+
+    Args:
+      truncation: rounds at the end that meta-gradients go through; those before count as a constant displacement of
+        where the task starts from. All by default.
+    """
 
     def adapt(fast, index):
         return learner.adapt(params, fast, experience(index), jax.random.fold_in(key, index)), None
 
-    return jax.lax.scan(adapt, fast, jnp.arange(rounds))[0]
+    begin = 0 if truncation is None else max(rounds - truncation, 0)
+    fast = learner.start(params, key)
+    if begin:
+        moved = adapted(learner, jax.lax.stop_gradient(params), experience, key, begin)
+        fast = jax.tree.map(_displaced, fast, moved)
+    if rounds - begin == 1:
+        return adapt(fast, jnp.int32(begin))[0]  # a loop of one turn costs more than the turn
+    return jax.lax.scan(adapt, fast, jnp.arange(begin, rounds))[0]
 
 
-def _answer(learner: Learner, env: Any, params: Params, fast: Fast, experience: Rollout) -> Array:
+def _displaced(start: Array, moved: Array) -> Array:
+    """Returns `moved`, with the derivative of `start`."""
+    if not jnp.issubdtype(start.dtype, jnp.inexact):
+        return moved
+    return start + jax.lax.stop_gradient(moved - start)
+
+
+def answer(learner: Learner, env: Any, params: Params, fast: Fast, experience: Rollout) -> Array:
     """Returns the predictions for the query, [Q, outputs]."""
     carry = learner.reset(params, fast, jax.random.key(0))
     inputs = jax.tree.map(lambda leaf: leaf[0, 0], experience.inputs)
     return learner.act(params, fast, carry, inputs)[1].dist.reshape(-1, env.outputs)
 
 
-def _scores(learner: Learner, env: Any, params: Params, experience: Rollout, task: FewShotTask, after: Array):
-    """Returns what the query pays before and after the adaptation, as metrics."""
+def scores(
+    learner: Learner, env: Any, params: Params, experience: Rollout, task: FewShotTask, after: Array, key: Key
+) -> Metrics:
+    """Returns what the query pays before and after the adaptation, as metrics; `key` is that of `learner.start`."""
     params = jax.lax.stop_gradient(params)
-    before = _answer(learner, env, params, learner.start(params, jax.random.key(0)), experience)
+    before = answer(learner, env, params, learner.start(params, key), experience)
     first, last = (env.score(prediction, task.query.targets) for prediction in (before, after))
     return {"return/first": first, "return/last": last}
 
 
-def _off_data(
+def off_data(
     learner: Learner,
-    family: TaskFamily,
     plan: Plan,
     num_tasks: int,
-    direction: Callable[[Params, FewShotTask, Key], tuple[Params, Metrics]],
-    tx: optax.GradientTransformation,
-    anneal_over: int | None,
-    num_devices: int | None,
+    init_opt: Callable[[Params], Any],
+    improve: Callable[[Params, Any, Any, Array], tuple[Params, Any, Metrics]],
+    num_devices: int | None = None,
 ) -> MetaLearner:
-    """Builds an outer loop that goes down a direction which tasks tell on average, a tree like the params."""
+    """Builds a meta-learner that draws tasks for every update and collects nothing.
+
+    Args:
+      init_opt: makes the optimiser state from params.
+      improve: (params, opt_state, keys, step) -> (params, opt_state, metrics). It sees the keys of one device's tasks,
+        a pair of [n]: to draw them, and for all else; it must reduce over devices with `parallel.task_mean`.
+      num_devices: devices to use; by default as many as divide `num_tasks`.
+    """
     if num_tasks < 1:
         raise ValueError(f"num_tasks is {num_tasks}; an update needs at least 1 task")
     num_devices = num_devices or parallel.num_devices_for(num_tasks)
 
-    def local_update(shared, keys):
-        params, opt_state, step = shared
+    def init(key: Key) -> TrainState:
+        params_key, key = jax.random.split(key)
+        params = learner.init(params_key)
+        return TrainState(params=params, opt_state=init_opt(params), key=key, step=jnp.zeros((), jnp.int32))
 
-        def some(keys):
-            keys = jax.vmap(jax.random.split)(keys)
-            return direction(params, jax.vmap(family.sample)(keys[:, 0]), keys[:, 1])
+    def local_update(shared, per_task):
+        params, opt_state, step = shared
+        return improve(params, opt_state, per_task, step)
+
+    def update(state: TrainState) -> tuple[TrainState, Metrics]:
+        # one split for all: on a CPU it takes as long as a layer of the network, however many keys it makes
+        keys = jax.random.split(state.key, 2 * num_tasks + 1)
+        params, opt_state, metrics = parallel.over_tasks(local_update, num_tasks, num_devices)(
+            (state.params, state.opt_state, state.step), (keys[:num_tasks], keys[num_tasks:-1])
+        )
+        metrics["env_steps"] = jnp.float32(num_tasks * (plan.rounds + 1))
+        return TrainState(params=params, opt_state=opt_state, key=keys[-1], step=state.step + 1), metrics
+
+    return MetaLearner(learner, plan, init, update, num_devices, collects=(num_tasks, plan))
+
+
+def _descend(
+    family: TaskFamily,
+    direction: Callable[[Params, FewShotTask, Key], tuple[Params, Metrics]],
+    tx: optax.GradientTransformation,
+    anneal_over: int | None,
+) -> Callable[[Params, Any, Any, Array], tuple[Params, Any, Metrics]]:
+    """Builds the improvement that goes down a direction which tasks tell on average, a tree like the params."""
+
+    def improve(params: Params, opt_state: Any, per_task: Any, step: Array) -> tuple[Params, Any, Metrics]:
+        def some(per_task):
+            task_keys, keys = per_task
+            return direction(params, jax.vmap(family.sample)(task_keys), keys)
 
         chunk = None if parallel.cache_chunk(1) is None else ROWS
-        gradient, metrics = parallel.task_mean(parallel.mean_over_chunks(some, keys, chunk))
+        gradient, metrics = parallel.task_mean(parallel.mean_over_chunks(some, per_task, chunk))
         change, opt_state = tx.update(gradient, opt_state, params)
         change = jax.tree.map(lambda leaf: leaf * remaining_share(step, anneal_over), change)
         return optax.apply_updates(params, change), opt_state, metrics | {"grad_norm": optax.global_norm(gradient)}
 
-    def init(key: Key) -> TrainState:
-        params_key, key = jax.random.split(key)
-        params = learner.init(params_key)
-        return TrainState(params=params, opt_state=tx.init(params), key=key, step=jnp.zeros((), jnp.int32))
-
-    def update(state: TrainState) -> tuple[TrainState, Metrics]:
-        key, tasks_key = jax.random.split(state.key)
-        params, opt_state, metrics = parallel.over_tasks(local_update, num_tasks, num_devices)(
-            (state.params, state.opt_state, state.step), jax.random.split(tasks_key, num_tasks)
-        )
-        metrics["env_steps"] = jnp.float32(num_tasks * (plan.rounds + 1))
-        return TrainState(params=params, opt_state=opt_state, key=key, step=state.step + 1), metrics
-
-    return MetaLearner(learner, plan, init, update, num_devices, collects=(num_tasks, plan))
+    return improve

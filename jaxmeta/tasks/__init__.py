@@ -28,6 +28,7 @@ from jaxmeta.tasks.point import (
     point_robot,
     sparse_point_robot,
 )
+from jaxmeta.tasks.quadratic import QuadraticConfig, quadratic
 from jaxmeta.tasks.sinusoid import Sinusoid, SinusoidConfig, sinusoid
 from jaxmeta.tasks.tabular import Tabular, TabularConfig, TabularTask, tabular
 
@@ -70,6 +71,7 @@ __all__ = [
     "PointRobot",
     "PointRobotConfig",
     "PointTask",
+    "QuadraticConfig",
     "Sinusoid",
     "SinusoidConfig",
     "SparsePointRobot",
@@ -88,6 +90,7 @@ __all__ = [
     "maze",
     "navigation",
     "point_robot",
+    "quadratic",
     "reveal",
     "sinusoid",
     "sparse_point_robot",

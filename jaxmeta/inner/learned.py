@@ -1,0 +1,89 @@
+"""Learned update rules beyond step sizes: preconditioned layers, and a recurrent network for every coordinate.
+
+All begin as plain gradient descent, so that MAML with one of them begins as MAML.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmeta.inner.updaters import Updater
+from jaxmeta.nets import Coordinatewise
+from jaxmeta.types import Array, Key, Params
+
+
+def kronecker(learning_rate: float) -> Updater:
+    """Builds gradient descent with a learned preconditioner A ⊗ B for every layer (Meta-Curvature, arXiv:1902.03356).
+
+    The gradient G of a kernel, [inputs, outputs], becomes A G B; that of a bias, B g. ψ is a tree like the params, of
+    pairs (A, B).
+    """
+
+    def init(key: Key, params: Params) -> Params:
+        return jax.tree.map(lambda leaf: (jnp.eye(_rows(leaf)), jnp.eye(leaf.shape[-1])), params)
+
+    def descend(psi: Params) -> optax.GradientTransformation:
+        def one(leaf: Array, sides: tuple[Array, Array]) -> Array:
+            left, right = sides
+            return -learning_rate * (left @ leaf.reshape(_rows(leaf), -1) @ right).reshape(leaf.shape)
+
+        return optax.stateless(lambda gradient, params: jax.tree.map(one, gradient, psi))
+
+    return Updater(init, descend)
+
+
+def block_diagonal(learning_rate: float, size: int = 16) -> Updater:
+    """Builds gradient descent with a learned block-diagonal preconditioner for every layer.
+
+    ψ is a tree like the params, of blocks [number, size, size]; a block mixes `size` neighbouring coordinates.
+    """
+
+    def init(key: Key, params: Params) -> Params:
+        return jax.tree.map(lambda leaf: jnp.tile(jnp.eye(size), (-(-leaf.size // size), 1, 1)), params)
+
+    def descend(psi: Params) -> optax.GradientTransformation:
+        def one(leaf: Array, blocks: Array) -> Array:
+            padded = jnp.pad(leaf.ravel(), (0, len(blocks) * size - leaf.size)).reshape(-1, size)
+            mixed = jnp.einsum("bij,bj->bi", blocks, padded).ravel()
+            return -learning_rate * mixed[: leaf.size].reshape(leaf.shape)
+
+        return optax.stateless(lambda gradient, params: jax.tree.map(one, gradient, psi))
+
+    return Updater(init, descend)
+
+
+def recurrent(network: Coordinatewise, learning_rate: float, scale: float = 0.1) -> Updater:
+    """Builds a rule θ', h' = f_ψ(θ, ∇L, h): gradient descent, and what a recurrent network adds to its step.
+
+    The same network sees the gradient of every coordinate, with a state of its own, which lives as long as the
+    adaptation to a task.
+
+    Args:
+      scale: of what the network adds.
+    """
+
+    def tx(psi: Params) -> optax.GradientTransformation:
+        def init(params: Params) -> Any:
+            return jax.tree.map(lambda leaf: network.initial_state(leaf.size), params)
+
+        def update(gradient: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+            leaves, structure = jax.tree.flatten(gradient)
+            after, steps = [], []
+            for leaf, one in zip(leaves, structure.flatten_up_to(state), strict=True):
+                one, added = network.apply(psi, one, leaf.ravel())
+                after.append(one)
+                steps.append(-learning_rate * leaf + scale * added.reshape(leaf.shape))
+            return structure.unflatten(steps), structure.unflatten(after)
+
+        return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+    return Updater(init=lambda key, params: network.init(key), tx=tx)
+
+
+def _rows(leaf: Array) -> int:
+    """Returns how many rows the kernel of a layer has as a matrix; a bias is a single one."""
+    return leaf.size // leaf.shape[-1]

@@ -1,0 +1,60 @@
+"""Networks that see a gradient coordinate by coordinate, with the same weights for each: learned update rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmeta.types import Array, Carry, Key, Params
+
+LOG_RANGE = 10.0
+"""p of `encode_gradient`: it tells sizes of gradients from exp(-p) to 1 and beyond."""
+
+
+class Coordinatewise(NamedTuple):
+    """A recurrent function of scalars, as pure functions on [n] of them."""
+
+    init: Callable[[Key], Params]
+    initial_state: Callable[[int], Carry]
+    """The state of n coordinates."""
+    apply: Callable[[Params, Carry, Array], tuple[Carry, Array]]
+    """(params, state, gradient [n]) -> (state, output [n])."""
+
+
+class _Recurrent(nn.Module):
+    hidden: Sequence[int]
+
+    @nn.compact
+    def __call__(self, state: Sequence[Any], x: Array) -> tuple[list[Any], Array]:
+        after = []
+        for size, one in zip(self.hidden, state, strict=True):
+            one, x = nn.OptimizedLSTMCell(size)(one, x)
+            after.append(one)
+        # zero at first: whatever it adds to begins as it would be without
+        return after, nn.Dense(1, kernel_init=nn.initializers.zeros)(x)[:, 0]
+
+
+def coordinatewise_lstm(hidden: Sequence[int] = (20, 20)) -> Coordinatewise:
+    """Builds the optimiser network of Andrychowicz et al. (2016, arXiv:1606.04474), whose output is zero at first."""
+    module = _Recurrent(tuple(hidden))
+
+    def initial_state(size: int) -> Carry:
+        return [(jnp.zeros((size, width)), jnp.zeros((size, width))) for width in hidden]
+
+    return Coordinatewise(
+        init=lambda key: module.init(key, initial_state(1), jnp.zeros((1, 2))),
+        initial_state=initial_state,
+        apply=lambda params, state, gradient: cast(Any, module.apply(params, state, encode_gradient(gradient))),
+    )
+
+
+def encode_gradient(gradient: Array) -> Array:
+    """Tells the size and the sign of gradients [n] of any scale, as [n, 2]; its derivative is finite everywhere."""
+    size = jnp.abs(gradient)
+    large = size >= jnp.exp(-LOG_RANGE)
+    logarithm = jnp.log(jnp.where(large, size, 1.0)) / LOG_RANGE
+    first = jnp.where(large, logarithm, -1.0)
+    return jnp.stack([first, jnp.where(large, jnp.sign(gradient), jnp.exp(LOG_RANGE) * gradient)], axis=-1)

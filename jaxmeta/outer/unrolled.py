@@ -1,0 +1,103 @@
+"""Training of an update rule: how low it brings functions, all along the way, by truncated backpropagation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmeta import checks
+from jaxmeta.core import parallel
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.outer.policy_gradient import remaining_share
+from jaxmeta.outer.supervised import answer, off_data, scores
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.tasks.few_shot import FewShotTask
+from jaxmeta.types import Array, Fast, Key, Metrics, Params, Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class UnrolledConfig:
+    """Adam on the mean loss over segments of the way."""
+
+    segment: int = 20
+    """Steps that a derivative goes through; a meta-update takes one step of Adam for each segment."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    max_grad_norm: float = 1.0
+    """Meta-gradients longer than this are scaled down to it."""
+    anneal_over: int | None = None
+    """Meta-updates over which the step size falls linearly to zero; None keeps it."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.positive(self, "learning_rate", "max_grad_norm")
+        checks.at_least_one(self, "segment", "anneal_over")
+
+
+def unrolled(
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    num_tasks: int,
+    config: UnrolledConfig = UnrolledConfig(),
+    num_devices: int | None = None,
+) -> MetaLearner:
+    """Builds an outer loop that lowers the loss of the support after every step, summed over the way.
+
+    At the borders of segments the derivative is cut; the params and the state of the update rule go on.
+
+    Args:
+      family: its environment is a `tasks.FewShot`.
+      plan: its rounds are the steps of the inner loop; segments divide them.
+      num_devices: devices to use; by default as many as divide `num_tasks`.
+    """
+    if plan.rounds % config.segment:
+        raise ValueError(f"segment is {config.segment}; it must divide the rounds, which are {plan.rounds}")
+    env: Any = family.env
+    tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate))
+
+    def way(params: Params, fast: Fast, task: FewShotTask, key: Key) -> tuple[Array, Fast]:
+        experience = env.experience(task.replace(query=task.support))
+
+        def step(fast, key):
+            fast = learner.adapt(params, fast, experience, key)
+            return fast, env.loss(answer(learner, env, params, fast, experience), task.support.targets)
+
+        fast, losses = jax.lax.scan(step, fast, jax.random.split(key, config.segment))
+        return jnp.mean(losses), fast
+
+    def mean_way(params: Params, fast: Fast, tasks: FewShotTask, keys: Key) -> tuple[Array, Fast]:
+        losses, fast = jax.vmap(way, (None, 0, 0, 0))(params, fast, tasks, keys)
+        return jnp.mean(losses), fast
+
+    slope = jax.value_and_grad(mean_way, has_aux=True)
+
+    def improve(params: Params, opt_state: Any, per_task: Any, step: Array) -> tuple[Params, Any, Metrics]:
+        task_keys, keys = per_task
+        tasks = jax.vmap(family.sample)(task_keys)
+
+        def descend(state, index):
+            params, opt_state, fast = state
+            keys_now = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+            (loss, fast), gradient = slope(params, fast, tasks, keys_now)
+            loss, gradient = parallel.task_mean((loss, gradient))
+            change, opt_state = tx.update(gradient, opt_state, params)
+            change = jax.tree.map(lambda leaf: leaf * remaining_share(step, config.anneal_over), change)
+            metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}
+            return (optax.apply_updates(params, change), opt_state, fast), metrics
+
+        def end(fast: Fast, task: FewShotTask, key: Key) -> Metrics:
+            experience = env.experience(task)
+            return scores(learner, env, params, experience, task, answer(learner, env, params, fast, experience), key)
+
+        fast = jax.vmap(learner.start, (None, 0))(params, keys)
+        segments = jnp.arange(1, plan.rounds // config.segment + 1)
+        (params, opt_state, fast), metrics = jax.lax.scan(descend, (params, opt_state, fast), segments)
+        measured = jax.tree.map(jnp.mean, jax.vmap(end)(fast, tasks, keys))
+        return params, opt_state, jax.tree.map(jnp.mean, metrics) | parallel.task_mean(measured)
+
+    return off_data(learner, plan, num_tasks, tx.init, improve, num_devices)
