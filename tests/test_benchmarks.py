@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import sequence, throughput
+from benchmarks import inner_steps, sequence, throughput
 from benchmarks.turns import take_turns
 
 CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
@@ -70,6 +70,20 @@ def test_gradients_over_long_trials(tmp_path, capsys):
     for growth in record["memory"].values():
         assert growth["lengths"] == [1, 2, 4] and len(growth["temp_bytes"]) == 3
         assert growth["exponent"] == sequence.growth_exponent(growth["temp_bytes"])
+
+
+def test_inner_steps(tmp_path, capsys):
+    path = tmp_path / "steps.json"
+    small = "--steps 2 --widths 4 --examples 3 --repeats 2 --truncation 1"
+    inner_steps.main([*small.split(), "--json", "--out", str(path)])
+    record = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out) == record
+    (row,) = record["table"]
+    assert (row["width"], row["steps"]) == (4, 2)
+    ways = {name: one for name, one in row.items() if isinstance(one, dict)}
+    assert ways.keys() == {"plain", "rematerialised", "mixed", "truncated", "implicit"}
+    assert all(one["temp_bytes"] > 0 and len(one["repeats_s"]) == 2 for one in ways.values())
+    assert ways["mixed"]["gradient_error"] < 1e-5 < ways["truncated"]["gradient_error"]
 
 
 def test_without_json_a_person_reads_it(capsys, monkeypatch):

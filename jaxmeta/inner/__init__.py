@@ -13,6 +13,7 @@ from jaxmeta.inner.belief import (
     trajectories,
 )
 from jaxmeta.inner.context import ContextFast, context
+from jaxmeta.inner.derivatives import held_back, implicit, mixed_mode, rematerialised
 from jaxmeta.inner.gradient import GradientFast, GradientParams, descent, from_scratch, gradient
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import memory
@@ -38,16 +39,20 @@ __all__ = [
     "fixed",
     "from_scratch",
     "gradient",
+    "held_back",
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",
+    "implicit",
     "kronecker",
     "memory",
+    "mixed_mode",
     "negative_elbo",
     "per_parameter",
     "posteriors",
     "predictor",
     "recurrent",
+    "rematerialised",
     "sgd",
     "support_loss",
     "trajectories",
