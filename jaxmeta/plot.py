@@ -113,6 +113,8 @@ def adaptation_curves(curves: dict[str, dict[str, Any]], title: str):
         axes.plot(curve["mean"], "o-", color=color, label=name, linewidth=2, markersize=3)
         axes.fill_between(np.arange(len(low)), low, high, color=color, alpha=0.2, linewidth=0)
     axes.set_yscale("log")
+    # what was meta-trained for few steps may diverge in more: the others shall stay readable
+    axes.set_ylim(top=4 * max(curve["mean"][0] for curve in curves.values()))
     axes.set_xlabel("gradient steps on the support")
     axes.set_ylabel("squared error")
     axes.legend(frameon=False)

@@ -20,7 +20,7 @@ from jaxmeta.types import Array, Examples
 STEPS = (0, 1, 5, 10)
 """Of the inner loop, at which a prediction is drawn."""
 NUM_INPUTS = 200
-MAX_STEPS = 32
+MAX_STEPS = 10
 NUM_TASKS = 1000
 
 
