@@ -19,6 +19,7 @@ TABLES = {
     "maze": "jaxmeta.reproduce.maze",
     "navigation": "jaxmeta.reproduce.navigation",
     "sinusoid": "jaxmeta.reproduce.sinusoid",
+    "learned-optimizer": "jaxmeta.reproduce.learned_optimizer",
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
 }
 

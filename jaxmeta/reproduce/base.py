@@ -48,8 +48,9 @@ class Required:
     """What must lie between the bounds: the mean, or the whole interval."""
     up_to_optimum: bool = False
     """Whether the mean must not exceed the optimum by more than 3 standard errors: above it something is wrong."""
-    no_more_than: str | None = None
-    """Full name of another row of the table whose mean is a bound too; without that row nothing is required."""
+    no_more_than: str | tuple[str, ...] = ()
+    """Full name of another row of the table whose mean is a bound too, or of several; unless all of them are there
+    nothing is required."""
     halfway: tuple[str, str] | None = None
     """Full names of two rows whose average is a lower bound: the mean must be nearer to the better one."""
     platform: str | None = None
@@ -62,10 +63,11 @@ class Required:
           there: the rows of the table by their full names.
         """
 
-        def ours(names: tuple[str | None, ...]) -> list[float | None]:
-            return [there.get(name, {}).get("ours") for name in names if name is not None]
+        def ours(names: tuple[str, ...]) -> list[float | None]:
+            return [there.get(name, {}).get("ours") for name in names]
 
-        above, between = ours((self.no_more_than,)), ours(self.halfway or ())
+        others = (self.no_more_than,) if isinstance(self.no_more_than, str) else self.no_more_than
+        above, between = ours(others), ours(self.halfway or ())
         if None in (*above, *between) or self.platform not in (None, row["platform"]):
             return NOTHING_REQUIRED
         least = self.least if self.halfway is None else sum(cast(list[float], between)) / 2
@@ -195,7 +197,8 @@ class Reference(Run):
 
     def config(self, tasks: str = "") -> runs.RunConfig:
         """Returns the tasks, as the configuration of a run; its algorithm means nothing."""
-        command = ["rl2", self.tasks, "--out", "run", *shlex.split(self.flags), *shlex.split(tasks)]
+        algo = next(iter(registry.SUPERVISED_ALGOS)) if self.tasks in registry.SUPERVISED_TASKS else "rl2"
+        command = [algo, self.tasks, "--out", "run", *shlex.split(self.flags), *shlex.split(tasks)]
         return flags.train_config(command)[1]
 
 
