@@ -46,6 +46,7 @@ ALGOS = {
 SUPERVISED_ALGOS = {
     "anil": Entry("jaxmeta.algos.few_shot", "anil", "FewShotANILConfig"),
     "cavia": Entry("jaxmeta.algos.few_shot", "cavia", "FewShotCAVIAConfig"),
+    "imaml": Entry("jaxmeta.algos.few_shot", "imaml", "FewShotIMAMLConfig"),
     "learned_optimizer": Entry("jaxmeta.algos.learned_optimizer", "learned_optimizer", "LearnedOptimizerConfig"),
     "maml": Entry("jaxmeta.algos.few_shot", "maml", "FewShotMAMLConfig"),
     "meta_sgd": Entry("jaxmeta.algos.few_shot", "meta_sgd", "FewShotMetaSGDConfig"),
@@ -53,6 +54,7 @@ SUPERVISED_ALGOS = {
 }
 
 SUPERVISED_TASKS = {
+    "glyphs": Entry("jaxmeta.tasks.glyphs", "glyphs", "GlyphsConfig"),
     "quadratic": Entry("jaxmeta.tasks.quadratic", "quadratic", "QuadraticConfig"),
     "sinusoid": Entry("jaxmeta.tasks.sinusoid", "sinusoid", "SinusoidConfig"),
 }

@@ -22,7 +22,7 @@ def test_every_algorithm_for_supervised_tasks_has_a_tiny_form():
 
 
 # they differ from MAML in the update rule alone, which the test of the learner sees
-SAME_LOOP = {"anil", "cavia", "meta_sgd"}
+SAME_LOOP = {"anil", "cavia", "imaml", "meta_sgd"}
 
 
 @pytest.mark.parametrize("name", registry.SUPERVISED_ALGOS)

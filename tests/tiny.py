@@ -61,6 +61,7 @@ VARIANTS = {
 SUPERVISED = {
     "anil": jm.FewShotANILConfig(num_tasks=2, hidden=(8,)),
     "cavia": jm.FewShotCAVIAConfig(num_tasks=2, hidden=(8,), context=2),
+    "imaml": jm.FewShotIMAMLConfig(num_tasks=2, hidden=(8,), steps=3, inner_lr=0.1),
     "learned_optimizer": jm.LearnedOptimizerConfig(
         num_tasks=2, cell=(4,), rounds=4, outer=outer.UnrolledConfig(segment=2)
     ),

@@ -10,6 +10,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
+
 from jaxmeta import checks, inner, nets, outer
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -31,9 +33,12 @@ class FewShotConfig:
     """Widths of the hidden layers."""
     activation: Literal["tanh", "relu", "swish"] = "relu"
     """Nonlinearity."""
+    backward: Literal["plain", "rematerialised", "mixed"] = "plain"
+    """How meta-gradients go through the steps; the last two need less memory where there are many."""
 
     def __post_init__(self):
         checks.finite(self)
+        checks.choice(self, "backward", "plain", "rematerialised", "mixed")
         checks.not_negative(self, "inner_lr", "rounds")
         checks.at_least_one(self, "num_tasks")
         checks.widths(self, "hidden")
@@ -42,10 +47,16 @@ class FewShotConfig:
         self, family: TaskFamily, updater: inner.Updater, context: int = 0, anew: tuple[str, ...] = ()
     ) -> Learner:
         """Builds the perceptron that adapts to the support by an update rule; `anew` is that of `inner.descent`."""
+        policy, loss = self.policy(family, context)
+        differentiate = inner.mixed_mode if self.backward == "mixed" else jax.grad
+        learner = inner.descent(policy, loss, updater, anew, differentiate)
+        return inner.rematerialised(learner) if self.backward == "rematerialised" else learner
+
+    def policy(self, family: TaskFamily, context: int = 0) -> tuple[Learner, inner.Loss]:
+        """Builds the perceptron, and what it loses on a support."""
         env = few_shot_env(family)
         network = nets.perceptron(env.size, env.outputs, self.hidden, self.activation, context)
-        loss = inner.support_loss(network, env.split, env.loss)
-        return inner.descent(inner.predictor(network, env.split), loss, updater, anew)
+        return inner.predictor(network, env.split), inner.support_loss(network, env.split, env.loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +67,25 @@ class FewShotMAMLConfig(FewShotConfig):
     """Whether meta-gradients ignore how the adaptation depends on the params (FOMAML)."""
     outer: outer.SupervisedConfig = outer.SupervisedConfig()
     """The outer loop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotIMAMLConfig(FewShotConfig):
+    """Implicit MAML on supervised tasks (Rajeswaran et al., 2019, arXiv:1909.04630)."""
+
+    steps: int = 16
+    """Gradient steps in a round, which meta-gradients do not go through."""
+    strength: float = 2.0
+    """λ: how strongly adapted params are held back to where they start."""
+    cg_iterations: int = 5
+    """Steps of conjugate gradient in a meta-gradient."""
+    outer: outer.SupervisedConfig = outer.SupervisedConfig()
+    """The outer loop."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.positive(self, "strength")
+        checks.at_least_one(self, "steps", "cg_iterations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +154,13 @@ def maml(family: TaskFamily, config: FewShotMAMLConfig = FewShotMAMLConfig()) ->
 def meta_sgd(family: TaskFamily, config: FewShotMetaSGDConfig = FewShotMetaSGDConfig()) -> MetaLearner:
     """Builds Meta-SGD: MAML whose step sizes are learned, one for every parameter."""
     return _on_query(family, config, inner.per_parameter(config.inner_lr))
+
+
+def imaml(family: TaskFamily, config: FewShotIMAMLConfig = FewShotIMAMLConfig()) -> MetaLearner:
+    """Builds implicit MAML: descend close to a minimum near θ, and differentiate what a minimum must fulfil."""
+    rule = inner.sgd(config.inner_lr)
+    learner = inner.implicit(*config.policy(family), rule, config.steps, config.strength, config.cg_iterations)
+    return outer.supervised(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 
 
 def anil(family: TaskFamily, config: FewShotANILConfig = FewShotANILConfig()) -> MetaLearner:

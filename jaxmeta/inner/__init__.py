@@ -14,7 +14,7 @@ from jaxmeta.inner.belief import (
 )
 from jaxmeta.inner.context import ContextFast, context
 from jaxmeta.inner.derivatives import held_back, implicit, mixed_mode, rematerialised
-from jaxmeta.inner.gradient import GradientFast, GradientParams, descent, from_scratch, gradient
+from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import memory
 from jaxmeta.inner.supervised import predictor, support_loss
@@ -37,6 +37,7 @@ __all__ = [
     "ContextFast",
     "GradientFast",
     "GradientParams",
+    "Loss",
     "ModelParams",
     "Updater",
     "adam",

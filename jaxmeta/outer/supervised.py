@@ -35,11 +35,13 @@ class SupervisedConfig:
     """Meta-gradients longer than this are scaled down to it; None does not."""
     anneal_over: int | None = None
     """Meta-updates over which the step size falls linearly to zero; None keeps it."""
+    truncation: int | None = None
+    """Rounds at the end that meta-gradients go through; None takes all."""
 
     def __post_init__(self):
         checks.finite(self)
         checks.positive(self, "learning_rate", "max_grad_norm")
-        checks.at_least_one(self, "anneal_over")
+        checks.at_least_one(self, "anneal_over", "truncation")
 
     def tx(self) -> optax.GradientTransformation:
         """Returns the optimiser, but for the annealing."""
@@ -77,7 +79,7 @@ def supervised(
       plan: its rounds are the steps of the inner loop.
       num_devices: devices to use; by default as many as divide `num_tasks`.
     """
-    loss = query_loss(learner, family.env, plan.rounds)
+    loss = query_loss(learner, family.env, plan.rounds, config.truncation)
 
     def mean_loss(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Array, Metrics]:
         return jax.tree.map(jnp.mean, jax.vmap(loss, (None, 0, 0))(params, tasks, keys))

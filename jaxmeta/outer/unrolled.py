@@ -26,8 +26,8 @@ class UnrolledConfig:
     segment: int = 20
     """Steps that a derivative goes through; a meta-update takes one step of Adam for each segment."""
     log_floor: float | None = None
-    """If given, log(loss + log_floor) is what is lowered: the end of the way then counts like its begin, where losses are
-    much higher."""
+    """If given, log(loss + log_floor) is what is lowered: the end of the way then counts like its begin, where losses
+    are much higher."""
     learning_rate: float = 1e-3
     """Adam's step size."""
     max_grad_norm: float = 1.0

@@ -25,7 +25,8 @@ RECIPES = {
     "quadratic": (500, FLAGS),
     "network": (
         500,
-        f"{FLAGS} --algo.hidden 20 --algo.inner-lr 0.03 --algo.num-tasks 16 --algo.scale 0.3 --algo.outer.log-floor 1e-4",
+        f"{FLAGS} --algo.hidden 20 --algo.inner-lr 0.03 --algo.num-tasks 16 --algo.scale 0.3"
+        " --algo.outer.log-floor 1e-4",
     ),
 }
 QUICK = "--algo.rounds 20 --algo.num-tasks 4"

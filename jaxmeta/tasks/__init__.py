@@ -17,6 +17,7 @@ from jaxmeta.tasks.bandit import (
 )
 from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal
 from jaxmeta.tasks.few_shot import FewShot, FewShotTask
+from jaxmeta.tasks.glyphs import GlyphsConfig, glyphs
 from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
 from jaxmeta.tasks.maze import Maze, MazeConfig, MazeState, MazeTask, maze
 from jaxmeta.tasks.navigation import Navigation, NavigationConfig, PointTask, navigation
@@ -59,6 +60,7 @@ __all__ = [
     "FewShotTask",
     "GaussianBanditConfig",
     "GaussianBanditTask",
+    "GlyphsConfig",
     "GridConfig",
     "GridNavigation",
     "GridTask",
@@ -86,6 +88,7 @@ __all__ = [
     "finite",
     "flatten_task",
     "gaussian_bandit",
+    "glyphs",
     "grid_navigation",
     "maze",
     "navigation",

@@ -1,0 +1,88 @@
+"""Few-shot classification of glyphs that are drawn, not downloaded: every class is a letter of strokes of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxmeta import checks
+from jaxmeta.tasks.base import TaskFamily, flatten_task
+from jaxmeta.tasks.few_shot import FewShot, FewShotTask
+from jaxmeta.types import Array, Examples, Key
+
+POINTS = 12
+"""Dots of ink along a stroke."""
+INK = 0.045
+"""Radius of a dot, where the picture has side 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GlyphsConfig:
+    """`glyphs`: which of a few new letters is it? A letter is some curved strokes, each writing of it is another."""
+
+    ways: int = 5
+    """Classes of a task."""
+    shots: int = 1
+    """Examples of each class in the support."""
+    queries: int = 5
+    """Examples of each class in the query."""
+    pixels: int = 14
+    """Along a side of a picture."""
+    strokes: int = 3
+    """Of a letter."""
+    variation: float = 1.0
+    """How much writings of a letter differ: 0 not at all; 1 turns by ±15 degrees, shifts and sizes by ±10 %, shakes."""
+
+    def __post_init__(self):
+        need = "a task needs at least 1 of them"
+        checks.task_sizes(self, ways=need, shots=need, queries=need, pixels=need, strokes=need)
+        if not self.variation >= 0:
+            raise ValueError(f"tasks.variation is {self.variation}; it must not be negative")
+
+
+def glyphs(config: GlyphsConfig = GlyphsConfig()) -> TaskFamily:
+    """Builds the family of small alphabets; held-out tasks are of letters that were never seen."""
+    ways, each = config.ways, config.shots + config.queries
+
+    def sample(key: Key) -> FewShotTask:
+        letter_key, *keys = jax.random.split(key, 1 + ways)
+        # quadratic curves, each by three points that pull it
+        letters = jax.random.uniform(letter_key, (ways, config.strokes, 3, 2), minval=0.15, maxval=0.85)
+        pictures = jax.vmap(lambda letter, key: _write(letter, key, each, config))(letters, jnp.stack(keys))
+        labels = jnp.broadcast_to(jnp.eye(ways)[:, None], (ways, each, ways))
+
+        def part(members: slice) -> Examples:
+            return Examples(*(leaf[:, members].reshape(-1, leaf.shape[-1]) for leaf in (pictures, labels)))
+
+        return FewShotTask(part(slice(config.shots)), part(slice(config.shots, None)), law=letters)
+
+    env = FewShot(ways * config.shots, ways * config.queries, config.pixels**2, ways, "classification")
+    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.law))
+
+
+def _write(letter: Array, key: Key, number: int, config: GlyphsConfig) -> Array:
+    """Writes a letter [strokes, 3, 2] several times, as pictures [number, pixels²]."""
+    shake_key, *keys = jax.random.split(key, 4)
+    size = config.variation
+    turn, grow, shift = (
+        size * scale * jax.random.uniform(key, (number, *shape), minval=-1.0)
+        for key, scale, shape in zip(keys, (0.26, 0.1, 0.1), ((), (), (2,)), strict=True)
+    )
+    shaken = letter - 0.5 + size * 0.02 * jax.random.normal(shake_key, (number, *letter.shape))
+    cos, sin = jnp.cos(turn) * (1.0 + grow), jnp.sin(turn) * (1.0 + grow)
+    rotation = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2)
+    moved = jnp.einsum("nij,nspj->nspi", rotation, shaken) + shift[:, None, None] + 0.5
+    return jax.vmap(lambda curves: _ink(curves, config.pixels))(moved)
+
+
+def _ink(curves: Array, pixels: int) -> Array:
+    """Draws quadratic Bézier curves [strokes, 3, 2] into a picture [pixels²], white 0, black 1."""
+    time = jnp.linspace(0.0, 1.0, POINTS)[:, None]
+    weights = jnp.concatenate([(1 - time) ** 2, 2 * time * (1 - time), time**2], axis=1)
+    dots = jnp.einsum("tp,spi->sti", weights, curves).reshape(-1, 2)
+    middle = (jnp.arange(pixels) + 0.5) / pixels
+    # a Gaussian dot is a product of two, so that all dots together are one product of matrices
+    along = jnp.exp(-0.5 * jnp.square((middle[:, None, None] - dots) / INK))
+    return (1.0 - jnp.exp(-along[..., 1] @ along[..., 0].T)).reshape(-1)
