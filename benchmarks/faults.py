@@ -259,6 +259,8 @@ def sixteen_tasks(name: str) -> Any:
     config: Any = tiny.ALGOS[name]
     if hasattr(config, "num_tasks"):
         config = dataclasses.replace(config, num_tasks=16)
+        if hasattr(config, "vae"):
+            config = dataclasses.replace(config, vae=dataclasses.replace(config.vae, capacity=16))
     else:
         sac = dataclasses.replace(config.sac, meta_batch=8)
         config = dataclasses.replace(config, num_train_tasks=16, tasks_per_update=8, sac=sac)

@@ -218,6 +218,8 @@ def _map_alike(function: Callable[..., Any], pieces):
         return jax.tree.map(lambda whole, one: whole.at[index].set(one), results, result)
 
     length = jax.tree.leaves(pieces)[0].shape[0]
+    if length == 1:  # a second piece that is never taken: the only one would be known before the loop
+        pieces = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), pieces)
     form = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], pieces))
     empty = jax.tree.map(lambda leaf: jnp.empty((length, *leaf.shape), leaf.dtype), form)
     return _turns(length, turn, empty, pieces)
