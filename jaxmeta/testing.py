@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +183,8 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     begun = jax.tree.map(np.array, start.params)
     halves, _ = three(three(start)[0])
     whole, metrics = six(init_state(meta, key))
+    programs = cast(Any, three)._cache_size()
+    _require(programs == 1, f"the same update was compiled {programs} times; a state must stay where it was placed")
     _all_close("two chunks of 3 updates", keys_as_data(halves), keys_as_data(whole), "one chunk of 6", 0.0)
     for name, values in metrics.items():
         _require(bool(jnp.isfinite(values).all()), f"metric {name!r} is not finite within 6 updates")

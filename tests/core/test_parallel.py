@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,3 +79,60 @@ def test_an_odd_number_of_tasks_trains_and_evaluates():
     tasks = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), 5))
     report = jm.evaluate(meta.learner, state.params, family.env, tasks, jax.random.key(2), meta.plan)
     assert report.returns.shape == (5, 2, 2, 1)
+
+
+def mean_of_squares(count):
+    """Averages over 16 tasks, on so many devices."""
+    parallel.use_devices(count)
+    values = jnp.sin(jnp.arange(16.0 * 300).reshape(16, 300))
+    run = parallel.over_tasks(
+        lambda theta, mine: parallel.mean_over_tasks(lambda some: jnp.mean(jnp.sin(some * theta) ** 2, 0), mine), 16
+    )
+    return np.asarray(jax.jit(run)(jnp.float32(1.7), values))
+
+
+def test_a_fixed_order_gives_equal_bits_and_the_same_mean():
+    fast = mean_of_squares(2)
+    parallel.use_fixed_order()
+    try:
+        one, two = mean_of_squares(1), mean_of_squares(2)
+        assert parallel.num_devices_for(12) == 2
+    finally:
+        parallel.use_fixed_order(False)
+        parallel.use_devices(None)
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(fast, one, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "parts"), [(1, 1), (6, 2), (8, 8), (20, 4), (48, 8)])
+def test_parts_do_not_depend_on_the_devices(size, parts):
+    assert parallel.parts_of(size) == parts
+
+
+BITS = """
+import hashlib, sys
+from jaxmeta.core import parallel, train
+parallel.use_cpu_cores(8)
+import subprocess
+import sys
+
+import jax
+from benchmarks import faults
+from jaxmeta.core.checkpoint import keys_as_data
+parallel.use_fixed_order()
+for count in (1, 2, 4, 8):
+    parallel.use_devices(count)
+    meta = faults.sixteen_tasks(sys.argv[1])
+    assert meta.num_devices == count
+    state = train.train(meta, train.init_state(meta, jax.random.key(0)), 3)
+    leaves = jax.tree.leaves(jax.device_get(keys_as_data(state)))
+    print(hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rl2", "pearl", "varibad"])
+def test_deterministic_training_is_equal_bit_for_bit_on_1_2_4_and_8_devices(name):
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", BITS, name], capture_output=True, text=True, check=True)
+    digests = run.stdout.split()
+    assert len(digests) == 4 and len(set(digests)) == 1

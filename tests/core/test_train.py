@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
+from jaxmeta.core.train import make_chunk
 from jaxmeta.types import TrainState
+from tests import tiny
 
 
 def counter():
@@ -54,6 +56,26 @@ def test_a_chunk_of_no_updates_is_refused():
     meta = counter()
     with pytest.raises(ValueError, match="chunk is 0; a device call needs at least 1 update"):
         jm.train(meta, jm.init_state(meta, jax.random.key(0)), 1, chunk=0)
+
+
+def test_a_hundred_updates_trace_once(tmp_path):
+    traced = []
+    meta = tiny.algo("ppo")
+
+    def update(state):
+        traced.append(1)
+        return meta.update(state)
+
+    counted = meta._replace(update=update)
+    state = jm.train(counted, jm.init_state(counted, jax.random.key(0)), 100)
+    assert len(traced) == 1
+    # a state from a checkpoint lies where that program wants it
+    chunk = make_chunk(counted, 1)
+    state, _ = chunk(state)
+    checkpointer = jm.Checkpointer(tmp_path)
+    checkpointer.save(101, state)
+    chunk(checkpointer.restore(jm.state_form(counted)))
+    assert chunk._cache_size() == 1 and len(traced) == 2
 
 
 FULLY_OPTIMISED = """
