@@ -2,10 +2,10 @@
 
     python -m benchmarks.scaling [--json] [--out benchmarks/results/scaling.json]
 
-Every count of devices runs in a process of its own. Efficiency is the time on one device over that on several, each with
-as many tasks; the processes take turns. The estimate counts the bytes of every all-reduce of an update, from the measured
-size of the params, and says how long a ring would take for them. It assumes bandwidth and latency as its record tells,
-and knows nothing of overlap or of congestion.
+Every count of devices runs in a process of its own, with as many tasks per device; the processes take turns. Efficiency
+is the time of an update on one device over that on several. The estimate counts the bytes of every all-reduce of an
+update, from the measured size of the params, and says how long a ring would take for them. It assumes bandwidth and
+latency as its record tells, and knows nothing of overlap or of congestion.
 """
 
 from __future__ import annotations
