@@ -82,6 +82,7 @@ def resume(config: FaultsConfig, folder: Path) -> dict[str, Any]:
             state, _ = update(state)
             if done in stops:
                 checkpointer.save(done, state, wait=False)
+        checkpointer.wait()
         for stop in stops:
             resumed = checkpointer.restore(train.state_form(meta), stop)
             for _ in range(total - stop):
@@ -338,13 +339,17 @@ def measure(config: FaultsConfig) -> dict[str, Any]:
     record = {}
     for name in names:
         begun = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             try:
                 row = ROWS[name](config, Path(folder) / name)
             except Exception as error:
                 row = {"must": "", "found": f"{type(error).__name__}: {error}"[:500], "met": False}
         origin = {"quick": config.quick, "seconds": round(time.monotonic() - begun, 1)} | provenance()
         record[name] = row | {"about": (ROWS[name].__doc__ or "").split("\n")[0]} | origin
+        if config.out is not None:  # row by row: some take long
+            before = json.loads(config.out.read_text()) if config.out.exists() else {}
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            config.out.write_text(json.dumps(before | record, indent=2) + "\n")
         if not config.json:
             print(f"{'met ' if row['met'] else 'NOT '} {name:8} {row['must']}: {row['found']}", flush=True)
     return record
@@ -354,10 +359,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = tyro.cli(FaultsConfig, args=argv, description=__doc__)
     parallel.use_cpu_cores(1)
     record = measure(config)
-    if config.out is not None:
-        before = json.loads(config.out.read_text()) if config.out.exists() else {}
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(before | record, indent=2) + "\n")
     if config.json:
         print(json.dumps(record, indent=2))
     return 0 if all(row["met"] for row in record.values()) else 1
