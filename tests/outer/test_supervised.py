@@ -66,8 +66,7 @@ def test_gradient_of_a_learned_step_size_is_minus_the_product_of_both_gradients(
 
 def one_update(meta):
     state = meta.init(jax.random.key(0))
-    tasks_key = jax.random.split(state.key)[1]
-    task = FAMILY.sample(jax.random.split(jax.random.split(tasks_key, 1)[0])[0])
+    task = FAMILY.sample(jax.random.split(state.key, 3)[0])
     return state.params.policy, task, jax.jit(meta.update)(state)[0].params.policy
 
 
