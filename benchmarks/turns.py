@@ -9,15 +9,17 @@ from collections.abc import Callable, Mapping
 import jax
 
 
-def take_turns(programs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def take_turns(
+    programs: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Times programs that block until they are done; returns the seconds of every turn."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(repeats + 1):
         for name, program in programs.items():
-            begun = time.perf_counter()
+            begun = clock()
             program()
             if turn:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(clock() - begun)
     return seconds
 
 

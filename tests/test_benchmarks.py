@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import inner_steps, sequence, throughput
+from benchmarks import few_shot, inner_steps, sequence, throughput
 from benchmarks.turns import take_turns
 
 CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
@@ -70,6 +70,18 @@ def test_gradients_over_long_trials(tmp_path, capsys):
     for growth in record["memory"].values():
         assert growth["lengths"] == [1, 2, 4] and len(growth["temp_bytes"]) == 3
         assert growth["exponent"] == sequence.growth_exponent(growth["temp_bytes"])
+
+
+def test_meta_training_beside_a_short_program(tmp_path, capsys):
+    path = tmp_path / "few-shot.json"
+    few_shot.main(["--batches", "4", "--tasks-per-turn", "8", "--repeats", "2", "--json", "--out", str(path)])
+    record = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out) == record
+    (row,) = record["table"]
+    assert (row["num_tasks"], row["updates_per_turn"]) == (4, 2)
+    for clock in ("wall", "cpu"):
+        assert all(row[clock][name]["tasks_per_s"] > 0 for name in ("ours", "plain"))
+        assert [len(turns) for turns in row[clock]["repeats_s"].values()] == [2, 2]
 
 
 def test_inner_steps(tmp_path, capsys):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import optax
+
 from jaxmeta import checks, inner, nets, outer
 from jaxmeta.algos.few_shot import few_shot_env
 from jaxmeta.core.learner import Learner, MetaLearner
@@ -18,7 +20,9 @@ class LearnedOptimizerConfig:
     """A coordinate-wise LSTM that trains networks from scratch (Andrychowicz et al., 2016, arXiv:1606.04474)."""
 
     inner_lr: float = 0.1
-    """Step size of the gradient descent that the LSTM adds to."""
+    """Step size of what the LSTM adds to."""
+    nominal: Literal["sgd", "adam"] = "sgd"
+    """What the LSTM adds to: the rule begins as that (Harrison et al., 2022, arXiv:2209.11208)."""
     scale: float = 0.1
     """Size of what the LSTM adds."""
     cell: tuple[int, ...] = (20, 20)
@@ -37,6 +41,7 @@ class LearnedOptimizerConfig:
     def __post_init__(self):
         checks.finite(self)
         checks.not_negative(self, "inner_lr", "scale")
+        checks.choice(self, "nominal", "sgd", "adam")
         checks.at_least_one(self, "rounds", "num_tasks")
         checks.widths(self, "hidden")
         checks.widths(self, "cell")
@@ -49,7 +54,8 @@ def learned_optimizer(family: TaskFamily, config: LearnedOptimizerConfig = Learn
 
     What the gradient would be had the rule stepped otherwise is ignored, as in the paper.
     """
-    rule = inner.recurrent(nets.coordinatewise_lstm(config.cell), config.inner_lr, config.scale)
+    nominal = inner.fixed({"sgd": optax.sgd, "adam": optax.adam}[config.nominal](config.inner_lr))
+    rule = inner.recurrent(nets.coordinatewise_lstm(config.cell), config.inner_lr, config.scale, nominal)
     learner = optimises(few_shot_env(family), inner.first_order(rule), config.hidden, config.activation)
     return outer.unrolled(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 

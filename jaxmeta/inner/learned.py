@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmeta.inner.updaters import Updater
+from jaxmeta.inner.updaters import Updater, sgd
 from jaxmeta.nets import Coordinatewise
 from jaxmeta.types import Array, Key, Params
 
@@ -56,7 +56,9 @@ def block_diagonal(learning_rate: float, size: int = 16) -> Updater:
     return Updater(init, descend)
 
 
-def recurrent(network: Coordinatewise, learning_rate: float, scale: float = 0.1) -> Updater:
+def recurrent(
+    network: Coordinatewise, learning_rate: float, scale: float = 0.1, nominal: Updater | None = None
+) -> Updater:
     """Builds a rule θ', h' = f_ψ(θ, ∇L, h): gradient descent, and what a recurrent network adds to its step.
 
     The same network sees the gradient of every coordinate, with a state of its own, which lives as long as the
@@ -64,20 +66,24 @@ def recurrent(network: Coordinatewise, learning_rate: float, scale: float = 0.1)
 
     Args:
       scale: of what the network adds.
+      nominal: what it adds to, a rule without anything to learn; by default `sgd(learning_rate)`.
     """
+    base = (nominal or sgd(learning_rate)).tx(())
 
     def tx(psi: Params) -> optax.GradientTransformation:
         def init(params: Params) -> Any:
-            return jax.tree.map(lambda leaf: network.initial_state(leaf.size), params)
+            return base.init(params), jax.tree.map(lambda leaf: network.initial_state(leaf.size), params)
 
         def update(gradient: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+            step, base_state = base.update(gradient, state[0], params)
             leaves, structure = jax.tree.flatten(gradient)
-            after, steps = [], []
-            for leaf, one in zip(leaves, structure.flatten_up_to(state), strict=True):
-                one, added = network.apply(psi, one, leaf.ravel())
+            after, added = [], []
+            for leaf, one in zip(leaves, structure.flatten_up_to(state[1]), strict=True):
+                one, said = network.apply(psi, one, leaf.ravel())
                 after.append(one)
-                steps.append(-learning_rate * leaf + scale * added.reshape(leaf.shape))
-            return structure.unflatten(steps), structure.unflatten(after)
+                added.append(scale * said.reshape(leaf.shape))
+            step = jax.tree.map(jnp.add, step, structure.unflatten(added))
+            return step, (base_state, structure.unflatten(after))
 
         return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 

@@ -23,10 +23,10 @@ SIZES: dict[str, Mapping[str, Any]] = {
 FLAGS = "--chunk 5 --checkpoint-every 100 --algo.outer.learning-rate 3e-3 --algo.outer.anneal-over {updates}"
 RECIPES = {
     "quadratic": (500, FLAGS),
+    # begins as Adam at a step size that is good for it
     "network": (
-        500,
-        f"{FLAGS} --algo.hidden 20 --algo.inner-lr 0.03 --algo.num-tasks 16 --algo.scale 0.3"
-        " --algo.outer.log-floor 1e-4",
+        400,
+        f"{FLAGS} --algo.hidden 20 --algo.nominal adam --algo.inner-lr 0.2 --algo.scale 0.05 --algo.num-tasks 16",
     ),
 }
 QUICK = "--algo.rounds 20 --algo.num-tasks 4"
