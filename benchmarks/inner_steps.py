@@ -58,7 +58,7 @@ class InnerStepsBenchmark:
 
 def ways(width: int, steps: int, config: InnerStepsBenchmark) -> dict[str, tuple[Learner, int, int | None]]:
     """Builds the agent for every way to differentiate, with its rounds and its truncation."""
-    env = _family(config).env
+    env: Any = _family(config).env
     network = nets.perceptron(env.size, env.outputs, (width, width), "tanh")
     policy, loss = inner.predictor(network, env.split), inner.support_loss(network, env.split, env.loss)
     sgd = inner.sgd(config.inner_lr)
