@@ -28,6 +28,7 @@ from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.provenance import provenance
 
+CG_ITERATIONS = 10
 HELD = "held back"
 """What implicit gradients are compared with: it is not timed."""
 
@@ -68,7 +69,7 @@ def ways(width: int, steps: int, config: InnerStepsBenchmark) -> dict[str, tuple
         "rematerialised": (inner.rematerialised(plain), steps, None),
         "mixed": (inner.descent(policy, loss, sgd, differentiate=inner.mixed_mode), steps, None),
         "truncated": (plain, steps, config.truncation),
-        "implicit": (inner.implicit(policy, loss, sgd, steps, config.strength), 1, None),
+        "implicit": (inner.settled(policy, loss, sgd, config.strength, steps, CG_ITERATIONS), 1, None),
         HELD: (inner.descent(policy, loss, inner.held_back(sgd, config.strength)), steps, None),
     }
 

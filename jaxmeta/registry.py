@@ -30,12 +30,14 @@ ALGOS = {
     "cavia": Entry("jaxmeta.algos.cavia", "cavia", "CAVIAConfig"),
     "e-maml": Entry("jaxmeta.algos.e_maml", "e_maml", "EMAMLConfig"),
     "fomaml": Entry("jaxmeta.algos.fomaml", "fomaml", "FOMAMLConfig"),
+    "imaml": Entry("jaxmeta.algos.imaml", "imaml", "IMAMLConfig"),
     "l2rl": Entry("jaxmeta.algos.l2rl", "l2rl", "L2RLConfig"),
     "maml": Entry("jaxmeta.algos.maml", "maml", "MAMLConfig"),
     "meta-sgd": Entry("jaxmeta.algos.meta_sgd", "meta_sgd", "MetaSGDConfig"),
     "pearl": Entry("jaxmeta.algos.pearl", "pearl", "PEARLConfig"),
     "ppo": Entry("jaxmeta.algos.ppo", "ppo", "PPOConfig"),
     "promp": Entry("jaxmeta.algos.promp", "promp", "ProMPConfig"),
+    "reptile": Entry("jaxmeta.algos.reptile", "reptile", "ReptileConfig"),
     "rl2": Entry("jaxmeta.algos.rl2", "rl2", "RL2Config"),
     "sac": Entry("jaxmeta.algos.sac", "sac", "SACConfig"),
     "snail": Entry("jaxmeta.algos.snail", "snail", "SNAILConfig"),
@@ -50,7 +52,7 @@ SUPERVISED_ALGOS = {
     "learned_optimizer": Entry("jaxmeta.algos.learned_optimizer", "learned_optimizer", "LearnedOptimizerConfig"),
     "maml": Entry("jaxmeta.algos.few_shot", "maml", "FewShotMAMLConfig"),
     "meta_sgd": Entry("jaxmeta.algos.few_shot", "meta_sgd", "FewShotMetaSGDConfig"),
-    "reptile": Entry("jaxmeta.algos.few_shot", "reptile", "ReptileConfig"),
+    "reptile": Entry("jaxmeta.algos.few_shot", "reptile", "FewShotReptileConfig"),
 }
 
 SUPERVISED_TASKS = {

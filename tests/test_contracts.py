@@ -57,8 +57,23 @@ REAL_ACTIONS = {"pearl", "sac"}
 ON_BANDIT = [(name, "bandit") for name in registry.ALGOS if name not in REAL_ACTIONS]
 
 
+ALL = [*ON_NAVIGATION, *ON_BANDIT]
+# put together from parts that MAML and those named below are held to the contracts with
+RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "promp", "reptile"}
+OWN_LEARNER, OWN_LOOP = {"anil", "cavia", "imaml", "meta-sgd"}, {"promp", "reptile"}
+
+
+def with_slow(slow):
+    """Lists all algorithms on their families; those of which `slow(name, family)` holds are slow."""
+    return [pytest.param(*one, marks=pytest.mark.slow) if slow(*one) else one for one in ALL]
+
+
+def has_others_learner(name, family):
+    return name in RELATIVES and (name not in OWN_LEARNER or family == "bandit")
+
+
 @pytest.mark.smoke
-@pytest.mark.parametrize(("name", "family"), [*ON_NAVIGATION, *ON_BANDIT])
+@pytest.mark.parametrize(("name", "family"), with_slow(has_others_learner))
 def test_learner_holds_the_contract(name, family):
     family = FAMILIES[family]()
     meta = tiny.algo(name, family)
@@ -67,12 +82,13 @@ def test_learner_holds_the_contract(name, family):
 
 # their outer loops are those of others; what is their own is in the learner, which the test above holds to its contract
 SLOW_VARIANTS = {"maml-vpg", "pearl-recurrent", "rl2-associative", "rl2-lru"}
-ALL = [*ON_NAVIGATION, *ON_BANDIT]
 
 
-@pytest.mark.parametrize(
-    ("name", "family"), [pytest.param(*one, marks=pytest.mark.slow) if one[0] in SLOW_VARIANTS else one for one in ALL]
-)
+def has_others_loop(name, family):
+    return name in SLOW_VARIANTS or (name in RELATIVES and (name not in OWN_LOOP or family == "bandit"))
+
+
+@pytest.mark.parametrize(("name", "family"), with_slow(has_others_loop))
 def test_algorithm_holds_the_contract(name, family):
     testing.check_algo(tiny.algo(name, FAMILIES[family]()))
 

@@ -20,6 +20,7 @@ ALGOS = {
     "cavia": jm.CAVIAConfig(**STEPS, context=2, trpo=TRPO),
     "e-maml": jm.EMAMLConfig(**STEPS, trpo=TRPO),
     "fomaml": jm.FOMAMLConfig(**STEPS, trpo=TRPO),
+    "imaml": jm.IMAMLConfig(**STEPS, trpo=TRPO),
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
     "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
@@ -28,6 +29,7 @@ ALGOS = {
     ),
     "ppo": jm.PPOConfig(num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "promp": jm.ProMPConfig(**STEPS, rounds=2),
+    "reptile": jm.ReptileConfig(**STEPS, rounds=1),
     "rl2": jm.RL2Config(num_tasks=4, hidden=8, episodes=3, ppo=PPO),
     "sac": jm.SACConfig(num_train_tasks=4, tasks_per_update=2, streams=2, hidden=(8,), sac=SAC),
     "snail": jm.SNAILConfig(num_tasks=4, filters=4, key_size=4, value_size=4, episodes=3, ppo=PPO),
@@ -61,13 +63,13 @@ VARIANTS = {
 SUPERVISED = {
     "anil": jm.FewShotANILConfig(num_tasks=2, hidden=(8,)),
     "cavia": jm.FewShotCAVIAConfig(num_tasks=2, hidden=(8,), context=2),
-    "imaml": jm.FewShotIMAMLConfig(num_tasks=2, hidden=(8,), steps=3, inner_lr=0.1),
+    "imaml": jm.FewShotIMAMLConfig(num_tasks=2, hidden=(8,), inner_steps=3, inner_lr=0.1),
     "learned_optimizer": jm.LearnedOptimizerConfig(
         num_tasks=2, cell=(4,), rounds=4, outer=outer.UnrolledConfig(segment=2)
     ),
     "maml": jm.FewShotMAMLConfig(num_tasks=2, hidden=(8,), rounds=2),
     "meta_sgd": jm.FewShotMetaSGDConfig(num_tasks=2, hidden=(8,)),
-    "reptile": jm.ReptileConfig(num_tasks=2, hidden=(8,), rounds=3),
+    "reptile": jm.FewShotReptileConfig(num_tasks=2, hidden=(8,), rounds=3),
 }
 
 

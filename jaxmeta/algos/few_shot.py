@@ -73,7 +73,7 @@ class FewShotMAMLConfig(FewShotConfig):
 class FewShotIMAMLConfig(FewShotConfig):
     """Implicit MAML on supervised tasks (Rajeswaran et al., 2019, arXiv:1909.04630)."""
 
-    steps: int = 16
+    inner_steps: int = 16
     """Gradient steps in a round, which meta-gradients do not go through."""
     strength: float = 2.0
     """λ: how strongly adapted params are held back to where they start."""
@@ -85,7 +85,8 @@ class FewShotIMAMLConfig(FewShotConfig):
     def __post_init__(self):
         super().__post_init__()
         checks.positive(self, "strength")
-        checks.at_least_one(self, "steps", "cg_iterations")
+        checks.at_least_one(self, "inner_steps")
+        checks.not_negative(self, "cg_iterations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ class FewShotCAVIAConfig(FewShotConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReptileConfig(FewShotConfig):
+class FewShotReptileConfig(FewShotConfig):
     """Reptile on supervised tasks: move towards where plain descent ends (Nichol et al., 2018, arXiv:1803.02999)."""
 
     inner_lr: float = 0.02
@@ -159,7 +160,7 @@ def meta_sgd(family: TaskFamily, config: FewShotMetaSGDConfig = FewShotMetaSGDCo
 def imaml(family: TaskFamily, config: FewShotIMAMLConfig = FewShotIMAMLConfig()) -> MetaLearner:
     """Builds implicit MAML: descend close to a minimum near θ, and differentiate what a minimum must fulfil."""
     rule = inner.sgd(config.inner_lr)
-    learner = inner.implicit(*config.policy(family), rule, config.steps, config.strength, config.cg_iterations)
+    learner = inner.settled(*config.policy(family), rule, config.strength, config.inner_steps, config.cg_iterations)
     return outer.supervised(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 
 
@@ -174,10 +175,10 @@ def cavia(family: TaskFamily, config: FewShotCAVIAConfig = FewShotCAVIAConfig())
     return _on_query(family, config, updater, config.context, ("context",))
 
 
-def reptile(family: TaskFamily, config: ReptileConfig = ReptileConfig()) -> MetaLearner:
+def reptile(family: TaskFamily, config: FewShotReptileConfig = FewShotReptileConfig()) -> MetaLearner:
     """Builds Reptile: no query, no second derivative, no derivative at all through the adaptation."""
     learner = config.learner(family, inner.sgd(config.inner_lr))
-    return outer.reptile(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
+    return outer.supervised_reptile(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 
 
 def _on_query(family: TaskFamily, config: Any, updater: inner.Updater, *context: Any) -> MetaLearner:

@@ -13,8 +13,9 @@ from jaxmeta.inner.belief import (
     trajectories,
 )
 from jaxmeta.inner.context import ContextFast, context
-from jaxmeta.inner.derivatives import held_back, implicit, mixed_mode, rematerialised
-from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient
+from jaxmeta.inner.derivatives import held_back, mixed_mode, rematerialised
+from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient, surrogate
+from jaxmeta.inner.implicit import implicit, proximal_point, settled
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import memory
 from jaxmeta.inner.supervised import predictor, support_loss
@@ -64,10 +65,13 @@ __all__ = [
     "per_parameter",
     "posteriors",
     "predictor",
+    "proximal_point",
     "recurrent",
     "rematerialised",
+    "settled",
     "sgd",
     "support_loss",
+    "surrogate",
     "tally",
     "trajectories",
 ]

@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 import jax
 import optax
-from jax.scipy.sparse.linalg import cg
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent
+from jaxmeta.inner.gradient import Loss
 from jaxmeta.inner.updaters import Updater
-from jaxmeta.types import Key, Params, Rollout
+from jaxmeta.types import Params, Rollout
 
 
 def mixed_mode(loss: Loss) -> Callable[[Params, Rollout], Params]:
@@ -56,49 +55,3 @@ def held_back(updater: Updater, strength: float) -> Updater:
         ),
     )
     return updater._replace(tx=lambda psi: optax.chain(pull, updater.tx(psi)))
-
-
-def implicit(
-    policy: Learner, loss: Loss, updater: Updater, steps: int, strength: float, cg_iterations: int = 10
-) -> Learner:
-    """Builds an agent that in a round goes `steps` steps down its loss, `held_back` to where every task starts.
-
-    The adapted params are taken for the minimum of loss + strength / 2 |θ - θ₀|², whose derivative by θ₀ needs no step
-    on the way there (implicit MAML, Rajeswaran et al., 2019, arXiv:1909.04630): memory and time of a meta-gradient do
-    not depend on `steps`. It is biased as far as the minimum is not reached, or its curvature not positive.
-
-    Args:
-      updater: one without anything to learn.
-      cg_iterations: steps of conjugate gradient that solve for the derivative.
-    """
-
-    @jax.custom_vjp
-    def settle(start: Params, theta: Params, experience: Rollout) -> Params:
-        tx = held_back(updater, strength).tx(())
-
-        def step(_, state):
-            theta, opt_state = state
-            update, opt_state = tx.update(jax.grad(loss)(theta, experience), opt_state, theta)
-            return optax.apply_updates(theta, update), opt_state
-
-        return jax.lax.fori_loop(0, steps, step, (theta, tx.init(start)))[0]
-
-    def forward(start: Params, theta: Params, experience: Rollout):
-        settled = settle(start, theta, experience)
-        return settled, (settled, experience)
-
-    def backward(kept, cotangent: Params):
-        settled, experience = kept
-
-        def curvature(vector: Params) -> Params:
-            _, product = jax.jvp(lambda theta: jax.grad(loss)(theta, experience), (settled,), (vector,))
-            return jax.tree.map(lambda one, other: one + other / strength, vector, product)
-
-        return cg(curvature, cotangent, maxiter=cg_iterations)[0], None, None
-
-    settle.defvjp(forward, backward)
-
-    def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
-        return fast.replace(policy=settle(params.policy, fast.policy, experience))
-
-    return descent(policy, loss, updater)._replace(adapt=adapt)

@@ -47,13 +47,19 @@ def gradient(
       advantage: estimates advantages from the round alone, anew for every task and round.
     """
 
+    return descent(policy, surrogate(policy, objective, advantage), updater, anew)
+
+
+def surrogate(policy: Learner, objective: Objective, advantage: Estimator) -> Loss:
+    """Builds the loss of a policy on a round, with the arguments of `gradient`."""
+
     def loss(theta: Params, experience: Rollout) -> Array:
         estimate = jax.lax.stop_gradient(advantage(experience).advantage)
         behaviour = policy.head(experience.output).log_prob(experience.action)
         log_prob = policy.head(unroll(policy, theta, (), experience)).log_prob(experience.action)
         return objective(log_prob, behaviour, estimate, experience.valid)
 
-    return descent(policy, loss, updater, anew)
+    return loss
 
 
 def descent(

@@ -5,7 +5,8 @@ from jaxmeta.outer.loss import meta_loss, trial_loss
 from jaxmeta.outer.off_policy import OffPolicyConfig, off_policy
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_gradient
-from jaxmeta.outer.supervised import ReptileConfig, SupervisedConfig, adapted, query_loss, reptile, supervised
+from jaxmeta.outer.reptile import ReptileConfig, towards_adapted
+from jaxmeta.outer.supervised import SupervisedConfig, adapted, query_loss, supervised, supervised_reptile
 from jaxmeta.outer.trust_region import TrustRegionConfig, trust_region
 from jaxmeta.outer.unrolled import UnrolledConfig, unrolled
 from jaxmeta.outer.variational import VariationalConfig, variational
@@ -26,8 +27,9 @@ __all__ = [
     "on_policy",
     "policy_gradient",
     "query_loss",
-    "reptile",
     "supervised",
+    "supervised_reptile",
+    "towards_adapted",
     "trial_loss",
     "trust_region",
     "unrolled",

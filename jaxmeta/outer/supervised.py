@@ -17,6 +17,7 @@ from jaxmeta import checks
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.policy_gradient import remaining_share
+from jaxmeta.outer.reptile import ReptileConfig
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.few_shot import FewShotTask
 from jaxmeta.types import Array, Fast, Key, Metrics, Params, Plan, Rollout, TrainState
@@ -47,21 +48,6 @@ class SupervisedConfig:
         """Returns the optimiser, but for the annealing."""
         clip = optax.identity() if self.max_grad_norm is None else optax.clip_by_global_norm(self.max_grad_norm)
         return optax.chain(clip, optax.adam(self.learning_rate))
-
-
-@dataclasses.dataclass(frozen=True)
-class ReptileConfig:
-    """Steps towards the adapted params (Nichol et al., 2018, arXiv:1803.02999)."""
-
-    step_size: float = 0.1
-    """ε: how far to go towards the mean of the adapted params."""
-    anneal_over: int | None = None
-    """Meta-updates over which ε falls linearly to zero; None keeps it."""
-
-    def __post_init__(self):
-        checks.finite(self)
-        checks.positive(self, "step_size")
-        checks.at_least_one(self, "anneal_over")
 
 
 def supervised(
@@ -115,7 +101,7 @@ def query_loss(
     return loss
 
 
-def reptile(
+def supervised_reptile(
     learner: Learner,
     family: TaskFamily,
     plan: Plan,

@@ -12,6 +12,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import cli, inner, nets, outer, tasks
+from jaxmeta.algos import few_shot
 from jaxmeta.tasks.few_shot import FewShot
 from tests import tiny
 
@@ -71,9 +72,9 @@ def one_update(meta):
 
 
 def test_reptile_with_one_task_and_a_full_step_ends_where_the_task_ends():
-    config = jm.ReptileConfig(num_tasks=1, hidden=(8,), rounds=2, activation="relu", inner_lr=0.1)
+    config = jm.FewShotReptileConfig(num_tasks=1, hidden=(8,), rounds=2, activation="relu", inner_lr=0.1)
     loop = outer.ReptileConfig(step_size=1.0)
-    meta = outer.reptile(learner(inner.sgd(0.1)), FAMILY, jm.Plan(rounds=2), config.num_tasks, loop)
+    meta = outer.supervised_reptile(learner(inner.sgd(0.1)), FAMILY, jm.Plan(rounds=2), config.num_tasks, loop)
     theta, task, after = one_update(meta)
     # 3 + 4 examples are two batches of 3, and one that is left over
     examples = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), task.support, task.query)
@@ -84,7 +85,7 @@ def test_reptile_with_one_task_and_a_full_step_ends_where_the_task_ends():
 
 def test_reptile_of_one_step_is_gradient_descent():
     loop = outer.ReptileConfig(step_size=0.5)
-    meta = outer.reptile(learner(inner.sgd(0.1)), FAMILY, jm.Plan(rounds=1), 1, loop)
+    meta = outer.supervised_reptile(learner(inner.sgd(0.1)), FAMILY, jm.Plan(rounds=1), 1, loop)
     theta, task, after = one_update(meta)
     chex.assert_trees_all_close(after, descend(theta, task.support, 0.05), rtol=1e-4, atol=1e-6)
 
@@ -125,7 +126,7 @@ def test_maml_takes_both_kinds_of_tasks():
     assert jm.maml(FAMILY, config=config).plan.streams == 1
     assert jm.maml(tiny.family(), tiny.ALGOS["maml"]).plan.streams == 3
     with pytest.raises(ValueError, match="the tasks are of Navigation; a supervised loop needs those of tasks.FewShot"):
-        jm.reptile(tiny.family())
+        few_shot.reptile(tiny.family())
 
 
 def test_meta_training_learns_to_adapt_to_waves():

@@ -1,0 +1,51 @@
+"""Implicit MAML: adapt for as long as it takes, and differentiate at the end instead of along the way."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxmeta import checks, inner
+from jaxmeta.algos import few_shot
+from jaxmeta.algos.gradient_steps import GradientStepsConfig, improved
+from jaxmeta.core.learner import MetaLearner
+from jaxmeta.tasks.base import TaskFamily
+
+
+@dataclasses.dataclass(frozen=True)
+class IMAMLConfig(GradientStepsConfig):
+    """MAML with implicit gradients (Rajeswaran et al., 2019, arXiv:1909.04630)."""
+
+    inner_steps: int = 5
+    """Gradient steps on the data of every round; memory does not depend on them."""
+    strength: float = 2.0
+    """λ: weight of half the squared distance from where the policy was before the round."""
+    cg_iterations: int = 5
+    """Products with the Hessian of the inner loss for each meta-gradient; 0 is to first order."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.at_least_one(self, "inner_steps")
+        checks.positive(self, "strength")
+        checks.not_negative(self, "cg_iterations")
+        if self.first_order:
+            raise ValueError("first_order is True; no derivative is taken through the steps (try cg_iterations 0)")
+        if self.later_lr_scale != 1.0:
+            raise ValueError(f"later_lr_scale is {self.later_lr_scale}; every round is adapted to the end, so it is 1")
+
+
+@few_shot.also(few_shot.imaml)
+def imaml(family: TaskFamily, config: IMAMLConfig = IMAMLConfig()) -> MetaLearner:
+    """Builds MAML that adapts by φ = argmin L(φ) + λ/2 |φ - θ|², whose Jacobian is (I + ∇²L(φ) / λ)⁻¹ at the minimum.
+
+    The inner loss is the ratio: after its first step the policy is no longer the one that acted.
+    """
+    learner = inner.implicit(
+        config.policy(family),
+        config.objective(),
+        config.within_bounds(config.rule()),
+        config.advantage(),
+        config.strength,
+        config.inner_steps,
+        config.cg_iterations,
+    )
+    return improved(learner, family, config)

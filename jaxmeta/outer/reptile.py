@@ -1,0 +1,72 @@
+"""Reptile's outer loop: there is no meta-gradient, only the places where the adaptations ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmeta import checks
+from jaxmeta.core import parallel
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core.rollout import replay_fast
+from jaxmeta.outer.loss import gradient_chunk
+from jaxmeta.outer.on_policy import on_policy
+from jaxmeta.outer.policy_gradient import remaining_share
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Array, Fast, Key, Metrics, Params, Plan, Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class ReptileConfig:
+    """Steps towards the adapted params (Nichol et al., 2018, arXiv:1803.02999)."""
+
+    step_size: float = 0.1
+    """ε: how far to go towards the mean of the adapted params."""
+    anneal_over: int | None = None
+    """Meta-updates over which ε falls linearly to zero; None keeps it."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.positive(self, "step_size")
+        checks.at_least_one(self, "anneal_over")
+
+
+def towards_adapted(
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    num_tasks: int,
+    adapted: Callable[[Params, Fast], Params],
+    config: ReptileConfig = ReptileConfig(),
+    num_devices: int | None = None,
+) -> MetaLearner:
+    """Builds Reptile's outer loop: params move by ε towards the mean of those that tasks were adapted to.
+
+    The agent also adapts to the last round of a trial, which the other outer loops measure on.
+
+    Args:
+      adapted: (params, fast) -> the params that a new task would have to begin with to be where `fast` is.
+      num_devices: by default as many as divide `num_tasks`.
+    """
+
+    def ends(params: Params, trial: Trial, key: Key) -> Params:
+        fast, last = jax.tree.map(lambda leaf: leaf[-1], (replay_fast(learner, params, trial), trial.rounds))
+        return adapted(params, learner.adapt(params, fast, last, key))
+
+    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
+        def mean_end(some: tuple[Trial, Key]) -> Params:
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(ends, (None, 0, 0))(params, *some))
+
+        chunk = gradient_chunk(trials)
+        mean = parallel.task_mean(parallel.mean_over_chunks(mean_end, (trials, keys), chunk))
+        way = jax.tree.map(jnp.subtract, mean, params)
+        size = config.step_size * remaining_share(step, config.anneal_over)
+        params = jax.tree.map(lambda leaf, towards: leaf + size * towards, params, way)
+        return params, opt_state, {"distance": optax.global_norm(way)}
+
+    return on_policy(learner, family, plan, num_tasks, lambda params: (), improve, num_devices)

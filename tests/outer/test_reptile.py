@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmeta as jm
+from jaxmeta import outer, rl
+from jaxmeta.core.rollout import collect
+from jaxmeta.outer.on_policy import trial_metrics
+from tests import tiny
+
+FAMILY = tiny.family()
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def update_and_trials(num_tasks, step_size):
+    """One update of Reptile with a single inner step, and the trials that it saw."""
+    config = jm.ReptileConfig(
+        num_tasks=num_tasks, streams=4, hidden=(4,), rounds=0, inner_lr=0.5, outer=outer.ReptileConfig(step_size)
+    )
+    meta = jm.reptile(FAMILY, config)
+    state = meta.init(jax.random.key(0))
+    after, metrics = jax.jit(meta.update)(state)
+    _, *keys = jax.random.split(state.key, 4)
+    tasks_key, collect_key, _ = keys
+    tasks = jax.vmap(FAMILY.sample)(jax.random.split(tasks_key, num_tasks))
+    run = jax.vmap(lambda task, key: collect(meta.learner, state.params, FAMILY.env, task, key, meta.plan))
+    trials = jax.jit(run)(tasks, jax.random.split(collect_key, num_tasks))
+    np.testing.assert_allclose(metrics["return/last"], trial_metrics(trials, meta.plan)["return/last"], rtol=1e-5)
+    return meta, state.params, after.params, trials
+
+
+@pytest.mark.parametrize(("num_tasks", "step_size"), [(2, 0.1), (1, 1.0)])
+def test_one_inner_step_is_descent_on_the_mean_loss(num_tasks, step_size):
+    """θ moves by ε α of the plain policy gradient; with one task and ε = 1 it is that task's adapted params."""
+    meta, before, after, trials = update_and_trials(num_tasks, step_size)
+    loss = outer.meta_loss(meta.learner, rl.ratio, rl.linear_baseline())
+    # the outer loss is per step of the horizon, the inner one per valid step: here no episode ends early
+    assert jnp.all(trials.rounds.valid == 1.0)
+    gradient = jax.jit(jax.grad(loss))(before, trials)
+    np.testing.assert_allclose(flat(after) - flat(before), -step_size * 0.5 * flat(gradient), rtol=2e-3, atol=1e-6)
+    assert np.abs(flat(after) - flat(before)).max() > 1e-3
+
+
+def test_step_size_must_be_positive():
+    with pytest.raises(ValueError, match="step_size is 0.0; it must be positive"):
+        outer.ReptileConfig(step_size=0.0)
