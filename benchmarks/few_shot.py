@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import optax
 import tyro
 
 import jaxmeta as jm
+from benchmarks.record import publish
 from benchmarks.turns import take_turns
 from jaxmeta.core import parallel, train
 from jaxmeta.provenance import provenance
@@ -134,12 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     config = tyro.cli(FewShotBenchmark, args=argv, description=__doc__)
     parallel.use_cpu_cores(config.devices)
     record = measure(config)
-    text = json.dumps(record, indent=2)
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(text + "\n")
-    if config.json:
-        print(text)
+    if publish(record, config.out, config.json):
         return
     for row in record["table"]:
         for clock in ("wall", "cpu"):

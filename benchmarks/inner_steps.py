@@ -11,7 +11,6 @@ is how far from its minimum it ends.
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import tyro
 from jax.flatten_util import ravel_pytree
 
+from benchmarks.record import publish
 from benchmarks.turns import take_turns
 from jaxmeta import inner, nets, outer, tasks
 from jaxmeta.core import parallel
@@ -123,12 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     config = tyro.cli(InnerStepsBenchmark, args=argv, description=__doc__)
     parallel.use_cpu_cores()
     record = measure(config)
-    text = json.dumps(record, indent=2)
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(text + "\n")
-    if config.json:
-        print(text)
+    if publish(record, config.out, config.json):
         return
     print(f"{'width':>5} {'steps':>5}  {'':14} {'MB':>9} {'/ plain':>8} {'ms':>9} {'/ plain':>8} {'error':>9}")
     for row in record["table"]:

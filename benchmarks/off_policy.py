@@ -10,7 +10,6 @@ and all networks take their steps, without a word to the host.
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import tyro
 
 import jaxmeta as jm
+from benchmarks.record import publish
 from benchmarks.turns import peak_memory, take_turns
 from jaxmeta import outer
 from jaxmeta.core import parallel, train
@@ -130,12 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     config = tyro.cli(OffPolicyBenchmark, args=argv, description=__doc__)
     parallel.use_cpu_cores(config.devices)
     record = measure(config)
-    text = json.dumps(record, indent=2)
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(text + "\n")
-    if config.json:
-        print(text)
+    if publish(record, config.out, config.json):
         return
     print(f"{record['gradient_steps_per_s']:.1f} meta-gradient steps/s on {record['num_devices']} devices")
     print(f"{record['bytes_per_transition']} bytes per transition, {record['replay_bytes'] / 1e6:.0f} MB in all")

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import tyro
 
+from benchmarks.record import publish
 from jaxmeta import registry
 from jaxmeta.core import parallel, train
 from jaxmeta.provenance import provenance
@@ -92,8 +93,7 @@ def measure(config: ScalingConfig) -> dict[str, Any]:
         "all_reduces_per_update": first["reduces"],
         "estimate": {count: estimate(config, first["param_bytes"], first["reduces"], count) for count in (8, 64, 512)},
     }
-    sizes = dataclasses.asdict(config)
-    sizes.pop("out"), sizes.pop("json")
+    sizes = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("json", "out")}
     return record | {"sizes": sizes} | provenance()
 
 
@@ -110,12 +110,7 @@ def estimate(config: ScalingConfig, size: int, reduces: int, count: int) -> dict
 def main(argv: Sequence[str] | None = None) -> None:
     config = tyro.cli(ScalingConfig, args=argv, description=__doc__)
     record = measure(config)
-    text = json.dumps(record, indent=2)
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(text + "\n")
-    if config.json:
-        print(text)
+    if publish(record, config.out, config.json):
         return
     for name in ("update_s", "efficiency", "param_bytes", "all_reduces_per_update", "estimate"):
         print(f"{name:>22}  {record[name]}")

@@ -12,7 +12,6 @@ against stepping, the LRU against the GRU, and how the memory of each grows with
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+from benchmarks.record import publish
 from benchmarks.sequence import SequenceConfig, measure_sequence
 from benchmarks.turns import peak_memory, take_turns
 from jaxmeta import registry
@@ -197,12 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     parallel.use_cpu_cores()
     sequence = config.tasks == "sequence"
     record = measure_sequence(config.sequence, config.repeats) if sequence else measure(config)
-    text = json.dumps(record, indent=2)
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(text + "\n")
-    if config.json:
-        print(text)
+    if publish(record, config.out, config.json):
         return
     lines = _lines({name: value for name, value in record.items() if name != "repeats_s"})
     width = max(map(len, lines))
