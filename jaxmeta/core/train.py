@@ -35,7 +35,8 @@ def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> Tra
     """
     init, keys = meta.init, key
     if num_seeds is not None:
-        init, keys = jax.vmap(meta.init), jax.random.split(key, num_seeds)
+        # one by one: the batched decompositions behind orthogonal weights wait for each other on a CPU's devices
+        init, keys = lambda keys: jax.lax.map(meta.init, keys), jax.random.split(key, num_seeds)
     placement = jax.tree.map(lambda leaf: leaf.sharding, state_form(meta, num_seeds))
     return jax.jit(init, out_shardings=placement)(keys)
 
@@ -90,7 +91,7 @@ def train(
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
-    done = int(np.max(state.step))
+    done = int(np.max(jax.device_get(state.step)))
     # one compiled length; a shorter rest is done one by one
     compiled = {}
     while done < num_updates:

@@ -97,3 +97,11 @@ def test_one_chunk_of_six_equals_two_of_three_as_users_compile():
         [sys.executable, "-W", "ignore", "-c", FULLY_OPTIMISED], capture_output=True, text=True, check=True
     )
     assert run.stdout.split()[-1] == "True"
+
+
+@pytest.mark.timeout(120, method="thread")  # what hangs in compiled code hears no signal
+def test_the_orthogonal_weights_of_many_seeds_do_not_wait_for_each_other():
+    meta = jm.maml(tiny.family(), jm.MAMLConfig(num_tasks=2, streams=3, hidden=(100, 100)))
+    state = jm.init_state(meta, jax.random.key(0), num_seeds=5)
+    one = jm.init_state(meta, jax.random.split(jax.random.key(0), 5)[3])
+    jax.tree.map(lambda many, leaf: np.testing.assert_array_equal(many[3], leaf), state.params, one.params)
