@@ -14,6 +14,7 @@ import jaxmeta as jm
 from jaxmeta import registry, rl
 from jaxmeta.core import parallel
 from tests import tiny
+from tests.rl.test_returns import experience
 
 
 def adapt_and_score(theta, target):
@@ -132,6 +133,17 @@ def test_one_device_rounds_as_two_do():
         parallel.use_fixed_order(False)
         parallel.use_devices(None)
     np.testing.assert_array_equal(*adapted)
+
+
+def test_a_fitted_baseline_hardly_enlarges_rounding():
+    """Or what differs from one number of devices to another by rounding would soon differ by much more."""
+    walk = 0.1 * jnp.cumsum(jax.random.normal(jax.random.key(0), (20, 5, 2)), 0)
+    stored, returns = experience(jnp.zeros((20, 5)), jnp.zeros((20, 5)), obs=walk), 10.0 * jnp.cos(walk[..., 0])
+    with jax.enable_x64(True):
+        exact = rl.fit_linear_baseline(
+            jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), stored), np.asarray(returns, np.float64)
+        )
+    np.testing.assert_allclose(rl.fit_linear_baseline(stored, returns), exact, atol=5e-6)
 
 
 @pytest.mark.parametrize(("size", "parts"), [(1, 1), (6, 2), (8, 8), (20, 4), (48, 8)])
