@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import cli, configs, logging, provenance, registry, runs
+from jaxmeta import cli, configs, logging, provenance, registry, runs, tasks
 from jaxmeta.algos.maml import MAMLConfig
 from tests import tiny
 
@@ -147,6 +148,31 @@ def test_resumed_run_equals_uninterrupted(maml_run, tmp_path, capsys, monkeypatc
     resumed, whole = runs.load(tmp_path / "run"), runs.load(maml_run)
     assert resumed.step == whole.step == 4
     chex.assert_trees_all_equal(jax.device_get(resumed.params), jax.device_get(whole.params))
+
+
+def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_path, capsys, monkeypatch):
+    """A run of four sound updates goes on where every reward is NaN."""
+
+    def step(self, key, state, action, task, sound=tasks.Navigation.step):
+        state, step = sound(self, key, state, action, task)
+        return state, step.replace(reward=step.reward * np.nan)
+
+    folder = shutil.copytree(maml_run, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.Navigation, "step", step)
+        resume = ["train", "maml", "navigation", "--out", str(folder), "--resume", "--updates", "20", "--chunk", "5"]
+        assert cli.main([*resume, "--eval-tasks", "0"]) == 3
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxmeta: ")]
+    dump = folder / runs.NON_FINITE
+    assert told == [
+        "jaxmeta: 5 updates in a row were not finite; the params are those of update 4;"
+        f" the state is in {dump} to look at, the last checkpoint is of update 4"
+    ]
+    before = runs.load(maml_run)
+    state = jm.Checkpointer(dump).restore(jm.state_form(before.meta), 4)
+    assert (int(state.dropped), int(state.step)) == (5, 9)
+    for part in ("params", "opt_state"):
+        chex.assert_trees_all_equal(*(jax.device_get(getattr(one, part)) for one in (state, before.state)))
 
 
 def test_resumed_run_adds_the_commit_that_it_goes_on_at(tmp_path, monkeypatch):
