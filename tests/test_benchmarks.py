@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import few_shot, inner_steps, sequence, throughput
+from benchmarks import faults, few_shot, inner_steps, sequence, throughput
 from benchmarks.turns import take_turns
 
 CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
@@ -123,3 +123,22 @@ def test_programs_take_turns_and_the_first_turn_does_not_count():
 def test_a_trial_without_steps_is_refused(field):
     with pytest.raises(ValueError, match=rf"{field} is \(5, 0\); a trial has at least 1 step"):
         dataclasses.replace(sequence.SequenceConfig(), **{field: (5, 0)})
+
+
+# what compiles for long: tests/core/test_parallel.py has the same on a small function
+FAULTS = [pytest.param(row, marks=pytest.mark.slow) if row == "devices" else row for row in faults.ROWS]
+
+
+@pytest.mark.parametrize("row", FAULTS)
+def test_faults(row, tmp_path, capsys, monkeypatch):
+    """Every row of the fault table, in its quick form."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # of the processes that it starts
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for bound in ("MAX_EXIT_SECONDS", "MAX_REFUSAL_SECONDS"):
+        monkeypatch.setattr(faults, bound, np.inf)
+    path = tmp_path / "faults.json"
+    code = faults.main(["--quick", "--rows", row, "--json", "--out", str(path)])
+    record = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out) == record
+    assert record.keys() == {row} and record[row].keys() >= {"must", "found", "met", "about", "commit", "quick"}
+    assert (code, record[row]["met"]) == (0, True), record[row]["found"]
