@@ -20,6 +20,8 @@ import pytest
 import jaxmeta as jm
 from jaxmeta import cli, configs, logging, provenance, registry, runs, tasks
 from jaxmeta.algos.maml import MAMLConfig
+from jaxmeta.core import parallel
+from jaxmeta.core.checkpoint import keys_as_data
 from tests import tiny
 
 TINY_MAML = ["train", "maml", "navigation", "--tasks.horizon", "5", "--algo.num-tasks", "2", "--algo.streams", "2"]
@@ -150,6 +152,25 @@ def test_resumed_run_equals_uninterrupted(maml_run, tmp_path, capsys, monkeypatc
     chex.assert_trees_all_equal(jax.device_get(resumed.params), jax.device_get(whole.params))
 
 
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+    sizes = ["--tasks.num-pulls", "2", "--algo.num-tasks", "4", "--algo.streams", "2", "--algo.hidden", "4"]
+    train = ["train", "ppo", "bandit", *sizes, "--algo.ppo.epochs", "1", "--algo.ppo.minibatches", "1"]
+    train += ["--deterministic", "--eval-tasks", "0"]
+    try:
+        for folder, devices, updates, more in (
+            ("mixed", "2", "1", []),
+            ("mixed", "1", "2", ["--resume"]),
+            ("one", "1", "2", []),
+        ):
+            out = ["--out", str(tmp_path / folder), "--devices", devices, "--updates", updates]
+            assert cli.main([*train, *out, *more]) == 0
+    finally:
+        parallel.use_fixed_order(False)
+        parallel.use_devices(None)
+    mixed, one = (keys_as_data(runs.load(tmp_path / folder).state) for folder in ("mixed", "one"))
+    chex.assert_trees_all_equal(*map(jax.device_get, (mixed, one)))
+
+
 def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_path, capsys, monkeypatch):
     """A run of four sound updates goes on where every reward is NaN."""
 
@@ -220,6 +241,7 @@ BAD_INPUT = {
     "train maml navigation --out {new} --updates": "--updates needs a value",
     "train maml navigation --out {new} --num-seeds 0": "--num-seeds is 0",
     "train maml navigation --out {new} --chunk 0": "--chunk is 0",
+    "train maml navigation --out {new} --algo.num-tasks 3 --devices 2": "must be a multiple (try --devices 1)",
     "train maml navigation --out {new} --algo.num-task 3": "did you mean '--algo.num-tasks'?",
     "train maml navigation --out {new} extra": "'extra' is one argument too many",
     "train maml navigation --out {file}": "is a file",
