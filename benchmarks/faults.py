@@ -66,6 +66,8 @@ class FaultsConfig:
 
     rows: str | None = None
     """Only these rows, by name, such as resume,flips."""
+    algos: str | None = None
+    """Resume, and change devices, with these algorithms only."""
     quick: bool = False
     """Do less of everything."""
     json: bool = False
@@ -75,10 +77,14 @@ class FaultsConfig:
     seed: int = 0
     """Decides what is damaged and when."""
 
+    def names(self, quick: str) -> list[str]:
+        """Returns the algorithms that a row is about."""
+        return self.algos.split(",") if self.algos else [quick] if self.quick else list(registry.ALGOS)
+
 
 def resume(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     """Interrupts every algorithm and compares all leaves at the end with those of an uninterrupted run."""
-    names = ["rl2"] if config.quick else list(registry.ALGOS)
+    names = config.names("rl2")
     stops, total = ([2], 4) if config.quick else ([1, 7, 10], 20)
     different = []
     for name in names:
@@ -248,7 +254,7 @@ def invalid(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 def devices(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     """Trains every algorithm on 1, 2, 4 and 8 devices of a CPU in a fixed order, and on 1 and 8 in the fast mode."""
-    names = ["ppo"] if config.quick else list(registry.ALGOS)
+    names = config.names("ppo")
     counts, updates = ([1, 2], 2) if config.quick else ([1, 2, 4, 8], 20)
     found = {}
     for name in names:
