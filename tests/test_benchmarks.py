@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import faults, few_shot, inner_steps, sequence, throughput
+from benchmarks import faults, few_shot, inner_steps, scaling, sequence, throughput
 from benchmarks.turns import take_turns
 
 CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
@@ -142,3 +142,18 @@ def test_faults(row, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out) == record
     assert record.keys() == {row} and record[row].keys() >= {"must", "found", "met", "about", "commit", "quick"}
     assert (code, record[row]["met"]) == (0, True), record[row]["found"]
+
+
+def test_what_an_update_would_communicate():
+    config = scaling.ScalingConfig(bandwidth=1e9, latency=1e-6)
+    # few bytes go through a tree, many around a ring: 2 x 3 messages, and 14 that carry 7/8 of the bytes twice
+    np.testing.assert_allclose(scaling.all_reduce_seconds(config, 10, 8), 20 / 1e9 + 6e-6)
+    np.testing.assert_allclose(scaling.all_reduce_seconds(config, 10**6, 8), 2 * 7 / 8 * 1e-3 + 14e-6)
+    found = scaling.estimate(config, "rl2", "bandit")
+    # 2 epochs of 8 minibatches; 1,024 trials of 10 pulls, seen once to collect and three times an epoch
+    assert (found["all_reduces"], found["network_steps_per_device"]) == (16, 1024 * 10 * 7)
+    np.testing.assert_allclose(found["compute_s"], 2 * (found["param_bytes"] / 4) * 71_680 / 1e12)
+    for count, one in found["devices"].items():
+        seconds = 16 * scaling.all_reduce_seconds(config, found["param_bytes"], count)
+        np.testing.assert_allclose(one["communication_s"], seconds)
+        np.testing.assert_allclose(one["share"], seconds / (seconds + found["compute_s"]))
