@@ -5,12 +5,12 @@
 Every count of devices runs in a process of its own, with as many tasks per device; the processes take turns. Efficiency
 is the time of an update on one device over that on several.
 
-The estimate sets the all-reduces of an update against its arithmetic, where every accelerator does all the work of a
-recipe's default update. An all-reduce of B bytes among n devices takes 2 (n - 1) / n B / bandwidth + 2 (n - 1) latency
-in a ring and 2 B / bandwidth + 2 log2(n) latency in a tree, and the faster one counts. The arithmetic is two operations
-for every param, step and pass of the networks, at a rate that small networks sustain; physics, the launch of kernels
-and the steps that wait for each other are not counted, so computing takes longer and communication has a smaller share.
-Overlap and congestion are not counted either.
+The estimate sets the all-reduces of an update, as they are traced, against its arithmetic, where every accelerator does
+all the work of a recipe's default update; of a line search, one try is counted. An all-reduce of B bytes among n
+devices takes 2 (n - 1) / n B / bandwidth + 2 (n - 1) latency in a ring and 2 B / bandwidth + 2 log2(n) latency in a
+tree, and the faster one counts. The arithmetic is two operations for every param, step and pass of the networks, at a
+rate that small networks sustain; physics, the launch of kernels and the steps that wait for each other are not counted,
+so computing takes longer and communication has a smaller share. Overlap and congestion are not counted either.
 """
 
 from __future__ import annotations
@@ -109,18 +109,46 @@ def estimate(config: ScalingConfig, algo: str, tasks: str) -> dict[str, Any]:
     make_algo, algo_config = registry.ALGOS[algo].load()
     family, recipe = make_family(family_config()), algo_config()
     meta = make_algo(family, recipe)
-    params = jax.eval_shape(meta.init, jax.random.key(0)).params
-    size, count = parallel.tree_bytes(params), sum(leaf.size for leaf in jax.tree.leaves(params))
+    form = train.state_form(meta)
+    count = sum(leaf.size for leaf in jax.tree.leaves(form.params))
     num_tasks, plan = meta.collects
     collected = num_tasks * (plan.rounds + 1) * plan.streams * plan.episodes * family.env.spec.horizon
-    reduces, network_steps = RECIPES[algo, tasks](recipe, collected)
+    network_steps = RECIPES[algo, tasks](recipe, collected)
     compute = 2 * count * network_steps / config.rate
+    reduces = all_reduces(jax.make_jaxpr(meta.update)(form).jaxpr)
     among = {}
     for devices in (8, 64, 512):
-        seconds = reduces * all_reduce_seconds(config, size, devices)
+        seconds = sum(times * all_reduce_seconds(config, size, devices) for size, times in reduces)
         among[devices] = {"communication_s": seconds, "share": seconds / (seconds + compute)}
-    about = {"param_bytes": size, "all_reduces": reduces, "network_steps_per_device": network_steps}
-    return about | {"compute_s": compute, "devices": among}
+    size = parallel.tree_bytes(form.params)
+    return {
+        "param_bytes": size,
+        "all_reduces": sum(times for _, times in reduces),
+        "of_gradients": sum(times for bytes_, times in reduces if bytes_ >= size / 2),
+        "bytes": sum(bytes_ * times for bytes_, times in reduces),
+        "network_steps_per_device": network_steps,
+        "compute_s": compute,
+        "devices": among,
+    }
+
+
+def all_reduces(jaxpr: Any, times: int = 1) -> list[tuple[int, int]]:
+    """Lists the all-reduces of a program that is traced for several devices: bytes, and how often each is run.
+
+    Those of the leaves of a tree follow each other; they count as one, as compilers combine them.
+    """
+    found, together = [], False
+    for step in jaxpr.eqns:
+        if step.primitive.name.startswith("psum"):
+            size = sum(one.aval.size * one.aval.dtype.itemsize for one in step.invars)
+            before = found.pop()[0] if together else 0
+            found.append((before + size, times))
+        together = step.primitive.name.startswith("psum")
+        turns = times * step.params["length"] if step.primitive.name == "scan" else times
+        for inner in jax.tree.leaves(list(step.params.values()), is_leaf=lambda node: hasattr(node, "eqns")):
+            if hasattr(inner, "eqns"):
+                found += all_reduces(inner, turns)
+    return found
 
 
 def all_reduce_seconds(config: ScalingConfig, size: int, count: int) -> float:
@@ -130,37 +158,36 @@ def all_reduce_seconds(config: ScalingConfig, size: int, count: int) -> float:
     return min(ring, tree)
 
 
-def of_trust_region(recipe: Any, collected: int) -> tuple[int, int]:
-    """Counts one gradient and the products of conjugate gradient, the last of which measures the step.
+def of_trust_region(recipe: Any, collected: int) -> int:
+    """Counts nine passes for a gradient through an adaptation, four to collect, to adapt and to look along the line.
 
-    A gradient through an adaptation takes nine passes, collecting, adapting and a look along the line four, and a
-    product four over a part of the experience.
+    A product of conjugate gradient, the last of which measures the step, takes four over a part of the experience.
     """
     products = recipe.trpo.cg_iterations + 1
-    return 1 + products, round(collected * (9 + 4 + 4 * products * recipe.trpo.curvature_fraction))
+    return round(collected * (9 + 4 + 4 * products * recipe.trpo.curvature_fraction))
 
 
-def of_epochs(recipe: Any, collected: int) -> tuple[int, int]:
-    """Counts a gradient, of three passes, for every minibatch."""
-    return recipe.ppo.epochs * recipe.ppo.minibatches, collected * (1 + 3 * recipe.ppo.epochs)
+def of_epochs(recipe: Any, collected: int) -> int:
+    """Counts a pass to collect, and three for the gradient of every epoch."""
+    return collected * (1 + 3 * recipe.ppo.epochs)
 
 
-def of_replay(recipe: Any, collected: int) -> tuple[int, int]:
-    """Counts a gradient for every batch out of the replay, of three passes where the networks are used."""
-    sac = recipe.sac
-    return sac.gradient_steps, collected + 3 * sac.gradient_steps * sac.meta_batch * sac.batch_size
+def of_replay(recipe: Any, collected: int) -> int:
+    """Counts a pass to collect, and three for the gradient of every batch out of the replay."""
+    return collected + 3 * recipe.sac.gradient_steps * recipe.sac.meta_batch * recipe.sac.batch_size
 
 
-RECIPES: dict[tuple[str, str], Callable[[Any, int], tuple[int, int]]] = {
+RECIPES: dict[tuple[str, str], Callable[[Any, int], int]] = {
     ("maml", "half-cheetah-vel"): of_trust_region,
     ("rl2", "bandit"): of_epochs,
     ("pearl", "half-cheetah-vel"): of_replay,
 }
-"""Recipe -> (all-reduces of the size of the params, steps that a network passes over), both per update."""
+"""Recipe -> steps that a network passes over in an update."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = tyro.cli(ScalingConfig, args=argv, description=__doc__)
+    parallel.use_cpu_cores(2)  # what one device would communicate is nothing
     record = measure(config)
     if publish(record, config.out, config.json):
         return

@@ -151,9 +151,10 @@ def test_what_an_update_would_communicate():
     np.testing.assert_allclose(scaling.all_reduce_seconds(config, 10**6, 8), 2 * 7 / 8 * 1e-3 + 14e-6)
     found = scaling.estimate(config, "rl2", "bandit")
     # 2 epochs of 8 minibatches; 1,024 trials of 10 pulls, seen once to collect and three times an epoch
-    assert (found["all_reduces"], found["network_steps_per_device"]) == (16, 1024 * 10 * 7)
+    assert (found["of_gradients"], found["network_steps_per_device"]) == (16, 1024 * 10 * 7)
+    assert 0 <= found["bytes"] - 16 * found["param_bytes"] < 16 * 100
     np.testing.assert_allclose(found["compute_s"], 2 * (found["param_bytes"] / 4) * 71_680 / 1e12)
     for count, one in found["devices"].items():
-        seconds = 16 * scaling.all_reduce_seconds(config, found["param_bytes"], count)
-        np.testing.assert_allclose(one["communication_s"], seconds)
-        np.testing.assert_allclose(one["share"], seconds / (seconds + found["compute_s"]))
+        least = 16 * scaling.all_reduce_seconds(config, found["param_bytes"], count)
+        assert least <= one["communication_s"] < least + found["all_reduces"] * 2 * np.log2(count) * 1.1e-6
+        np.testing.assert_allclose(one["share"], one["communication_s"] / (one["communication_s"] + found["compute_s"]))
