@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,12 +54,20 @@ rl2 bandit --out {new} --tasks.num-arms 0|rl2 bandit --out {new} --algo.num-task
 rl2 bandit --out {new} --algo.episodes few|rl2 bandit --out {new} --algo.ppo.clip -1"""
 
 
+MAX_EXIT_SECONDS = 10.0
+"""From a signal to the end of the process."""
+MAX_REFUSAL_SECONDS = 2.0
+"""Of a processor, for a configuration that cannot be meant."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FaultsConfig:
     """Which faults to provoke, and how often."""
 
     rows: str | None = None
     """Only these rows, by name, such as resume,flips."""
+    algos: str | None = None
+    """Resume, and change devices, with these algorithms only."""
     quick: bool = False
     """Do less of everything."""
     json: bool = False
@@ -68,10 +77,14 @@ class FaultsConfig:
     seed: int = 0
     """Decides what is damaged and when."""
 
+    def names(self, quick: str) -> list[str]:
+        """Returns the algorithms that a row is about."""
+        return self.algos.split(",") if self.algos else [quick] if self.quick else list(registry.ALGOS)
+
 
 def resume(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     """Interrupts every algorithm and compares all leaves at the end with those of an uninterrupted run."""
-    names = ["rl2", "maml"] if config.quick else list(registry.ALGOS)
+    names = config.names("rl2")
     stops, total = ([2], 4) if config.quick else ([1, 7, 10], 20)
     different = []
     for name in names:
@@ -95,27 +108,36 @@ def resume(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Kills a run at random moments, saves included, until it has come to its end."""
-    count, every, total = (2, 10, 40) if config.quick else (20, 10, 600)
-    chance, restarts, lost = random.Random(config.seed), 0, []
-    line = [*SMALL, "--updates", str(total), "--checkpoint-every", str(every)]
-    command("train", *line, "--out", str(folder / "whole"))
-    run = folder / "killed"
+    """Kills a run at random moments, saves included, starts it again, and compares it with one that was not killed."""
+    count, every, run = 1 if config.quick else 20, 10, folder / "killed"
+    chance, restarts, lost, resume = random.Random(config.seed), 0, [], []
     for index in range(count):
-        process = begin("train", *line, "--out", str(run), *(["--resume"] if index else []))
-        goal = min((index + 1) * total // (count + 1), total - 1)
-        while process.poll() is None and last_update(run) < goal:
-            time.sleep(0.01)
-        time.sleep(chance.random() * 0.5)
+        begun = runs.last_checkpoint(run) or 0
+        line = [*SMALL, "--updates", "1000000", "--checkpoint-every", str(every), "--out", str(run), *resume]
+        process = begin("train", *line)
+        # a third while it starts, the others among their first checkpoints
+        if index % 3 == 2:
+            time.sleep(6.0 * chance.random())
+        else:
+            while process.poll() is None and (runs.last_checkpoint(run) or 0) <= begun + 2 * every * (index % 3):
+                time.sleep(0.01)
+            time.sleep(0.3 * chance.random())
+        restarts += bool(resume) and process.poll() is None
         process.kill()
-        process.wait()
+        process.communicate()
         lost.append(last_update(run) - (runs.last_checkpoint(run) or 0))
-        restarts += bool(runs.last_checkpoint(run))
-    code, _ = command("train", *line, "--out", str(run), "--resume")
-    same = code == 0 and equal(runs.load(folder / "whole").state, runs.load(run).state)
-    found = {"kills": count, "restarts": restarts, "updates_lost": lost, "save_interval": every, "bit_equal": same}
+        resume = ["--resume"]
+    total = str(runs.last_checkpoint(run) + 5)
+    codes = [
+        command("train", *SMALL, "--updates", total, "--out", str(out), *more)[0]
+        for out, more in ((run, resume), (folder / "whole", []))
+    ]
+    restarts += codes[0] == 0
+    same = codes == [0, 0] and equal(runs.load(folder / "whole").state, runs.load(run).state)
+    found = {"kills": count, "restarts": restarts, "updates_lost": lost, "save_interval": every, "updates": int(total)}
     met = restarts == count and same and max(lost) <= every
-    return {"must": "all restart, at most one save interval lost, final state bit-equal", "found": found, "met": met}
+    must = "all restart, at most one save interval lost, final state bit-equal"
+    return {"must": must, "found": found | {"bit_equal": same}, "met": met}
 
 
 def two_checkpoints(folder: Path) -> tuple[Any, Path]:
@@ -143,7 +165,7 @@ def after_damage(form: Any, place: Path, damage: Callable[[Path], None]) -> tupl
 def flips(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     """Flips one random bit of a checkpoint, in many copies."""
     form, place = two_checkpoints(folder / "whole")
-    chance, count, detected = random.Random(config.seed), 10 if config.quick else 100, 0
+    chance, count, detected = random.Random(config.seed), 5 if config.quick else 100, 0
     files = sorted(file.relative_to(place) for file in place.rglob("*") if file.is_file())
     sizes = [(place / file).stat().st_size for file in files]
     for _ in range(count):
@@ -165,7 +187,7 @@ def cuts(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     """Truncates, empties and deletes every file of a checkpoint in turn."""
     form, place = two_checkpoints(folder / "whole")
     files = sorted(file.relative_to(place) for file in place.rglob("*") if file.is_file())
-    silent = []
+    files, silent = files[:: 6 if config.quick else 1], []
     for file in files:
         for how in ("half", "empty", "gone"):
 
@@ -182,77 +204,84 @@ def cuts(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def signals(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Sends SIGTERM to a run, and measures the time to its end."""
-    found = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        run = folder / number.name
-        process = begin("train", *SMALL, "--updates", "1000000", "--checkpoint-every", "1000000", "--out", str(run))
-        while process.poll() is None and last_update(run) < 5:
+    """Sends signals to a run, and to one of two processes that train together, and measures the time to the end."""
+    cases = [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)]
+    found, met = {}, True
+    for number, processes in cases[:1] if config.quick else cases:
+        name = number.name + (f" to one of {processes}" if processes > 1 else "")
+        run = folder / name.replace(" ", "-")
+        line = ["train", *SMALL, "--updates", "1000000", "--checkpoint-every", "1000000", "--out", str(run)]
+        started = [begin(*line, *more) for more in memberships(processes)]
+        while started[-1].poll() is None and last_update(run) < 5:
             time.sleep(0.05)
         begun = time.monotonic()
-        process.send_signal(number)
-        code = process.wait()
+        started[-1].send_signal(number)
+        codes = [process.wait() for process in started]
         seconds = time.monotonic() - begun
         saved = runs.last_checkpoint(run) == last_update(run)
-        found[number.name] = {"exit_code": code, "seconds": round(seconds, 2), "saved": saved}
-    met = all(
-        one["exit_code"] == 128 + signal.Signals[name] and one["seconds"] < 10 and one["saved"]
-        for name, one in found.items()
-    )
+        found[name] = {"exit_codes": codes, "seconds": round(seconds, 2), "saved": saved}
+        met &= codes == [128 + number] * processes and seconds < MAX_EXIT_SECONDS and saved
     return {"must": "saved, exit with 128 and the signal's number within 10 s", "found": found, "met": met}
 
 
+def memberships(processes: int) -> list[list[str]]:
+    """Returns the flags by which so many processes on this machine become one training."""
+    if processes == 1:
+        return [[]]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        there = f"127.0.0.1:{free.getsockname()[1]}"
+    together = ["--distributed", "--coordinator", there, "--num-processes", str(processes), "--devices", "1"]
+    return [[*together, "--process-id", str(index)] for index in range(processes)]
+
+
 def invalid(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Starts runs whose configuration cannot be meant."""
+    """Starts runs whose configuration cannot be meant; seconds are those of a processor, whatever else it does."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "file").write_text("mine")
     lines = INVALID.replace("\n", "|").split("|")
-    wrong, slowest = [], 0.0
-    for line in lines[::8] if config.quick else lines:
-        begun = time.monotonic()
+    tried, wrong, slowest = lines[::12] if config.quick else lines, [], 0.0
+    for line in tried:
+        begun = processor_seconds()
         code, said = command("train", *line.format(new=folder / "new", file=folder / "file").split())
-        seconds = time.monotonic() - begun
+        seconds = processor_seconds() - begun
         slowest = max(slowest, seconds)
-        if code != 2 or said.count("\n") != 1 or not said.startswith("jaxmeta: ") or seconds > 2:
+        if code != 2 or said.count("\n") != 1 or not said.startswith("jaxmeta: ") or seconds > MAX_REFUSAL_SECONDS:
             wrong.append({"line": line, "code": code, "seconds": round(seconds, 2), "said": said[-300:]})
-    found = {"configurations": len(lines), "slowest_s": round(slowest, 2), "wrong": wrong}
+    found = {"configurations": len(tried), "slowest_s": round(slowest, 2), "wrong": wrong}
     return {"must": "30 or more, one clear line each, under 2 s", "found": found, "met": not wrong}
 
 
 def devices(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Trains on 1, 2, 4 and 8 devices of a CPU, in processes of their own, in a fixed order and in the fast one."""
-    names = ["rl2"] if config.quick else ["rl2", "ppo", "maml", "varibad", "pearl", "sac"]
-    counts, updates = ([1, 2], 3) if config.quick else ([1, 2, 4, 8], 20)
+    """Trains every algorithm on 1, 2, 4 and 8 devices of a CPU in a fixed order, and on 1 and 8 in the fast mode."""
+    names = config.names("ppo")
+    counts, updates = ([1, 2], 2) if config.quick else ([1, 2, 4, 8], 20)
     found = {}
     for name in names:
-        for fixed in (True, False):
-            states = [on_devices(name, count, fixed, updates, folder / f"{name}-{count}-{fixed}") for count in counts]
-            found[f"{name}, {'deterministic' if fixed else 'fast'}"] = max(
-                map(difference, states, states[:1] * len(states))
-            )
-    met = all(worst == 0 if "deterministic" in name else worst <= 1e-6 for name, worst in found.items())
+        program = f"from benchmarks import faults; faults.compare_counts({name!r}, {counts}, {updates})"
+        line = [sys.executable, "-W", "ignore", "-c", program]
+        child = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+        found[name] = json.loads(child.stdout.splitlines()[-1])
+    met = all(one["deterministic"] == 0 and one["fast"] <= 1e-6 for one in found.values())
     must = f"after {updates} updates on {counts} devices equal bit for bit, within 1e-6 in the fast mode"
     return {"must": must, "found": found, "met": met}
 
 
-def on_devices(name: str, count: int, fixed: bool, updates: int, folder: Path) -> Any:
-    """Trains in a process with so many devices and returns the final state."""
-    program = f"from benchmarks import faults; faults.train_on({name!r}, {count}, {fixed}, {updates}, {str(folder)!r})"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
-    checkpointer = Checkpointer(folder)
-    state = checkpointer.restore(train.state_form(sixteen_tasks(name)))
-    checkpointer.close()
-    return state
-
-
-def train_on(name: str, count: int, fixed: bool, updates: int, folder: str) -> None:
-    """Trains an algorithm on so many devices and saves its state."""
-    parallel.use_cpu_cores(count)
-    parallel.use_fixed_order(fixed)
-    meta = sixteen_tasks(name)
-    assert meta.num_devices == count
-    state = train.train(meta, train.init_state(meta, jax.random.key(0)), updates, chunk=updates)
-    Checkpointer(folder).save(updates, state)
+def compare_counts(name: str, counts: list[int], updates: int) -> None:
+    """Prints, as JSON, how far the states of an algorithm after training on so many devices are apart."""
+    parallel.use_cpu_cores(max(counts))
+    found = {}
+    for mode, some in (("deterministic", counts), ("fast", [counts[0], counts[-1]])):
+        parallel.use_fixed_order(mode == "deterministic")
+        states = []
+        for count in some:
+            parallel.use_devices(count)
+            meta = sixteen_tasks(name)
+            assert meta.num_devices == count
+            state = train.train(meta, train.init_state(meta, jax.random.key(0)), updates)
+            states.append(jax.device_get(keys_as_data(state)))
+        found[mode] = max(difference(states[0], state) for state in states[1:])
+    print(json.dumps(found))
 
 
 def sixteen_tasks(name: str) -> Any:
@@ -272,7 +301,7 @@ def soak(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     """Trains for long on a small task, saves and logs, and looks at the memory of the process."""
     from jaxmeta import logging, survival
 
-    total = 500 if config.quick else 10_000
+    total = 200 if config.quick else 10_000
     meta = tiny.algo("rl2")
     folder.mkdir(parents=True)
     checkpointer, sizes = Checkpointer(folder / "checkpoints"), {}
@@ -299,12 +328,16 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def difference(one: Any, other: Any) -> float:
-    """Returns the largest difference between two states; infinity where one has a NaN and the other has none."""
+    """Returns the largest difference between two states; infinity where one has a NaN and the other has none.
+
+    Where a leaf has numbers above one, it is relative to the largest of them.
+    """
     leaves = (jax.tree.leaves(jax.device_get(keys_as_data(state))) for state in (one, other))
     worst = 0.0
     for a, b in zip(*leaves, strict=True):
         if not np.array_equal(a, b, equal_nan=True):
-            gap = float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64))))
+            a, b = a.astype(np.float64), b.astype(np.float64)
+            gap = float(np.max(np.abs(a - b)) / max(1.0, np.max(np.abs(a))))
             worst = max(worst, gap if np.isfinite(gap) else np.inf)
     return worst
 
@@ -328,6 +361,11 @@ def last_update(run: Path) -> int:
     return records[-1]["update"] if records else 0
 
 
+def processor_seconds() -> float:
+    """Returns what this process, and the children that it has waited for, have had of the processors."""
+    return sum(os.times()[:4])
+
+
 def resident_bytes() -> int:
     """Returns the memory that this process has now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -338,13 +376,14 @@ def measure(config: FaultsConfig) -> dict[str, Any]:
     names = config.rows.split(",") if config.rows else list(ROWS)
     record = {}
     for name in names:
-        begun = time.monotonic()
+        begun, cpu = time.monotonic(), processor_seconds()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             try:
                 row = ROWS[name](config, Path(folder) / name)
             except Exception as error:
                 row = {"must": "", "found": f"{type(error).__name__}: {error}"[:500], "met": False}
-        origin = {"quick": config.quick, "seconds": round(time.monotonic() - begun, 1)} | provenance()
+        spent = {"seconds": round(time.monotonic() - begun, 1), "processor_s": round(processor_seconds() - cpu, 1)}
+        origin = {"quick": config.quick} | spent | provenance()
         record[name] = row | {"about": (ROWS[name].__doc__ or "").split("\n")[0]} | origin
         if config.out is not None:  # row by row: some take long
             before = json.loads(config.out.read_text()) if config.out.exists() else {}

@@ -1,22 +1,28 @@
 """The same work per device on one and two CPU devices, and what an update would communicate on many accelerators.
 
-    python -m benchmarks.scaling [--json] [--out benchmarks/results/scaling.json]
+    python -m benchmarks.scaling [--estimate-only] [--json] [--out benchmarks/results/scaling.json]
 
 Every count of devices runs in a process of its own, with as many tasks per device; the processes take turns. Efficiency
-is the time of an update on one device over that on several. The estimate counts the bytes of every all-reduce of an
-update, from the measured size of the params, and says how long a ring would take for them. It assumes bandwidth and
-latency as its record tells, and knows nothing of overlap or of congestion.
+is the time of an update on one device over that on several.
+
+The estimate sets the all-reduces of an update against its arithmetic, where every accelerator does all the work of a
+recipe's default update. An all-reduce of B bytes among n devices takes 2 (n - 1) / n B / bandwidth + 2 (n - 1) latency
+in a ring and 2 B / bandwidth + 2 log2(n) latency in a tree, and the faster one counts. The arithmetic is two operations
+for every param, step and pass of the networks, at a rate that small networks sustain; physics, the launch of kernels
+and the steps that wait for each other are not counted, so computing takes longer and communication has a smaller share.
+Overlap and congestion are not counted either.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +49,14 @@ class ScalingConfig:
     """Numbers of devices."""
     repeats: int = 3
     """Turns of every process; the median counts."""
+    estimate_only: bool = False
+    """Measure no time: what is estimated needs sizes alone."""
     bandwidth: float = 50e9
     """Bytes per second that an accelerator sends, for the estimate."""
     latency: float = 10e-6
-    """Seconds that a message takes from one accelerator to the next, for the estimate."""
+    """Seconds that a message takes from one accelerator to another, for the estimate."""
+    rate: float = 1e12
+    """Operations per second of an accelerator on small networks, for the estimate."""
     json: bool = False
     """Print one JSON object and nothing else."""
     out: Path | None = None
@@ -68,43 +78,85 @@ def time_updates(tasks: str, horizon: int, tasks_per_device: int, count: int) ->
         state, metrics = update(state)
         jax.block_until_ready((state.params, metrics))
         seconds.append(time.perf_counter() - begun)
-    # all-reduces of a gradient: the gradient itself and one per product of conjugate gradient
-    reduces = 2 + config.trpo.cg_iterations
-    size = parallel.tree_bytes(state.params)
-    print(json.dumps({"seconds": min(seconds[1:]), "param_bytes": size, "reduces": reduces}))
+    print(json.dumps({"seconds": min(seconds[1:])}))
 
 
 def measure(config: ScalingConfig) -> dict[str, Any]:
-    """Times all counts in turns; returns the record that is printed."""
-    turns: dict[int, list[dict[str, Any]]] = {count: [] for count in config.counts}
+    """Times all counts in turns, and estimates; returns the record that is printed."""
+    record = {} if config.estimate_only else time_counts(config)
+    record["estimate"] = {f"{algo} {tasks}": estimate(config, algo, tasks) for algo, tasks in RECIPES}
+    sizes = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("json", "out")}
+    return record | {"sizes": sizes} | provenance()
+
+
+def time_counts(config: ScalingConfig) -> dict[str, Any]:
+    """Times an update on every count of devices, in turns."""
+    turns: dict[int, list[float]] = {count: [] for count in config.counts}
     for _ in range(config.repeats):
         for count, done in turns.items():
             call = f"time_updates({config.tasks!r}, {config.horizon}, {config.tasks_per_device}, {count})"
             line = [sys.executable, "-W", "ignore", "-c", f"from benchmarks import scaling; scaling.{call}"]
             child = subprocess.run(line, capture_output=True, text=True, check=True)
-            done.append(json.loads(child.stdout.splitlines()[-1]))
-    seconds = {count: statistics.median(one["seconds"] for one in done) for count, done in turns.items()}
-    first = turns[config.counts[0]][0]
-    record: dict[str, Any] = {
-        "update_s": seconds,
-        "efficiency": {count: seconds[config.counts[0]] / value for count, value in seconds.items()},
-        "repeats_s": {count: [one["seconds"] for one in done] for count, done in turns.items()},
-        "param_bytes": first["param_bytes"],
-        "all_reduces_per_update": first["reduces"],
-        "estimate": {count: estimate(config, first["param_bytes"], first["reduces"], count) for count in (8, 64, 512)},
-    }
-    sizes = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("json", "out")}
-    return record | {"sizes": sizes} | provenance()
+            done.append(json.loads(child.stdout.splitlines()[-1])["seconds"])
+    seconds = {count: statistics.median(done) for count, done in turns.items()}
+    efficiency = {count: seconds[config.counts[0]] / value for count, value in seconds.items()}
+    return {"update_s": seconds, "efficiency": efficiency, "repeats_s": turns}
 
 
-def estimate(config: ScalingConfig, size: int, reduces: int, count: int) -> dict[str, float]:
-    """Estimates what the all-reduces of an update take in a ring of `count` accelerators.
+def estimate(config: ScalingConfig, algo: str, tasks: str) -> dict[str, Any]:
+    """Estimates what the all-reduces of an update take among 8, 64 and 512 accelerators, beside its arithmetic."""
+    make_family, family_config = registry.TASKS[tasks].load()
+    make_algo, algo_config = registry.ALGOS[algo].load()
+    family, recipe = make_family(family_config()), algo_config()
+    meta = make_algo(family, recipe)
+    params = jax.eval_shape(meta.init, jax.random.key(0)).params
+    size, count = parallel.tree_bytes(params), sum(leaf.size for leaf in jax.tree.leaves(params))
+    num_tasks, plan = meta.collects
+    collected = num_tasks * (plan.rounds + 1) * plan.streams * plan.episodes * family.env.spec.horizon
+    reduces, network_steps = RECIPES[algo, tasks](recipe, collected)
+    compute = 2 * count * network_steps / config.rate
+    among = {}
+    for devices in (8, 64, 512):
+        seconds = reduces * all_reduce_seconds(config, size, devices)
+        among[devices] = {"communication_s": seconds, "share": seconds / (seconds + compute)}
+    about = {"param_bytes": size, "all_reduces": reduces, "network_steps_per_device": network_steps}
+    return about | {"compute_s": compute, "devices": among}
 
-    A ring sends 2 (n - 1) / n of the bytes, in 2 (n - 1) messages one after the other.
+
+def all_reduce_seconds(config: ScalingConfig, size: int, count: int) -> float:
+    """Returns what an all-reduce of `size` bytes takes among `count` accelerators, in a ring or in a tree."""
+    ring = 2 * (count - 1) / count * size / config.bandwidth + 2 * (count - 1) * config.latency
+    tree = 2 * size / config.bandwidth + 2 * math.log2(count) * config.latency
+    return min(ring, tree)
+
+
+def of_trust_region(recipe: Any, collected: int) -> tuple[int, int]:
+    """Counts one gradient and the products of conjugate gradient, the last of which measures the step.
+
+    A gradient through an adaptation takes nine passes, collecting, adapting and a look along the line four, and a
+    product four over a part of the experience.
     """
-    sent = reduces * 2 * (count - 1) / count * size
-    waits = reduces * 2 * (count - 1) * config.latency
-    return {"bytes_sent_per_device": sent, "seconds": sent / config.bandwidth + waits}
+    products = recipe.trpo.cg_iterations + 1
+    return 1 + products, round(collected * (9 + 4 + 4 * products * recipe.trpo.curvature_fraction))
+
+
+def of_epochs(recipe: Any, collected: int) -> tuple[int, int]:
+    """Counts a gradient, of three passes, for every minibatch."""
+    return recipe.ppo.epochs * recipe.ppo.minibatches, collected * (1 + 3 * recipe.ppo.epochs)
+
+
+def of_replay(recipe: Any, collected: int) -> tuple[int, int]:
+    """Counts a gradient for every batch out of the replay, of three passes where the networks are used."""
+    sac = recipe.sac
+    return sac.gradient_steps, collected + 3 * sac.gradient_steps * sac.meta_batch * sac.batch_size
+
+
+RECIPES: dict[tuple[str, str], Callable[[Any, int], tuple[int, int]]] = {
+    ("maml", "half-cheetah-vel"): of_trust_region,
+    ("rl2", "bandit"): of_epochs,
+    ("pearl", "half-cheetah-vel"): of_replay,
+}
+"""Recipe -> (all-reduces of the size of the params, steps that a network passes over), both per update."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -112,8 +164,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = measure(config)
     if publish(record, config.out, config.json):
         return
-    for name in ("update_s", "efficiency", "param_bytes", "all_reduces_per_update", "estimate"):
-        print(f"{name:>22}  {record[name]}")
+    for name in ("update_s", "efficiency"):
+        if name in record:
+            print(f"{name:>22}  {record[name]}")
+    for recipe, found in record["estimate"].items():
+        shares = ", ".join(f"{count}: {one['share']:.1%}" for count, one in found["devices"].items())
+        print(f"{recipe:>22}  communication of {shares} of an update")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import few_shot, inner_steps, sequence, throughput
+from benchmarks import faults, few_shot, inner_steps, scaling, sequence, throughput
 from benchmarks.turns import take_turns
 
 CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
@@ -123,3 +123,37 @@ def test_programs_take_turns_and_the_first_turn_does_not_count():
 def test_a_trial_without_steps_is_refused(field):
     with pytest.raises(ValueError, match=rf"{field} is \(5, 0\); a trial has at least 1 step"):
         dataclasses.replace(sequence.SequenceConfig(), **{field: (5, 0)})
+
+
+# what compiles for long: tests/core/test_parallel.py has the same on a small function
+FAULTS = [pytest.param(row, marks=pytest.mark.slow) if row == "devices" else row for row in faults.ROWS]
+
+
+@pytest.mark.parametrize("row", FAULTS)
+def test_faults(row, tmp_path, capsys, monkeypatch):
+    """Every row of the fault table, in its quick form."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # of the processes that it starts
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for bound in ("MAX_EXIT_SECONDS", "MAX_REFUSAL_SECONDS"):
+        monkeypatch.setattr(faults, bound, np.inf)
+    path = tmp_path / "faults.json"
+    code = faults.main(["--quick", "--rows", row, "--json", "--out", str(path)])
+    record = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out) == record
+    assert record.keys() == {row} and record[row].keys() >= {"must", "found", "met", "about", "commit", "quick"}
+    assert (code, record[row]["met"]) == (0, True), record[row]["found"]
+
+
+def test_what_an_update_would_communicate():
+    config = scaling.ScalingConfig(bandwidth=1e9, latency=1e-6)
+    # few bytes go through a tree, many around a ring: 2 x 3 messages, and 14 that carry 7/8 of the bytes twice
+    np.testing.assert_allclose(scaling.all_reduce_seconds(config, 10, 8), 20 / 1e9 + 6e-6)
+    np.testing.assert_allclose(scaling.all_reduce_seconds(config, 10**6, 8), 2 * 7 / 8 * 1e-3 + 14e-6)
+    found = scaling.estimate(config, "rl2", "bandit")
+    # 2 epochs of 8 minibatches; 1,024 trials of 10 pulls, seen once to collect and three times an epoch
+    assert (found["all_reduces"], found["network_steps_per_device"]) == (16, 1024 * 10 * 7)
+    np.testing.assert_allclose(found["compute_s"], 2 * (found["param_bytes"] / 4) * 71_680 / 1e12)
+    for count, one in found["devices"].items():
+        seconds = 16 * scaling.all_reduce_seconds(config, found["param_bytes"], count)
+        np.testing.assert_allclose(one["communication_s"], seconds)
+        np.testing.assert_allclose(one["share"], seconds / (seconds + found["compute_s"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,8 +18,10 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import cli, configs, logging, provenance, registry, runs
+from jaxmeta import cli, configs, logging, provenance, registry, runs, tasks
 from jaxmeta.algos.maml import MAMLConfig
+from jaxmeta.core import parallel
+from jaxmeta.core.checkpoint import keys_as_data
 from tests import tiny
 
 TINY_MAML = ["train", "maml", "navigation", "--tasks.horizon", "5", "--algo.num-tasks", "2", "--algo.streams", "2"]
@@ -149,6 +152,50 @@ def test_resumed_run_equals_uninterrupted(maml_run, tmp_path, capsys, monkeypatc
     chex.assert_trees_all_equal(jax.device_get(resumed.params), jax.device_get(whole.params))
 
 
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+    sizes = ["--tasks.num-pulls", "2", "--algo.num-tasks", "4", "--algo.streams", "2", "--algo.hidden", "4"]
+    train = ["train", "ppo", "bandit", *sizes, "--algo.ppo.epochs", "1", "--algo.ppo.minibatches", "1"]
+    train += ["--deterministic", "--eval-tasks", "0"]
+    try:
+        for folder, devices, updates, more in (
+            ("mixed", "2", "1", []),
+            ("mixed", "1", "2", ["--resume"]),
+            ("one", "1", "2", []),
+        ):
+            out = ["--out", str(tmp_path / folder), "--devices", devices, "--updates", updates]
+            assert cli.main([*train, *out, *more]) == 0
+    finally:
+        parallel.use_fixed_order(False)
+        parallel.use_devices(None)
+    mixed, one = (keys_as_data(runs.load(tmp_path / folder).state) for folder in ("mixed", "one"))
+    chex.assert_trees_all_equal(*map(jax.device_get, (mixed, one)))
+
+
+def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_path, capsys, monkeypatch):
+    """A run of four sound updates goes on where every reward is NaN."""
+
+    def step(self, key, state, action, task, sound=tasks.Navigation.step):
+        state, step = sound(self, key, state, action, task)
+        return state, step.replace(reward=step.reward * np.nan)
+
+    folder = shutil.copytree(maml_run, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.Navigation, "step", step)
+        resume = ["train", "maml", "navigation", "--out", str(folder), "--resume", "--updates", "20", "--chunk", "5"]
+        assert cli.main([*resume, "--eval-tasks", "0"]) == 3
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxmeta: ")]
+    dump = folder / runs.NON_FINITE
+    assert told == [
+        "jaxmeta: 5 updates in a row were not finite; the params are those of update 4;"
+        f" the state is in {dump} to look at, the last checkpoint is of update 4"
+    ]
+    before = runs.load(maml_run)
+    state = jm.Checkpointer(dump).restore(jm.state_form(before.meta), 4)
+    assert (int(state.dropped), int(state.step)) == (5, 9)
+    for part in ("params", "opt_state"):
+        chex.assert_trees_all_equal(*(jax.device_get(getattr(one, part)) for one in (state, before.state)))
+
+
 def test_resumed_run_adds_the_commit_that_it_goes_on_at(tmp_path, monkeypatch):
     arguments = [*TINY_MAML, "--out", str(tmp_path / "run"), "--eval-tasks", "0", "--updates"]
     commits = []
@@ -194,6 +241,7 @@ BAD_INPUT = {
     "train maml navigation --out {new} --updates": "--updates needs a value",
     "train maml navigation --out {new} --num-seeds 0": "--num-seeds is 0",
     "train maml navigation --out {new} --chunk 0": "--chunk is 0",
+    "train maml navigation --out {new} --algo.num-tasks 3 --devices 2": "must be a multiple (try --devices 1)",
     "train maml navigation --out {new} --algo.num-task 3": "did you mean '--algo.num-tasks'?",
     "train maml navigation --out {new} extra": "'extra' is one argument too many",
     "train maml navigation --out {file}": "is a file",

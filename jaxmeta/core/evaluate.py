@@ -85,8 +85,8 @@ def evaluate(
     count = parallel.num_devices_for(num_tasks)
     params = parallel.replicate(params, count)
     # a process can look only at what its own devices have
-    spread = jax.jit(run) if jax.process_count() == 1 else jax.jit(run, out_shardings=parallel.everywhere(count))
-    return spread(params, (tasks, jax.random.split(key, num_tasks)))
+    placed = {} if jax.process_count() == 1 else {"out_shardings": parallel.everywhere(count)}
+    return parallel.compiled(run, **placed)(params, (tasks, jax.random.split(key, num_tasks)))
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -57,6 +57,15 @@ def parts_of(size: int) -> int:
     return math.gcd(size, PARTS)
 
 
+def compiled(function: Callable[..., Any], **options) -> Callable[..., Any]:
+    """Compiles a program that uses `over_tasks` or `map_over_tasks`, as `jax.jit` does with these options."""
+    if _settings["fixed_order"]:
+        # On many devices XLA merges what is computed twice before it simplifies, on a single one later: then other
+        # operations are fused, and rounded together. Without that pass both ways lead to the same operations.
+        options["compiler_options"] = {"xla_disable_hlo_passes": "cse"}
+    return jax.jit(function, **options)
+
+
 def use_cpu_cores(num_devices: int | None = None) -> None:
     """Makes every CPU core a device of its own; call it before JAX starts, else it has no effect.
 

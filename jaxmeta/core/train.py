@@ -38,7 +38,7 @@ def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> Tra
         # one by one: the batched decompositions behind orthogonal weights wait for each other on a CPU's devices
         init, keys = lambda keys: jax.lax.map(meta.init, keys), jax.random.split(key, num_seeds)
     placement = jax.tree.map(lambda leaf: leaf.sharding, state_form(meta, num_seeds))
-    return jax.jit(init, out_shardings=placement)(keys)
+    return parallel.compiled(init, out_shardings=placement)(keys)
 
 
 def state_form(meta: MetaLearner, num_seeds: int | None = None) -> TrainState:
@@ -61,7 +61,7 @@ def make_chunk(
     update = guard.guarded(meta.update)
     if num_seeds is not None:
         update = jax.vmap(update)
-    return jax.jit(
+    return parallel.compiled(
         lambda state: jax.lax.scan(lambda state, _: update(state), state, None, num_updates), donate_argnums=0
     )
 

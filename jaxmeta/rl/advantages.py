@@ -108,7 +108,11 @@ def fit_linear_baseline(experience: Rollout, returns: Array, ridge: float = 1e-5
     weighted, features = (x.reshape(length * streams, -1) / scale for x in (weighted, features))
     size = length * streams
     gram = weighted.T @ weighted / size + ridge * jnp.eye(features.shape[-1])
-    coefficients = jax.scipy.linalg.solve(gram, weighted.T @ returns.reshape(-1) / size, assume_a="pos")
+    factor = jax.scipy.linalg.cho_factor(gram)
+    coefficients = jnp.zeros_like(scale)
+    for _ in range(2):  # the second time solves for what rounding left, which the ill-conditioned equations enlarge
+        residual = weighted.T @ (returns.reshape(-1) - weighted @ coefficients) / size - ridge * coefficients
+        coefficients += jax.scipy.linalg.cho_solve(factor, residual)
     return (features @ coefficients).reshape(length, streams)
 
 

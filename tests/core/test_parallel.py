@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
+from jaxmeta import registry, rl
 from jaxmeta.core import parallel
 from tests import tiny
+from tests.rl.test_returns import experience
 
 
 def adapt_and_score(theta, target):
@@ -104,6 +106,46 @@ def test_a_fixed_order_gives_equal_bits_and_the_same_mean():
     np.testing.assert_allclose(fast, one, rtol=1e-6)
 
 
+def test_one_device_rounds_as_two_do():
+    """What a policy gradient computes twice, a compiler for one device merges later than one for two."""
+    values = jnp.sin(jnp.arange(16.0 * 12).reshape(16, 4, 3))
+
+    def adapt(theta, value):
+        weight = rl.standardize(value, jnp.ones_like(value))
+
+        def loss(policy):
+            log_prob = -0.5 * jnp.square((value - policy[0]) / jnp.exp(policy[1])) - policy[1]
+            return jnp.mean(jnp.exp(log_prob - jax.lax.stop_gradient(log_prob)) * weight)
+
+        policy = jnp.stack([theta, 0.1 * theta])
+        for _ in range(2):
+            policy -= 0.1 * jax.grad(loss)(policy)
+        return policy
+
+    parallel.use_fixed_order()
+    try:
+        adapted = []
+        for count in (1, 2):
+            parallel.use_devices(count)
+            run = parallel.map_over_tasks(adapt, 16)
+            adapted.append(np.asarray(parallel.compiled(run)(jnp.float32(1.7), values)))
+    finally:
+        parallel.use_fixed_order(False)
+        parallel.use_devices(None)
+    np.testing.assert_array_equal(*adapted)
+
+
+def test_a_fitted_baseline_hardly_enlarges_rounding():
+    """Or what differs from one number of devices to another by rounding would soon differ by much more."""
+    walk = 0.1 * jnp.cumsum(jax.random.normal(jax.random.key(0), (20, 5, 2)), 0)
+    stored, returns = experience(jnp.zeros((20, 5)), jnp.zeros((20, 5)), obs=walk), 10.0 * jnp.cos(walk[..., 0])
+    with jax.enable_x64(True):
+        exact = rl.fit_linear_baseline(
+            jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), stored), np.asarray(returns, np.float64)
+        )
+    np.testing.assert_allclose(rl.fit_linear_baseline(stored, returns), exact, atol=5e-6)
+
+
 @pytest.mark.parametrize(("size", "parts"), [(1, 1), (6, 2), (8, 8), (20, 4), (48, 8)])
 def test_parts_do_not_depend_on_the_devices(size, parts):
     assert parallel.parts_of(size) == parts
@@ -131,7 +173,7 @@ for count in (1, 2, 4, 8):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rl2", "pearl"])
+@pytest.mark.parametrize("name", registry.ALGOS)
 def test_deterministic_training_is_equal_bit_for_bit_on_1_2_4_and_8_devices(name):
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", BITS, name], capture_output=True, text=True, check=True)
     digests = run.stdout.split()
