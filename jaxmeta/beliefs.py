@@ -89,7 +89,7 @@ def draw_trial(run: runs.Run, seed: int) -> Any:
     from jaxmeta import plot
 
     config, plan, family = run.config, run.meta.plan, run.family
-    params = run.params if runs.seed_axis(config) is None else jax.tree.map(lambda leaf: leaf[0], run.params)
+    params = run.first_params
     task_key, key = jax.random.split(jax.random.key(seed))
     task = family.sample_test(task_key)
 

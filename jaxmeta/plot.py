@@ -101,22 +101,26 @@ def adaptation(evaluation: dict[str, Any], title: str):
     return figure
 
 
-def adaptation_curves(curves: dict[str, dict[str, Any]], title: str):
-    """Draws errors over the steps of an inner loop on a logarithmic axis, a line for each of several agents.
+def adaptation_curves(curves: dict[str, dict[str, Any]], title: str, what: str = "squared error"):
+    """Draws an error, or an accuracy, over the steps of an inner loop, a line for each of several agents.
 
     Args:
-      curves: by agent, `mean` of every step and `ci95`.
+      curves: by agent, `mean` of every step, [steps + 1], and `ci95`, [steps + 1, 2], the lower end first.
+      what: "squared error", on a logarithmic axis, or "accuracy".
     """
     figure, axes = _axes(title)
     for color, (name, curve) in zip(LINES, curves.items(), strict=False):
-        low, high = np.sort(np.array(curve["ci95"]), axis=1).T
+        low, high = np.array(curve["ci95"]).T
         axes.plot(curve["mean"], "o-", color=color, label=name, linewidth=2, markersize=3)
         axes.fill_between(np.arange(len(low)), low, high, color=color, alpha=0.2, linewidth=0)
-    axes.set_yscale("log")
-    # what was meta-trained for few steps may diverge in more: the others shall stay readable
-    axes.set_ylim(top=4 * max(curve["mean"][0] for curve in curves.values()))
+    if what == "squared error":
+        axes.set_yscale("log")
+        # what was meta-trained for few steps may diverge in more: the others shall stay readable
+        axes.set_ylim(top=4 * max(curve["mean"][0] for curve in curves.values()))
+    else:
+        axes.set_ylim(0.0, 1.0)
     axes.set_xlabel("gradient steps on the support")
-    axes.set_ylabel("squared error")
+    axes.set_ylabel(what)
     axes.legend(frameon=False)
     _subtitle(axes, "mean and 95 % bootstrap interval")
     return figure

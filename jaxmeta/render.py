@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +17,7 @@ FIRST, LAST = (208, 228, 245), (0, 114, 178)
 """Colours of the rooms where a path begins and ends; between them it fades from one to the other."""
 
 
+@functools.partial(jax.jit, static_argnames="scale")
 def render(task: MazeTask, state: MazeState, scale: int = 16) -> Array:
     """Draws a maze from above, with the goal as a square and the agent as a triangle that points where it looks.
 
@@ -28,6 +32,7 @@ def render(task: MazeTask, state: MazeState, scale: int = 16) -> Array:
     return _draw(task, state, shade, scale)
 
 
+@functools.partial(jax.jit, static_argnames="scale")
 def render_path(task: MazeTask, rooms: Array, valid: Array, scale: int = 16) -> Array:
     """Draws which rooms an episode visited: the earlier, the lighter.
 

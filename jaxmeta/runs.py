@@ -101,6 +101,13 @@ class Run:
         return self.state.params
 
     @property
+    def first_params(self) -> Any:
+        """The meta-parameters of the first seed, without an axis of seeds."""
+        import jax
+
+        return self.params if seed_axis(self.config) is None else jax.tree.map(lambda leaf: leaf[0], self.params)
+
+    @property
     def step(self) -> int:
         """Updates done."""
         import numpy as np

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -42,10 +43,11 @@ def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8, to
     env, spec = family.env, _checked_spec(family.env)
     key = jax.random.key(0) if key is None else key
     task_key, test_key, steps_key = jax.random.split(key, 3)
-    tasks = jax.vmap(family.sample)(jax.random.split(task_key, 2))
-    _same_form("family.sample_test", family.sample_test(test_key), "family.sample", family.sample(test_key))
+    tasks = jax.jit(jax.vmap(family.sample))(jax.random.split(task_key, 2))
+    law, test_law = (jax.eval_shape(sample, test_key) for sample in (family.sample, family.sample_test))
+    _same_form("family.sample_test", test_law, "family.sample", law)
     task = jax.tree.map(lambda leaf: leaf[0], tasks)
-    code = family.encode(task)
+    code = jax.eval_shape(family.encode, task)
     _require(
         code.ndim == 1 and jnp.issubdtype(code.dtype, jnp.floating),
         f"family.encode gives {_form(code)}; a task is described by a float vector [D]",
@@ -65,15 +67,12 @@ def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8, to
         return obs, jax.lax.scan(one, state, jnp.stack(keys))[1]
 
     keys = jax.random.split(steps_key, 2)
-    alone, together = jax.jit(episode), jax.jit(jax.vmap(episode))
-    results = [alone(keys[index], jax.tree.map(lambda leaf, index=index: leaf[index], tasks)) for index in range(2)]
-    traces = [re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(episode)(keys[0], task))) for _ in range(2)]
-    _require(traces[0] == traces[1], "env.step does something else when it is traced again; it must not keep state")
-    looped = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-    _all_close("vmap over tasks", together(keys, tasks), looped, "a loop over tasks", tolerance)
-    _, steps = looped
-    _require(bool(jnp.isfinite(steps.reward).all()), "env.step pays a reward that is not finite")
-    _require(bool(jnp.isfinite(steps.obs).all()), "env.step gives an observation that is not finite")
+    alone = jax.jit(episode)  # traced once for both
+    looped = jax.jit(lambda *both: jax.lax.map(lambda one: alone(*one), both))(keys, tasks)
+    _all_close("vmap over tasks", jax.jit(jax.vmap(alone))(keys, tasks), looped, "a loop over tasks", tolerance)
+    steps = jax.device_get(looped[1])
+    _require(bool(np.isfinite(steps.reward).all()), "env.step pays a reward that is not finite")
+    _require(bool(np.isfinite(steps.obs).all()), "env.step gives an observation that is not finite")
     _require(
         spec.terminates or not bool(steps.terminated.any()),
         "env.step ends an episode early, but spec.terminates is False",
@@ -220,7 +219,7 @@ def _check_env_forms(env: Env, spec: Spec, task: Task) -> None:
         f"env.reset gives an observation {list(obs.shape)}; spec.observation is {list(spec.observation)}",
     )
     _require(obs.dtype == jnp.float32, f"env.reset gives an observation of {obs.dtype}; it must be float32")
-    next_state, step = jax.eval_shape(env.step, key, state, spec.action.example(), task)
+    traced, (next_state, step) = _trace(env.step, key, state, spec.action.example(), task)
     _same_form("the state after env.step", next_state, "the state after env.reset", state)
     for name, value, shape, kind in (
         ("obs", step.obs, spec.observation, jnp.float32),
@@ -231,6 +230,15 @@ def _check_env_forms(env: Env, spec: Spec, task: Task) -> None:
             value.shape == shape and value.dtype == kind,
             f"env.step gives {name} {_form(value)}; it must be {jnp.dtype(kind).name}{list(shape)}",
         )
+    again, _ = _trace(env.step, key, state, spec.action.example(), task)
+    _require(traced == again, "env.step does something else when it is traced again; it must not keep state")
+
+
+def _trace(function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+    """Says what a function does, without the addresses of what it calls, and the form of what it returns."""
+    # in a function of its own: what was traced before is remembered
+    program, form = jax.make_jaxpr(lambda *arguments: function(*arguments), return_shape=True)(*arguments)
+    return re.sub("0x[0-9a-f]+", "", str(program)), form
 
 
 def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: Plan) -> None:

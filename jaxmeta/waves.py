@@ -20,8 +20,6 @@ from jaxmeta.types import Array, Examples
 STEPS = (0, 1, 5, 10)
 """Of the inner loop, at which a prediction is drawn."""
 NUM_INPUTS = 200
-MAX_STEPS = 10
-NUM_TASKS = 1000
 
 
 def predictions(run: runs.Run, task: FewShotTask, x: Array, steps: int) -> Array:
@@ -29,7 +27,7 @@ def predictions(run: runs.Run, task: FewShotTask, x: Array, steps: int) -> Array
     env = dataclasses.replace(run.family.env, queries=len(x))
     asked = task.replace(query=Examples(x[:, None], jnp.zeros((len(x), 1))))
     plan = dataclasses.replace(run.meta.plan, rounds=steps)
-    trial = collect(run.meta.learner, _one_seed(run), env, asked, jax.random.key(0), plan)
+    trial = collect(run.meta.learner, run.first_params, env, asked, jax.random.key(0), plan)
     return trial.rounds.action[:, 0, 0]
 
 
@@ -52,21 +50,6 @@ def draw_predictions(folders: Mapping[str, Path], seed: int = 0) -> Any:
     return _panels({name: runs.load(folder) for name, folder in folders.items()}, seed)
 
 
-def draw_adaptation(folders: Mapping[str, Path], seed: int = 0) -> Any:
-    """Draws the squared error on held-out waves over the steps of the inner loop, a line per run."""
-    from jaxmeta import plot
-
-    curves = {}
-    for name, folder in folders.items():
-        run = runs.load(folder)
-        plan = runs.changed_plan(run.meta.plan, MAX_STEPS, None)
-        report = runs.trials(run.meta.learner, _one_seed(run), run.family, plan, NUM_TASKS, seed)
-        points = [episodes[0] for episodes in report.by_round_and_episode()]
-        # a reward is minus the squared error
-        curves[name] = {"mean": [-p["mean"] for p in points], "ci95": [[-end for end in p["ci95"]] for p in points]}
-    return plot.adaptation_curves(curves, f"sinusoid: squared error on {NUM_TASKS:,} held-out waves")
-
-
 def _panels(agents: Mapping[str, runs.Run], seed: int) -> Any:
     from jaxmeta import plot
 
@@ -82,7 +65,3 @@ def _panels(agents: Mapping[str, runs.Run], seed: int) -> Any:
             "steps": {step: np.asarray(said[step]) for step in STEPS},
         }
     return plot.functions(np.asarray(x), panels)
-
-
-def _one_seed(run: runs.Run) -> Any:
-    return run.params if runs.seed_axis(run.config) is None else jax.tree.map(lambda leaf: leaf[0], run.params)

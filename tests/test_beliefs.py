@@ -23,8 +23,8 @@ VARIBAD = f"{FLAGS} --algo.encoder-hidden 4 --algo.vae.capacity 4 --algo.vae.bat
 
 def test_probabilities_of_a_carry_are_those_along_the_trial():
     meta = jm.varibad(GRID, CONFIG)
-    params = meta.learner.init(KEY)
-    trial = collect(meta.learner, params, GRID.env, GRID.sample(KEY), KEY, meta.plan)
+    params = jax.jit(meta.learner.init)(KEY)
+    trial = jax.jit(lambda: collect(meta.learner, params, GRID.env, GRID.sample(KEY), KEY, meta.plan))()
     experience = jax.tree.map(lambda leaf: leaf[0], trial.rounds)
     along = beliefs.along(GRID, CONFIG, params, experience)
     assert along.shape == (13, 3, 3) and ((along > 0) & (along < 1)).all()

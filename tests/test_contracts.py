@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,9 @@ def test_supervised_algorithm_holds_the_contract(name):
     testing.check_algo(tiny.supervised(name))
 
 
-# a humanoid takes longest to compile, and a hopper is built as a walker is
-SLOW = {"humanoid-dir", "hopper-params"}
+# a humanoid takes longest to compile, and a hopper is built as a walker is; the others share a body and all that moves
+# it with half-cheetah-vel and ant-dir, and tests/tasks/test_brax.py looks at their forms, rewards and laws
+SLOW = {"humanoid-dir", "hopper-params", "half-cheetah-dir", "ant-goal"}
 FAMILY_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.TASKS]
 
 
@@ -142,6 +144,18 @@ class Broken(tasks.Navigation):
 def test_check_env_says_what_is_wrong(fault, message):
     with pytest.raises(testing.ContractError, match=message):
         testing.check_env(tiny.family()._replace(env=Broken(horizon=4, fault=fault)))
+
+
+def test_check_env_says_that_an_environment_keeps_state():
+    traced = itertools.count()
+
+    class Counting(tasks.Navigation):
+        def step(self, key, state, action, task):
+            state, step = super().step(key, state, action, task)
+            return state, step.replace(reward=step.reward + next(traced))
+
+    with pytest.raises(testing.ContractError, match="does something else when it is traced again"):
+        testing.check_env(tiny.family()._replace(env=Counting(horizon=4)))
 
 
 def test_check_env_accepts_the_same_environment_without_the_fault():

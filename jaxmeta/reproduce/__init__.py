@@ -20,6 +20,7 @@ TABLES = {
     "navigation": "jaxmeta.reproduce.navigation",
     "estimators": "jaxmeta.reproduce.estimators",
     "sinusoid": "jaxmeta.reproduce.sinusoid",
+    "glyphs": "jaxmeta.reproduce.glyphs",
     "learned-optimizer": "jaxmeta.reproduce.learned_optimizer",
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
 }

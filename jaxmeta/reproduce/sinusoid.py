@@ -57,11 +57,12 @@ def _runs() -> Iterator[Run]:
 def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
     """Draws predictions before and after gradient steps, and the error over them, of the agents with ten shots."""
     from jaxmeta import waves
+    from jaxmeta.reproduce import curves
 
     agents = {name.removeprefix("10-shot/"): folder for name, folder in folders.items() if name.startswith("10-shot/")}
     classic = {name: agents[name] for name in ("maml", "meta-sgd") if name in agents}
     drawn = {"predictions": waves.draw_predictions(classic)} if classic else {}
-    return drawn | ({"adaptation": waves.draw_adaptation(agents)} if agents else {})
+    return drawn | ({"adaptation": curves.error(agents, "sinusoid")} if agents else {})
 
 
 TABLE = Table(

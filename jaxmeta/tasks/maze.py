@@ -222,7 +222,7 @@ def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
     if not config.num_train:
         return TaskFamily(env, draw, draw, flatten_task, episodes=config.num_episodes)
     train = _distinct(draw, config)
-    known = jax.vmap(_packed)(train)
+    known = jax.jit(jax.vmap(_packed))(train)
 
     def sample(key):
         index = jax.random.randint(key, (), 0, config.num_train)
@@ -250,8 +250,8 @@ def _distinct(draw: Callable[[Key], MazeTask], config: MazeConfig) -> MazeTask:
     """Draws the mazes to train on, no two with the same passages, stacked."""
     # twice as many as are needed, to replace the equal ones and to see whether others remain
     keys = jax.random.split(jax.random.key(config.train_seed), max(2 * config.num_train, 64))
-    tasks = jax.jit(jax.vmap(draw))(keys)
-    _, first = np.unique(np.asarray(jax.vmap(_packed)(tasks)), axis=0, return_index=True)
+    tasks, passages = jax.jit(jax.vmap(lambda key: (task := draw(key), _packed(task))))(keys)
+    _, first = np.unique(np.asarray(passages), axis=0, return_index=True)
     if len(first) < 1.5 * config.num_train:
         raise ValueError(
             f"tasks.num_train is {config.num_train}; it must be lower, as only {len(first)} mazes with different"

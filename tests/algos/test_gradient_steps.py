@@ -37,9 +37,14 @@ def _first(tree):
 def before_and_after(meta, change=lambda params: params):
     """Adapts once; returns the learned params and the policy's before and after."""
     params = change(meta.learner.init(KEY))
-    fast = meta.learner.start(params, KEY)
-    experience = jm.rollout(meta.learner, params, fast, FAMILY.env, FAMILY.sample(KEY), KEY, streams=8)
-    return params, fast.policy, meta.learner.adapt(params, fast, experience, KEY).policy
+
+    @jax.jit
+    def adapt(params):
+        fast = meta.learner.start(params, KEY)
+        experience = jm.rollout(meta.learner, params, fast, FAMILY.env, FAMILY.sample(KEY), KEY, streams=8)
+        return fast.policy, meta.learner.adapt(params, fast, experience, KEY).policy
+
+    return params, *adapt(params)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,7 @@ def test_cavia_adapts_a_context_that_every_task_begins_at_zero():
 
 def test_meta_training_leaves_the_context_alone():
     meta = tiny.algo("cavia")
-    state, _ = jax.jit(meta.update)(meta.init(KEY))
+    state, _ = jax.jit(meta.update)(jm.init_state(meta, KEY))
     np.testing.assert_array_equal(state.params.policy["context"], 0.0)
 
 
@@ -102,7 +107,7 @@ def test_credit_is_standardised_over_the_tasks(trials):
     def options(_, both):
         return standardized_credit(both, rl.plain_returns(), 0.5)
 
-    got = parallel.over_tasks(options, 2, 1)((), both)
+    got = jax.jit(parallel.over_tasks(options, 2, 1))((), both)
     np.testing.assert_allclose(got["return_baseline"], returns.mean(), rtol=1e-6)
     np.testing.assert_allclose(got["sampling_correction"], 0.5 / returns.std(), rtol=1e-5)
     assert standardized_credit(both, rl.plain_returns(), 0.0) == {}
@@ -125,7 +130,7 @@ def test_penalty_weighs_how_far_the_first_policy_moved(trials):
         moved = learner.head(first.output).kl_divergence(learner.head(output))
         return rl.masked_mean(moved, first.valid)
 
-    np.testing.assert_allclose(penalty[1], 3.0 * np.mean(jax.vmap(divergence)(both)), rtol=1e-4)
+    np.testing.assert_allclose(penalty[1], 3.0 * np.mean(jax.jit(jax.vmap(divergence))(both)), rtol=1e-4)
 
 
 def test_weights_of_the_penalty_follow_the_target():
@@ -188,7 +193,7 @@ def test_meta_gradients_are_finite_without_rewards(options, trials):
 
 def test_log_tells_how_often_a_bound_acted():
     meta = jm.maml(FAMILY, jm.MAMLConfig(**SIZES, max_inner_step=1e-3, outer_loop="vpg"))
-    _, metrics = jax.jit(meta.update)(meta.init(KEY))
+    _, metrics = jax.jit(meta.update)(jm.init_state(meta, KEY))
     assert metrics["bounded_steps"] == 1.0
 
 

@@ -56,14 +56,17 @@ def test_first_order_is_the_gradient_at_the_adapted_params(second_order):
     first, meta, *_ = gradient_of(config, trials)
     assert np.abs(flat(first) - flat(gradient)).max() > 1e-4
     plain = outer.meta_loss(inner.memory(_network()), rl.ratio, ADVANTAGE)
-    per_task = []
-    for index in range(2):
-        trial = jax.tree.map(lambda leaf, index=index: leaf[index], trials)
+
+    def of_one_task(trial):
         adapted = jax.tree.map(lambda leaf: leaf[-1], replay_fast(meta.learner, params, trial)).policy
         last = jax.tree.map(lambda leaf: leaf[None, -1:], trial.rounds)
         no_rounds = trial.replace(rounds=last, start_key=trial.start_key[None], adapt_keys=trial.adapt_keys[None, :0])
-        per_task.append(flat(jax.grad(plain)(adapted, no_rounds)))
-    np.testing.assert_allclose(flat(first), np.mean(per_task, 0), rtol=1e-3, atol=1e-5)
+        return jax.grad(plain)(adapted, no_rounds)
+
+    per_task = jax.jit(lambda trials: jax.lax.map(of_one_task, trials))(trials)
+    np.testing.assert_allclose(
+        flat(first), flat(jax.tree.map(lambda leaf: np.mean(leaf, 0), per_task)), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_a_zero_step_gives_the_plain_policy_gradient():
@@ -72,7 +75,9 @@ def test_a_zero_step_gives_the_plain_policy_gradient():
     last = trials.replace(
         rounds=jax.tree.map(lambda leaf: leaf[:, -1:], trials.rounds), adapt_keys=trials.adapt_keys[:, :0]
     )
-    np.testing.assert_allclose(flat(gradient), flat(jax.grad(plain)(params.policy, last)), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        flat(gradient), flat(jax.jit(jax.grad(plain))(params.policy, last)), rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("objective", ["ratio", "log_prob", "dice"])
@@ -97,13 +102,19 @@ def test_adaptation_of_one_task_does_not_see_another(second_order):
 
 def test_the_step_size_shrinks_after_the_first_round():
     meta = jm.maml(tiny.family(), dataclasses.replace(CONFIG, rounds=2, later_lr_scale=0.5))
-    params = meta.learner.init(jax.random.key(0))
-    fast = meta.learner.start(params, jax.random.key(0))
-    task = tiny.family().sample(jax.random.key(1))
-    experience = jm.rollout(meta.learner, params, fast, tiny.family().env, task, jax.random.key(2), streams=16)
-    once = meta.learner.adapt(params, fast, experience, jax.random.key(3))
-    later = meta.learner.adapt(params, once.replace(policy=fast.policy), experience, jax.random.key(3))
-    moved = [flat(new.policy) - flat(fast.policy) for new in (once, later)]
+
+    @jax.jit
+    def adapted():
+        params = meta.learner.init(jax.random.key(0))
+        fast = meta.learner.start(params, jax.random.key(0))
+        task = tiny.family().sample(jax.random.key(1))
+        experience = jm.rollout(meta.learner, params, fast, tiny.family().env, task, jax.random.key(2), streams=16)
+        once = meta.learner.adapt(params, fast, experience, jax.random.key(3))
+        later = meta.learner.adapt(params, once.replace(policy=fast.policy), experience, jax.random.key(3))
+        return fast, once, later
+
+    before, *after = (flat(fast.policy) for fast in adapted())
+    moved = [new - before for new in after]
     np.testing.assert_allclose(moved[1], 0.5 * moved[0], rtol=1e-4, atol=1e-7)
 
 

@@ -24,17 +24,21 @@ CONFIG = tiny.ALGOS["varibad"]
 @pytest.fixture(scope="module")
 def agent():
     meta = jm.varibad(GRID, CONFIG)
-    return meta, meta.learner.init(KEY)
+    return meta, jax.jit(meta.learner.init)(KEY)
 
 
 @pytest.fixture(scope="module")
 def trial(agent):
     meta, params = agent
-    return collect(meta.learner, params, GRID.env, GRID.sample(KEY), KEY, meta.plan)
+    return jax.jit(lambda: collect(meta.learner, params, GRID.env, GRID.sample(KEY), KEY, meta.plan))()
 
 
 def trajectory(trial):
     return jax.tree.map(lambda leaf: leaf[0], inner.trajectories(trial.rounds))
+
+
+def chain_of(encoder, params, trajectory):
+    return jax.jit(lambda params, trajectory: inner.posteriors(encoder, params, trajectory))(params, trajectory)
 
 
 def model(weights=None, kl_weight=0.01):
@@ -45,7 +49,7 @@ def model(weights=None, kl_weight=0.01):
 def test_the_belief_of_collection_is_the_chain_of_posteriors(agent, trial):
     """What the agent holds when it acts at step t is the posterior after t transitions, the prior at the first."""
     encoder, _ = belief_model(GRID, CONFIG)
-    chain = inner.posteriors(encoder, agent[1].model.encoder, trajectory(trial))
+    chain = chain_of(encoder, agent[1].model.encoder, trajectory(trial))
     held = jax.tree.map(lambda leaf: leaf[0, :, 0], trial.rounds.output.aux)
     np.testing.assert_allclose(chain.mean[:-1], held.mean, atol=1e-6)
     np.testing.assert_allclose(chain.log_var[:-1], held.log_var, atol=1e-6)
@@ -82,6 +86,7 @@ def test_the_last_transition_of_an_episode_is_known_before_the_next_one_begins(a
     experience = jax.tree.map(lambda leaf: leaf[0], trial.rounds)
     inputs = experience.inputs
 
+    @jax.jit
     def beliefs(change):
         changed = inputs.replace(**{field: getattr(inputs, field).at[HORIZON].add(change)})
         return unroll(meta.learner, params, (), experience.replace(inputs=changed)).aux.mean
@@ -104,7 +109,7 @@ def test_steps_after_an_early_end_leave_no_trace():
     action, valid = jnp.arange(5), jnp.array([1.0, 1.0, 0.0, 0.0, 1.0])
     full = rl.Trajectory(steps[1], action, steps[0], steps[1], valid)
     without = jax.tree.map(lambda leaf: leaf[np.array([0, 1, 4])], full)
-    chain, short = (inner.posteriors(encoder, params, one) for one in (full, without))
+    chain, short = (chain_of(encoder, params, one) for one in (full, without))
     np.testing.assert_allclose(chain.mean[np.array([0, 1, 2, 5])], short.mean, atol=1e-6)
     np.testing.assert_array_equal(chain.mean[3], chain.mean[2])
 
@@ -118,7 +123,7 @@ def test_the_loss_equals_a_loop(agent, trial):
     """With the same noise: every posterior, the prior included, decodes every step, past and future."""
     _, params = agent
     encoder, decoders, loss = model(kl_weight=0.3)
-    steps, chain = trajectory(trial), inner.posteriors(encoder, params.model.encoder, trajectory(trial))
+    steps, chain = trajectory(trial), chain_of(encoder, params.model.encoder, trajectory(trial))
     noise = np.asarray(jax.random.normal(KEY, chain.mean.shape))
     mean, log_var = np.asarray(chain.mean, np.float64), np.asarray(chain.log_var, np.float64)
     cells = decoders["reward"].cells
@@ -134,7 +139,7 @@ def test_the_loss_equals_a_loop(agent, trial):
         distance = (mean[t] - old_mean) ** 2
         kl += 0.5 * np.sum((np.exp(log_var[t]) + distance) / np.exp(old_log_var) - 1 + old_log_var - log_var[t])
         old_mean, old_log_var = mean[t], log_var[t]
-    value, metrics = loss(params.model, steps, KEY)
+    value, metrics = jax.jit(loss)(params.model, steps, KEY)
     np.testing.assert_allclose(value, total + 0.3 * kl, rtol=1e-4)
     np.testing.assert_allclose(metrics["vae/kl"], kl, rtol=1e-3)
 
@@ -158,6 +163,7 @@ def test_every_posterior_is_learned_from_every_reward(agent, trial, step):
     loss = inner.negative_elbo(stub, decoders, {"reward": 1.0}, kl_weight=0.01)
     params, steps = inner.ModelParams(stub.init(KEY), agent[1].model.decoders), trajectory(trial)
 
+    @jax.jit
     def gradient(reward):
         other = steps.replace(reward=steps.reward.at[step].set(reward))
         return jax.grad(lambda params: loss(params, other, KEY)[0])(params).encoder
@@ -168,7 +174,7 @@ def test_every_posterior_is_learned_from_every_reward(agent, trial, step):
 def test_no_gradient_of_the_return_reaches_the_encoder(agent, trial):
     meta, params = agent
     loss = outer.trial_loss(meta.learner, rl.ratio, CONFIG.advantage(), value_weight=0.5, entropy_weight=0.1)
-    gradient = jax.grad(lambda params: loss(params, trial)[0])(params)
+    gradient = jax.jit(jax.grad(lambda params: loss(params, trial)[0]))(params)
     assert all((leaf == 0.0).all() for leaf in jax.tree.leaves(gradient.model))
     assert any((leaf != 0.0).any() for leaf in jax.tree.leaves(gradient.policy))
 
@@ -180,7 +186,7 @@ def test_the_policy_is_trained_on_what_it_saw(agent, trial):
     assert spec.observation == (2 + 2 * CONFIG.latent,)
     network = nets.actor_critic(spec, CONFIG.hidden, CONFIG.activation, value=True)
     seen = jax.tree.map(lambda leaf: leaf[0], inner.hyper_trials(trial).rounds)
-    said = unroll(inner.memory(network), params.policy, (), seen)
+    said = jax.jit(lambda: unroll(inner.memory(network), params.policy, (), seen))()
     np.testing.assert_allclose(said.dist, trial.rounds.output.dist[0], atol=1e-6)
 
 
@@ -211,7 +217,8 @@ def test_a_reward_decoder_of_what_a_step_led_to_is_not_told_the_action():
 
 def test_streams_become_trajectories(agent):
     meta, params = agent
-    experience = rollout(meta.learner, params, (), GRID.env, GRID.sample(KEY), KEY, streams=2, episodes=EPISODES)
+    run = jax.jit(lambda task: rollout(meta.learner, params, (), GRID.env, task, KEY, streams=2, episodes=EPISODES))
+    experience = run(GRID.sample(KEY))
     both = inner.trajectories(jax.tree.map(lambda leaf: leaf[None], experience.replace(reset_key=())))
     assert both.next_obs.shape == (2, EPISODES * HORIZON, 2)
     np.testing.assert_array_equal(both.reward[1], experience.reward[:, 1])

@@ -30,7 +30,7 @@ def meta_gradient(rule):
     params = params.replace(policy=NETWORK.init(jax.random.key(2)))
     key = jax.random.key(3)
     fast = outer.adapted(learner, params, lambda index: ENV.experience(task), key, 2)
-    gradient, _ = jax.grad(outer.query_loss(learner, ENV, 2), has_aux=True)(params, task, key)
+    gradient, _ = jax.jit(jax.grad(outer.query_loss(learner, ENV, 2), has_aux=True))(params, task, key)
     return fast.policy, gradient
 
 

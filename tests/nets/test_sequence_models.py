@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -58,17 +59,18 @@ def stepping(network, params, inputs, valid):
     return jax.lax.scan(step, fresh(network, valid.shape[1]), (inputs, valid))[1]
 
 
-def loud(params):
-    """Scales all params up, so that what is said depends much on what was seen."""
-    return jax.tree.map(lambda leaf: 1.5 * leaf + 0.1, params)
+@functools.cache
+def loud(model):
+    """Params, scaled up so that what is said depends much on what was seen."""
+    init = MODELS[model](SPEC).init
+    return jax.jit(lambda key: jax.tree.map(lambda leaf: 1.5 * leaf + 0.1, init(key)))(jax.random.key(0))
 
 
 @pytest.mark.parametrize("gaps", [False, True], ids=["whole", "gaps"])
 @pytest.mark.parametrize("model", MODELS)
 def test_stepping_equals_unrolling(model, gaps):
     network = MODELS[model](dataclasses.replace(SPEC, terminates=gaps))
-    params = loud(network.init(jax.random.key(0)))
-    inputs = inputs_of(jax.random.key(1))
+    params, inputs = loud(model), inputs_of(jax.random.key(1))
     valid = jnp.ones((LENGTH, STREAMS))
     if gaps:  # one stream without a gap, one with two, one that has hardly begun
         valid = valid.at[3:6, 1].set(0.0).at[9, 1].set(0.0).at[1:, 2].set(0.0)
@@ -81,8 +83,7 @@ def test_stepping_equals_unrolling(model, gaps):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_what_is_said_depends_on_the_past_and_not_on_the_future(model):
-    network = MODELS[model](SPEC)
-    params = loud(network.init(jax.random.key(0)))
+    network, params = MODELS[model](SPEC), loud(model)
     inputs, valid = inputs_of(jax.random.key(1)), jnp.ones((LENGTH, STREAMS))
     says = jax.jit(lambda reward: network.unroll(params, fresh(network), inputs.replace(prev_reward=reward), valid))
     before = says(inputs.prev_reward).dist
@@ -96,7 +97,7 @@ def test_what_is_said_depends_on_the_past_and_not_on_the_future(model):
 @pytest.mark.parametrize("model", ["snail", "associative"])
 def test_attention_in_blocks_equals_attention_at_once(monkeypatch, model):
     network = MODELS[model](dataclasses.replace(SPEC, terminates=True))
-    params, inputs = loud(network.init(jax.random.key(0))), inputs_of(jax.random.key(1))
+    params, inputs = loud(model), inputs_of(jax.random.key(1))
     valid = jnp.ones((LENGTH, STREAMS)).at[4:7, 0].set(0.0)
 
     def value_and_slope():
@@ -175,7 +176,7 @@ def test_memories_last_as_long_as_the_trial_at_first(cell):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_no_memory_is_saturated_at_first(cell):
     network = nets.recurrent_actor_critic(SPEC, cell, 32, length=300)
-    params, inputs = network.init(jax.random.key(0)), inputs_of(jax.random.key(1), 300, 4)
+    params, inputs = jax.jit(network.init)(jax.random.key(0)), inputs_of(jax.random.key(1), 300, 4)
 
     def step(carry, inputs):
         return jax.vmap(network.apply, (None, 0, 0))(params, carry, inputs)[0], None

@@ -37,11 +37,11 @@ def test_ratios_are_one_before_the_first_step(name):
     """At unchanged params the clipped loss is minus the mean advantage, and nothing diverges."""
     meta, family = tiny.algo(name), tiny.family()
     params = meta.learner.init(jax.random.key(0))
-    trial = collect(meta.learner, params, family.env, family.sample(jax.random.key(1)), jax.random.key(2), meta.plan)
-    estimator = rl.linear_baseline(normalize=False)
-    loss, metrics = outer.trial_loss(meta.learner, rl.clipped(0.2), estimator)(params, trial)
+    task, estimator = family.sample(jax.random.key(1)), rl.linear_baseline(normalize=False)
+    trial = jax.jit(lambda: collect(meta.learner, params, family.env, task, jax.random.key(2), meta.plan))()
+    loss, metrics = jax.jit(outer.trial_loss(meta.learner, rl.clipped(0.2), estimator))(params, trial)
     last = jax.tree.map(lambda leaf: leaf[-1], trial.rounds)
-    expected = -rl.masked_mean(estimator(last).advantage, last.valid)
+    expected = -rl.masked_mean(jax.jit(estimator)(last).advantage, last.valid)
     np.testing.assert_allclose(loss, expected, atol=1e-5)
     np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-6)
 

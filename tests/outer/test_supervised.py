@@ -22,10 +22,12 @@ NETWORK = nets.perceptron(1, 1, (8,))
 TASK = FAMILY.sample(jax.random.key(3))
 
 
+@jax.jit
 def error(theta, examples):
     return jnp.mean((NETWORK.apply(theta, examples.inputs) - examples.targets) ** 2)
 
 
+@jax.jit
 def descend(theta, examples, lr):
     return jax.tree.map(lambda leaf, slope: leaf - lr * slope, theta, jax.grad(error)(theta, examples))
 
@@ -59,8 +61,11 @@ def test_gradient_of_a_learned_step_size_is_minus_the_product_of_both_gradients(
     params = agent.init(jax.random.key(0))
     loss = outer.query_loss(agent, ENV, 1)
     gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(params, TASK, jax.random.key(0))
-    slope = jax.grad(error)(params.policy, TASK.support)
-    outer_slope = jax.grad(error)(descend(params.policy, TASK.support, 0.1), TASK.query)
+    slopes = jax.jit(jax.grad(error))
+    slope, outer_slope = (
+        slopes(params.policy, TASK.support),
+        slopes(descend(params.policy, TASK.support, 0.1), TASK.query),
+    )
     expected = jax.tree.map(lambda one, other: -one * other, slope, outer_slope)
     chex.assert_trees_all_close(gradient.updater, expected, rtol=1e-4, atol=1e-6)
 

@@ -102,5 +102,6 @@ def test_values_are_fitted_without_moving_the_policy():
         state, metrics = jax.jit(meta.update)(meta.init(jax.random.key(0)))
         losses[value_steps], policies[value_steps] = metrics["loss/value"], state.params["policy"]
         assert metrics["step"] > 0 and metrics["kl"] <= trpo.max_kl
-    chex.assert_trees_all_equal(policies[1], policies[40])
+    # two programs may round the last bit differently; a step of Adam would move params by 1e-2
+    chex.assert_trees_all_close(policies[1], policies[40], rtol=1e-6, atol=1e-9)
     assert losses[40] < 0.8 * losses[1]

@@ -155,7 +155,7 @@ def test_chunks_cover_every_body_once(size):
     pipeline = types.SimpleNamespace(step=lambda system, state, action, debug: state + system * action)
     body = types.SimpleNamespace(_pipeline=pipeline, _n_frames=4, sys=2.0)
     state, action = jax.random.normal(KEY, (2, size, 3))
-    np.testing.assert_allclose(_chunked(body, state, action), state + 8.0 * action, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(_chunked(body, {}, state, action), state + 8.0 * action, rtol=1e-5, atol=1e-5)
 
 
 def test_half_cheetah_dir_pays_for_the_direction():

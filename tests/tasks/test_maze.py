@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -97,6 +98,12 @@ def first(task):
     return jax.tree.map(lambda leaf: leaf[0], task)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def reset(env, task):
+    return env.reset(KEY, task)
+
+
+@functools.partial(jax.jit, static_argnums=2)
 def walk(task, actions, env):
     """Returns the states and steps after each action."""
 
@@ -104,7 +111,7 @@ def walk(task, actions, env):
         state, step = env.step(KEY, state, action, task)
         return state, (state, step)
 
-    return jax.lax.scan(one, env.reset(KEY, task)[0], jnp.array(actions))[1]
+    return jax.lax.scan(one, env.reset(KEY, task)[0], actions)[1]
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 9])
@@ -199,7 +206,8 @@ def test_more_mazes_than_there_are_is_refused():
 
 def test_actions_move_and_turn_as_named_and_walls_hold():
     task = maze_from(DRAWN, start=(0, 0), heading=UP, goal=(2, 0))
-    state, step = walk(task, [FORWARD, RIGHT, FORWARD, FORWARD, FORWARD, RIGHT, FORWARD, LEFT, LEFT], tasks.Maze(3))
+    actions = np.array([FORWARD, RIGHT, FORWARD, FORWARD, FORWARD, RIGHT, FORWARD, LEFT, LEFT])
+    state, step = walk(task, actions, tasks.Maze(3))
     np.testing.assert_array_equal(state.room, [0, 0, 1, 2, 2, 2, 5, 5, 5])
     np.testing.assert_array_equal(state.heading, [UP, EAST, EAST, EAST, EAST, DOWN, DOWN, EAST, UP])
     np.testing.assert_allclose(step.reward, np.where(np.isin(np.arange(9), [0, 4]), -0.041, -0.04), rtol=1e-6)
@@ -208,7 +216,7 @@ def test_actions_move_and_turn_as_named_and_walls_hold():
 
 def test_the_goal_pays_1_and_ends_the_episode():
     task = maze_from(DRAWN, start=(0, 0), heading=EAST, goal=(1, 0))
-    _, step = walk(task, [RIGHT, FORWARD], tasks.Maze(3))
+    _, step = walk(task, np.array([RIGHT, FORWARD]), tasks.Maze(3))
     np.testing.assert_allclose(step.reward, [-0.04, 0.96], rtol=1e-6)
     np.testing.assert_array_equal(step.terminated, [False, True])
     assert tasks.Maze(3).spec.terminates
@@ -232,7 +240,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("heading", VIEWS)
 def test_the_view_from_a_corner(heading):
-    obs = tasks.Maze(3).reset(KEY, maze_from(DRAWN, start=(0, 0), heading=heading, goal=(2, 2)))[1]
+    obs = reset(tasks.Maze(3), maze_from(DRAWN, start=(0, 0), heading=heading, goal=(2, 2)))[1]
     np.testing.assert_array_equal(obs[..., 0], np.array([list(line) for line in VIEWS[heading]]) == ".")
     assert not obs[..., 1].any()
 
@@ -255,7 +263,7 @@ GOAL_IN_SIGHT = [
 
 @pytest.mark.parametrize(("goal", "start", "heading", "place"), GOAL_IN_SIGHT)
 def test_the_goal_is_seen_where_no_wall_hides_it(goal, start, heading, place):
-    obs = np.asarray(tasks.Maze(3).reset(KEY, maze_from(DRAWN, start, heading, goal))[1])
+    obs = np.asarray(reset(tasks.Maze(3), maze_from(DRAWN, start, heading, goal))[1])
     assert list(zip(*np.nonzero(obs[..., 1]), strict=True)) == ([place] if place else [])
     assert place is None or obs[*place, 0] == 1
 
@@ -265,7 +273,7 @@ def test_the_goal_is_seen_where_no_wall_hides_it(goal, start, heading, place):
 )
 def test_the_view_is_that_of_a_look_at_every_cell(size, view, openings):
     task = draw(tasks.maze(tasks.MazeConfig(size=size, view=view, openings=openings, num_train=0)).sample, 150)
-    obs = jax.vmap(lambda task: tasks.Maze(size, view).reset(KEY, task)[1])(task)
+    obs = jax.jit(jax.vmap(lambda task: tasks.Maze(size, view).reset(KEY, task)[1]))(task)
     for index, seen in enumerate(np.asarray(obs)):
         expected = view_of(
             *(np.asarray(leaf)[index] for leaf in (task.passages, task.start, task.heading, task.goal)), view
@@ -275,7 +283,7 @@ def test_the_view_is_that_of_a_look_at_every_cell(size, view, openings):
 
 def test_the_view_turns_with_the_maze():
     task = draw(tasks.maze(tasks.MazeConfig(openings=0.2, num_train=0)).sample, 100)
-    see = jax.vmap(lambda task: tasks.Maze().reset(KEY, task)[1])
+    see = jax.jit(jax.vmap(lambda task: tasks.Maze().reset(KEY, task)[1]))
     turned = lambda room: (room % 5) * 5 + 4 - room // 5  # noqa: E731
     # a quarter turn clockwise: the first row becomes the last column, and every heading the next
     other = task.replace(
@@ -405,7 +413,7 @@ def test_the_agent_points_where_it_looks(heading):
 def test_pictures_are_drawn_for_many_mazes_at_once():
     task = draw(tasks.maze(SMALL).sample, 3)
     state = tasks.MazeState(room=task.start, heading=task.heading)
-    images = jax.jit(jax.vmap(lambda task, state: render.render(task, state, 8)))(task, state)
+    images = jax.vmap(lambda task, state: render.render(task, state, 8))(task, state)
     assert images.shape == (3, 37, 37, 3)
     for index in range(3):
         one, at = jax.tree.map(lambda leaf, index=index: leaf[index], (task, state))
@@ -415,7 +423,7 @@ def test_pictures_are_drawn_for_many_mazes_at_once():
 def test_a_path_is_shaded_by_time():
     task = maze_from(DRAWN, start=(2, 0), heading=UP, goal=(2, 2))
     rooms, valid = jnp.array([6, 3, 3, 0, 3, 8, 8]), jnp.array([1, 1, 1, 1, 1, 0, 0.0])
-    image = jax.jit(render.render_path)(task, rooms, valid)
+    image = render.render_path(task, rooms, valid)
     shade = lambda room: tuple(tile(image, room, 3)[0, 0].tolist())  # noqa: E731
     assert (shade(6), shade(0)) == (render.FIRST, render.LAST)
     between = [np.interp(1 / 3, [0, 1], ends) for ends in zip(render.FIRST, render.LAST, strict=True)]

@@ -5,14 +5,15 @@ vector or a quaternion, and most lanes of a CPU's vector units stay idle; lookup
 With the batch innermost every operation runs over full lanes, and lookups at constant indices are slices.
 
 The function is traced once, and its operations are replayed with a batch axis behind the axes that they know. What
-does not depend on the inputs is computed while tracing. An operation without a rule here goes through `jax.vmap`, so a
+does not depend on the inputs is computed before. An operation without a rule here goes through `jax.vmap`, so a
 rule is about speed only.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +33,18 @@ ELEMENTWISE = frozenset((
 REDUCTIONS = frozenset(("reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"))
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 
+Rule = Callable[[Any, "list[Value]"], "list[Value]"]
 
-class Value(NamedTuple):
+
+@dataclasses.dataclass(eq=False)
+class Value:
     """An intermediate result."""
 
     array: Any
     """[..., B] where it varies, else [...] and known while tracing."""
     varies: bool
+    pending: bool = False
+    """Whether it is a constant that nothing which varies has needed so far."""
 
 
 def batch_last(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
@@ -49,18 +55,53 @@ def batch_last(function: Callable[..., Any], *example: Any) -> Callable[..., Any
       *example: its arguments, without the batch; only shapes and dtypes matter.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
+    # one program, where hundreds of operations would be as many to compile; it runs now, also while another is traced
+    constants = jax.device_get(jax.jit(lambda: _constants(closed)).lower().compile()())
 
     def batched(*args):
-        leaves = jax.tree.leaves(args)
+        leaves, following = jax.tree.leaves(args), iter(constants)
         size = leaves[0].shape[-1]
-        outputs = _evaluate(closed, [Value(leaf, True) for leaf in leaves], size)
-        return jax.tree.unflatten(jax.tree.structure(shape), [_widen(value, size) for value in outputs])
+
+        def need(value):
+            if value.pending:
+                value.array, value.pending = next(following), False
+            return value
+
+        outputs = _evaluate(
+            closed,
+            [Value(leaf, True) for leaf in leaves],
+            lambda equation, operands: [Value(None, False, pending=True) for _ in equation.outvars],
+            lambda equation, operands: _apply(equation, [need(operand) for operand in operands], size),
+        )
+        return jax.tree.unflatten(jax.tree.structure(shape), [_widen(need(value), size) for value in outputs])
 
     return batched
 
 
-def _evaluate(closed: Any, args: Sequence[Value], size: int) -> list[Value]:
-    """Replays a closed jaxpr."""
+def _constants(closed: Any) -> list[Any]:
+    """Computes what does not depend on the inputs of a program and is needed by what does, in the order of need."""
+    needed = []
+
+    def need(value):
+        if value.pending:
+            needed.append(value.array)
+            value.pending = False
+
+    def compute(equation, operands):  # a choice between branches too is made by the program
+        return [Value(array, False, pending=True) for array in _bind(equation, [one.array for one in operands])]
+
+    def skip(equation, operands):
+        for operand in operands:
+            need(operand)
+        return [Value(None, True) for _ in equation.outvars]
+
+    for value in _evaluate(closed, [Value(None, True) for _ in closed.jaxpr.invars], compute, skip):
+        need(value)
+    return needed
+
+
+def _evaluate(closed: Any, args: Sequence[Value], constant: Rule, varying: Rule) -> list[Value]:
+    """Replays a closed jaxpr with one rule for the operations that depend on its inputs, and one for the others."""
     known = dict(zip(closed.jaxpr.invars, args, strict=True))
     consts = [Value(const, False) for const in closed.consts]
     known.update(zip(closed.jaxpr.constvars, consts, strict=True))
@@ -69,35 +110,36 @@ def _evaluate(closed: Any, args: Sequence[Value], size: int) -> list[Value]:
         return Value(atom.val, False) if isinstance(atom, Literal) else known[atom]
 
     for equation in closed.jaxpr.eqns:
-        outputs = _apply(equation, [read(atom) for atom in equation.invars], size)
+        operands, name = [read(atom) for atom in equation.invars], equation.primitive.name
+        if name in INLINED:
+            outputs = _evaluate(equation.params[INLINED[name]], operands, constant, varying)
+        else:
+            rule = varying if any(operand.varies for operand in operands) else constant
+            outputs = rule(equation, operands)
         known.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in closed.jaxpr.outvars]
 
 
 def _apply(equation: Any, operands: list[Value], size: int) -> list[Value]:
-    """Replays one operation."""
-    primitive, params = equation.primitive, equation.params
-    arrays = [operand.array for operand in operands]
-    if primitive.name in INLINED:
-        return _evaluate(params[INLINED[primitive.name]], operands, size)
-    if primitive.name == "cond" and not operands[0].varies:
-        return _evaluate(params["branches"][int(arrays[0])], operands[1:], size)
-    varies = any(operand.varies for operand in operands)
-    if not varies:
-        with jax.ensure_compile_time_eval():
-            result = primitive.bind(*arrays, **params)
-    elif primitive.name in ELEMENTWISE:
+    """Replays one operation that varies."""
+    name, arrays = equation.primitive.name, [operand.array for operand in operands]
+    if name in ELEMENTWISE:
         shape = equation.outvars[0].aval.shape
-        result = primitive.bind(*(_spread(operand, shape, size) for operand in operands), **params)
-    elif primitive.name in REDUCTIONS:
-        result = primitive.bind(*arrays, **params)  # its axes count from the front
+        result = _bind(equation, [_spread(operand, shape, size) for operand in operands])
+    elif name in REDUCTIONS:
+        result = _bind(equation, arrays)  # its axes count from the front
+    elif name in RULES and (one := RULES[name](equation, operands, size)) is not None:
+        result = [one]
     else:
-        rule = RULES.get(primitive.name)
-        result = rule(equation, operands, size) if rule else None
-    if result is None:
         in_axes = [-1 if operand.varies else None for operand in operands]
-        result = jax.vmap(lambda *args: primitive.bind(*args, **params), in_axes=in_axes, out_axes=-1)(*arrays)
-    return [Value(array, varies) for array in (result if primitive.multiple_results else [result])]
+        result = jax.vmap(lambda *args: _bind(equation, args), in_axes=in_axes, out_axes=-1)(*arrays)
+    return [Value(array, True) for array in result]
+
+
+def _bind(equation: Any, arrays: Sequence[Any]) -> list[Any]:
+    """Does what an equation says; a list of results, also of one."""
+    result = equation.primitive.bind(*arrays, **equation.params)
+    return result if equation.primitive.multiple_results else [result]
 
 
 def _widen(value: Value, size: int) -> Array:

@@ -24,6 +24,8 @@ def lane_stepper(body: Any) -> Callable[[Any, jax.Array], Any]:
       body: Brax's environment on the `spring` backend, whose step has no loops and no linear solver inside.
     """
 
+    substeps: dict[Any, Callable[..., Any]] = {}  # by what they are given: each trace of a step takes the same
+
     @jax.custom_batching.custom_vmap
     def one(state, action):
         return body.pipeline_step(state, action)
@@ -32,7 +34,7 @@ def lane_stepper(body: Any) -> Callable[[Any, jax.Array], Any]:
     def many(state, action):
         if jax.default_backend() != "cpu":
             return jax.vmap(body.pipeline_step)(state, action)
-        return _chunked(body, state, action)
+        return _chunked(body, substeps, state, action)
 
     @one.def_vmap
     def _(size, batched, state, action):
@@ -58,13 +60,18 @@ def _batch_all(size: int, batched: Any, args: Any) -> Any:
     )
 
 
-def _chunked(body: Any, state: Any, action: jax.Array) -> Any:
+def _chunked(body: Any, substeps: dict[Any, Callable[..., Any]], state: Any, action: jax.Array) -> Any:
     """Moves bodies [B, ...] through all substeps of a step, one chunk after the other."""
     size = action.shape[0]
     chunk = min(CHUNKS, key=lambda chunk: -(-size // chunk) * chunk)
     count = -(-size // chunk)
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (state, action))
-    substep = batch_last(lambda state, action: body._pipeline.step(body.sys, state, action, False), *example)
+    leaves, structure = jax.tree.flatten(example)
+    form = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+    if form not in substeps:
+        pipeline = body._pipeline
+        substeps[form] = batch_last(lambda state, action: pipeline.step(body.sys, state, action, False), *example)
+    substep = substeps[form]
 
     def split(leaf):  # [B, ...] -> [count, ..., chunk]; the last chunk is filled up with copies of the last body
         leaf = jnp.pad(leaf, [(0, count * chunk - size)] + [(0, 0)] * (leaf.ndim - 1), mode="edge")
