@@ -21,7 +21,9 @@ class EMAMLConfig(GradientStepsConfig):
 def e_maml(family: TaskFamily, config: EMAMLConfig = EMAMLConfig()) -> MetaLearner:
     """Builds MAML that explores: actions before the step are reinforced where the returns after it are high.
 
-    The meta-gradient is ∇ E[R(θ'(τ))] in full: the return after the step depends on θ through the step, and through
-    what τ ~ π_θ it was taken on.
+    The return after the step depends on θ through the step, and through what τ ~ π_θ it was taken on. Both terms are
+    there, but not in the proportion of the full gradient of E[R(θ'(τ))]: the credit is a mean over the streams, by
+    `sampling_weight`, of returns standardised over the tasks, and advantages are standardised too. What is unbiased is
+    `outer.META_GRADIENTS["e-maml"]`.
     """
     return by_gradient_steps(config.policy(family), config.rule(), family, config)

@@ -37,7 +37,7 @@ class IMAMLConfig(GradientStepsConfig):
 def imaml(family: TaskFamily, config: IMAMLConfig = IMAMLConfig()) -> MetaLearner:
     """Builds MAML that adapts by φ = argmin L(φ) + λ/2 |φ - θ|², whose Jacobian is (I + ∇²L(φ) / λ)⁻¹ at the minimum.
 
-    The inner loss is the ratio: after its first step the policy is no longer the one that acted.
+    The inner loss is the ratio by default: after its first step the policy is no longer the one that acted.
     """
     policy, updater = config.policy(family), config.within_bounds(config.rule())
     loss = inner.policy_loss(policy, config.objective(), config.advantage())

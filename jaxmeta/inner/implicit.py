@@ -20,8 +20,8 @@ def implicit(
 ) -> Learner:
     """Builds an agent that goes down its loss on every round, but not far from where it was before the round.
 
-    Memory and time of a meta-gradient do not depend on `steps`. It is biased as far as the minimum is not reached, or
-    its curvature not positive.
+    Memory of a meta-gradient does not depend on `steps`, and time only as the steps are taken again. It is biased as
+    far as the minimum is not reached, or its curvature not positive: few or small steps can lead it far astray.
 
     Args:
       policy: a learner without adaptation of its own.

@@ -135,7 +135,9 @@ def supervised_reptile(
         prediction = answer(learner, env, params, fast, experience)
         back = jax.tree.map(jnp.subtract, params.policy, fast.policy)
         metrics = {"loss": env.loss(prediction, task.query.targets)}
-        return params.replace(policy=back), metrics | scores(learner, env, params, experience, task, prediction, key)
+        # what else is learned, such as an update rule, stays
+        still = jax.tree.map(jnp.zeros_like, params)
+        return still.replace(policy=back), metrics | scores(learner, env, params, experience, task, prediction, key)
 
     def direction(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Params, Metrics]:
         each = jax.vmap(displacement, (None, 0, 0))(params, tasks, keys)

@@ -57,9 +57,10 @@ def loaded_dice(decay: float) -> Objective:
 
 
 def dice(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
-    """Weighs what follows by DiCE's magic box (Foerster et al., 2018, arXiv:1802.05098); all derivatives are unbiased.
+    """Weighs what follows by DiCE's magic box (Foerster et al., 2018, arXiv:1802.05098).
 
-    With plain returns for advantages it is the paper's sum of boxed rewards, summed by parts, less a constant.
+    With plain returns for advantages, and episodes of one length, all derivatives are unbiased, and it is the paper's
+    sum of boxed rewards, summed by parts, less a constant.
     """
     return loaded_dice(1.0)(log_prob, behaviour_log_prob, advantage, valid)
 

@@ -95,6 +95,16 @@ def test_reptile_of_one_step_is_gradient_descent():
     chex.assert_trees_all_close(after, descend(theta, task.support, 0.05), rtol=1e-4, atol=1e-6)
 
 
+def test_reptile_leaves_a_learned_update_rule_as_it_is():
+    meta = outer.supervised_reptile(learner(inner.per_parameter(0.1)), FAMILY, jm.Plan(rounds=1), 1)
+    state = meta.init(jax.random.key(0))
+    after, _ = jax.jit(meta.update)(state)
+    chex.assert_trees_all_equal(after.params.updater, state.params.updater)
+    assert any(
+        (a != b).any() for a, b in zip(*map(jax.tree.leaves, (after.params.policy, state.params.policy)), strict=True)
+    )
+
+
 def test_a_question_hides_the_targets_of_its_query():
     question = ENV.question(TASK)
     shuffled = TASK.replace(query=TASK.query.replace(targets=TASK.query.targets + 1.0))
