@@ -10,9 +10,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
-
 from jaxmeta import checks, inner, nets, outer
+from jaxmeta.algos.update_rule import UpdateRuleConfig
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.few_shot import FewShot
@@ -20,11 +19,10 @@ from jaxmeta.types import Plan
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShotConfig:
+class FewShotConfig(UpdateRuleConfig):
     """The fields of every gradient-based agent on supervised tasks."""
 
     inner_lr: float = 0.01
-    """Step size of the adaptation."""
     rounds: int = 1
     """Gradient steps on the support."""
     num_tasks: int = 25
@@ -33,13 +31,10 @@ class FewShotConfig:
     """Widths of the hidden layers."""
     activation: Literal["tanh", "relu", "swish"] = "relu"
     """Nonlinearity."""
-    backward: Literal["plain", "rematerialised", "mixed"] = "plain"
-    """How meta-gradients go through the steps; the last two need less memory where there are many."""
 
     def __post_init__(self):
-        checks.finite(self)
-        checks.choice(self, "backward", "plain", "rematerialised", "mixed")
-        checks.not_negative(self, "inner_lr", "rounds")
+        super().__post_init__()
+        checks.not_negative(self, "rounds")
         checks.at_least_one(self, "num_tasks")
         checks.widths(self, "hidden")
 
@@ -47,10 +42,7 @@ class FewShotConfig:
         self, family: TaskFamily, updater: inner.Updater, context: int = 0, anew: tuple[str, ...] = ()
     ) -> Learner:
         """Builds the perceptron that adapts to the support by an update rule; `anew` is that of `inner.descent`."""
-        policy, loss = self.policy(family, context)
-        differentiate = inner.mixed_mode if self.backward == "mixed" else jax.grad
-        learner = inner.descent(policy, loss, updater, anew, differentiate)
-        return inner.rematerialised(learner) if self.backward == "rematerialised" else learner
+        return self.adapting(*self.policy(family, context), updater, anew)
 
     def policy(self, family: TaskFamily, context: int = 0) -> tuple[Learner, inner.Loss]:
         """Builds the perceptron, and what it loses on a support."""
@@ -79,12 +71,17 @@ class FewShotIMAMLConfig(FewShotConfig):
     """λ: how strongly adapted params are held back to where they start."""
     cg_iterations: int = 5
     """Steps of conjugate gradient in a meta-gradient."""
+    damping: float = 0.0
+    """What λ is raised by in a meta-gradient, against negative curvature; the larger, the nearer to first order."""
     outer: outer.SupervisedConfig = outer.SupervisedConfig()
     """The outer loop."""
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_not_differentiated()
+        self.check_arrives()
         checks.positive(self, "strength")
+        checks.not_negative(self, "damping")
         checks.at_least_one(self, "steps", "cg_iterations")
 
 
@@ -92,8 +89,13 @@ class FewShotIMAMLConfig(FewShotConfig):
 class FewShotMetaSGDConfig(FewShotConfig):
     """Meta-SGD on supervised tasks: a learned step size for every parameter (Li et al., 2017, arXiv:1707.09835)."""
 
+    inner_optimizer: Literal["per-parameter"] = "per-parameter"
     outer: outer.SupervisedConfig = outer.SupervisedConfig()
     """The outer loop."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.choice(self, "inner_optimizer", "per-parameter")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,10 @@ class FewShotReptileConfig(FewShotConfig):
     outer: outer.ReptileConfig = outer.ReptileConfig()
     """The outer loop."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_not_differentiated()
+
 
 def few_shot_env(family: TaskFamily) -> FewShot:
     """Returns the environment of a family of supervised tasks.
@@ -147,36 +153,38 @@ def few_shot_env(family: TaskFamily) -> FewShot:
 
 def maml(family: TaskFamily, config: FewShotMAMLConfig = FewShotMAMLConfig()) -> MetaLearner:
     """Builds MAML: the params from which one step on the support predicts the query best."""
-    updater = inner.sgd(config.inner_lr)
+    updater = config.rule()
     return _on_query(family, config, inner.first_order(updater) if config.first_order else updater)
 
 
 def meta_sgd(family: TaskFamily, config: FewShotMetaSGDConfig = FewShotMetaSGDConfig()) -> MetaLearner:
     """Builds Meta-SGD: MAML whose step sizes are learned, one for every parameter."""
-    return _on_query(family, config, inner.per_parameter(config.inner_lr))
+    return _on_query(family, config, config.rule())
 
 
 def imaml(family: TaskFamily, config: FewShotIMAMLConfig = FewShotIMAMLConfig()) -> MetaLearner:
     """Builds implicit MAML: descend close to a minimum near θ, and differentiate what a minimum must fulfil."""
-    rule = inner.sgd(config.inner_lr)
-    learner = inner.implicit(*config.policy(family), rule, config.steps, config.strength, config.cg_iterations)
+    rule = config.within_bounds(config.rule())
+    learner = inner.implicit(
+        *config.policy(family), rule, config.steps, config.strength, config.cg_iterations, config.damping
+    )
     return outer.supervised(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 
 
 def anil(family: TaskFamily, config: FewShotANILConfig = FewShotANILConfig()) -> MetaLearner:
     """Builds ANIL: MAML that adapts the last layer only."""
-    return _on_query(family, config, inner.adapt_only(inner.sgd(config.inner_lr), "head"))
+    return _on_query(family, config, inner.adapt_only(config.rule(), "head"))
 
 
 def cavia(family: TaskFamily, config: FewShotCAVIAConfig = FewShotCAVIAConfig()) -> MetaLearner:
     """Builds CAVIA: MAML that adapts a context only, which is zero when a task begins."""
-    updater = inner.adapt_only(inner.sgd(config.inner_lr), "context")
+    updater = inner.adapt_only(config.rule(), "context")
     return _on_query(family, config, updater, config.context, ("context",))
 
 
 def reptile(family: TaskFamily, config: FewShotReptileConfig = FewShotReptileConfig()) -> MetaLearner:
     """Builds Reptile: no query, no second derivative, no derivative at all through the adaptation."""
-    learner = config.learner(family, inner.sgd(config.inner_lr))
+    learner = config.learner(family, config.rule())
     return outer.supervised_reptile(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 
 

@@ -5,27 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-import optax
-
 from jaxmeta import checks, inner, nets, outer, rl
+from jaxmeta.algos.update_rule import UpdateRuleConfig
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
 
+NO_VALUES = "the policy predicts no values"
+
 
 @dataclasses.dataclass(frozen=True)
-class AdaptationConfig:
+class AdaptationConfig(UpdateRuleConfig):
     """The fields of every agent that adapts by policy-gradient steps, whatever its outer loop."""
 
-    inner_lr: float = 0.1
-    """Step size of the adaptation."""
-    inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """What takes the steps of the adaptation, where the algorithm leaves it open; its state lives for one task."""
-    later_lr_scale: float = 1.0
-    """Factor on the step size of every adaptation after the first; the paper's evaluation on navigation takes 0.5."""
-    max_inner_step: float | None = None
-    """Longest step of an adaptation, in the norm over all params; `bounded_steps` in the log is the share of those that
-    were longer. None has no bound."""
     rounds: int = 1
     """Adaptations per trial; each is on fresh data."""
     num_tasks: int = 20
@@ -44,15 +36,20 @@ class AdaptationConfig:
     """γ of both loops."""
     trace: float = 1.0
     """λ of generalised advantage estimation, both loops."""
+    baseline: Literal["linear", "none"] = "linear"
+    """What returns are compared with in both loops: a linear function of time, fitted per task and round, after which
+    advantages are standardised; or nothing, which is unbiased, and needs smaller steps."""
 
     def __post_init__(self):
-        checks.finite(self)
-        checks.not_negative(self, "inner_lr", "later_lr_scale", "rounds")
+        super().__post_init__()
+        checks.not_negative(self, "rounds")
         checks.at_least_one(self, "num_tasks", "streams")
-        checks.positive(self, "action_scale", "max_inner_step")
-        checks.choice(self, "inner_optimizer", "sgd", "adam")
+        checks.positive(self, "action_scale")
         checks.fraction(self, "discount", "trace")
+        checks.choice(self, "baseline", "linear", "none")
         checks.widths(self, "hidden")
+        if self.baseline == "none" and self.trace != 1.0:
+            raise ValueError(f"trace is {self.trace}; it is that of a baseline, so with baseline none it is 1")
 
     def plan(self) -> Plan:
         """Lays a trial out."""
@@ -63,17 +60,10 @@ class AdaptationConfig:
         spec = family.env.spec
         return inner.memory(nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale))
 
-    def rule(self) -> inner.Updater:
-        """Builds the plain update rule, which the algorithms start from."""
-        step_size = optax.piecewise_constant_schedule(self.inner_lr, {1: self.later_lr_scale})
-        return {"sgd": inner.sgd, "adam": inner.adam}[self.inner_optimizer](step_size)
-
-    def within_bounds(self, updater: inner.Updater) -> inner.Updater:
-        """Puts the bound on the length of a step around an update rule, if there is one."""
-        return updater if self.max_inner_step is None else inner.bounded(updater, self.max_inner_step)
-
     def advantage(self) -> rl.Estimator:
-        """Returns the estimator of both loops: a linear baseline, fitted per task and round."""
+        """Returns the estimator of both loops."""
+        if self.baseline == "none":
+            return rl.plain_returns(self.discount)
         return rl.linear_baseline(self.discount, self.trace)
 
 
@@ -109,6 +99,31 @@ class GradientStepsConfig(AdaptationConfig):
         checks.fraction(self, "dice_decay")
         if self.outer_loop == "ppo":
             self.ppo.check_divides(self.num_tasks)
+        self._check_used()
+
+    def _check_used(self) -> None:
+        """Raises a ValueError where a field would be without effect, or would count something twice."""
+        for wrong, field, remedy in (
+            (self.dice_decay != 1.0 and self.inner_objective != "dice", "dice_decay", "it needs inner_objective dice"),
+            (
+                self.sampling_weight and self.inner_objective != "log_prob",
+                "sampling_weight",
+                f"{self.inner_objective} has a part of that credit already, so it needs inner_objective log_prob",
+            ),
+            (
+                self.backward == "mixed" and self.outer_loop == "trpo",
+                "backward",
+                "trpo also differentiates forwards (try rematerialised, or outer_loop ppo)",
+            ),
+        ):
+            if wrong:
+                raise ValueError(f"{field} is {getattr(self, field)}; {remedy}")
+        if self.ppo.value_weight:
+            raise ValueError(f"ppo.value_weight is {self.ppo.value_weight}; {NO_VALUES}, so it is 0")
+        if self.trpo.value_steps:
+            raise ValueError(f"trpo.value_steps is {self.trpo.value_steps}; {NO_VALUES}, so it is 0")
+        if self.ppo.kl_target is not None and self.outer_loop != "ppo":
+            raise ValueError(f"ppo.kl_target is {self.ppo.kl_target}; the penalty needs outer_loop ppo")
 
     def objective(self) -> rl.Objective:
         """Returns the inner loss."""
@@ -126,10 +141,11 @@ def by_gradient_steps(
     """Meta-trains a policy that an update rule adapts, with what the config asks for around the rule.
 
     Args:
-      anew: see `inner.gradient`.
+      anew: see `inner.descent`.
     """
-    updater = config.within_bounds(inner.first_order(updater) if config.first_order else updater)
-    return improved(inner.gradient(policy, config.objective(), updater, config.advantage(), anew), family, config)
+    updater = inner.first_order(updater) if config.first_order else updater
+    loss = inner.policy_loss(policy, config.objective(), config.advantage())
+    return improved(config.adapting(policy, loss, updater, anew), family, config)
 
 
 def improved(learner: Learner, family: TaskFamily, config: GradientStepsConfig) -> MetaLearner:

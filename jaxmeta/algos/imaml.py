@@ -21,16 +21,19 @@ class IMAMLConfig(GradientStepsConfig):
     """λ: weight of half the squared distance from where the policy was before the round."""
     cg_iterations: int = 5
     """Products with the Hessian of the inner loss for each meta-gradient; 0 is to first order."""
+    damping: float = 0.0
+    """What λ is raised by in a meta-gradient, against negative curvature; the larger, the nearer to first order."""
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_not_differentiated()
         checks.at_least_one(self, "inner_steps")
         checks.positive(self, "strength")
+        checks.not_negative(self, "damping")
         checks.not_negative(self, "cg_iterations")
         if self.first_order:
             raise ValueError("first_order is True; no derivative is taken through the steps (try cg_iterations 0)")
-        if self.later_lr_scale != 1.0:
-            raise ValueError(f"later_lr_scale is {self.later_lr_scale}; every round is adapted to the end, so it is 1")
+        self.check_arrives()
 
 
 @few_shot.also(few_shot.imaml)
@@ -41,5 +44,7 @@ def imaml(family: TaskFamily, config: IMAMLConfig = IMAMLConfig()) -> MetaLearne
     """
     policy, updater = config.policy(family), config.within_bounds(config.rule())
     loss = inner.policy_loss(policy, config.objective(), config.advantage())
-    learner = inner.implicit(policy, loss, updater, config.inner_steps, config.strength, config.cg_iterations)
+    learner = inner.implicit(
+        policy, loss, updater, config.inner_steps, config.strength, config.cg_iterations, config.damping
+    )
     return improved(learner, family, config)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
-import optax
-
-from jaxmeta import inner
+from jaxmeta import checks
 from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
 from jaxmeta.core.learner import MetaLearner
@@ -17,10 +16,14 @@ from jaxmeta.tasks.base import TaskFamily
 class MetaSGDConfig(GradientStepsConfig):
     """MAML with learned step sizes (Li et al., 2017, arXiv:1707.09835), which are `inner_lr` at first."""
 
+    inner_optimizer: Literal["per-parameter"] = "per-parameter"
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.choice(self, "inner_optimizer", "per-parameter")
+
 
 @few_shot.also(few_shot.meta_sgd)
 def meta_sgd(family: TaskFamily, config: MetaSGDConfig = MetaSGDConfig()) -> MetaLearner:
     """Builds an agent that adapts by θ' = θ - α ⊙ ∇L(θ); the outer loop improves θ and α alike."""
-    later = optax.scale_by_schedule(optax.piecewise_constant_schedule(1.0, {1: config.later_lr_scale}))
-    updater = inner.chain(inner.per_parameter(config.inner_lr), inner.fixed(later))
-    return by_gradient_steps(config.policy(family), updater, family, config)
+    return by_gradient_steps(config.policy(family), config.rule(), family, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jaxmeta import outer
+from jaxmeta import checks, outer
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -15,8 +15,12 @@ from jaxmeta.tasks.base import TaskFamily
 class ProMPConfig(GradientStepsConfig):
     """Proximal meta-policy search (Rothfuss et al., 2019, arXiv:1810.06784)."""
 
-    outer_loop: Literal["trpo", "ppo", "vpg"] = "ppo"
+    outer_loop: Literal["ppo"] = "ppo"
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(clip=0.3, kl_target=0.01)
+
+    def __post_init__(self):
+        checks.choice(self, "outer_loop", "ppo")
+        super().__post_init__()
 
 
 def promp(family: TaskFamily, config: ProMPConfig = ProMPConfig()) -> MetaLearner:

@@ -20,6 +20,10 @@ class ReptileConfig(AdaptationConfig):
     outer: outer.ReptileConfig = outer.ReptileConfig()
     """The outer loop."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_not_differentiated()
+
 
 @few_shot.also(few_shot.reptile)
 def reptile(family: TaskFamily, config: ReptileConfig = ReptileConfig()) -> MetaLearner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,24 @@ import optax
 
 from jaxmeta.core.learner import Learner
 from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent
-from jaxmeta.inner.updaters import Updater
-from jaxmeta.types import Array, Key, Params, Rollout
+from jaxmeta.inner.updaters import Updater, tally
+from jaxmeta.types import Array, Key, Metrics, Params, Rollout
 
 
 def implicit(
-    policy: Learner, loss: Loss, updater: Updater, steps: int, strength: float, cg_iterations: int = 10
+    policy: Learner,
+    loss: Loss,
+    updater: Updater,
+    steps: int,
+    strength: float,
+    cg_iterations: int = 10,
+    damping: float = 0.0,
 ) -> Learner:
     """Builds an agent that goes down its loss on every round, but not far from where it was before the round.
 
     Memory of a meta-gradient does not depend on `steps`, and time only as the steps are taken again. It is biased as
-    far as the minimum is not reached, or its curvature not positive: few or small steps can lead it far astray.
+    far as the minimum is not reached, or its curvature not positive: few or small steps can lead it far astray. The
+    metric `slope_left` says how far: the length of the slope at the last step over that at the first.
 
     Args:
       policy: a learner without adaptation of its own.
@@ -30,12 +37,35 @@ def implicit(
       strength: λ, the weight of half the squared distance; see `proximal_point`, as for the other numbers.
     """
 
-    def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
-        tx = updater.tx(params.updater)
-        at = lambda theta: loss(theta, experience)  # noqa: E731
-        return GradientFast(*proximal_point(at, fast.policy, tx, strength, steps, cg_iterations))
+    watched = updater._replace(tx=lambda psi: optax.chain(_watch(), updater.tx(psi)))
 
-    return descent(policy, loss, updater)._replace(adapt=adapt)
+    def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
+        tx = watched.tx(params.updater)
+        at = lambda theta: loss(theta, experience)  # noqa: E731
+        return GradientFast(*proximal_point(at, fast.policy, tx, strength, steps, cg_iterations, damping))
+
+    def report(fast: GradientFast) -> Metrics:
+        slopes, _ = fast.opt_state
+        left = jnp.where(slopes.first > 0, slopes.last / jnp.where(slopes.first > 0, slopes.first, 1.0), 0.0)
+        return tally(fast.opt_state) | {"slope_left": left}
+
+    return descent(policy, loss, watched)._replace(adapt=adapt, report=report)
+
+
+class Slopes(NamedTuple):
+    """Lengths of the slopes that a descent has met, float32 scalars."""
+
+    first: Array
+    """-1 where there was none yet."""
+    last: Array
+
+
+def _watch() -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        length = optax.tree.norm(updates)
+        return updates, Slopes(jnp.where(state.first < 0, length, state.first), length)
+
+    return optax.GradientTransformation(lambda params: Slopes(-jnp.ones(()), jnp.zeros(())), update)
 
 
 def held_back(updater: Updater, strength: float) -> Updater:
@@ -58,6 +88,7 @@ def proximal_point(
     strength: float,
     steps: int,
     cg_iterations: int,
+    damping: float = 0.0,
 ) -> tuple[Params, Any]:
     """Minimises loss(φ) + λ/2 |φ - anchor|² by descent from the anchor, with its derivative by the end alone.
 
@@ -69,6 +100,8 @@ def proximal_point(
       tx: takes the steps.
       strength: λ.
       cg_iterations: products with the Hessian per derivative; with 0 the derivative is the identity, to first order.
+      damping: what λ is raised by in the derivative. It takes the part of negative curvature away and lets conjugate
+        gradient converge sooner; the larger it is, the nearer to first order.
 
     Returns:
       The point, and the state of `tx` at the end.
@@ -86,7 +119,7 @@ def proximal_point(
 
     def product(vector: Params) -> Params:
         bent = jax.jvp(jax.grad(loss), (end,), (vector,))[1]
-        return jax.tree.map(lambda leaf, bend: leaf + bend / strength, vector, bent)
+        return jax.tree.map(lambda leaf, bend: leaf + bend / (strength + damping), vector, bent)
 
     # zero, but not its derivative
     moved = jax.tree.map(jnp.subtract, anchor, start)

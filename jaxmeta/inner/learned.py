@@ -24,12 +24,12 @@ def kronecker(learning_rate: float) -> Updater:
     """
 
     def init(key: Key, params: Params) -> Params:
-        return jax.tree.map(lambda leaf: (jnp.eye(_rows(leaf)), jnp.eye(leaf.shape[-1])), params)
+        return jax.tree.map(lambda leaf: tuple(map(jnp.eye, _as_matrix(leaf))), params)
 
     def descend(psi: Params) -> optax.GradientTransformation:
         def one(leaf: Array, sides: tuple[Array, Array]) -> Array:
             left, right = sides
-            return -learning_rate * (left @ leaf.reshape(_rows(leaf), -1) @ right).reshape(leaf.shape)
+            return -learning_rate * (left @ leaf.reshape(_as_matrix(leaf)) @ right).reshape(leaf.shape)
 
         return optax.stateless(lambda gradient, params: jax.tree.map(one, gradient, psi))
 
@@ -90,6 +90,7 @@ def recurrent(
     return Updater(init=lambda key, params: network.init(key), tx=tx)
 
 
-def _rows(leaf: Array) -> int:
-    """Returns how many rows the kernel of a layer has as a matrix; a bias is a single one."""
-    return leaf.size // leaf.shape[-1]
+def _as_matrix(leaf: Array) -> tuple[int, int]:
+    """Returns rows and columns of the kernel of a layer as a matrix; a bias, or a number, is a single row."""
+    columns = leaf.shape[-1] if leaf.ndim else 1
+    return leaf.size // columns, columns

@@ -52,6 +52,10 @@ class PolicyGradientConfig:
         checks.positive(self, "learning_rate", "max_grad_norm", "clip", "kl_target", "kl_weight")
         checks.at_least_one(self, "epochs", "minibatches", "anneal_over")
         checks.not_negative(self, "value_weight", "entropy_weight")
+        if self.kl_target is not None and self.epochs * self.minibatches == 1:
+            raise ValueError(
+                f"kl_target is {self.kl_target}; nothing has moved before the only step: take at least 2 epochs"
+            )
 
     def check_divides(self, num_tasks: int) -> None:
         """Raises a ValueError unless the minibatches divide the tasks of an update."""

@@ -54,19 +54,21 @@ def towards_adapted(
       num_devices: by default as many as divide `num_tasks`.
     """
 
-    def ends(params: Params, trial: Trial, key: Key) -> Params:
+    def ends(params: Params, trial: Trial, key: Key) -> tuple[Params, Metrics]:
         fast, last = jax.tree.map(lambda leaf: leaf[-1], (replay_fast(learner, params, trial), trial.rounds))
-        return adapted(params, learner.adapt(params, fast, last, key))
+        fast = learner.adapt(params, fast, last, key)
+        return adapted(params, fast), learner.report(fast) if learner.report else {}
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
-        def mean_way(some: tuple[Trial, Key]) -> Params:
-            ended = jax.vmap(ends, (None, 0, 0))(params, *some)
-            return jax.tree.map(lambda leaf, begin: jnp.mean(leaf - begin, 0), ended, params)
+        def mean_way(some: tuple[Trial, Key]) -> tuple[Params, Metrics]:
+            ended, told = jax.vmap(ends, (None, 0, 0))(params, *some)
+            way = jax.tree.map(lambda leaf, begin: jnp.mean(leaf - begin, 0), ended, params)
+            return way, jax.tree.map(jnp.mean, told)
 
         # on a trial that had a fault, and so is empty, nothing moves
-        way = over_sound(parallel.mean_over_tasks(mean_way, (trials, keys), gradient_chunk(trials)), trials)
+        way, told = over_sound(parallel.mean_over_tasks(mean_way, (trials, keys), gradient_chunk(trials)), trials)
         size = config.step_size * remaining_share(step, config.anneal_over)
         params = jax.tree.map(lambda leaf, towards: leaf + size * towards, params, way)
-        return params, opt_state, {"distance": optax.global_norm(way)}
+        return params, opt_state, told | {"distance": optax.global_norm(way)}
 
     return on_policy(learner, family, plan, num_tasks, lambda params: (), improve, num_devices)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmeta import checks
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.policy_gradient import remaining_share
 from jaxmeta.outer.reptile import ReptileConfig
@@ -36,12 +36,15 @@ class SupervisedConfig:
     """Meta-gradients longer than this are scaled down to it; None does not."""
     anneal_over: int | None = None
     """Meta-updates over which the step size falls linearly to zero; None keeps it."""
+    max_task_gradient: float | None = None
+    """Tasks whose own meta-gradient is longer than this, or not finite, are left out of an update; `masked_tasks` in
+    the log is their share. None leaves out what is not finite alone."""
     truncation: int | None = None
     """Rounds at the end that meta-gradients go through; None takes all."""
 
     def __post_init__(self):
         checks.finite(self)
-        checks.positive(self, "learning_rate", "max_grad_norm")
+        checks.positive(self, "learning_rate", "max_grad_norm", "max_task_gradient")
         checks.at_least_one(self, "anneal_over", "truncation")
 
     def tx(self) -> optax.GradientTransformation:
@@ -65,16 +68,9 @@ def supervised(
       plan: its rounds are the steps of the inner loop.
       num_devices: devices to use; by default as many as divide `num_tasks`.
     """
-    loss = query_loss(learner, family.env, plan.rounds, config.truncation)
-
-    def mean_loss(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Array, Metrics]:
-        return jax.tree.map(jnp.mean, jax.vmap(loss, (None, 0, 0))(params, tasks, keys))
-
-    def direction(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Params, Metrics]:
-        return jax.grad(mean_loss, has_aux=True)(params, tasks, keys)
-
+    direction = jax.grad(query_loss(learner, family.env, plan.rounds, config.truncation), has_aux=True)
     tx = config.tx()
-    improve = _descend(family, direction, tx, config.anneal_over)
+    improve = _descend(family, num_tasks, direction, tx, config.anneal_over, config.max_task_gradient)
     return off_data(learner, plan, num_tasks, tx.init, improve, num_devices)
 
 
@@ -96,7 +92,8 @@ def query_loss(
         fast = adapted(learner, params, lambda index: experience, key, rounds, truncation)
         prediction = answer(learner, env, params, fast, experience)
         after = env.loss(prediction, task.query.targets)
-        return after, {"loss": after} | scores(learner, env, params, experience, task, prediction, key)
+        metrics = {"loss": after} | scores(learner, env, params, experience, task, prediction, key)
+        return after, metrics | (learner.report(fast) if learner.report else {})
 
     return loss
 
@@ -137,14 +134,11 @@ def supervised_reptile(
         metrics = {"loss": env.loss(prediction, task.query.targets)}
         # what else is learned, such as an update rule, stays
         still = jax.tree.map(jnp.zeros_like, params)
+        metrics |= learner.report(fast) if learner.report else {}
         return still.replace(policy=back), metrics | scores(learner, env, params, experience, task, prediction, key)
 
-    def direction(params: Params, tasks: FewShotTask, keys: Key) -> tuple[Params, Metrics]:
-        each = jax.vmap(displacement, (None, 0, 0))(params, tasks, keys)
-        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
-
     tx = optax.sgd(config.step_size)
-    improve = _descend(family, direction, tx, config.anneal_over)
+    improve = _descend(family, num_tasks, displacement, tx, config.anneal_over)
     return off_data(learner, plan, num_tasks, tx.init, improve, num_devices)
 
 
@@ -243,21 +237,40 @@ def off_data(
 
 def _descend(
     family: TaskFamily,
+    num_tasks: int,
     direction: Callable[[Params, FewShotTask, Key], tuple[Params, Metrics]],
     tx: optax.GradientTransformation,
     anneal_over: int | None,
+    max_task_gradient: float | None = None,
 ) -> Callable[[Params, Any, Any, Array], tuple[Params, Any, Metrics]]:
-    """Builds the improvement that goes down a direction which tasks tell on average, a tree like the params."""
+    """Builds the improvement that goes down the mean of what single tasks say, a tree like the params for each.
+
+    A task that says something that is not finite, or longer than `max_task_gradient`, is left out and counted.
+    """
+
+    def of_one(params: Params, task_key: Key, key: Key) -> tuple[Params, Metrics, Array, Array]:
+        gradient, metrics = direction(params, family.sample(task_key), key)
+        sound = guard.is_sound((gradient, metrics))
+        counts = sound
+        if max_task_gradient is not None:
+            counts &= optax.global_norm(gradient) <= max_task_gradient
+        gradient, metrics = jax.tree.map(lambda leaf: jnp.where(counts, leaf, 0.0), (gradient, metrics))
+        return gradient, metrics, sound.astype(jnp.float32), counts.astype(jnp.float32)
 
     def improve(params: Params, opt_state: Any, per_task: Any, step: Array) -> tuple[Params, Any, Metrics]:
         def some(per_task):
-            task_keys, keys = per_task
-            return direction(params, jax.vmap(family.sample)(task_keys), keys)
+            each = jax.vmap(of_one, (None, 0, 0))(params, *per_task)
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
         chunk = None if parallel.cache_chunk(1) is None else ROWS
-        gradient, metrics = parallel.mean_over_tasks(some, per_task, chunk)
+        gradient, metrics, sound, counts = parallel.mean_over_tasks(some, per_task, chunk)
+        # exactly as it is where all tasks count; not finite, and so dropped, where none does
+        gradient, metrics = jax.tree.map(lambda leaf: leaf / counts, (gradient, metrics))
+        metrics |= {"grad_norm": optax.global_norm(gradient), "faulty_tasks": (1.0 - sound) * num_tasks}
+        if max_task_gradient is not None:
+            metrics["masked_tasks"] = 1.0 - counts
         change, opt_state = tx.update(gradient, opt_state, params)
         change = jax.tree.map(lambda leaf: leaf * remaining_share(step, anneal_over), change)
-        return optax.apply_updates(params, change), opt_state, metrics | {"grad_norm": optax.global_norm(gradient)}
+        return optax.apply_updates(params, change), opt_state, metrics
 
     return improve

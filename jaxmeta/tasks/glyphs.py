@@ -47,16 +47,22 @@ def glyphs(config: GlyphsConfig = GlyphsConfig()) -> TaskFamily:
     ways, each = config.ways, config.shots + config.queries
 
     def sample(key: Key) -> FewShotTask:
-        letter_key, *keys = jax.random.split(key, 1 + ways)
+        letter_key, *keys, order_key = jax.random.split(key, 2 + ways)
         # quadratic curves, each by three points that pull it
         letters = jax.random.uniform(letter_key, (ways, config.strokes, 3, 2), minval=0.15, maxval=0.85)
         pictures = jax.vmap(lambda letter, key: _write(letter, key, each, config))(letters, jnp.stack(keys))
         labels = jnp.broadcast_to(jnp.eye(ways)[:, None], (ways, each, ways))
 
-        def part(members: slice) -> Examples:
-            return Examples(*(leaf[:, members].reshape(-1, leaf.shape[-1]) for leaf in (pictures, labels)))
+        def part(members: slice, order_key: Key) -> Examples:
+            rows = [leaf[:, members].reshape(-1, leaf.shape[-1]) for leaf in (pictures, labels)]
+            # mixed, as Reptile takes them batch by batch
+            order = jax.random.permutation(order_key, len(rows[0]))
+            return Examples(*(leaf[order] for leaf in rows))
 
-        return FewShotTask(part(slice(config.shots)), part(slice(config.shots, None)), law=letters)
+        support_key, query_key = jax.random.split(order_key)
+        return FewShotTask(
+            part(slice(config.shots), support_key), part(slice(config.shots, None), query_key), law=letters
+        )
 
     env = FewShot(ways * config.shots, ways * config.queries, config.pixels**2, ways, "classification")
     return TaskFamily(env, sample, sample, lambda task: flatten_task(task.law))

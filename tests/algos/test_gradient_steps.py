@@ -14,6 +14,7 @@ import pytest
 import jaxmeta as jm
 from jaxmeta import outer, registry, rl
 from jaxmeta.algos.gradient_steps import GradientStepsConfig
+from jaxmeta.algos.update_rule import FIXED, LEARNED
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.rollout import collect
 from jaxmeta.outer.kl_penalty import RANGE, adapted_weights
@@ -65,6 +66,46 @@ def test_meta_sgd_begins_as_maml(maml):
     params, _, adapted = before_and_after(jm.meta_sgd(FAMILY, jm.MetaSGDConfig(**SIZES)))
     chex.assert_trees_all_close(adapted, maml[2], rtol=1e-6)
     np.testing.assert_allclose(flat(params.updater), 0.1)
+
+
+@pytest.mark.parametrize("name", ["block-diagonal", "kronecker", "recurrent"])
+def test_every_learned_rule_begins_as_maml_and_is_learned(name, maml):
+    meta = jm.maml(FAMILY, jm.MAMLConfig(**SIZES, inner_optimizer=name, outer_loop="vpg"))
+    _, _, adapted = before_and_after(meta)
+    chex.assert_trees_all_close(adapted, maml[2], rtol=1e-4, atol=1e-6)
+    start = jm.init_state(meta, KEY)
+    state, _ = jax.jit(meta.update)(start)
+    moved = flat(jax.tree.map(jnp.subtract, state.params.updater, start.params.updater))
+    assert np.isfinite(moved).all() and np.abs(moved).max() > 1e-4
+
+
+@pytest.mark.parametrize("backward", ["rematerialised", "mixed"])
+def test_meta_gradients_that_need_less_memory_are_the_same(backward, trials):
+    learner, params, both = trials
+    config = jm.MAMLConfig(**SIZES, backward=backward, outer_loop="ppo")
+    found, expected = (
+        jax.jit(jax.grad(outer.meta_loss(agent, rl.ratio, rl.linear_baseline())))(params, both)
+        for agent in (jm.maml(FAMILY, config).learner, learner)
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_baseline_advantages_are_the_returns(trials):
+    _, _, both = trials
+    last = _first(_first(both.rounds))
+    found = jm.MAMLConfig(baseline="none", discount=0.9).advantage()(last)
+    chex.assert_trees_all_equal(found, rl.plain_returns(0.9)(last))
+    assert jnp.abs(found.advantage - jm.MAMLConfig(discount=0.9).advantage()(last).advantage).max() > 0.1
+
+
+@pytest.mark.parametrize("weight", [1e-6, 1e6])
+def test_a_heavy_penalty_holds_the_first_policy(weight):
+    """Of the steps of an update the first is free, as nothing has moved yet; a heavy penalty takes the others back."""
+    ppo = outer.PolicyGradientConfig(kl_target=0.01, kl_weight=weight, epochs=30, learning_rate=1e-2, clip=None)
+    meta = jm.promp(FAMILY, jm.ProMPConfig(**SIZES, ppo=ppo))
+    _, metrics = jax.jit(meta.update)(jm.init_state(meta, KEY))
+    assert metrics["kl_weight/round_0"] == np.float32(weight)
+    assert (metrics["kl/round_0"] < 1e-3) == (weight > 1.0), metrics["kl/round_0"]
 
 
 @pytest.mark.parametrize("recipe", [jm.fomaml, jm.promp, jm.e_maml])
@@ -197,15 +238,26 @@ def test_log_tells_how_often_a_bound_acted():
     assert metrics["bounded_steps"] == 1.0
 
 
-RULES = [name for name, config in tiny.ALGOS.items() if isinstance(config, GradientStepsConfig)]
+RULES = {
+    **{
+        name: (name, {})
+        for name, config in tiny.ALGOS.items()
+        if isinstance(config, GradientStepsConfig) and name != "promp"
+    },
+    **{f"maml-{rule}": ("maml", {"inner_optimizer": rule}) for rule in (*FIXED, *LEARNED)},
+}
+LOOPS = [(loop, rule) for loop in ("trpo", "ppo", "vpg") for rule in RULES]
+LOOPS += [("promp", f"maml-{rule}") for rule in (*FIXED, *LEARNED)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outer_loop", ["trpo", "ppo", "vpg"])
-@pytest.mark.parametrize("name", RULES)
-def test_every_outer_loop_improves_every_inner_rule(name, outer_loop):
+@pytest.mark.parametrize(("loop", "rule"), LOOPS)
+def test_every_outer_loop_improves_every_inner_rule(loop, rule):
+    name, changes = RULES[rule]
+    changes |= {"trpo": tiny.TRPO} | ({"outer_loop": loop} if loop != "promp" else {})
+    name = name if loop != "promp" else "promp"
     factory, _ = registry.ALGOS[name].load()
-    meta = factory(FAMILY, dataclasses.replace(tiny.ALGOS[name], outer_loop=outer_loop, trpo=tiny.TRPO))
+    meta = factory(FAMILY, dataclasses.replace(tiny.ALGOS[name], **changes))
     start = meta.init(KEY)
     state, metrics = jax.jit(meta.update)(start)
     moved = flat(jax.tree.map(jnp.subtract, state.params, start.params))
@@ -220,3 +272,35 @@ def test_every_outer_loop_improves_every_inner_rule(name, outer_loop):
 def test_bad_configs_name_the_field_and_the_value(field, value):
     with pytest.raises(ValueError, match=f"{field} is {value};"):
         jm.MAMLConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [
+        (jm.FOMAMLConfig, {"first_order": False}, "first_order is False; .*try maml"),
+        (jm.MetaSGDConfig, {"inner_optimizer": "adam"}, "inner_optimizer is 'adam'; it must be one of per-parameter"),
+        (jm.ProMPConfig, {"outer_loop": "trpo"}, "outer_loop is 'trpo'; it must be one of ppo"),
+        (jm.MAMLConfig, {"inner_optimizer": "rmsprop"}, "inner_optimizer is 'rmsprop'; it must be one of sgd, adam"),
+        (jm.MAMLConfig, {"dice_decay": 0.5}, "dice_decay is 0.5; it needs inner_objective dice"),
+        (jm.MAMLConfig, {"sampling_weight": 1.0}, "sampling_weight is 1.0; ratio has a part .* needs .* log_prob"),
+        (jm.EMAMLConfig, {"inner_objective": "dice"}, "sampling_weight is 1.0; dice has a part"),
+        (jm.MAMLConfig, {"backward": "mixed"}, "backward is mixed; trpo .*try rematerialised"),
+        (jm.MAMLConfig, {"baseline": "none", "trace": 0.9}, "trace is 0.9; .* so with baseline none it is 1"),
+        (jm.MAMLConfig, {"trpo": outer.TrustRegionConfig(value_steps=1)}, "trpo.value_steps is 1; .* so it is 0"),
+        (
+            jm.MAMLConfig,
+            {"ppo": outer.PolicyGradientConfig(value_weight=0.5)},
+            "ppo.value_weight is 0.5; .* so it is 0",
+        ),
+        (jm.MAMLConfig, {"ppo": outer.PolicyGradientConfig(kl_target=0.1)}, "ppo.kl_target is 0.1; .* outer_loop ppo"),
+        (outer.PolicyGradientConfig, {"kl_target": 0.1, "epochs": 1}, "kl_target is 0.1; .* at least 2 epochs"),
+        (jm.ReptileConfig, {"backward": "mixed"}, "backward is 'mixed'; no derivative .* so it is plain"),
+        (jm.ReptileConfig, {"inner_optimizer": "kronecker"}, "inner_optimizer is 'kronecker'; .* so it is sgd or adam"),
+        (jm.IMAMLConfig, {"inner_optimizer": "recurrent"}, "inner_optimizer is 'recurrent'; .* so it is sgd or adam"),
+        (jm.FewShotIMAMLConfig, {"later_lr_scale": 0.5}, "later_lr_scale is 0.5; .* so it is 1"),
+        (jm.FewShotReptileConfig, {"backward": "rematerialised"}, "backward is 'rematerialised'; .* so it is plain"),
+    ],
+)
+def test_what_would_be_without_effect_is_refused(config, fields, message):
+    with pytest.raises(ValueError, match=message):
+        config(**fields)

@@ -63,6 +63,14 @@ def test_a_preconditioner_mixes_within_its_layer_alone():
     np.testing.assert_allclose(step["bias"], [-0.5, 0.5, -1.0])
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_takes_params_of_any_shape(name):
+    params = {"scalar": jnp.float32(2.0), "convolution": jnp.ones((2, 3, 4))}
+    tx = RULES[name].tx(RULES[name].init(jax.random.key(0), params))
+    step, _ = tx.update(params, tx.init(params), params)
+    chex.assert_trees_all_close(step, jax.tree.map(lambda leaf: -0.1 * leaf, params), rtol=1e-6)
+
+
 def recurrent_steps(gradients):
     """Steps of a rule whose output is connected."""
     psi = jax.tree.map(lambda leaf: leaf + 0.3, LSTM.init(jax.random.key(0)))

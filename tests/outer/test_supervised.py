@@ -8,11 +8,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxmeta as jm
 from jaxmeta import cli, inner, nets, outer, tasks
 from jaxmeta.algos import few_shot
+from jaxmeta.core import guard
 from jaxmeta.tasks.few_shot import FewShot
 from tests import tiny
 
@@ -103,6 +105,82 @@ def test_reptile_leaves_a_learned_update_rule_as_it_is():
     assert any(
         (a != b).any() for a, b in zip(*map(jax.tree.leaves, (after.params.policy, state.params.policy)), strict=True)
     )
+
+
+def spoiled(keys, factor):
+    """The family, but for one task, that of the first key, whose targets are multiplied."""
+
+    def sample(key):
+        task = FAMILY.sample(key)
+        spoil = jnp.all(jax.random.key_data(key) == jax.random.key_data(keys[0]))
+        targets = jnp.where(spoil, task.support.targets * factor, task.support.targets)
+        return task.replace(support=task.support.replace(targets=targets))
+
+    return FAMILY._replace(sample=sample)
+
+
+BOUNDED = learner(inner.bounded(inner.sgd(0.1), 1e-3))
+
+
+@pytest.mark.parametrize(
+    ("factor", "most", "counts"),
+    [
+        (jnp.inf, None, {"faulty_tasks": 1.0}),
+        (jnp.inf, 1e3, {"faulty_tasks": 1.0, "masked_tasks": 0.25}),
+        (1e3, 1e3, {"faulty_tasks": 0.0, "masked_tasks": 0.25}),
+        (1.0, 1e3, {"faulty_tasks": 0.0, "masked_tasks": 0.0}),
+    ],
+)
+def test_a_task_that_diverges_is_left_out_and_counted(factor, most, counts):
+    """An update by four tasks, one of them spoiled, follows the mean of what the other three say."""
+    agent = learner(inner.sgd(0.1))
+    start = outer.supervised(agent, FAMILY, jm.Plan(rounds=1), 4).init(jax.random.key(5))
+    keys = jax.random.split(start.key, 9)  # as an update does: to draw tasks, for all else, and the next key
+    config = outer.SupervisedConfig(max_task_gradient=most)
+    meta = outer.supervised(agent, spoiled(keys, factor), jm.Plan(rounds=1), 4, config)
+    state, metrics = jax.jit(meta.update)(start)
+    sound = slice(0 if factor == 1.0 else 1, 4)
+    tasks = jax.vmap(FAMILY.sample)(keys[sound])
+    of_one = jax.grad(outer.query_loss(agent, ENV, 1), has_aux=True)
+    each = jax.jit(jax.vmap(of_one, (None, 0, 0)))(start.params, tasks, keys[4:8][sound])
+    gradient, told = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), each)
+    assert {name: float(metrics[name]) for name in counts} == counts
+    np.testing.assert_allclose(metrics["grad_norm"], optax.global_norm(gradient), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], told["loss"], rtol=1e-5)
+    chex.assert_tree_all_finite((state.params, metrics))
+
+
+def test_reptile_leaves_a_task_that_diverges_out_too():
+    start = outer.supervised_reptile(BOUNDED, FAMILY, jm.Plan(rounds=1), 4).init(jax.random.key(5))
+    family = spoiled(jax.random.split(start.key, 9), jnp.inf)
+    meta = outer.supervised_reptile(BOUNDED, family, jm.Plan(rounds=1), 4, outer.ReptileConfig(1.0))
+    state, metrics = jax.jit(meta.update)(start)
+    assert metrics["faulty_tasks"] == 1.0 and 0.0 < metrics["grad_norm"] <= 1.001e-3
+    chex.assert_tree_all_finite((state.params, metrics))
+
+
+def test_nothing_changes_where_every_task_diverges():
+    broken = FAMILY._replace(sample=lambda key: jax.tree.map(lambda leaf: leaf * jnp.inf, FAMILY.sample(key)))
+    meta = outer.supervised(BOUNDED, broken, jm.Plan(rounds=1), 4)
+    start = jm.init_state(meta, jax.random.key(0))
+    state, metrics = jax.jit(guard.guarded(meta.update))(start)
+    assert metrics["dropped"] == 1.0 and metrics["faulty_tasks"] == 4.0
+    chex.assert_trees_all_equal(state.params, start.params)
+
+
+@pytest.mark.parametrize("name", ["maml", "reptile", "imaml"])
+def test_log_tells_how_often_a_bound_acted(name):
+    meta = tiny.supervised(name, max_inner_step=1e-3)
+    _, metrics = jax.jit(meta.update)(jm.init_state(meta, jax.random.key(0)))
+    np.testing.assert_allclose(metrics["bounded_steps"], 1.0)
+
+
+def test_implicit_adaptation_tells_how_much_of_the_slope_is_left():
+    left = []
+    for steps in (1, 30):
+        meta = tiny.supervised("imaml", steps=steps, inner_lr=0.05, strength=5.0, activation="tanh")
+        left.append(jax.jit(meta.update)(jm.init_state(meta, jax.random.key(0)))[1]["slope_left"])
+    assert left[0] == 1.0 and left[1] < 0.1
 
 
 def test_a_question_hides_the_targets_of_its_query():

@@ -42,7 +42,15 @@ def test_writings_of_a_letter_are_alike():
 
 def test_without_variation_a_letter_is_always_written_alike():
     task = tasks.glyphs(tasks.GlyphsConfig(ways=2, queries=1, variation=0.0)).sample(jax.random.key(0))
-    np.testing.assert_allclose(task.support.inputs, task.query.inputs, atol=1e-6)
+    support, query = (part.inputs[np.argmax(part.targets, axis=0)] for part in (task.support, task.query))
+    np.testing.assert_allclose(support, query, atol=1e-6)
+
+
+def test_classes_come_in_no_order():
+    """Reptile takes batches of the support's size from the query: they must not be of one class each."""
+    config = tasks.GlyphsConfig(ways=4, shots=1, queries=30)
+    labels = np.argmax(jax.jit(tasks.glyphs(config).sample)(jax.random.key(0)).query.targets, axis=1)
+    assert 60 < np.sum(labels[1:] != labels[:-1]) < 110  # 90 of 119 on average, 3 where they are sorted
 
 
 @pytest.mark.slow
