@@ -65,13 +65,14 @@ class FewShotMAMLConfig(FewShotConfig):
 class FewShotIMAMLConfig(FewShotConfig):
     """Implicit MAML on supervised tasks (Rajeswaran et al., 2019, arXiv:1909.04630)."""
 
-    steps: int = 16
+    inner_lr: float = 0.005
+    steps: int = 32
     """Gradient steps in a round, which meta-gradients do not go through."""
     strength: float = 2.0
     """λ: how strongly adapted params are held back to where they start."""
     cg_iterations: int = 5
     """Steps of conjugate gradient in a meta-gradient."""
-    damping: float = 0.0
+    damping: float = 20.0
     """What λ is raised by in a meta-gradient, against negative curvature; the larger, the nearer to first order."""
     outer: outer.SupervisedConfig = outer.SupervisedConfig()
     """The outer loop."""

@@ -20,9 +20,9 @@ class LearnedOptimizerConfig:
     """A coordinate-wise LSTM that trains networks from scratch (Andrychowicz et al., 2016, arXiv:1606.04474)."""
 
     inner_lr: float = 0.1
-    """Step size of what the LSTM adds to."""
+    """Step size of what the LSTM begins as."""
     nominal: Literal["sgd", "adam"] = "sgd"
-    """What the LSTM adds to: the rule begins as that (Harrison et al., 2022, arXiv:2209.11208)."""
+    """Whose steps the LSTM resizes and adds to: the rule begins as that (Harrison et al., 2022, arXiv:2209.11208)."""
     scale: float = 0.1
     """Size of what the LSTM adds."""
     cell: tuple[int, ...] = (20, 20)

@@ -30,7 +30,7 @@ class UpdateRuleConfig:
     """Step size of the adaptation."""
     inner_optimizer: Literal["sgd", "adam", "per-parameter", "block-diagonal", "kronecker", "recurrent"] = "sgd"
     """What takes the steps of the adaptation; its state lives for one task. All but the first two are learned and begin
-    as sgd: step sizes, preconditioners of layers, or what an LSTM adds for every parameter."""
+    as sgd: step sizes, preconditioners of layers, or an LSTM that resizes and adds to every step."""
     later_lr_scale: float = 1.0
     """Factor on every step of an adaptation after the first; the paper's evaluation on navigation takes 0.5."""
     max_inner_step: float | None = None

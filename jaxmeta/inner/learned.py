@@ -59,14 +59,15 @@ def block_diagonal(learning_rate: float, size: int = 16) -> Updater:
 def recurrent(
     network: Coordinatewise, learning_rate: float, scale: float = 0.1, nominal: Updater | None = None
 ) -> Updater:
-    """Builds a rule θ', h' = f_ψ(θ, ∇L, h): gradient descent, and what a recurrent network adds to its step.
+    """Builds a rule θ', h' = f_ψ(θ, ∇L, h): gradient descent whose steps a recurrent network resizes and adds to.
 
     The same network sees the gradient of every coordinate, with a state of its own, which lives as long as the
-    adaptation to a task.
+    adaptation to a task. Its outputs (m, d) turn the nominal step n into exp(m) n + scale d, in the manner of Harrison
+    et al. (2022, arXiv:2209.11208).
 
     Args:
       scale: of what the network adds.
-      nominal: what it adds to, a rule without anything to learn; by default `sgd(learning_rate)`.
+      nominal: what it begins as, a rule without anything to learn; by default `sgd(learning_rate)`.
     """
     base = (nominal or sgd(learning_rate)).tx(())
 
@@ -75,15 +76,16 @@ def recurrent(
             return base.init(params), jax.tree.map(lambda leaf: network.initial_state(leaf.size), params)
 
         def update(gradient: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
-            step, base_state = base.update(gradient, state[0], params)
+            nominal_step, base_state = base.update(gradient, state[0], params)
             leaves, structure = jax.tree.flatten(gradient)
-            after, added = [], []
-            for leaf, one in zip(leaves, structure.flatten_up_to(state[1]), strict=True):
-                one, said = network.apply(psi, one, leaf.ravel())
-                after.append(one)
-                added.append(scale * said.reshape(leaf.shape))
-            step = jax.tree.map(jnp.add, step, structure.unflatten(added))
-            return step, (base_state, structure.unflatten(after))
+            memories, nominals = structure.flatten_up_to(state[1]), structure.flatten_up_to(nominal_step)
+            after, steps = [], []
+            for leaf, memory, planned in zip(leaves, memories, nominals, strict=True):
+                memory, said = network.apply(psi, memory, leaf.ravel())
+                size, added = (said[:, index].reshape(leaf.shape) for index in range(2))
+                after.append(memory)
+                steps.append(jnp.exp(size) * planned + scale * added)
+            return structure.unflatten(steps), (base_state, structure.unflatten(after))
 
         return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 

@@ -21,7 +21,7 @@ class Coordinatewise(NamedTuple):
     initial_state: Callable[[int], Carry]
     """The state of n coordinates."""
     apply: Callable[[Params, Carry, Array], tuple[Carry, Array]]
-    """(params, state, gradient [n]) -> (state, output [n])."""
+    """(params, state, gradient [n]) -> (state, output [n, 2])."""
 
 
 class _Recurrent(nn.Module):
@@ -33,12 +33,12 @@ class _Recurrent(nn.Module):
         for size, one in zip(self.hidden, state, strict=True):
             one, x = nn.OptimizedLSTMCell(size)(one, x)
             after.append(one)
-        # zero at first: whatever it adds to begins as it would be without
-        return after, nn.Dense(1, kernel_init=nn.initializers.zeros)(x)[:, 0]
+        # zero at first: the rule begins as it would be without
+        return after, nn.Dense(2, kernel_init=nn.initializers.zeros)(x)
 
 
 def coordinatewise_lstm(hidden: Sequence[int] = (20, 20)) -> Coordinatewise:
-    """Builds the optimiser network of Andrychowicz et al. (2016, arXiv:1606.04474), whose output is zero at first."""
+    """Builds the optimiser network of Andrychowicz et al. (2016, arXiv:1606.04474), with two outputs, zero at first."""
     module = _Recurrent(tuple(hidden))
 
     def initial_state(size: int) -> Carry:

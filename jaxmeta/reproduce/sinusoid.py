@@ -40,6 +40,9 @@ def _runs() -> Iterator[Run]:
     yield _run("fomaml", "maml", 10, 40_000, "--algo.first-order")
     yield _run("anil", "anil", 10, 40_000)
     yield _run("cavia", "cavia", 10, 40_000)
+    for rule in ("block-diagonal", "kronecker", "recurrent"):
+        yield _run(f"maml-{rule}", "maml", 10, 10_000, f"--algo.inner-optimizer {rule}")
+    yield _run("imaml", "imaml", 10, 10_000)
     # Reptile's waves have phases up to 2π; in meta-training it takes 5 steps on 10 of 50 points each
     waves = "--tasks.shots 10 --tasks.max-phase 6.283185307179586"
     yield Trained(
