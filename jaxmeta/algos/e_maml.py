@@ -22,8 +22,9 @@ def e_maml(family: TaskFamily, config: EMAMLConfig = EMAMLConfig()) -> MetaLearn
     """Builds MAML that explores: actions before the step are reinforced where the returns after it are high.
 
     The return after the step depends on θ through the step, and through what τ ~ π_θ it was taken on. Both terms are
-    there, but not in the proportion of the full gradient of E[R(θ'(τ))]: the credit is a mean over the streams, by
-    `sampling_weight`, of returns standardised over the tasks, and advantages are standardised too. What is unbiased is
-    `outer.META_GRADIENTS["e-maml"]`.
+    there, but by default not in the proportion of the full gradient of E[R(θ'(τ))]: the credit is a mean over the
+    streams, by `sampling_weight`, of returns standardised over the tasks, and advantages are standardised too. With
+    `baseline` none, `discount` 1 and a `sampling_weight` of as much as there are streams it is that gradient, as
+    `outer.META_GRADIENTS["e-maml"]` is.
     """
     return by_gradient_steps(config.policy(family), config.rule(), family, config)

@@ -130,6 +130,15 @@ class GradientStepsConfig(AdaptationConfig):
         forms = {"ratio": rl.ratio, "log_prob": rl.log_prob, "dice": rl.loaded_dice(self.dice_decay)}
         return forms[self.inner_objective]
 
+    def credit(self) -> outer.Credit:
+        """Returns what an agent is credited with for the data that it adapted on, in the unit of the advantages."""
+        weight = self.sampling_weight / self.streams
+        if not weight:
+            return outer.no_credit
+        if self.baseline == "none":
+            return outer.unbiased_credit(self.advantage(), weight, self.num_tasks)
+        return outer.standardized_credit(self.advantage(), weight)
+
 
 def by_gradient_steps(
     policy: Learner,
@@ -152,7 +161,7 @@ def improved(learner: Learner, family: TaskFamily, config: GradientStepsConfig) 
     """Puts the outer loop that the config names around an agent."""
     shared = (learner, family, config.plan(), config.num_tasks, config.advantage())
     options: dict[str, Any] = {
-        "sampling_correction": config.sampling_weight / config.streams,
+        "credit": config.credit(),
         "max_task_gradient": config.max_task_gradient,
     }
     if config.outer_loop == "trpo":

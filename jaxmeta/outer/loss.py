@@ -109,21 +109,55 @@ def meta_loss(
     return lambda params, trials: batch(params, trials)[0]
 
 
-def standardized_credit(trials: Trial, advantage: Estimator, weight: float) -> dict[str, Any]:
-    """Returns the options of `trial_loss` that credit earlier rounds by how a task's return compares with the others'.
+Credit = Callable[[Trial], dict[str, Any]]
+"""Returns, from the trials [n, ...] of one device, the options of `trial_loss` that credit earlier rounds."""
+
+
+def no_credit(trials: Trial) -> dict[str, Any]:
+    """Credits earlier rounds for nothing: their data counts as given."""
+    return {}
+
+
+def standardized_credit(advantage: Estimator, weight: float) -> Credit:
+    """Credits earlier rounds by how a task's return compares with the others'.
 
     The unit is their deviation, so that the credit does not depend on the size of rewards, as standardised advantages
     do not. That the mean contains the task itself only scales the credit.
     """
-    if not weight:
-        return {}
+
+    def credit(trials: Trial) -> dict[str, Any]:
+        mean, deviation = _over_tasks(trials, advantage)
+        return {"sampling_correction": weight / (deviation + 1e-8), "return_baseline": mean}
+
+    return credit
+
+
+def unbiased_credit(advantage: Estimator, weight: float, num_tasks: int) -> Credit:
+    """Credits earlier rounds by a task's return less the mean of the others', in its own unit.
+
+    Args:
+      num_tasks: of an update, over all devices; with one there is no other, and nothing is subtracted.
+    """
+
+    def credit(trials: Trial) -> dict[str, Any]:
+        if num_tasks == 1:
+            return {"sampling_correction": weight}
+        mean, _ = _over_tasks(trials, advantage)
+        count = num_tasks * guard.sound_share(trials)
+        # n / (n - 1) times the distance from the mean of all is the distance from that of the others
+        return {"sampling_correction": weight * count / jnp.maximum(count - 1.0, 1.0), "return_baseline": mean}
+
+    return credit
+
+
+def _over_tasks(trials: Trial, advantage: Estimator) -> tuple[Array, Array]:
+    """Returns mean and deviation of the last round's return over the sound tasks of all devices."""
     last = jax.tree.map(lambda leaf: leaf[:, -1], trials.rounds)
     returns = jax.vmap(lambda experience: jnp.mean(advantage(experience).target[0]))(last)
     sound = ~guard.faulty_tasks(trials)
     mean = over_sound(parallel.mean_over_tasks(jnp.mean, returns * sound), trials)
     variance = over_sound(parallel.mean_over_tasks(jnp.mean, jnp.square(returns - mean) * sound), trials)
-    deviation = jnp.sqrt(variance)
-    return {"sampling_correction": weight / (deviation + 1e-8), "return_baseline": mean}
+    return mean, jnp.sqrt(variance)
 
 
 def batch_loss(

@@ -15,7 +15,7 @@ from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.kl_penalty import with_kl_penalty
 from jaxmeta.outer.leave_out import without_outliers
-from jaxmeta.outer.loss import batch_loss, mean_over_trials, standardized_credit, trial_loss
+from jaxmeta.outer.loss import Credit, batch_loss, mean_over_trials, no_credit, trial_loss
 from jaxmeta.outer.on_policy import on_policy
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Trial
@@ -71,7 +71,7 @@ def policy_gradient(
     advantage: rl.Estimator,
     config: PolicyGradientConfig = PolicyGradientConfig(),
     num_devices: int | None = None,
-    sampling_correction: float = 0.0,
+    credit: Credit = no_credit,
     max_task_gradient: float | None = None,
 ) -> MetaLearner:
     """Builds an outer loop that follows the meta-gradient with Adam.
@@ -79,11 +79,11 @@ def policy_gradient(
     Args:
       advantage: estimates the advantages of the last round.
       num_devices: by default as many as divide the tasks of a minibatch.
-      sampling_correction: see `trial_loss`; the returns are standardised over the tasks.
+      credit: for the data that was adapted on, such as `standardized_credit`; by default there is none.
       max_task_gradient: see `without_outliers`; by default all tasks count.
     """
     config.check_divides(num_tasks)
-    init_opt, improve = policy_improvement(learner, advantage, config, sampling_correction)
+    init_opt, improve = policy_improvement(learner, advantage, config, credit)
     if config.kl_target is not None:
         init_opt, improve = with_kl_penalty(learner, init_opt, improve, plan.rounds, config)
     if max_task_gradient is not None:
@@ -93,7 +93,7 @@ def policy_gradient(
 
 
 def policy_improvement(
-    learner: Learner, advantage: rl.Estimator, config: PolicyGradientConfig, sampling_correction: float = 0.0
+    learner: Learner, advantage: rl.Estimator, config: PolicyGradientConfig, credit: Credit = no_credit
 ) -> tuple[Callable[[Params], Any], Callable[..., tuple[Params, Any, Metrics]]]:
     """Builds what `policy_gradient` does with fresh trials.
 
@@ -115,7 +115,7 @@ def policy_improvement(
             kl_weights=kl_weights,
             value_weight=config.value_weight,
             entropy_weight=config.entropy_weight and config.entropy_weight * remaining,
-            **standardized_credit(trials, advantage, sampling_correction),
+            **credit(trials),
         )
         value_and_grad = jax.value_and_grad(batch_loss(loss), has_aux=True)
 

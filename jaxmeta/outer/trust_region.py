@@ -18,11 +18,12 @@ from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_last
 from jaxmeta.outer.leave_out import without_outliers
 from jaxmeta.outer.loss import (
+    Credit,
     batch_loss,
     gradient_chunk,
     mean_over_trials,
+    no_credit,
     over_sound,
-    standardized_credit,
     trial_loss,
 )
 from jaxmeta.outer.on_policy import on_policy
@@ -74,7 +75,7 @@ def trust_region(
     advantage: rl.Estimator,
     config: TrustRegionConfig = TrustRegionConfig(),
     num_devices: int | None = None,
-    sampling_correction: float = 0.0,
+    credit: Credit = no_credit,
     max_task_gradient: float | None = None,
 ) -> MetaLearner:
     """Builds an outer loop of trust-region steps on the adapted policies.
@@ -82,7 +83,7 @@ def trust_region(
     Args:
       advantage: estimates the advantages of the last round.
       num_devices: by default as many as divide `num_tasks`.
-      sampling_correction: see `trial_loss`; the returns are standardised over the tasks.
+      credit: for the data that was adapted on, such as `standardized_credit`; by default there is none.
       max_task_gradient: see `without_outliers`; by default all tasks count.
     """
     value_tx = optax.adam(config.value_learning_rate, eps=1e-5)
@@ -91,8 +92,7 @@ def trust_region(
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
         flat, unravel = ravel_pytree(params)
-        credit = standardized_credit(trials, advantage, sampling_correction)
-        mean_loss = batch_loss(trial_loss(learner, rl.ratio, advantage, **credit))
+        mean_loss = batch_loss(trial_loss(learner, rl.ratio, advantage, **credit(trials)))
         value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
         (before, at_first), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
         gradient, _ = ravel_pytree(gradient)

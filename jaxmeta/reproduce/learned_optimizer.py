@@ -12,24 +12,26 @@ STEPS = 100
 HELD_OUT = (Evaluation(num_tasks=1000, rounds=STEPS),)
 # whoever tunes them by hand takes the best of a row
 RATES = {
-    "quadratic": {"sgd": (0.05, 0.1, 0.2), "momentum": (0.01, 0.03, 0.1), "adam": (0.05, 0.1, 0.2, 0.4)},
-    "network": {"sgd": (0.01, 0.02, 0.04), "momentum": (0.003, 0.01, 0.03), "adam": (0.05, 0.1, 0.2, 0.4)},
+    "quadratic": {"sgd": (0.05, 0.1, 0.2, 0.25), "momentum": (0.1, 0.3, 0.5, 0.6), "adam": (0.05, 0.1, 0.2, 0.4)},
+    "network": {"sgd": (0.02, 0.04, 0.06), "momentum": (0.01, 0.03, 0.05), "adam": (0.1, 0.2, 0.3, 0.4, 0.6)},
 }
 TASKS = {"quadratic": ("quadratic", ""), "network": ("sinusoid", "--tasks.shots 64 --tasks.queries 64")}
 SIZES: dict[str, Mapping[str, Any]] = {
     "quadratic": {"shots": 10, "size": 10},
     "network": {"shots": 64, "hidden": [20]},
 }
-FLAGS = "--chunk 5 --checkpoint-every 100 --algo.outer.learning-rate 3e-3 --algo.outer.anneal-over {updates}"
+FLAGS = "--chunk 5 --checkpoint-every 100 --algo.outer.anneal-over {updates}"
 RECIPES = {
-    "quadratic": (500, FLAGS),
-    # begins as Adam at a step size that is good for it
+    "quadratic": (500, f"{FLAGS} --algo.outer.learning-rate 3e-3"),
+    # begins as Adam at a step size that is good for it; derivatives of the whole way, as those of short segments are
+    # greedy, and of the logarithm, as the end counts
     "network": (
-        400,
-        f"{FLAGS} --algo.hidden 20 --algo.nominal adam --algo.inner-lr 0.2 --algo.scale 0.05 --algo.num-tasks 16",
+        1000,
+        f"{FLAGS} --algo.outer.learning-rate 5e-3 --algo.outer.segment 100 --algo.outer.log-floor 1e-3"
+        " --algo.hidden 20 --algo.nominal adam --algo.inner-lr 0.3 --algo.scale 0.05 --algo.num-tasks 16",
     ),
 }
-QUICK = "--algo.rounds 20 --algo.num-tasks 4"
+QUICK = "--algo.rounds 20 --algo.num-tasks 4 --algo.outer.segment 20"
 
 
 def _runs() -> Iterator[Run]:

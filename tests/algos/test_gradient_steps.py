@@ -19,7 +19,6 @@ from jaxmeta.core import guard, parallel
 from jaxmeta.core.rollout import collect
 from jaxmeta.outer.kl_penalty import RANGE, adapted_weights
 from jaxmeta.outer.leave_out import without_outliers
-from jaxmeta.outer.loss import standardized_credit
 from tests import tiny
 
 FAMILY = tiny.family()
@@ -141,17 +140,45 @@ def test_meta_training_leaves_the_context_alone():
     np.testing.assert_array_equal(state.params.policy["context"], 0.0)
 
 
+def credit_of(credit, both):
+    return jax.jit(parallel.over_tasks(lambda _, both: credit(both), 2, 1))((), both)
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+def test_unbiased_credit_is_the_distance_from_the_other_tasks(trials, faulty):
+    _, _, both = trials
+    trials = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), both)
+    # the third pays more, in its last round
+    trials = trials.replace(rounds=trials.rounds.replace(reward=trials.rounds.reward.at[2, -1, 0].add(1.0)))
+    returns = np.asarray(trials.rounds.reward[:, -1].sum(1).mean(1))
+    if faulty:
+        trials = guard.leave_out(trials, jnp.array([False, True, False]))
+    credit = outer.unbiased_credit(rl.plain_returns(), 0.5, num_tasks=3)
+    got = jax.jit(parallel.over_tasks(lambda _, some: credit(some), 3, 1))((), trials)
+    others = [[1, 2], [0, 2], [0, 1]] if not faulty else [[2], [0], [0]]
+    for index in (0, 2):
+        found = got["sampling_correction"] * (returns[index] - got["return_baseline"])
+        np.testing.assert_allclose(found, 0.5 * (returns[index] - returns[others[index]].mean()), rtol=1e-4, atol=1e-5)
+
+
+def test_the_credit_has_the_unit_of_the_advantages(trials):
+    _, _, both = trials
+    standardised, plain = (
+        credit_of(jm.EMAMLConfig(num_tasks=2, streams=8, sampling_weight=4.0, baseline=baseline).credit(), both)
+        for baseline in ("linear", "none")
+    )
+    assert plain["sampling_correction"] == 0.5 * 2 / (2 - 1)
+    assert abs(standardised["sampling_correction"] - 1.0) > 0.05
+    assert jm.MAMLConfig().credit() is outer.no_credit
+
+
 def test_credit_is_standardised_over_the_tasks(trials):
     _, _, both = trials
     returns = np.asarray(both.rounds.reward[:, -1].sum(1).mean(1))
 
-    def options(_, both):
-        return standardized_credit(both, rl.plain_returns(), 0.5)
-
-    got = jax.jit(parallel.over_tasks(options, 2, 1))((), both)
+    got = credit_of(outer.standardized_credit(rl.plain_returns(), 0.5), both)
     np.testing.assert_allclose(got["return_baseline"], returns.mean(), rtol=1e-6)
     np.testing.assert_allclose(got["sampling_correction"], 0.5 / returns.std(), rtol=1e-5)
-    assert standardized_credit(both, rl.plain_returns(), 0.0) == {}
 
 
 def test_penalty_weighs_how_far_the_first_policy_moved(trials):
