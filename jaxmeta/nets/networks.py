@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmeta.nets.heads import Gaussian, head_for
+from jaxmeta.nets.orthogonal import orthogonal
 from jaxmeta.types import Array, Carry, Continuous, Discrete, Input, Key, Output, Params, Spec
 
 
@@ -45,7 +46,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for width in self.hidden:
-            x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(self.scale))(x)
+            x = nn.Dense(width, kernel_init=orthogonal(self.scale))(x)
             x = ACTIVATIONS[self.activation](x)
         return x
 
@@ -72,7 +73,7 @@ class _ActionHead(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Any:
         # a small last layer: the first policy does not depend much on what it sees
-        small = nn.initializers.orthogonal(0.01)
+        small = orthogonal(0.01)
         if isinstance(self.action, Discrete):
             return nn.Dense(self.action.num, kernel_init=small)(x)
         loc = nn.Dense(self.action.size, kernel_init=small)(x)

@@ -14,6 +14,7 @@ from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
+from jaxmeta.nets.orthogonal import orthogonal
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Spec
 
 State = tuple[Array, ...]
@@ -108,7 +109,7 @@ def _lasting(cell: Cell, hidden: int, length: int) -> Callable[..., Array]:
 
 def _orthogonal_by_gate(cell: Cell) -> Callable[..., Array]:
     def init(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-        one = nn.initializers.orthogonal()
+        one = orthogonal()
         parts = [one(part, (shape[0], shape[1] // cell.gates), dtype) for part in jax.random.split(key, cell.gates)]
         return jnp.concatenate(parts, axis=1)
 

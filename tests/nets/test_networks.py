@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxmeta import nets
+from jaxmeta.core import parallel
+from jaxmeta.nets.orthogonal import orthogonal
 from jaxmeta.types import Continuous, Discrete, Spec
 
 DISCRETE = Spec((2,), Discrete(3), horizon=4)
@@ -96,3 +98,18 @@ def _all_ways(network):
         return [stepped]
     stream, carry = jax.tree.map(lambda leaf: leaf[None, None], inputs), jax.tree.map(lambda leaf: leaf[None], state)
     return [stepped, network.unroll(params, carry, stream, jnp.ones((1, 1)))]
+
+
+@pytest.mark.timeout(120, method="thread")  # what hangs in compiled code hears no signal
+def test_orthogonal_weights_that_tasks_draw_side_by_side_do_not_wait_for_each_other():
+    init, keys = orthogonal(2.0), jax.random.split(jax.random.key(0), 16)
+
+    def draw(_, keys):
+        return parallel.task_mean(jnp.mean(jax.vmap(lambda key: init(key, (100, 100)))(keys), 0))
+
+    run = jax.jit(parallel.over_tasks(draw, 16, 2))
+    for _ in range(5):
+        mean = jax.block_until_ready(run((), keys))
+    each = [np.asarray(init(key, (100, 100))) for key in keys]
+    np.testing.assert_allclose(mean, np.mean(each, 0), atol=1e-6)
+    np.testing.assert_allclose(each[0] @ each[0].T, 4.0 * np.eye(100), atol=1e-4)

@@ -1,0 +1,26 @@
+"""Orthogonal initial weights, also where many networks are drawn side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmeta.types import Array, Key
+
+
+def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
+    """Builds an initialiser of orthogonal matrices (Saxe et al., 2014, arXiv:1312.6120), times `scale`.
+
+    Under `vmap` they are drawn one after the other: the batched decompositions behind them wait for each other on the
+    devices of a CPU, for ever.
+    """
+    draw = nn.initializers.orthogonal(scale)
+
+    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))(key)
+
+    return init
