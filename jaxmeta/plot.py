@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,10 @@ def adaptation_curves(curves: dict[str, dict[str, Any]], title: str, what: str =
       what: "squared error", on a logarithmic axis, or "accuracy".
     """
     figure, axes = _axes(title)
-    for color, (name, curve) in zip(LINES, curves.items(), strict=False):
+    looks = itertools.product(("o-", "s--", "^:"), LINES)  # more agents than colours
+    for (style, color), (name, curve) in zip(looks, curves.items(), strict=False):
         low, high = np.array(curve["ci95"]).T
-        axes.plot(curve["mean"], "o-", color=color, label=name, linewidth=2, markersize=3)
+        axes.plot(curve["mean"], style, color=color, label=name, linewidth=2, markersize=3)
         axes.fill_between(np.arange(len(low)), low, high, color=color, alpha=0.2, linewidth=0)
     if what == "squared error":
         axes.set_yscale("log")

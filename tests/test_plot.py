@@ -62,6 +62,12 @@ def test_learning_curve_of_one_seed_has_the_interval_of_its_running_mean():
     assert any("running mean over 5 updates and its 95 % interval" in text.get_text() for text in axes.texts)
 
 
+def test_more_agents_than_colours_are_told_apart():
+    curve = {"mean": [3.0, 1.0], "ci95": np.array([[2.0, 4.0], [0.5, 1.5]])}
+    axes = plot.adaptation_curves({f"agent {index}": curve for index in range(9)}, "title").axes[0]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 9
+
+
 @pytest.mark.parametrize(
     ("rounds", "episodes", "ticks"), [(3, 1, [0, 1, 2]), (1, 4, [1, 2, 3, 4]), (2, 2, [1, 2, 3, 4]), (1, 1, [0])]
 )
