@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+
 import jaxmeta as jm
 from jaxmeta import outer, registry, tasks
 
@@ -63,7 +66,7 @@ VARIANTS = {
 SUPERVISED = {
     "anil": jm.FewShotANILConfig(num_tasks=2, hidden=(8,)),
     "cavia": jm.FewShotCAVIAConfig(num_tasks=2, hidden=(8,), context=2),
-    "imaml": jm.FewShotIMAMLConfig(num_tasks=2, hidden=(8,), steps=3, inner_lr=0.1),
+    "imaml": jm.FewShotIMAMLConfig(num_tasks=2, hidden=(8,), inner_steps=3, inner_lr=0.1),
     "learned-optimizer": jm.LearnedOptimizerConfig(
         num_tasks=2, cell=(4,), rounds=4, outer=outer.UnrolledConfig(segment=2)
     ),
@@ -88,6 +91,18 @@ def algo(name: str, on: tasks.TaskFamily | None = None) -> jm.MetaLearner:
 def waves(**changes) -> tasks.TaskFamily:
     """Sine waves from few points."""
     return tasks.sinusoid(tasks.SinusoidConfig(**{"shots": 3, "queries": 4, **changes}))
+
+
+def spoiled(on: tasks.TaskFamily, key: jax.Array, factor: float) -> tasks.TaskFamily:
+    """Multiplies what the support of one supervised task is to be, that which is drawn by `key`."""
+
+    def sample(one):
+        task = on.sample(one)
+        spoil = jnp.all(jax.random.key_data(one) == jax.random.key_data(key))
+        targets = jnp.where(spoil, task.support.targets * factor, task.support.targets)
+        return task.replace(support=task.support.replace(targets=targets))
+
+    return on._replace(sample=sample)
 
 
 def supervised(name: str, on: tasks.TaskFamily | None = None, **changes) -> jm.MetaLearner:

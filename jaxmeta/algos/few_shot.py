@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
 from jaxmeta import checks, inner, nets, outer
-from jaxmeta.algos.update_rule import UpdateRuleConfig
+from jaxmeta.algos.update_rule import ImplicitConfig, UpdateRuleConfig
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.few_shot import FewShot
@@ -37,6 +38,7 @@ class FewShotConfig(UpdateRuleConfig):
         checks.not_negative(self, "rounds")
         checks.at_least_one(self, "num_tasks")
         checks.widths(self, "hidden")
+        checks.choice(self, "activation", *nets.ACTIVATIONS)
 
     def learner(
         self, family: TaskFamily, updater: inner.Updater, context: int = 0, anew: tuple[str, ...] = ()
@@ -52,47 +54,35 @@ class FewShotConfig(UpdateRuleConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShotMAMLConfig(FewShotConfig):
+class OnQueryConfig(FewShotConfig):
+    """The fields of those whose meta-gradient is that of the query's loss."""
+
+    outer: outer.SupervisedConfig = outer.SupervisedConfig()
+    """The outer loop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotMAMLConfig(OnQueryConfig):
     """MAML on supervised tasks (Finn et al., 2017, arXiv:1703.03400)."""
 
     first_order: bool = False
     """Whether meta-gradients ignore how the adaptation depends on the params (FOMAML)."""
-    outer: outer.SupervisedConfig = outer.SupervisedConfig()
-    """The outer loop."""
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShotIMAMLConfig(FewShotConfig):
+class FewShotIMAMLConfig(ImplicitConfig, OnQueryConfig):
     """Implicit MAML on supervised tasks (Rajeswaran et al., 2019, arXiv:1909.04630)."""
 
     inner_lr: float = 0.005
-    steps: int = 32
-    """Gradient steps in a round, which meta-gradients do not go through."""
-    strength: float = 2.0
-    """λ: how strongly adapted params are held back to where they start."""
-    cg_iterations: int = 5
-    """Steps of conjugate gradient in a meta-gradient."""
+    inner_steps: int = 32
     damping: float = 20.0
-    """What λ is raised by in a meta-gradient, against negative curvature; the larger, the nearer to first order."""
-    outer: outer.SupervisedConfig = outer.SupervisedConfig()
-    """The outer loop."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_not_differentiated()
-        self.check_arrives()
-        checks.positive(self, "strength")
-        checks.not_negative(self, "damping")
-        checks.at_least_one(self, "steps", "cg_iterations")
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShotMetaSGDConfig(FewShotConfig):
+class FewShotMetaSGDConfig(OnQueryConfig):
     """Meta-SGD on supervised tasks: a learned step size for every parameter (Li et al., 2017, arXiv:1707.09835)."""
 
     inner_optimizer: Literal["per-parameter"] = "per-parameter"
-    outer: outer.SupervisedConfig = outer.SupervisedConfig()
-    """The outer loop."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,23 +90,19 @@ class FewShotMetaSGDConfig(FewShotConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShotANILConfig(FewShotConfig):
+class FewShotANILConfig(OnQueryConfig):
     """ANIL on supervised tasks: only the last layer adapts (Raghu et al., 2020, arXiv:1909.09157)."""
 
     inner_lr: float = 0.1
-    outer: outer.SupervisedConfig = outer.SupervisedConfig()
-    """The outer loop."""
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShotCAVIAConfig(FewShotConfig):
+class FewShotCAVIAConfig(OnQueryConfig):
     """CAVIA on supervised tasks: only some further inputs adapt (Zintgraf et al., 2019, arXiv:1810.03642)."""
 
     inner_lr: float = 1.0
     context: int = 5
     """Inputs of the network that adapt."""
-    outer: outer.SupervisedConfig = outer.SupervisedConfig()
-    """The outer loop."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -155,32 +141,29 @@ def few_shot_env(family: TaskFamily) -> FewShot:
 def maml(family: TaskFamily, config: FewShotMAMLConfig = FewShotMAMLConfig()) -> MetaLearner:
     """Builds MAML: the params from which one step on the support predicts the query best."""
     updater = config.rule()
-    return _on_query(family, config, inner.first_order(updater) if config.first_order else updater)
+    learner = config.learner(family, inner.first_order(updater) if config.first_order else updater)
+    return _on_query(family, config, learner)
 
 
 def meta_sgd(family: TaskFamily, config: FewShotMetaSGDConfig = FewShotMetaSGDConfig()) -> MetaLearner:
     """Builds Meta-SGD: MAML whose step sizes are learned, one for every parameter."""
-    return _on_query(family, config, config.rule())
+    return _on_query(family, config, config.learner(family, config.rule()))
 
 
 def imaml(family: TaskFamily, config: FewShotIMAMLConfig = FewShotIMAMLConfig()) -> MetaLearner:
     """Builds implicit MAML: descend close to a minimum near θ, and differentiate what a minimum must fulfil."""
-    rule = config.within_bounds(config.rule())
-    learner = inner.implicit(
-        *config.policy(family), rule, config.steps, config.strength, config.cg_iterations, config.damping
-    )
-    return outer.supervised(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
+    return _on_query(family, config, config.settling(*config.policy(family)))
 
 
 def anil(family: TaskFamily, config: FewShotANILConfig = FewShotANILConfig()) -> MetaLearner:
     """Builds ANIL: MAML that adapts the last layer only."""
-    return _on_query(family, config, inner.adapt_only(config.rule(), "head"))
+    return _on_query(family, config, config.learner(family, inner.adapt_only(config.rule(), "head")))
 
 
 def cavia(family: TaskFamily, config: FewShotCAVIAConfig = FewShotCAVIAConfig()) -> MetaLearner:
     """Builds CAVIA: MAML that adapts a context only, which is zero when a task begins."""
     updater = inner.adapt_only(config.rule(), "context")
-    return _on_query(family, config, updater, config.context, ("context",))
+    return _on_query(family, config, config.learner(family, updater, config.context, anew=("context",)))
 
 
 def reptile(family: TaskFamily, config: FewShotReptileConfig = FewShotReptileConfig()) -> MetaLearner:
@@ -189,8 +172,7 @@ def reptile(family: TaskFamily, config: FewShotReptileConfig = FewShotReptileCon
     return outer.supervised_reptile(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 
 
-def _on_query(family: TaskFamily, config: Any, updater: inner.Updater, *context: Any) -> MetaLearner:
-    learner = config.learner(family, updater, *context)
+def _on_query(family: TaskFamily, config: OnQueryConfig, learner: Learner) -> MetaLearner:
     return outer.supervised(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 
 
@@ -200,7 +182,13 @@ def also(recipe: Callable[..., MetaLearner]) -> Callable[[Callable[..., MetaLear
     def decorate(interactive: Callable[..., MetaLearner]) -> Callable[..., MetaLearner]:
         @functools.wraps(interactive)
         def build(family: TaskFamily, *config: Any, **named: Any) -> MetaLearner:
-            chosen = recipe if isinstance(family.env, FewShot) else interactive
+            supervised = isinstance(family.env, FewShot)
+            chosen = recipe if supervised else interactive
+            given = config[0] if config else named.get("config")
+            if given is not None and isinstance(given, FewShotConfig) != supervised:
+                right = type(inspect.signature(chosen).parameters["config"].default).__name__
+                tasks = type(family.env).__name__
+                raise ValueError(f"config is a {type(given).__name__}; on tasks of {tasks} it must be a {right}")
             return chosen(family, *config, **named)
 
         return build

@@ -48,6 +48,7 @@ class AdaptationConfig(UpdateRuleConfig):
         checks.fraction(self, "discount", "trace")
         checks.choice(self, "baseline", "linear", "none")
         checks.widths(self, "hidden")
+        checks.choice(self, "activation", *nets.ACTIVATIONS)
         if self.baseline == "none" and self.trace != 1.0:
             raise ValueError(f"trace is {self.trace}; it is that of a baseline, so with baseline none it is 1")
 
@@ -102,7 +103,7 @@ class GradientStepsConfig(AdaptationConfig):
         self._check_used()
 
     def _check_used(self) -> None:
-        """Raises a ValueError where a field would be without effect, or would count something twice."""
+        """Raises a ValueError where one field makes another without effect, or would count something twice."""
         for wrong, field, remedy in (
             (self.dice_decay != 1.0 and self.inner_objective != "dice", "dice_decay", "it needs inner_objective dice"),
             (
@@ -111,13 +112,23 @@ class GradientStepsConfig(AdaptationConfig):
                 f"{self.inner_objective} has a part of that credit already, so it needs inner_objective log_prob",
             ),
             (
+                self.sampling_weight and self.baseline == "linear" and self.num_tasks == 1,
+                "num_tasks",
+                "the credit of sampling_weight is compared with that of other tasks, so it needs at least 2",
+            ),
+            (
+                self.backward != "plain" and self.first_order,
+                "backward",
+                "to first order no derivative is taken through the steps, so it is plain",
+            ),
+            (
                 self.backward == "mixed" and self.outer_loop == "trpo",
                 "backward",
                 "trpo also differentiates forwards (try rematerialised, or outer_loop ppo)",
             ),
         ):
             if wrong:
-                raise ValueError(f"{field} is {getattr(self, field)}; {remedy}")
+                raise ValueError(f"{field} is {getattr(self, field)!r}; {remedy}")
         if self.ppo.value_weight:
             raise ValueError(f"ppo.value_weight is {self.ppo.value_weight}; {NO_VALUES}, so it is 0")
         if self.trpo.value_steps:

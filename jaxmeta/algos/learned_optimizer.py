@@ -44,6 +44,7 @@ class LearnedOptimizerConfig:
         checks.choice(self, "nominal", "sgd", "adam")
         checks.at_least_one(self, "rounds", "num_tasks")
         checks.widths(self, "hidden")
+        checks.choice(self, "activation", *nets.ACTIVATIONS)
         checks.widths(self, "cell")
         if self.rounds % self.outer.segment:
             raise ValueError(f"outer.segment is {self.outer.segment}; it must divide rounds, which is {self.rounds}")
@@ -55,7 +56,7 @@ def learned_optimizer(family: TaskFamily, config: LearnedOptimizerConfig = Learn
     What the gradient would be had the rule stepped otherwise is ignored, as in the paper.
     """
     nominal = inner.fixed({"sgd": optax.sgd, "adam": optax.adam}[config.nominal](config.inner_lr))
-    rule = inner.recurrent(nets.coordinatewise_lstm(config.cell), config.inner_lr, config.scale, nominal)
+    rule = inner.recurrent(nets.coordinatewise_lstm(config.cell), nominal, config.scale)
     learner = optimises(few_shot_env(family), inner.first_order(rule), config.hidden, config.activation)
     return outer.unrolled(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 

@@ -42,6 +42,7 @@ class PPOConfig:
         checks.positive(self, "action_scale")
         checks.fraction(self, "discount", "trace")
         checks.widths(self, "hidden")
+        checks.choice(self, "activation", *nets.ACTIVATIONS)
         self.ppo.check_divides(self.num_tasks)
 
 

@@ -17,7 +17,7 @@ LEARNED: dict[str, Callable[[float], inner.Updater]] = {
     "per-parameter": inner.per_parameter,
     "block-diagonal": inner.block_diagonal,
     "kronecker": inner.kronecker,
-    "recurrent": lambda learning_rate: inner.recurrent(nets.coordinatewise_lstm((20,)), learning_rate),
+    "recurrent": lambda learning_rate: inner.recurrent(nets.coordinatewise_lstm((20,)), inner.sgd(learning_rate)),
 }
 """Rules that meta-training improves; each begins as sgd."""
 
@@ -53,11 +53,6 @@ class UpdateRuleConfig:
                 remedy = f"no derivative is taken through the steps, so it is {' or '.join(choices)}"
                 raise ValueError(f"{name} is {getattr(self, name)!r}; {remedy}")
 
-    def check_arrives(self) -> None:
-        """Raises a ValueError unless a round may be adapted to the end, as any other."""
-        if self.later_lr_scale != 1.0:
-            raise ValueError(f"later_lr_scale is {self.later_lr_scale}; every round is adapted to the end, so it is 1")
-
     def rule(self) -> inner.Updater:
         """Builds the update rule that the algorithms start from."""
         name, later = self.inner_optimizer, {1: self.later_lr_scale}
@@ -79,3 +74,35 @@ class UpdateRuleConfig:
         differentiate = inner.mixed_mode if self.backward == "mixed" else jax.grad
         learner = inner.descent(policy, loss, self.within_bounds(updater), anew, differentiate)
         return inner.rematerialised(learner) if self.backward == "rematerialised" else learner
+
+
+@dataclasses.dataclass(frozen=True)
+class ImplicitConfig(UpdateRuleConfig):
+    """The fields of implicit MAML (Rajeswaran et al., 2019, arXiv:1909.04630), of whatever loss.
+
+    `slope_left` in the log is the length of the slope at the last step over that at the first: what is differentiated
+    is the end of the descent, and it is off by as much as that is not reached.
+    """
+
+    inner_steps: int = 10
+    """Gradient steps on the data of every round; memory does not depend on them."""
+    strength: float = 2.0
+    """λ: weight of half the squared distance from where the policy was before the round."""
+    cg_iterations: int = 5
+    """Products with the Hessian of the inner loss for each meta-gradient; 0 is to first order."""
+    damping: float = 0.0
+    """What λ is raised by in a meta-gradient, against negative curvature; the larger, the nearer to first order."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_not_differentiated()
+        checks.at_least_one(self, "inner_steps")
+        checks.positive(self, "strength")
+        checks.not_negative(self, "cg_iterations", "damping")
+        if self.later_lr_scale != 1.0:
+            raise ValueError(f"later_lr_scale is {self.later_lr_scale}; every round is adapted to the end, so it is 1")
+
+    def settling(self, policy: Learner, loss: inner.Loss) -> Learner:
+        """Lets an agent go down a loss to a minimum near where it starts; see `inner.implicit`."""
+        updater = self.within_bounds(self.rule())
+        return inner.implicit(policy, loss, updater, self.inner_steps, self.strength, self.cg_iterations, self.damping)

@@ -70,6 +70,35 @@ def leave_out(trials: Trial, tasks: Array) -> Trial:
     return empty_faulty(trials.replace(rounds=trials.rounds.replace(fault=fault)))
 
 
+def kept(said, most: Array | bool = True) -> tuple:
+    """Keeps what a task says if it is sound, and `most`, which asks for more, holds; else all its numbers are zero.
+
+    Returns:
+      That, and whether the task was kept and whether it was sound, float32 scalars: with means over tasks of the three,
+      `over_kept` tells the mean over those that were kept.
+    """
+    sound = is_sound(said)
+    keep = sound & most
+    said = jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros((), leaf.dtype)), said)
+    return said, (keep.astype(jnp.float32), sound.astype(jnp.float32))
+
+
+def over_kept(mean, shares: tuple[Array, Array], num_tasks: int) -> tuple:
+    """Turns a mean over all tasks, to which those left out add zero, into one over the others.
+
+    Args:
+      shares: of the tasks that were kept, and that were sound.
+
+    Returns:
+      That mean, exactly as it was if all were kept and not finite if none was; the share that was left out, and the
+      number of tasks that were not sound.
+    """
+    # shares are means of ones, up to rounding
+    number, sound = (jnp.round(share * num_tasks) for share in shares)
+    mean = jax.tree.map(lambda leaf: leaf * (num_tasks / number), mean)
+    return mean, 1.0 - number / num_tasks, num_tasks - sound
+
+
 def sound_share(trials: Trial) -> Array:
     """Returns the part of the trials of all devices that had no fault; exactly 1.0 if none had."""
     faulty = faulty_tasks(trials)

@@ -46,7 +46,8 @@ def implicit(
 
     def report(fast: GradientFast) -> Metrics:
         slopes, _ = fast.opt_state
-        left = jnp.where(slopes.first > 0, slopes.last / jnp.where(slopes.first > 0, slopes.first, 1.0), 0.0)
+        flat = slopes.first == 0.0
+        left = jnp.where(flat, 0.0, slopes.last / jnp.where(flat, 1.0, slopes.first))
         return tally(fast.opt_state) | {"slope_left": left}
 
     return descent(policy, loss, watched)._replace(adapt=adapt, report=report)
@@ -97,6 +98,7 @@ def proximal_point(
     conjugate gradient not converged, it is off by as much; λ must exceed what curvature of the loss is negative.
 
     Args:
+      loss: whose derivatives are those of its value: no `stop_gradient` may change them, as in `rl.dice`.
       tx: takes the steps.
       strength: λ.
       cg_iterations: products with the Hessian per derivative; with 0 the derivative is the identity, to first order.

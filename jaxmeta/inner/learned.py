@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmeta.inner.updaters import Updater, sgd
+from jaxmeta.inner.updaters import Updater
 from jaxmeta.nets import Coordinatewise
 from jaxmeta.types import Array, Key, Params
 
@@ -56,20 +56,18 @@ def block_diagonal(learning_rate: float, size: int = 16) -> Updater:
     return Updater(init, descend)
 
 
-def recurrent(
-    network: Coordinatewise, learning_rate: float, scale: float = 0.1, nominal: Updater | None = None
-) -> Updater:
-    """Builds a rule θ', h' = f_ψ(θ, ∇L, h): gradient descent whose steps a recurrent network resizes and adds to.
+def recurrent(network: Coordinatewise, nominal: Updater, scale: float = 0.1) -> Updater:
+    """Builds a rule θ', h' = f_ψ(θ, ∇L, h): a rule whose steps a recurrent network resizes and adds to.
 
     The same network sees the gradient of every coordinate, with a state of its own, which lives as long as the
     adaptation to a task. Its outputs (m, d) turn the nominal step n into exp(m) n + scale d, in the manner of Harrison
     et al. (2022, arXiv:2209.11208).
 
     Args:
+      nominal: what it begins as, a rule without anything to learn.
       scale: of what the network adds.
-      nominal: what it begins as, a rule without anything to learn; by default `sgd(learning_rate)`.
     """
-    base = (nominal or sgd(learning_rate)).tx(())
+    base = nominal.tx(())
 
     def tx(psi: Params) -> optax.GradientTransformation:
         def init(params: Params) -> Any:

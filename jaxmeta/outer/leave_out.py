@@ -11,23 +11,25 @@ import optax
 from jaxmeta import rl
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner
-from jaxmeta.outer.loss import gradient_chunk, trial_loss
+from jaxmeta.outer.loss import Credit, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.on_policy import Improve
 from jaxmeta.types import Array, Key, Metrics, Params, Trial
 
 
-def without_outliers(learner: Learner, advantage: rl.Estimator, improve: Improve, max_task_gradient: float) -> Improve:
+def without_outliers(
+    learner: Learner, advantage: rl.Estimator, improve: Improve, max_task_gradient: float, credit: Credit = no_credit
+) -> Improve:
     """Hides from an improvement the trials whose meta-gradient is longer than a bound, and counts them.
 
-    What is left out counts as a fault, see `core.guard`. It costs one gradient of every trial.
+    The meta-gradient is that of the returns, credit included, without entropy bonus or penalties. What is left out
+    counts as a fault, see `core.guard`. It costs one gradient of every trial.
     """
-    loss = trial_loss(learner, rl.ratio, advantage)
-
-    def length(params: Params, trial: Trial) -> Array:
-        return optax.global_norm(jax.grad(loss, has_aux=True)(params, trial)[0])
 
     def masked(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
-        lengths = parallel.chunked_vmap(lambda trial: length(params, trial), trials, gradient_chunk(trials))
+        gradient = jax.grad(trial_loss(learner, rl.ratio, advantage, **credit(trials)), has_aux=True)
+        lengths = parallel.chunked_vmap(
+            lambda trial: optax.global_norm(gradient(params, trial)[0]), trials, gradient_chunk(trials)
+        )
         outlying = ~(lengths <= max_task_gradient)  # of a NaN this is true too
         params, opt_state, metrics = improve(params, opt_state, guard.leave_out(trials, outlying), keys, step)
         return params, opt_state, metrics | {"masked_tasks": parallel.mean_over_tasks(jnp.mean, outlying)}

@@ -17,6 +17,7 @@ from jaxmeta.outer.kl_penalty import with_kl_penalty
 from jaxmeta.outer.leave_out import without_outliers
 from jaxmeta.outer.loss import Credit, batch_loss, mean_over_trials, no_credit, trial_loss
 from jaxmeta.outer.on_policy import on_policy
+from jaxmeta.outer.schedule import remaining_share
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Trial
 
@@ -87,7 +88,7 @@ def policy_gradient(
     if config.kl_target is not None:
         init_opt, improve = with_kl_penalty(learner, init_opt, improve, plan.rounds, config)
     if max_task_gradient is not None:
-        improve = without_outliers(learner, advantage, improve, max_task_gradient)
+        improve = without_outliers(learner, advantage, improve, max_task_gradient, credit)
     num_devices = num_devices or parallel.num_devices_for(num_tasks // config.minibatches)
     return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
 
@@ -135,11 +136,6 @@ def policy_improvement(
         return params, opt_state, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
 
     return tx.init, improve
-
-
-def remaining_share(step: Array, anneal_over: int | None) -> float | Array:
-    """Returns what is left, after `step` updates, of what falls linearly from 1 to 0 over `anneal_over`; None: all."""
-    return 1.0 if anneal_over is None else jnp.maximum(1.0 - step / anneal_over, 0.0)
 
 
 def _shuffled_parts(keys: Key, epoch, parts: int):

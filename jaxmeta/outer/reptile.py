@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxmeta import checks
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_fast
-from jaxmeta.outer.loss import gradient_chunk, over_sound
+from jaxmeta.outer.loss import gradient_chunk
 from jaxmeta.outer.on_policy import on_policy
-from jaxmeta.outer.policy_gradient import remaining_share
+from jaxmeta.outer.schedule import remaining_share
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Fast, Key, Metrics, Params, Plan, Trial
 
@@ -47,28 +47,29 @@ def towards_adapted(
 ) -> MetaLearner:
     """Builds Reptile's outer loop: params move by ε towards the mean of those that tasks were adapted to.
 
-    The agent also adapts to the last round of a trial, which the other outer loops measure on.
+    The agent also adapts to the last round of a trial, which the other outer loops measure on. A task that it adapts to
+    by a step that is not finite is left out, as one that had a fault is; `masked_tasks` in the log is their share.
 
     Args:
       adapted: (params, fast) -> the params that a new task would have to begin with to be where `fast` is.
       num_devices: by default as many as divide `num_tasks`.
     """
 
-    def ends(params: Params, trial: Trial, key: Key) -> tuple[Params, Metrics]:
+    def way_of(params: Params, trial: Trial, key: Key) -> Any:
         fast, last = jax.tree.map(lambda leaf: leaf[-1], (replay_fast(learner, params, trial), trial.rounds))
         fast = learner.adapt(params, fast, last, key)
-        return adapted(params, fast), learner.report(fast) if learner.report else {}
+        way = jax.tree.map(jnp.subtract, adapted(params, fast), params)
+        return guard.kept((way, learner.report(fast) if learner.report else {}), jnp.any(trial.rounds.valid > 0))
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
-        def mean_way(some: tuple[Trial, Key]) -> tuple[Params, Metrics]:
-            ended, told = jax.vmap(ends, (None, 0, 0))(params, *some)
-            way = jax.tree.map(lambda leaf, begin: jnp.mean(leaf - begin, 0), ended, params)
-            return way, jax.tree.map(jnp.mean, told)
+        def mean_way(some: tuple[Trial, Key]) -> Any:
+            each = jax.vmap(way_of, (None, 0, 0))(params, *some)
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
-        # on a trial that had a fault, and so is empty, nothing moves
-        way, told = over_sound(parallel.mean_over_tasks(mean_way, (trials, keys), gradient_chunk(trials)), trials)
+        said, shares = parallel.mean_over_tasks(mean_way, (trials, keys), gradient_chunk(trials))
+        (way, told), masked, _ = guard.over_kept(said, shares, num_tasks)
         size = config.step_size * remaining_share(step, config.anneal_over)
         params = jax.tree.map(lambda leaf, towards: leaf + size * towards, params, way)
-        return params, opt_state, told | {"distance": optax.global_norm(way)}
+        return params, opt_state, told | {"distance": optax.global_norm(way), "masked_tasks": masked}
 
     return on_policy(learner, family, plan, num_tasks, lambda params: (), improve, num_devices)

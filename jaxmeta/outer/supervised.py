@@ -16,8 +16,8 @@ import optax
 from jaxmeta import checks
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.outer.policy_gradient import remaining_share
 from jaxmeta.outer.reptile import ReptileConfig
+from jaxmeta.outer.schedule import remaining_share
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.few_shot import FewShotTask
 from jaxmeta.types import Array, Fast, Key, Metrics, Params, Plan, Rollout, TrainState
@@ -248,14 +248,10 @@ def _descend(
     A task that says something that is not finite, or longer than `max_task_gradient`, is left out and counted.
     """
 
-    def of_one(params: Params, task_key: Key, key: Key) -> tuple[Params, Metrics, Array, Array]:
+    def of_one(params: Params, task_key: Key, key: Key) -> tuple[Any, tuple[Array, Array]]:
         gradient, metrics = direction(params, family.sample(task_key), key)
-        sound = guard.is_sound((gradient, metrics))
-        counts = sound
-        if max_task_gradient is not None:
-            counts &= optax.global_norm(gradient) <= max_task_gradient
-        gradient, metrics = jax.tree.map(lambda leaf: jnp.where(counts, leaf, 0.0), (gradient, metrics))
-        return gradient, metrics, sound.astype(jnp.float32), counts.astype(jnp.float32)
+        short = True if max_task_gradient is None else optax.global_norm(gradient) <= max_task_gradient
+        return guard.kept((gradient, metrics), short)
 
     def improve(params: Params, opt_state: Any, per_task: Any, step: Array) -> tuple[Params, Any, Metrics]:
         def some(per_task):
@@ -263,12 +259,11 @@ def _descend(
             return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
         chunk = None if parallel.cache_chunk(1) is None else ROWS
-        gradient, metrics, sound, counts = parallel.mean_over_tasks(some, per_task, chunk)
-        # exactly as it is where all tasks count; not finite, and so dropped, where none does
-        gradient, metrics = jax.tree.map(lambda leaf: leaf / counts, (gradient, metrics))
-        metrics |= {"grad_norm": optax.global_norm(gradient), "faulty_tasks": (1.0 - sound) * num_tasks}
+        said, shares = parallel.mean_over_tasks(some, per_task, chunk)
+        (gradient, metrics), masked, faulty = guard.over_kept(said, shares, num_tasks)
+        metrics |= {"grad_norm": optax.global_norm(gradient), "faulty_tasks": faulty}
         if max_task_gradient is not None:
-            metrics["masked_tasks"] = 1.0 - counts
+            metrics["masked_tasks"] = masked
         change, opt_state = tx.update(gradient, opt_state, params)
         change = jax.tree.map(lambda leaf: leaf * remaining_share(step, anneal_over), change)
         return optax.apply_updates(params, change), opt_state, metrics

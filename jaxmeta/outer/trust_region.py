@@ -130,7 +130,9 @@ def trust_region(
         (params, opt_state), values = jax.lax.scan(descend, (params, opt_state), None, config.value_steps)
         return params, opt_state, values[-1]
 
-    guarded = without_outliers(learner, advantage, improve, max_task_gradient) if max_task_gradient else improve
+    guarded = improve
+    if max_task_gradient is not None:
+        guarded = without_outliers(learner, advantage, improve, max_task_gradient, credit)
     return on_policy(learner, family, plan, num_tasks, init_opt, guarded, num_devices)
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxmeta import checks
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.outer.policy_gradient import remaining_share
+from jaxmeta.outer.schedule import remaining_share
 from jaxmeta.outer.supervised import answer, off_data, scores
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.few_shot import FewShotTask
@@ -75,25 +75,26 @@ def unrolled(
             losses = jnp.log(losses + config.log_floor)
         return jnp.mean(losses), fast
 
-    def mean_way(params: Params, fast: Fast, tasks: FewShotTask, keys: Key) -> tuple[Array, Fast]:
-        losses, fast = jax.vmap(way, (None, 0, 0, 0))(params, fast, tasks, keys)
-        return jnp.mean(losses), fast
+    def slopes(params: Params, seen: tuple[Fast, FewShotTask, Key]) -> tuple[Any, Fast]:
+        """Returns the mean of losses and gradients over some tasks, but for those that diverge, and where all are."""
 
-    slope = jax.value_and_grad(mean_way, has_aux=True)
+        def of_one(one: tuple[Fast, FewShotTask, Key]) -> tuple[Any, Fast]:
+            (loss, fast), gradient = jax.value_and_grad(way, has_aux=True)(params, *one)
+            return guard.kept((loss, gradient)), fast
+
+        said, fast = jax.vmap(of_one)(seen)
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), said), fast
 
     def over_segment(params: Params, seen: tuple[Fast, FewShotTask, Key]) -> tuple[Array, Params, Fast]:
         """Returns loss and gradient over the tasks of all devices, and where those of this one have come to."""
-        if not parallel.has_fixed_order():
-            (loss, fast), gradient = slope(params, *seen)
-            return *parallel.task_mean((loss, gradient)), fast
-
-        def mean(some: tuple[Fast, FewShotTask, Key]) -> tuple[Array, Params]:
-            (loss, _), gradient = slope(params, *some)
-            return loss, gradient
-
-        # a mean in a fixed order keeps nothing of single tasks: they go the same way again
-        fast = parallel.chunked_vmap(lambda one: way(params, *one)[1], seen)
-        return *parallel.mean_over_tasks(mean, seen), fast
+        if parallel.has_fixed_order():
+            # a mean in a fixed order keeps nothing of single tasks: they go the same way again
+            fast = parallel.chunked_vmap(lambda one: way(params, *one)[1], seen)
+            said, shares = parallel.mean_over_tasks(lambda some: slopes(params, some)[0], seen)
+        else:
+            said, fast = slopes(params, seen)
+            said, shares = parallel.task_mean(said)
+        return *guard.over_kept(said, shares, num_tasks)[0], fast
 
     def improve(params: Params, opt_state: Any, per_task: Any, step: Array) -> tuple[Params, Any, Metrics]:
         task_keys, keys = per_task
@@ -108,9 +109,10 @@ def unrolled(
             metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}
             return (optax.apply_updates(params, change), opt_state, fast), metrics
 
-        def end(fast: Fast, task: FewShotTask, key: Key) -> Metrics:
+        def end(fast: Fast, task: FewShotTask, key: Key) -> tuple[Metrics, tuple[Array, Array]]:
             experience = env.experience(task)
-            return scores(learner, env, params, experience, task, answer(learner, env, params, fast, experience), key)
+            prediction = answer(learner, env, params, fast, experience)
+            return guard.kept(scores(learner, env, params, experience, task, prediction, key))
 
         fast = jax.vmap(learner.start, (None, 0))(params, keys)
         segments = jnp.arange(1, plan.rounds // config.segment + 1)
@@ -118,6 +120,7 @@ def unrolled(
         measured = parallel.mean_over_tasks(
             lambda some: jax.tree.map(jnp.mean, jax.vmap(end)(*some)), (fast, tasks, keys)
         )
-        return params, opt_state, jax.tree.map(jnp.mean, metrics) | measured
+        measured, _, faulty = guard.over_kept(*measured, num_tasks)
+        return params, opt_state, jax.tree.map(jnp.mean, metrics) | measured | {"faulty_tasks": faulty}
 
     return off_data(learner, plan, num_tasks, tx.init, improve, num_devices)

@@ -19,7 +19,8 @@ from jaxmeta import checks, rl
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.on_policy import on_policy
-from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_improvement, remaining_share
+from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_improvement
+from jaxmeta.outer.schedule import remaining_share
 from jaxmeta.rl import replay
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Rollout, Trial

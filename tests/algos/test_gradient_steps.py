@@ -233,6 +233,30 @@ def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(
     np.testing.assert_allclose(said["masked_tasks"], 1 - kept.mean())
 
 
+def test_the_length_of_a_meta_gradient_counts_its_credit(trials):
+    learner, params, both = trials
+    advantage = rl.plain_returns()
+    credit = outer.unbiased_credit(advantage, 1e3, num_tasks=2)
+    options = credit_of(credit, both)
+
+    def lengths(**options):
+        slope = jax.grad(outer.trial_loss(learner, rl.ratio, advantage, **options), has_aux=True)
+        return jax.jit(jax.vmap(lambda trial: optax.global_norm(slope(params, trial)[0])))(both)
+
+    whole = lengths(**options)
+    bound = float(whole.mean())
+    assert (lengths() < bound).all()  # without their credit none would be too long
+
+    def see(params, opt_state, trials, keys, step):
+        return params, opt_state, {"kept": trials.rounds.valid.sum((1, 2, 3)) > 0}
+
+    improve = without_outliers(learner, advantage, see, bound, credit)
+    said = jax.jit(jax.vmap(lambda some: improve(params, (), some, KEY, 0)[2], axis_name=parallel.AXIS))(
+        jax.tree.map(lambda leaf: leaf[None], both)
+    )
+    np.testing.assert_array_equal(said["kept"][0], whole <= bound)
+
+
 def test_a_trial_that_is_left_out_has_neither_loss_nor_gradient(trials):
     learner, params, both = trials
     loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
@@ -279,9 +303,9 @@ LOOPS += [("promp", f"maml-{rule}") for rule in (*FIXED, *LEARNED)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("loop", "rule"), LOOPS)
-def test_every_outer_loop_improves_every_inner_rule(loop, rule):
+def test_every_outer_loop_moves_every_inner_rule(loop, rule):
     name, changes = RULES[rule]
-    changes |= {"trpo": tiny.TRPO} | ({"outer_loop": loop} if loop != "promp" else {})
+    changes = changes | {"trpo": tiny.TRPO} | ({"outer_loop": loop} if loop != "promp" else {})
     name = name if loop != "promp" else "promp"
     factory, _ = registry.ALGOS[name].load()
     meta = factory(FAMILY, dataclasses.replace(tiny.ALGOS[name], **changes))
@@ -311,7 +335,7 @@ def test_bad_configs_name_the_field_and_the_value(field, value):
         (jm.MAMLConfig, {"dice_decay": 0.5}, "dice_decay is 0.5; it needs inner_objective dice"),
         (jm.MAMLConfig, {"sampling_weight": 1.0}, "sampling_weight is 1.0; ratio has a part .* needs .* log_prob"),
         (jm.EMAMLConfig, {"inner_objective": "dice"}, "sampling_weight is 1.0; dice has a part"),
-        (jm.MAMLConfig, {"backward": "mixed"}, "backward is mixed; trpo .*try rematerialised"),
+        (jm.MAMLConfig, {"backward": "mixed"}, "backward is 'mixed'; trpo .*try rematerialised"),
         (jm.MAMLConfig, {"baseline": "none", "trace": 0.9}, "trace is 0.9; .* so with baseline none it is 1"),
         (jm.MAMLConfig, {"trpo": outer.TrustRegionConfig(value_steps=1)}, "trpo.value_steps is 1; .* so it is 0"),
         (
@@ -325,9 +349,23 @@ def test_bad_configs_name_the_field_and_the_value(field, value):
         (jm.ReptileConfig, {"inner_optimizer": "kronecker"}, "inner_optimizer is 'kronecker'; .* so it is sgd or adam"),
         (jm.IMAMLConfig, {"inner_optimizer": "recurrent"}, "inner_optimizer is 'recurrent'; .* so it is sgd or adam"),
         (jm.FewShotIMAMLConfig, {"later_lr_scale": 0.5}, "later_lr_scale is 0.5; .* so it is 1"),
+        (jm.MAMLConfig, {"first_order": True, "backward": "rematerialised"}, "backward is 'rematerialised'; .* plain"),
+        (jm.EMAMLConfig, {"num_tasks": 1}, "num_tasks is 1; .* compared with .* other tasks"),
+        (jm.IMAMLConfig, {"inner_objective": "dice"}, "inner_objective is 'dice'; .*try ratio"),
+        (jm.MAMLConfig, {"activation": "gelu"}, "activation is 'gelu'; it must be one of"),
+        (jm.FewShotMAMLConfig, {"activation": "gelu"}, "activation is 'gelu'; it must be one of"),
         (jm.FewShotReptileConfig, {"backward": "rematerialised"}, "backward is 'rematerialised'; .* so it is plain"),
     ],
 )
 def test_what_would_be_without_effect_is_refused(config, fields, message):
     with pytest.raises(ValueError, match=message):
         config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "right"),
+    [(tiny.waves(), jm.MAMLConfig(), "FewShotMAMLConfig"), (FAMILY, jm.FewShotMAMLConfig(), "MAMLConfig")],
+)
+def test_the_config_of_other_tasks_is_refused(family, config, right):
+    with pytest.raises(ValueError, match=f"config is a {type(config).__name__}; on tasks of .* it must be a {right}"):
+        jm.maml(family, config)

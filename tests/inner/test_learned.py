@@ -19,7 +19,7 @@ LSTM = nets.coordinatewise_lstm((4, 3))
 RULES = {
     "kronecker": inner.kronecker(0.1),
     "block-diagonal": inner.block_diagonal(0.1, size=4),
-    "recurrent": inner.recurrent(LSTM, 0.1),
+    "recurrent": inner.recurrent(LSTM, inner.sgd(0.1)),
 }
 
 
@@ -74,7 +74,7 @@ def test_a_rule_takes_params_of_any_shape(name):
 def recurrent_steps(gradients):
     """Steps of a rule whose output is connected."""
     psi = jax.tree.map(lambda leaf: leaf + 0.3, LSTM.init(jax.random.key(0)))
-    tx = inner.recurrent(LSTM, 0.1).tx(psi)
+    tx = inner.recurrent(LSTM, inner.sgd(0.1)).tx(psi)
     state, steps = tx.init(gradients[0]), []
     for gradient in gradients:
         step, state = tx.update(gradient, state)

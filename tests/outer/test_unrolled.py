@@ -1,0 +1,80 @@
+"""Training of an update rule: its gradient is that of the loss along the way, cut at the borders of segments."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxmeta as jm
+from jaxmeta import inner, nets, outer
+from tests import tiny
+
+FAMILY = tiny.waves()
+NETWORK = nets.perceptron(1, 1, (3,), "tanh")
+ENV = FAMILY.env
+PLAN, NUM_TASKS = jm.Plan(rounds=4), 2
+
+
+def learner():
+    policy, loss = inner.predictor(NETWORK, ENV.split), inner.support_loss(NETWORK, ENV.split, ENV.loss)
+    return inner.from_scratch(inner.descent(policy, loss, inner.per_parameter(0.1)), NETWORK.init)
+
+
+def error(theta, examples):
+    return jnp.mean((NETWORK.apply(theta, examples.inputs) - examples.targets) ** 2)
+
+
+def by_hand(rates, keys, config):
+    """One update of the step sizes, a loop over segments, tasks and steps; the losses of the segments too."""
+    drawn = [FAMILY.sample(key).support for key in keys[:NUM_TASKS]]
+    thetas = [NETWORK.init(key) for key in keys[NUM_TASKS : 2 * NUM_TASKS]]
+    tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate))
+    state, losses = tx.init(rates), []
+
+    def way(rates, thetas):
+        total, ends = [], []
+        for theta, support in zip(thetas, drawn, strict=True):
+            for _ in range(config.segment):
+                slope = jax.grad(error)(theta, support)
+                theta = jax.tree.map(lambda leaf, rate, slope: leaf - rate * slope, theta, rates, slope)
+                total.append(error(theta, support))
+            ends.append(theta)
+        total = jnp.stack(total)
+        return jnp.mean(total if config.log_floor is None else jnp.log(total + config.log_floor)), ends
+
+    for _ in range(PLAN.rounds // config.segment):
+        (loss, thetas), gradient = jax.jit(jax.value_and_grad(way, has_aux=True))(rates, thetas)
+        change, state = tx.update(gradient, state, rates)
+        rates = optax.apply_updates(rates, change)
+        losses.append(float(loss))
+    return rates, losses
+
+
+@pytest.mark.parametrize(("segment", "log_floor"), [(4, None), (2, None), (2, 0.1)])
+def test_an_update_is_that_of_a_loop(segment, log_floor):
+    config = outer.UnrolledConfig(segment=segment, log_floor=log_floor, learning_rate=1e-2)
+    meta = outer.unrolled(learner(), FAMILY, PLAN, NUM_TASKS, config)
+    start = meta.init(jax.random.key(0))
+    after, metrics = jax.jit(meta.update)(start)
+    rates, losses = by_hand(start.params.updater, jax.random.split(start.key, 2 * NUM_TASKS + 1), config)
+    chex.assert_trees_all_close(after.params.updater, rates, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
+    assert metrics["faulty_tasks"] == 0.0
+
+
+def test_a_function_that_diverges_is_left_out_and_counted():
+    config = outer.UnrolledConfig(segment=2, learning_rate=1e-2)
+    start = outer.unrolled(learner(), FAMILY, PLAN, NUM_TASKS, config).init(jax.random.key(0))
+    keys = jax.random.split(start.key, 2 * NUM_TASKS + 1)
+    meta = outer.unrolled(learner(), tiny.spoiled(FAMILY, keys[0], jnp.inf), PLAN, NUM_TASKS, config)
+    after, metrics = jax.jit(meta.update)(start)
+    # by hand the sound one alone: as the only task its keys are the second and the fourth
+    alone = [keys[1], keys[1], keys[3], keys[3]]
+    rates, losses = by_hand(start.params.updater, alone, config)
+    chex.assert_trees_all_close(after.params.updater, rates, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
+    assert metrics["faulty_tasks"] == 1.0
