@@ -389,6 +389,18 @@ def test_a_bound_may_be_another_row_and_is_judged_once_both_are_there(place):
     assert read(file)["rows"][1]["met"] is None
 
 
+def test_one_of_several_that_diverged_is_no_bound():
+    required, row = Required(no_more_than=("a", "b")), {"ours": 1.0, "stderr": 0.1, "optimum": None, "platform": "cpu"}
+    for others, bounds, met in (
+        ({"a": 2.0, "b": None}, {"mean": [None, 2.0]}, True),
+        ({"a": 0.5, "b": None}, {"mean": [None, 0.5]}, False),
+        ({"a": None, "b": None}, None, None),
+        ({"a": 2.0}, None, None),
+    ):
+        judged = required.judge(row, {name: {"ours": ours} for name, ours in others.items()})
+        assert judged == {"required": bounds, "met": met}
+
+
 @pytest.mark.parametrize(("adapted", "met"), [(-51.0, False), (-49.0, True)])
 def test_adaptation_must_go_half_of_the_way_to_the_oracle(adapted, met, place):
     one, file = LOAD("pearl-brax"), place / "table.json"

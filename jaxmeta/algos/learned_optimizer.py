@@ -35,6 +35,9 @@ class LearnedOptimizerConfig:
     """Hidden layers of what is optimised; without any it is a linear function without bias, near zero at first."""
     activation: Literal["tanh", "relu", "swish"] = "tanh"
     """Nonlinearity of what is optimised."""
+    second_order: bool = False
+    """Whether meta-gradients see that the gradients along a way depend on the steps before; the paper ignores it, and
+    what is then followed may lead uphill where a derivative goes through many steps."""
     outer: outer.UnrolledConfig = outer.UnrolledConfig()
     """The outer loop."""
 
@@ -51,13 +54,11 @@ class LearnedOptimizerConfig:
 
 
 def learned_optimizer(family: TaskFamily, config: LearnedOptimizerConfig = LearnedOptimizerConfig()) -> MetaLearner:
-    """Builds an update rule that is trained on functions of a family, each from a random start.
-
-    What the gradient would be had the rule stepped otherwise is ignored, as in the paper.
-    """
+    """Builds an update rule that is trained on functions of a family, each from a random start."""
     nominal = inner.fixed({"sgd": optax.sgd, "adam": optax.adam}[config.nominal](config.inner_lr))
     rule = inner.recurrent(nets.coordinatewise_lstm(config.cell), nominal, config.scale)
-    learner = optimises(few_shot_env(family), inner.first_order(rule), config.hidden, config.activation)
+    rule = rule if config.second_order else inner.first_order(rule)
+    learner = optimises(few_shot_env(family), rule, config.hidden, config.activation)
     return outer.unrolled(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
 
 

@@ -30,8 +30,8 @@ class UnrolledConfig:
     are much higher."""
     learning_rate: float = 1e-3
     """Adam's step size."""
-    max_grad_norm: float = 1.0
-    """Meta-gradients longer than this are scaled down to it."""
+    max_grad_norm: float = 0.3
+    """Gradients of single tasks longer than this are scaled down to it: steep ways of a few would drown the others."""
     anneal_over: int | None = None
     """Meta-updates over which the step size falls linearly to zero; None keeps it."""
 
@@ -61,7 +61,7 @@ def unrolled(
     if plan.rounds % config.segment:
         raise ValueError(f"segment is {config.segment}; it must divide the rounds, which are {plan.rounds}")
     env: Any = family.env
-    tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate))
+    tx, clip = optax.adam(config.learning_rate), optax.clip_by_global_norm(config.max_grad_norm)
 
     def way(params: Params, fast: Fast, task: FewShotTask, key: Key) -> tuple[Array, Fast]:
         experience = env.experience(task.replace(query=task.support))
@@ -80,6 +80,7 @@ def unrolled(
 
         def of_one(one: tuple[Fast, FewShotTask, Key]) -> tuple[Any, Fast]:
             (loss, fast), gradient = jax.value_and_grad(way, has_aux=True)(params, *one)
+            gradient, _ = clip.update(gradient, clip.init(params))
             return guard.kept((loss, gradient)), fast
 
         said, fast = jax.vmap(of_one)(seen)

@@ -50,7 +50,7 @@ class Required:
     """Whether the mean must not exceed the optimum by more than 3 standard errors: above it something is wrong."""
     no_more_than: str | tuple[str, ...] = ()
     """Full name of another row of the table whose mean is a bound too, or of several; unless all of them are there
-    nothing is required."""
+    nothing is required. One that is not finite is no bound."""
     halfway: tuple[str, str] | None = None
     """Full names of two rows whose average is a lower bound: the mean must be nearer to the better one."""
     platform: str | None = None
@@ -62,13 +62,12 @@ class Required:
         Args:
           there: the rows of the table by their full names.
         """
-
-        def ours(names: tuple[str, ...]) -> list[float | None]:
-            return [there.get(name, {}).get("ours") for name in names]
-
         others = (self.no_more_than,) if isinstance(self.no_more_than, str) else self.no_more_than
-        above, between = ours(others), ours(self.halfway or ())
-        if None in (*above, *between) or self.platform not in (None, row["platform"]):
+        needed = (*others, *(self.halfway or ()))
+        if not all(name in there for name in needed) or self.platform not in (None, row["platform"]):
+            return NOTHING_REQUIRED
+        above, between = ([there[name]["ours"] for name in names] for names in (others, self.halfway or ()))
+        if None in between or (others and not any(bound is not None for bound in above)):
             return NOTHING_REQUIRED
         least = self.least if self.halfway is None else sum(cast(list[float], between)) / 2
         bounds = [self.most, *above]
