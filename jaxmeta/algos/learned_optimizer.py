@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-import optax
-
 from jaxmeta import checks, inner, nets, outer
 from jaxmeta.algos.few_shot import few_shot_env
+from jaxmeta.algos.update_rule import FIXED
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.few_shot import FewShot
@@ -44,7 +43,7 @@ class LearnedOptimizerConfig:
     def __post_init__(self):
         checks.finite(self)
         checks.not_negative(self, "inner_lr", "scale")
-        checks.choice(self, "nominal", "sgd", "adam")
+        checks.choice(self, "nominal", *FIXED)
         checks.at_least_one(self, "rounds", "num_tasks")
         checks.widths(self, "hidden")
         checks.choice(self, "activation", *nets.ACTIVATIONS)
@@ -55,7 +54,7 @@ class LearnedOptimizerConfig:
 
 def learned_optimizer(family: TaskFamily, config: LearnedOptimizerConfig = LearnedOptimizerConfig()) -> MetaLearner:
     """Builds an update rule that is trained on functions of a family, each from a random start."""
-    nominal = inner.fixed({"sgd": optax.sgd, "adam": optax.adam}[config.nominal](config.inner_lr))
+    nominal = FIXED[config.nominal](config.inner_lr)
     rule = inner.recurrent(nets.coordinatewise_lstm(config.cell), nominal, config.scale)
     rule = rule if config.second_order else inner.first_order(rule)
     learner = optimises(few_shot_env(family), rule, config.hidden, config.activation)
