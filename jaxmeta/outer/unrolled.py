@@ -118,10 +118,10 @@ def unrolled(
         fast = jax.vmap(learner.start, (None, 0))(params, keys)
         segments = jnp.arange(1, plan.rounds // config.segment + 1)
         (params, opt_state, fast), metrics = jax.lax.scan(descend, (params, opt_state, fast), segments)
-        measured = parallel.mean_over_tasks(
+        measured, shares = parallel.mean_over_tasks(
             lambda some: jax.tree.map(jnp.mean, jax.vmap(end)(*some)), (fast, tasks, keys)
         )
-        measured, _, faulty = guard.over_kept(*measured, num_tasks)
+        measured, _, faulty = guard.over_kept(measured, shares, num_tasks)
         return params, opt_state, jax.tree.map(jnp.mean, metrics) | measured | {"faulty_tasks": faulty}
 
     return off_data(learner, plan, num_tasks, tx.init, improve, num_devices)

@@ -78,6 +78,19 @@ def test_every_learned_rule_begins_as_maml_and_is_learned(name, maml):
     assert np.isfinite(moved).all() and np.abs(moved).max() > 1e-4
 
 
+@pytest.mark.parametrize("name", [name for name in (*FIXED, *LEARNED) if name != "adam"])
+def test_steps_after_the_first_are_scaled_whatever_the_rule(name):
+    rule = jm.MAMLConfig(inner_lr=0.2, inner_optimizer=name, later_lr_scale=0.5).rule()
+    params = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]])}
+    tx = rule.tx(rule.init(KEY, params))
+    state, steps = tx.init(params), []
+    for _ in range(3):
+        step, state = tx.update(params, state, params)
+        steps.append(step)
+    for step, size in zip(steps, (0.2, 0.1, 0.1), strict=True):
+        chex.assert_trees_all_close(step, jax.tree.map(lambda leaf, size=size: -size * leaf, params), rtol=1e-5)
+
+
 @pytest.mark.parametrize("backward", ["rematerialised", "mixed"])
 def test_meta_gradients_that_need_less_memory_are_the_same(backward, trials):
     learner, params, both = trials
@@ -296,6 +309,7 @@ RULES = {
         if isinstance(config, GradientStepsConfig) and name != "promp"
     },
     **{f"maml-{rule}": ("maml", {"inner_optimizer": rule}) for rule in (*FIXED, *LEARNED)},
+    "maml-rematerialised": ("maml", {"backward": "rematerialised"}),
 }
 LOOPS = [(loop, rule) for loop in ("trpo", "ppo", "vpg") for rule in RULES]
 LOOPS += [("promp", f"maml-{rule}") for rule in (*FIXED, *LEARNED)]
