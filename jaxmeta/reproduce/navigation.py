@@ -46,4 +46,5 @@ TABLE = Table(
         *(_trained(f"20-tasks/{algo}", 20, {1: REQUIRED[1]}) for algo in RELATIVES),
         *(_trained(f"others/{algo}", 20, {}, steps) for algo, steps in OTHERS.items()),
     ),
+    quick=("navigation/maml", "20-tasks/promp"),
 )
