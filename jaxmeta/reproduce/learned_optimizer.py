@@ -23,13 +23,13 @@ SIZES: dict[str, Mapping[str, Any]] = {
 FLAGS = "--chunk 5 --checkpoint-every 100 --algo.outer.anneal-over {updates}"
 RECIPES = {
     "quadratic": (400, f"{FLAGS} --algo.second-order --algo.outer.learning-rate 3e-3"),
-    # begins as Adam at a step size that is good for it; derivatives of the whole way, as those of short segments are
-    # greedy, and of the logarithm, as the end counts
+    # begins as Adam at a step size that is good for it; derivatives of long ways, as those of short ones are greedy, and
+    # of the logarithm, as the end counts
     "network": (
-        600,
-        f"{FLAGS} --algo.second-order --algo.outer.learning-rate 5e-3 --algo.outer.segment 100"
+        300,
+        f"{FLAGS} --algo.second-order --algo.outer.learning-rate 3e-3 --algo.outer.segment 50"
         " --algo.outer.log-floor 1e-3 --algo.hidden 20 --algo.nominal adam --algo.inner-lr 0.3 --algo.scale 0.05"
-        " --algo.num-tasks 16",
+        " --algo.num-tasks 32",
     ),
 }
 QUICK = "--algo.rounds 20 --algo.num-tasks 4 --algo.outer.segment 20"
