@@ -23,8 +23,8 @@ SIZES: dict[str, Mapping[str, Any]] = {
 FLAGS = "--chunk 5 --checkpoint-every 100 --algo.outer.anneal-over {updates}"
 RECIPES = {
     "quadratic": (400, f"{FLAGS} --algo.second-order --algo.outer.learning-rate 3e-3"),
-    # begins as Adam at a step size that is good for it; derivatives of long ways, as those of short ones are greedy, and
-    # of the logarithm, as the end counts
+    # begins as Adam at a step size that is good for it; derivatives of long ways, as those of short ones are greedy,
+    # and of the logarithm, as the end counts
     "network": (
         300,
         f"{FLAGS} --algo.second-order --algo.outer.learning-rate 3e-3 --algo.outer.segment 50"
