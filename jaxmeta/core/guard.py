@@ -9,6 +9,7 @@ leaves the params as they were; after `MAX_DROPPED` of them in a row none change
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,13 +75,31 @@ def kept(said, most: Array | bool = True) -> tuple:
     """Keeps what a task says if it is sound, and `most`, which asks for more, holds; else all its numbers are zero.
 
     Returns:
-      That, and whether the task was kept and whether it was sound, float32 scalars: with means over tasks of the three,
-      `over_kept` tells the mean over those that were kept.
+      That, and whether the task was kept and whether it was sound, float32 scalars: what `mean_over_kept` averages.
     """
     sound = is_sound(said)
     keep = sound & most
     said = jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros((), leaf.dtype)), said)
     return said, (keep.astype(jnp.float32), sound.astype(jnp.float32))
+
+
+def mean_over_kept(function: Callable[..., Any], per_task, num_tasks: int, chunk: int | None = None) -> tuple:
+    """Averages `function(one task)`, which returns what `kept` does, over those tasks of all devices that are kept.
+
+    Args:
+      per_task: the tasks of this device, leaves [n, ...].
+      num_tasks: on all devices.
+      chunk: tasks that one device works on side by side; all by default.
+
+    Returns:
+      See `over_kept`.
+    """
+
+    def mean(some):
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(function)(some))
+
+    said, shares = parallel.mean_over_tasks(mean, per_task, chunk)
+    return over_kept(said, shares, num_tasks)
 
 
 def over_kept(mean, shares: tuple[Array, Array], num_tasks: int) -> tuple:
@@ -95,7 +114,7 @@ def over_kept(mean, shares: tuple[Array, Array], num_tasks: int) -> tuple:
     """
     # shares are means of ones, up to rounding
     number, sound = (jnp.round(share * num_tasks) for share in shares)
-    mean = jax.tree.map(lambda leaf: leaf * (num_tasks / number), mean)
+    mean = parallel.sealed(jax.tree.map(lambda leaf: leaf * (num_tasks / number), mean))
     return mean, 1.0 - number / num_tasks, num_tasks - sound
 
 

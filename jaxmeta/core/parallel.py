@@ -257,10 +257,10 @@ def _turns(count: int, turn: Callable[..., Any], start, data):
     A loop of one turn, on the last of many devices, it would otherwise fuse with what comes before and after, and round
     differently. Such a loop has no gradient.
     """
-    known = [
-        leaf for leaf in jax.tree.leaves(data) if leaf.size and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    ]
-    at_least_count = count + (known[0].ravel()[0] > 0).astype(jnp.int32)
+    leaves = [leaf for leaf in jax.tree.leaves(data) if leaf.size]
+    known = [leaf for leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    first = known[0] if known else jax.random.key_data(leaves[0])
+    at_least_count = count + (first.ravel()[0] > 0).astype(jnp.int32)
     return jax.lax.fori_loop(0, jnp.minimum(count, at_least_count), turn, start)
 
 

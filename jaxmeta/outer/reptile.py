@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmeta import checks
-from jaxmeta.core import guard, parallel
+from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import replay_fast
 from jaxmeta.outer.loss import gradient_chunk
@@ -62,12 +62,9 @@ def towards_adapted(
         return guard.kept((way, learner.report(fast) if learner.report else {}), jnp.any(trial.rounds.valid > 0))
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
-        def mean_way(some: tuple[Trial, Key]) -> Any:
-            each = jax.vmap(way_of, (None, 0, 0))(params, *some)
-            return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
-
-        said, shares = parallel.mean_over_tasks(mean_way, (trials, keys), gradient_chunk(trials))
-        (way, told), masked, _ = guard.over_kept(said, shares, num_tasks)
+        (way, told), masked, _ = guard.mean_over_kept(
+            lambda one: way_of(params, *one), (trials, keys), num_tasks, gradient_chunk(trials)
+        )
         size = config.step_size * remaining_share(step, config.anneal_over)
         params = jax.tree.map(lambda leaf, towards: leaf + size * towards, params, way)
         return params, opt_state, told | {"distance": optax.global_norm(way), "masked_tasks": masked}

@@ -248,19 +248,15 @@ def _descend(
     A task that says something that is not finite, or longer than `max_task_gradient`, is left out and counted.
     """
 
-    def of_one(params: Params, task_key: Key, key: Key) -> tuple[Any, tuple[Array, Array]]:
-        gradient, metrics = direction(params, family.sample(task_key), key)
-        short = True if max_task_gradient is None else optax.global_norm(gradient) <= max_task_gradient
-        return guard.kept((gradient, metrics), short)
-
     def improve(params: Params, opt_state: Any, per_task: Any, step: Array) -> tuple[Params, Any, Metrics]:
-        def some(per_task):
-            each = jax.vmap(of_one, (None, 0, 0))(params, *per_task)
-            return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
+        def of_one(keys: tuple[Key, Key]) -> tuple[Any, tuple[Array, Array]]:
+            task_key, key = keys
+            gradient, metrics = direction(params, family.sample(task_key), key)
+            short = True if max_task_gradient is None else optax.global_norm(gradient) <= max_task_gradient
+            return guard.kept((gradient, metrics), short)
 
         chunk = None if parallel.cache_chunk(1) is None else ROWS
-        said, shares = parallel.mean_over_tasks(some, per_task, chunk)
-        (gradient, metrics), masked, faulty = guard.over_kept(said, shares, num_tasks)
+        (gradient, metrics), masked, faulty = guard.mean_over_kept(of_one, per_task, num_tasks, chunk)
         metrics |= {"grad_norm": optax.global_norm(gradient), "faulty_tasks": faulty}
         if max_task_gradient is not None:
             metrics["masked_tasks"] = masked

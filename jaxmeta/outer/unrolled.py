@@ -75,27 +75,23 @@ def unrolled(
             losses = jnp.log(losses + config.log_floor)
         return jnp.mean(losses), fast
 
-    def slopes(params: Params, seen: tuple[Fast, FewShotTask, Key]) -> tuple[Any, Fast]:
-        """Returns the mean of losses and gradients over some tasks, but for those that diverge, and where all are."""
+    def over_segment(params: Params, seen: tuple[Fast, FewShotTask, Key]) -> tuple[Array, Params, Fast]:
+        """Returns loss and gradient over the tasks of all devices, and where those of this one have come to."""
 
-        def of_one(one: tuple[Fast, FewShotTask, Key]) -> tuple[Any, Fast]:
+        def slope(one: tuple[Fast, FewShotTask, Key]) -> tuple[Any, Fast]:
             (loss, fast), gradient = jax.value_and_grad(way, has_aux=True)(params, *one)
             gradient, _ = clip.update(gradient, clip.init(params))
             return guard.kept((loss, gradient)), fast
 
-        said, fast = jax.vmap(of_one)(seen)
-        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), said), fast
-
-    def over_segment(params: Params, seen: tuple[Fast, FewShotTask, Key]) -> tuple[Array, Params, Fast]:
-        """Returns loss and gradient over the tasks of all devices, and where those of this one have come to."""
         if parallel.has_fixed_order():
             # a mean in a fixed order keeps nothing of single tasks: they go the same way again
             fast = parallel.chunked_vmap(lambda one: way(params, *one)[1], seen)
-            said, shares = parallel.mean_over_tasks(lambda some: slopes(params, some)[0], seen)
+            said, _, _ = guard.mean_over_kept(lambda one: slope(one)[0], seen, num_tasks)
         else:
-            said, fast = slopes(params, seen)
-            said, shares = parallel.task_mean(said)
-        return *guard.over_kept(said, shares, num_tasks)[0], fast
+            each, fast = jax.vmap(slope)(seen)
+            said, shares = parallel.task_mean(jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each))
+            said, _, _ = guard.over_kept(said, shares, num_tasks)
+        return *said, fast
 
     def improve(params: Params, opt_state: Any, per_task: Any, step: Array) -> tuple[Params, Any, Metrics]:
         task_keys, keys = per_task
@@ -110,7 +106,8 @@ def unrolled(
             metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}
             return (optax.apply_updates(params, change), opt_state, fast), metrics
 
-        def end(fast: Fast, task: FewShotTask, key: Key) -> tuple[Metrics, tuple[Array, Array]]:
+        def end(one: tuple[Fast, FewShotTask, Key]) -> tuple[Metrics, tuple[Array, Array]]:
+            fast, task, key = one
             experience = env.experience(task)
             prediction = answer(learner, env, params, fast, experience)
             return guard.kept(scores(learner, env, params, experience, task, prediction, key))
@@ -118,10 +115,7 @@ def unrolled(
         fast = jax.vmap(learner.start, (None, 0))(params, keys)
         segments = jnp.arange(1, plan.rounds // config.segment + 1)
         (params, opt_state, fast), metrics = jax.lax.scan(descend, (params, opt_state, fast), segments)
-        measured, shares = parallel.mean_over_tasks(
-            lambda some: jax.tree.map(jnp.mean, jax.vmap(end)(*some)), (fast, tasks, keys)
-        )
-        measured, _, faulty = guard.over_kept(measured, shares, num_tasks)
+        measured, _, faulty = guard.mean_over_kept(end, (fast, tasks, keys), num_tasks)
         return params, opt_state, jax.tree.map(jnp.mean, metrics) | measured | {"faulty_tasks": faulty}
 
     return off_data(learner, plan, num_tasks, tx.init, improve, num_devices)

@@ -160,11 +160,13 @@ import sys
 
 import jax
 from benchmarks import faults
+from tests import tiny
 from jaxmeta.core.checkpoint import keys_as_data
 parallel.use_fixed_order()
 for count in (1, 2, 4, 8):
     parallel.use_devices(count)
-    meta = faults.sixteen_tasks(sys.argv[1])
+    supervised = sys.argv[2:] == ["supervised"]
+    meta = tiny.supervised(sys.argv[1], num_tasks=16) if supervised else faults.sixteen_tasks(sys.argv[1])
     assert meta.num_devices == count
     state = train.train(meta, train.init_state(meta, jax.random.key(0)), 3)
     leaves = jax.tree.leaves(jax.device_get(keys_as_data(state)))
@@ -172,9 +174,21 @@ for count in (1, 2, 4, 8):
 """
 
 
+def digests(*arguments):
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BITS, *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return run.stdout.split()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", registry.ALGOS)
 def test_deterministic_training_is_equal_bit_for_bit_on_1_2_4_and_8_devices(name):
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", BITS, name], capture_output=True, text=True, check=True)
-    digests = run.stdout.split()
-    assert len(digests) == 4 and len(set(digests)) == 1
+    found = digests(name)
+    assert len(found) == 4 and len(set(found)) == 1
+
+
+@pytest.mark.parametrize("name", ["maml", "reptile", "learned-optimizer"])
+def test_so_is_supervised_training_whose_devices_are_given_nothing_but_keys(name):
+    found = digests(name, "supervised")
+    assert len(found) == 4 and len(set(found)) == 1
