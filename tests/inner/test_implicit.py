@@ -18,8 +18,8 @@ def quadratic(point):
     return 0.5 * point["x"] @ CURVATURE @ point["x"] - TARGET @ point["x"]
 
 
-def solution(anchor, steps=100, cg_iterations=5, loss=quadratic, tx=optax.sgd(0.3)):
-    return inner.proximal_point(loss, {"x": anchor}, tx, STRENGTH, steps, cg_iterations)[0]["x"]
+def solution(anchor, steps=100, cg_iterations=5, loss=quadratic, tx=optax.sgd(0.3), damping=0.0):
+    return inner.proximal_point(loss, {"x": anchor}, tx, STRENGTH, steps, cg_iterations, damping)[0]["x"]
 
 
 def test_solution_and_derivative_of_a_quadratic():
@@ -28,6 +28,13 @@ def test_solution_and_derivative_of_a_quadratic():
     np.testing.assert_allclose(solution(ANCHOR), inverse @ (TARGET + STRENGTH * ANCHOR), rtol=1e-5)
     for mode in (jax.jacrev, jax.jacfwd):
         np.testing.assert_allclose(mode(solution)(ANCHOR), STRENGTH * inverse, rtol=1e-5)
+
+
+def test_damping_raises_the_strength_in_the_derivative_alone():
+    np.testing.assert_array_equal(solution(ANCHOR, damping=3.0), solution(ANCHOR))
+    raised = STRENGTH + 3.0
+    expected = raised * np.linalg.inv(CURVATURE + raised * np.eye(2))
+    np.testing.assert_allclose(jax.jacrev(lambda anchor: solution(anchor, damping=3.0))(ANCHOR), expected, rtol=1e-5)
 
 
 def test_derivative_is_that_of_the_unrolled_descent_once_it_has_arrived():

@@ -71,6 +71,15 @@ def test_a_rule_takes_params_of_any_shape(name):
     chex.assert_trees_all_close(step, jax.tree.map(lambda leaf: -0.1 * leaf, params), rtol=1e-6)
 
 
+def test_a_recurrent_rule_resizes_the_nominal_step_and_adds_to_it():
+    said = jnp.array([[0.5, -1.0], [-2.0, 3.0]])
+    network = nets.Coordinatewise(lambda key: (), lambda size: (), lambda psi, state, gradient: (state, said))
+    tx = inner.recurrent(network, inner.sgd(0.1), scale=0.2).tx(())
+    gradient = jnp.array([1.0, -4.0])
+    step, _ = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(step, [np.exp(0.5) * -0.1 - 0.2, np.exp(-2.0) * 0.4 + 0.6], rtol=1e-6)
+
+
 def recurrent_steps(gradients):
     """Steps of a rule whose output is connected."""
     psi = jax.tree.map(lambda leaf: leaf + 0.3, LSTM.init(jax.random.key(0)))

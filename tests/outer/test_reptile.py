@@ -47,6 +47,14 @@ def test_one_inner_step_is_descent_on_the_mean_loss(num_tasks, step_size):
     assert np.abs(flat(after) - flat(before)).max() > 1e-3
 
 
+def test_log_tells_how_often_a_bound_acted_and_that_no_task_was_left_out():
+    config = jm.ReptileConfig(num_tasks=2, streams=4, hidden=(4,), rounds=1, max_inner_step=1e-3)
+    meta = jm.reptile(FAMILY, config)
+    _, metrics = jax.jit(meta.update)(jm.init_state(meta, jax.random.key(0)))
+    assert (metrics["bounded_steps"], metrics["masked_tasks"]) == (1.0, 0.0)
+    assert 0.0 < metrics["distance"] <= 2.001e-3  # two steps of that length; tasks go their own ways
+
+
 def test_step_size_must_be_positive():
     with pytest.raises(ValueError, match="step_size is 0.0; it must be positive"):
         outer.ReptileConfig(step_size=0.0)
