@@ -62,7 +62,7 @@ def compiled(function: Callable[..., Any], **options) -> Callable[..., Any]:
     if _settings["fixed_order"]:
         # On many devices XLA merges what is computed twice before it simplifies, on a single one later: then other
         # operations are fused, and rounded together. Without that pass both ways lead to the same operations.
-        options["compiler_options"] = {"xla_disable_hlo_passes": "cse,algsimp"}
+        options["compiler_options"] = {"xla_disable_hlo_passes": "cse"}
     return jax.jit(function, **options)
 
 
