@@ -49,6 +49,9 @@ class MetaLearner(NamedTuple):
     """Tasks that an update visits, and how a trial on each is laid out."""
     warmup: int = 0
     """Updates at the begin that only collect."""
+    simplify: bool = True
+    """Whether the compiler's algebra rounds `update` alike on one device and on many. Where it does not, runs that must
+    give equal bits do without, and are slower."""
 
 
 def by_mode(learner: Learner) -> Learner:

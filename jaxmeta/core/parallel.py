@@ -57,12 +57,18 @@ def parts_of(size: int) -> int:
     return math.gcd(size, PARTS)
 
 
-def compiled(function: Callable[..., Any], **options) -> Callable[..., Any]:
-    """Compiles a program that uses `over_tasks` or `map_over_tasks`, as `jax.jit` does with these options."""
+def compiled(function: Callable[..., Any], simplify: bool = True, **options) -> Callable[..., Any]:
+    """Compiles a program that uses `over_tasks` or `map_over_tasks`, as `jax.jit` does with these options.
+
+    Args:
+      simplify: whether, with a fixed order, the compiler may rewrite products and sums; see `MetaLearner.simplify`.
+    """
     if _settings["fixed_order"]:
         # On many devices XLA merges what is computed twice before it simplifies, on a single one later: then other
-        # operations are fused, and rounded together. Without that pass both ways lead to the same operations.
-        options["compiler_options"] = {"xla_disable_hlo_passes": "cse"}
+        # operations are fused, and rounded together. Without that pass both ways lead to the same operations, but for
+        # some products with constants.
+        passes = "cse" if simplify else "cse,algsimp"
+        options["compiler_options"] = {"xla_disable_hlo_passes": passes}
     return jax.jit(function, **options)
 
 

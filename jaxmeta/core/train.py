@@ -62,7 +62,9 @@ def make_chunk(
     if num_seeds is not None:
         update = jax.vmap(update)
     return parallel.compiled(
-        lambda state: jax.lax.scan(lambda state, _: update(state), state, None, num_updates), donate_argnums=0
+        lambda state: jax.lax.scan(lambda state, _: update(state), state, None, num_updates),
+        meta.simplify,
+        donate_argnums=0,
     )
 
 

@@ -24,6 +24,7 @@ from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, stepping_chunk
 from jaxmeta.nets import ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
 from jaxmeta.outer.on_policy import trial_metrics
+from jaxmeta.outer.schedule import remaining_share
 from jaxmeta.rl import replay as rings
 from jaxmeta.rl.replay import TaskRings, Transition
 from jaxmeta.tasks.base import TaskFamily
@@ -36,6 +37,8 @@ class OffPolicyConfig:
 
     learning_rate: float = 3e-4
     """Adam's step size, for all networks."""
+    anneal_over: int | None = None
+    """Updates over which it falls linearly to zero; None keeps it."""
     gradient_steps: int = 500
     """Steps of gradient descent per update."""
     meta_batch: int = 16
@@ -65,6 +68,7 @@ class OffPolicyConfig:
         checks.finite(self)
         checks.positive(self, "learning_rate", "reward_scale", "temperature")
         checks.at_least_one(self, "gradient_steps", "meta_batch", "batch_size", "replay_capacity", "warmup_passes")
+        checks.at_least_one(self, "anneal_over")
         checks.not_negative(self, "kl_weight")
         checks.fraction(self, "discount", "target_rate")
 
@@ -223,7 +227,8 @@ def off_policy(
             def one(state, keys):
                 draw_keys, step_keys = jnp.unstack(_split_each(keys, 2), axis=1)
                 drawn = jax.tree.map(_flat, jax.vmap(draw)(strata_here, draw_keys))
-                return step(state, *drawn, _flat(_split_each(step_keys, meta_batch // strata)), tx)
+                step_keys = _flat(_split_each(step_keys, meta_batch // strata))
+                return step(state, *drawn, step_keys, tx, remaining_share(updates, config.anneal_over))
 
             step_keys = jnp.swapaxes(_split_each(learn_keys, config.gradient_steps), 0, 1)
             state, metrics = jax.lax.scan(one, (params, opt_state), step_keys)
@@ -254,12 +259,20 @@ def gradient_step(
     """Builds one step of all networks at once, each by its own part of one loss.
 
     Returns:
-      ((params, state), batch [B, b], context [B, n, D], valid [B, n], keys [B], tx) -> ((params, state), metrics),
-      where B are the tasks of one device.
+      ((params, state), batch [B, b], context [B, n, D], valid [B, n], keys [B], tx, share of the step size that is
+      left) -> ((params, state), metrics), where B are the tasks of one device.
     """
     loss = soft_loss(networks, encoder, meta_batch, config)
 
-    def step(state, batch: Transition, context: Array, valid: Array, keys: Key, tx: optax.GradientTransformation):
+    def step(
+        state,
+        batch: Transition,
+        context: Array,
+        valid: Array,
+        keys: Key,
+        tx: optax.GradientTransformation,
+        remaining: float | Array = 1.0,
+    ):
         params, soft = state
 
         def mean(params: ContextParams, some: tuple) -> tuple[Array, Metrics]:
@@ -271,6 +284,7 @@ def gradient_step(
             _gradient_chunk(params, batch),
         )
         change, adam = tx.update(gradient, soft.adam, params)
+        change = jax.tree.map(lambda leaf: leaf * remaining, change)
         params = cast(ContextParams, optax.apply_updates(params, change))
         targets = optax.incremental_update(params.critics, soft.target_critics, config.target_rate)
         return (params, SoftState(adam, targets)), metrics
