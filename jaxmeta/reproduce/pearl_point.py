@@ -20,7 +20,7 @@ RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-s
 HELD_OUT = (Evaluation(),)
 
 # family: (episodes of a trial, the first ones with z from the prior, updates)
-PROTOCOLS = {"point-robot": (3, 2, 10000), "sparse-point-robot": (20, 5, 300)}
+PROTOCOLS = {"point-robot": (3, 2, 10000), "sparse-point-robot": (20, 5, 1200)}
 # Contexts like those of an evaluation, and new ones after a few gradient steps: an encoder soon knows few of them by
 # heart. Where the goal follows from distances, a mean of Gaussian factors in fewer than about ten dimensions cannot say
 # it: a distance leaves a circle, and what many circles have in common takes their moments. What is drawn from the prior
@@ -31,8 +31,9 @@ PEARL = {
     " --algo.context-batch 40 --algo.latent 16 --algo.encoder-hidden 192 192 --algo.sac.kl-weight 1e-5"
     " --algo.sac.gradient-steps 5 --algo.sac.meta-batch 80 --algo.sac.batch-size 16 --algo.sac.discount 0.5"
     " --algo.sac.anneal-over {updates}",
-    "sparse-point-robot": f"{SAC} --algo.streams 20 --algo.context-batch 256 --algo.latent 2"
-    " --algo.encoder-hidden 128 128 --algo.sac.kl-weight 12",
+    "sparse-point-robot": f"{SAC} {SMALL_VALUES} --chunk 20 --algo.tasks-per-update 80 --algo.streams 20"
+    " --algo.context-batch 256 --algo.latent 2 --algo.encoder-hidden 128 128 --algo.sac.kl-weight 0.005"
+    " --algo.sac.gradient-steps 30 --algo.sac.anneal-over {updates}",
 }
 REQUIRED = {  # (family, episode from 1): of PEARL
     ("point-robot", 3): Required(least=-5.21 * 1.15),
