@@ -38,7 +38,7 @@ class OffPolicyConfig:
     learning_rate: float = 3e-4
     """Adam's step size, for all networks."""
     anneal_over: int | None = None
-    """Updates over which it falls linearly to zero; None keeps it."""
+    """Updates, those that warm up included, over which it falls linearly to zero; None keeps it."""
     gradient_steps: int = 500
     """Steps of gradient descent per update."""
     meta_batch: int = 16
