@@ -15,8 +15,8 @@ SAC = (
     "--tasks.max-velocity 3 --chunk 5 --algo.hidden 128 128 --algo.num-train-tasks 80 --algo.tasks-per-update 8"
     " --algo.sac.gradient-steps 500 --algo.sac.batch-size 64 --algo.sac.meta-batch 8 --algo.sac.learning-rate 1e-3"
 )
-# With PEARL's price of entropy, 1 where rewards count 5 times, even who is told the velocity acts nearly at random after
-# 400,000 steps (-288): this oracle pays a quarter of it.
+# With PEARL's price of entropy, 1 where rewards count 5 times, even who is told the velocity acts nearly at random
+# after 400,000 steps (-288): this oracle pays a quarter of it.
 ORACLE = f"{SAC} --algo.streams 2 --reveal --algo.sac.reward-scale 1 --algo.sac.temperature 0.05"
 PEARL = f"{SAC} --algo.streams 1 --algo.encoder-hidden 128 128"
 RL2 = f"{ANNEAL} --tasks.max-velocity 3 --algo.episodes 3 --algo.num-tasks 32 --algo.ppo.entropy-weight 0.003"
