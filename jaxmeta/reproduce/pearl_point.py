@@ -15,7 +15,10 @@ SAC = (
     " --algo.sac.replay-capacity 10000"
 )
 # critics of small numbers learn much sooner: no value to learn exceeds some units
-SMALL_VALUES = "--algo.sac.reward-scale 2 --algo.sac.temperature 0.01"
+PEARL = (
+    f"{SAC} --algo.sac.reward-scale 2 --algo.sac.temperature 0.01 --algo.sac.anneal-over {{updates}}"
+    " --algo.tasks-per-update 80"
+)
 RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-std -2.5 --algo.ppo.entropy-weight 0.003"
 HELD_OUT = (Evaluation(),)
 
@@ -26,14 +29,12 @@ PROTOCOLS = {"point-robot": (3, 2, 10000), "sparse-point-robot": (20, 5, 1200)}
 # it: a distance leaves a circle, and what many circles have in common takes their moments. What is drawn from the prior
 # then resembles no belief, but any episode tells the goal. Where rewards are sparse, 20 episodes from the prior at a
 # visit: with few, hardly any finds the goal, and there is nothing to infer.
-PEARL = {
-    "point-robot": f"{SAC} {SMALL_VALUES} --chunk 100 --algo.tasks-per-update 80 --algo.streams 2"
-    " --algo.context-batch 40 --algo.latent 16 --algo.encoder-hidden 192 192 --algo.sac.kl-weight 1e-5"
-    " --algo.sac.gradient-steps 5 --algo.sac.meta-batch 80 --algo.sac.batch-size 16 --algo.sac.discount 0.5"
-    " --algo.sac.anneal-over {updates}",
-    "sparse-point-robot": f"{SAC} {SMALL_VALUES} --chunk 20 --algo.tasks-per-update 80 --algo.streams 20"
-    " --algo.context-batch 256 --algo.latent 2 --algo.encoder-hidden 128 128 --algo.sac.kl-weight 0.005"
-    " --algo.sac.gradient-steps 30 --algo.sac.anneal-over {updates}",
+VISITS = {
+    "point-robot": "--chunk 100 --algo.streams 2 --algo.context-batch 40 --algo.latent 16"
+    " --algo.encoder-hidden 192 192 --algo.sac.kl-weight 1e-5 --algo.sac.gradient-steps 5 --algo.sac.meta-batch 80"
+    " --algo.sac.batch-size 16 --algo.sac.discount 0.5",
+    "sparse-point-robot": "--chunk 20 --algo.streams 20 --algo.context-batch 256 --algo.latent 2"
+    " --algo.encoder-hidden 128 128 --algo.sac.kl-weight 0.005 --algo.sac.gradient-steps 30",
 }
 REQUIRED = {  # (family, episode from 1): of PEARL
     ("point-robot", 3): Required(least=-5.21 * 1.15),
@@ -61,7 +62,7 @@ def _runs() -> Iterator[Run]:
             name, rows = f"{family}/{agent}", tuple(rows)
             return Trained(name, algo, family, flags, updates, rows=rows, evaluations=HELD_OUT, quick_flags=quick)
 
-        protocol = f"{PEARL[family]} --algo.episodes {episodes} --algo.prior-episodes {prior}"
+        protocol = f"{PEARL} {VISITS[family]} --algo.episodes {episodes} --algo.prior-episodes {prior}"
         rows = [row(one, episode_return(0, round=one - 1), REQUIRED.get((family, one))) for one in told]
         yield trained("pearl", "pearl", protocol, updates, rows)
         yield trained("oracle", "sac", f"{SAC} --algo.streams 20 --reveal", 100, [row(1, episode_return(0))])
