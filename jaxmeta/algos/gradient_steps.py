@@ -176,9 +176,6 @@ def improved(learner: Learner, family: TaskFamily, config: GradientStepsConfig) 
         "max_task_gradient": config.max_task_gradient,
     }
     if config.outer_loop == "trpo":
-        meta = outer.trust_region(*shared, config.trpo, **options)
-    else:
-        plain = {"clip": None, "epochs": 1, "minibatches": 1} if config.outer_loop == "vpg" else {}
-        meta = outer.policy_gradient(*shared, dataclasses.replace(config.ppo, **plain), **options)
-    # measured: what is credited is scaled by constants that the compiler joins at other places on many devices
-    return meta._replace(simplify=not config.sampling_weight)
+        return outer.trust_region(*shared, config.trpo, **options)
+    plain = {"clip": None, "epochs": 1, "minibatches": 1} if config.outer_loop == "vpg" else {}
+    return outer.policy_gradient(*shared, dataclasses.replace(config.ppo, **plain), **options)

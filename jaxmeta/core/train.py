@@ -63,7 +63,7 @@ def make_chunk(
         update = jax.vmap(update)
     return parallel.compiled(
         lambda state: jax.lax.scan(lambda state, _: update(state), state, None, num_updates),
-        meta.simplify,
+        simplify=meta.simplify,
         donate_argnums=0,
     )
 

@@ -25,6 +25,7 @@ def on_policy(
     init_opt: Callable[[Params], Any],
     improve: Improve,
     num_devices: int | None = None,
+    credited: bool = False,
 ) -> MetaLearner:
     """Builds a meta-learner that collects `num_tasks` fresh trials for every update.
 
@@ -34,6 +35,8 @@ def on_policy(
         keys [n] of one device and the number of updates done, and must reduce over devices, as `mean_over_trials`
         does. A trial that had a fault is empty, see `core.guard`.
       num_devices: devices to use; by default as many as divide `num_tasks`.
+      credited: whether earlier rounds are credited. As measured, the compiler joins the constants that scale a credit
+        at other places on many devices than on one.
     """
     if num_tasks < 1:
         raise ValueError(f"num_tasks is {num_tasks}; an update needs at least 1 task")
@@ -66,7 +69,8 @@ def on_policy(
         )
         return TrainState(params=params, opt_state=opt_state, key=key, step=state.step + 1), metrics
 
-    return MetaLearner(learner, plan, init, update, num_devices, collects=(num_tasks, plan))
+    collects = (num_tasks, plan)
+    return MetaLearner(learner, plan, init, update, num_devices, collects=collects, simplify=not credited)
 
 
 def trial_metrics(trials: Trial, plan: Plan, num_tasks: int) -> Metrics:

@@ -90,7 +90,7 @@ def policy_gradient(
     if max_task_gradient is not None:
         improve = without_outliers(learner, advantage, improve, max_task_gradient, credit)
     num_devices = num_devices or parallel.num_devices_for(num_tasks // config.minibatches)
-    return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices)
+    return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices, credit is not no_credit)
 
 
 def policy_improvement(
