@@ -49,6 +49,9 @@ class MetaLearner(NamedTuple):
     """Tasks that an update visits, and how a trial on each is laid out."""
     warmup: int = 0
     """Updates at the begin that only collect."""
+    fixed_order: bool = False
+    """Whether sums over tasks are taken in a fixed order even where nobody asks for it: what rounds differently from
+    one number of devices to another would else grow from update to update."""
     simplify: bool = True
     """Whether the compiler's algebra rounds `update` alike on one device and on many. Where it does not, runs that must
     give equal bits do without, and are slower."""

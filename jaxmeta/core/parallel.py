@@ -7,6 +7,7 @@ On a CPU the cores are the devices (`use_cpu_cores`). Everything outside this fi
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -57,19 +58,41 @@ def parts_of(size: int) -> int:
     return math.gcd(size, PARTS)
 
 
-def compiled(function: Callable[..., Any], simplify: bool = True, **options) -> Callable[..., Any]:
+def can_fix_order(num_tasks: int, num_devices: int) -> bool:
+    """Whether so many devices can sum over a batch in a fixed order, and it costs little.
+
+    On accelerators it does not: parts of a batch that wait for each other leave most of one idle.
+    """
+    return jax.default_backend() == "cpu" and parts_of(num_tasks) % num_devices == 0
+
+
+def compiled(
+    function: Callable[..., Any], simplify: bool = True, fixed_order: bool = False, **options
+) -> Callable[..., Any]:
     """Compiles a program that uses `over_tasks` or `map_over_tasks`, as `jax.jit` does with these options.
 
     Args:
       simplify: whether, with a fixed order, the compiler may rewrite products and sums; see `MetaLearner.simplify`.
+      fixed_order: whether this program sums in a fixed order even where `use_fixed_order` is off.
     """
-    if _settings["fixed_order"]:
+    fixed_order = fixed_order or has_fixed_order()
+
+    @functools.wraps(function)
+    def traced(*arguments):
+        before = has_fixed_order()
+        use_fixed_order(fixed_order)
+        try:
+            return function(*arguments)
+        finally:
+            use_fixed_order(before)
+
+    if fixed_order:
         # On many devices XLA merges what is computed twice before it simplifies, on a single one later: then other
         # operations are fused, and rounded together. Without that pass both ways lead to the same operations, but for
         # some products with constants.
         passes = "cse" if simplify else "cse,algsimp"
         options["compiler_options"] = {"xla_disable_hlo_passes": passes}
-    return jax.jit(function, **options)
+    return jax.jit(traced, **options)
 
 
 def use_cpu_cores(num_devices: int | None = None) -> None:

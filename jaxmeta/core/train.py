@@ -64,6 +64,8 @@ def make_chunk(
     return parallel.compiled(
         lambda state: jax.lax.scan(lambda state, _: update(state), state, None, num_updates),
         simplify=meta.simplify,
+        # side by side, the parts of all runs would have to wait for each other
+        fixed_order=meta.fixed_order and num_seeds is None,
         donate_argnums=0,
     )
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxmeta import checks, rl
-from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.outer.kl_penalty import with_kl_penalty
 from jaxmeta.outer.leave_out import without_outliers
@@ -89,8 +88,17 @@ def policy_gradient(
         init_opt, improve = with_kl_penalty(learner, init_opt, improve, plan.rounds, config)
     if max_task_gradient is not None:
         improve = without_outliers(learner, advantage, improve, max_task_gradient, credit)
-    num_devices = num_devices or parallel.num_devices_for(num_tasks // config.minibatches)
-    return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices, credit is not no_credit)
+    return on_policy(
+        learner,
+        family,
+        plan,
+        num_tasks,
+        init_opt,
+        improve,
+        num_devices,
+        minibatches=config.minibatches,
+        credited=credit is not no_credit,
+    )
 
 
 def policy_improvement(

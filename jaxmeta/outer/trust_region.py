@@ -133,7 +133,7 @@ def trust_region(
     guarded = improve
     if max_task_gradient is not None:
         guarded = without_outliers(learner, advantage, improve, max_task_gradient, credit)
-    return on_policy(learner, family, plan, num_tasks, init_opt, guarded, num_devices, credit is not no_credit)
+    return on_policy(learner, family, plan, num_tasks, init_opt, guarded, num_devices, credited=credit is not no_credit)
 
 
 def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Array], Array]:

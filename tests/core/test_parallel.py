@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
+from benchmarks import faults
 from jaxmeta import registry, rl
 from jaxmeta.core import parallel
 from tests import tiny
@@ -104,6 +105,25 @@ def test_a_fixed_order_gives_equal_bits_and_the_same_mean():
         parallel.use_devices(None)
     np.testing.assert_array_equal(one, two)
     np.testing.assert_allclose(fast, one, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("tasks", "devices", "can"), [(16, 8, True), (20, 4, True), (20, 5, False), (3, 1, True)])
+def test_a_fixed_order_needs_parts_for_all_devices(tasks, devices, can):
+    assert parallel.can_fix_order(tasks, devices) is can
+
+
+def test_agents_that_adapt_by_gradients_sum_in_a_fixed_order_unasked():
+    """What they do next depends on how they adapted: rounding would grow from update to update."""
+    states = []
+    for count in (1, 2):
+        parallel.use_devices(count)
+        try:
+            meta = faults.sixteen_tasks("fomaml")
+            states.append(jm.train(meta, jm.init_state(meta, jax.random.key(0)), 5))
+        finally:
+            parallel.use_devices(None)
+    assert faults.equal(*states)
+    assert not parallel.has_fixed_order()
 
 
 def test_one_device_rounds_as_two_do():
