@@ -23,16 +23,16 @@ RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-s
 HELD_OUT = (Evaluation(),)
 
 # family: (episodes of a trial, the first ones with z from the prior, updates)
-PROTOCOLS = {"point-robot": (3, 2, 10000), "sparse-point-robot": (20, 5, 1200)}
+PROTOCOLS = {"point-robot": (3, 2, 12000), "sparse-point-robot": (20, 5, 1200)}
 # Contexts like those of an evaluation, and new ones after a few gradient steps: an encoder soon knows few of them by
 # heart. Where the goal follows from distances, a mean of Gaussian factors in fewer than about ten dimensions cannot say
 # it: a distance leaves a circle, and what many circles have in common takes their moments. What is drawn from the prior
 # then resembles no belief, but any episode tells the goal. Where rewards are sparse, 20 episodes from the prior at a
 # visit: with few, hardly any finds the goal, and there is nothing to infer.
 VISITS = {
-    "point-robot": "--chunk 100 --algo.streams 2 --algo.context-batch 40 --algo.latent 16"
-    " --algo.encoder-hidden 192 192 --algo.sac.kl-weight 1e-5 --algo.sac.gradient-steps 5 --algo.sac.meta-batch 80"
-    " --algo.sac.batch-size 16 --algo.sac.discount 0.5",
+    "point-robot": "--chunk 100 --algo.streams 2 --algo.context-batch 40 --algo.latent 64"
+    " --algo.encoder-hidden 192 192 --algo.sac.kl-weight 1e-6 --algo.sac.learning-rate 2.5e-3"
+    " --algo.sac.gradient-steps 5 --algo.sac.meta-batch 80 --algo.sac.batch-size 16 --algo.sac.discount 0.5",
     "sparse-point-robot": "--chunk 20 --algo.streams 20 --algo.context-batch 256 --algo.latent 2"
     " --algo.encoder-hidden 128 128 --algo.sac.kl-weight 0.005 --algo.sac.gradient-steps 30",
 }
