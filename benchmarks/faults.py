@@ -253,7 +253,7 @@ def invalid(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def devices(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Trains every algorithm on 1, 2, 4 and 8 devices of a CPU in a fixed order, and on 1 and 8 in the fast mode."""
+    """Trains every algorithm on 1, 2, 4 and 8 devices of a CPU in a fixed order, and on 1 and 8 as they do unasked."""
     names = config.names("ppo")
     counts, updates = ([1, 2], 2) if config.quick else ([1, 2, 4, 8], 20)
     found = {}

@@ -49,7 +49,7 @@ def use_fixed_order(on: bool = True) -> None:
 
 
 def has_fixed_order() -> bool:
-    """Whether `use_fixed_order` is on."""
+    """Whether what is built or traced now sums in a fixed order."""
     return _settings["fixed_order"]
 
 
@@ -59,11 +59,12 @@ def parts_of(size: int) -> int:
 
 
 def can_fix_order(num_tasks: int, num_devices: int) -> bool:
-    """Whether so many devices can sum over a batch in a fixed order, and it costs little.
+    """Whether a batch has several parts, so many devices can share them, and a fixed order costs little.
 
     On accelerators it does not: parts of a batch that wait for each other leave most of one idle.
     """
-    return jax.default_backend() == "cpu" and parts_of(num_tasks) % num_devices == 0
+    parts = parts_of(num_tasks)
+    return parts > 1 and parts % num_devices == 0 and jax.default_backend() == "cpu"
 
 
 def compiled(
@@ -78,11 +79,11 @@ def compiled(
     fixed_order = fixed_order or has_fixed_order()
 
     @functools.wraps(function)
-    def traced(*arguments):
+    def traced(*arguments, **named):
         before = has_fixed_order()
         use_fixed_order(fixed_order)
         try:
-            return function(*arguments)
+            return function(*arguments, **named)
         finally:
             use_fixed_order(before)
 

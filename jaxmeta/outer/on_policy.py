@@ -25,8 +25,9 @@ def on_policy(
     init_opt: Callable[[Params], Any],
     improve: Improve,
     num_devices: int | None = None,
-    minibatches: int = 1,
+    *,
     credited: bool = False,
+    minibatches: int = 1,
 ) -> MetaLearner:
     """Builds a meta-learner that collects `num_tasks` fresh trials for every update.
 
@@ -36,9 +37,9 @@ def on_policy(
         keys [n] of one device and the number of updates done, and must reduce over devices, as `mean_over_trials`
         does. A trial that had a fault is empty, see `core.guard`.
       num_devices: devices to use; by default as many as divide the tasks of a minibatch.
-      minibatches: parts of the trials that `improve` takes one after the other.
       credited: whether earlier rounds are credited. As measured, the compiler joins the constants that scale a credit
         at other places on many devices than on one.
+      minibatches: parts of the trials that `improve` takes one after the other.
     """
     if num_tasks < 1:
         raise ValueError(f"num_tasks is {num_tasks}; an update needs at least 1 task")
@@ -73,7 +74,7 @@ def on_policy(
         return TrainState(params=params, opt_state=opt_state, key=key, step=state.step + 1), metrics
 
     collects = (num_tasks, plan)
-    # what is adapted to acts, and is adapted to again: there rounding grows
+    # how an agent adapted decides what it does next, and that what it adapts to: there rounding grows
     fixed_order = plan.rounds > 0 and parallel.can_fix_order(batch, num_devices)
     return MetaLearner(
         learner, plan, init, update, num_devices, collects, fixed_order=fixed_order, simplify=not credited

@@ -111,7 +111,7 @@ def variational(
         state = VariationalState(policy_state, model_state, rings)
         return params.replace(policy=policy, model=model), state, metrics | model_metrics
 
-    return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices, ppo.minibatches)
+    return on_policy(learner, family, plan, num_tasks, init_opt, improve, num_devices, minibatches=ppo.minibatches)
 
 
 def model_improvement(loss: ModelLoss, example: rl.Trajectory, config: VariationalConfig):

@@ -107,18 +107,19 @@ def test_a_fixed_order_gives_equal_bits_and_the_same_mean():
     np.testing.assert_allclose(fast, one, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("tasks", "devices", "can"), [(16, 8, True), (20, 4, True), (20, 5, False), (3, 1, True)])
+@pytest.mark.parametrize(("tasks", "devices", "can"), [(16, 8, True), (20, 4, True), (20, 5, False), (3, 1, False)])
 def test_a_fixed_order_needs_parts_for_all_devices(tasks, devices, can):
     assert parallel.can_fix_order(tasks, devices) is can
 
 
-def test_agents_that_adapt_by_gradients_sum_in_a_fixed_order_unasked():
+def test_agents_that_adapt_between_rounds_sum_in_a_fixed_order_unasked():
     """What they do next depends on how they adapted: rounding would grow from update to update."""
     states = []
     for count in (1, 2):
         parallel.use_devices(count)
         try:
             meta = faults.sixteen_tasks("fomaml")
+            assert meta.fixed_order and not faults.sixteen_tasks("rl2").fixed_order
             states.append(jm.train(meta, jm.init_state(meta, jax.random.key(0)), 5))
         finally:
             parallel.use_devices(None)
