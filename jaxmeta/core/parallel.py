@@ -334,7 +334,9 @@ def vmap_in_pieces(function: Callable[..., Any], batch, chunk: int | None = None
     size = jax.tree.leaves(batch)[0].shape[0]
     if chunk is None or chunk >= size:
         return jax.vmap(function)(batch)
-    return jax.lax.map(function, batch, batch_size=_largest_divisor(size, chunk))
+    # by hand: `lax.map` in batches fails where a leaf is empty, such as the observation of a bandit
+    done = jax.lax.map(jax.vmap(function), _cut(batch, _largest_divisor(size, chunk)))
+    return jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), done)
 
 
 def mean_over_chunks(function: Callable[..., Any], per_task, chunk: int | None = None):

@@ -46,13 +46,22 @@ class _Past(NamedTuple):
 def _stepwise(time: Array, length: int) -> _Past:
     def shift(ring: Array, x: Array, steps: int) -> tuple[Array, Array]:
         slot = time % steps
-        return ring.at[slot].set(x), ring[slot]
+        return _put(ring, slot, x), ring[slot]
 
     def attend(cache: tuple[Array, Array], query: Array, key: Array, value: Array):
-        keys, values = (ring.at[time % length].set(new) for ring, new in zip(cache, (key, value), strict=True))
+        keys, values = (_put(ring, time % length, new) for ring, new in zip(cache, (key, value), strict=True))
         return (keys, values), _read(query, keys, values, jnp.arange(length) <= time)
 
     return _Past(shift, attend)
+
+
+def _put(ring: Array, slot: Array, new: Array) -> Array:
+    """Writes `new` [D] to a slot of a ring [N, D].
+
+    All of it is written: attention reads as much at every step anyway, and a scatter, which this would be when batched
+    over streams, takes longer on a CPU.
+    """
+    return jnp.where((jnp.arange(len(ring)) == slot)[:, None], new, ring)
 
 
 def _parallel(valid: Array, length: int, gaps: bool) -> _Past:

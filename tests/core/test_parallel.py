@@ -69,7 +69,9 @@ def test_a_batch_uses_as_many_devices_as_divide_it(tasks, devices):
 @pytest.mark.parametrize("chunk", [None, 1, 2, 4, 5, 100])
 def test_pieces_do_not_change_a_map_or_a_mean(chunk):
     values = jnp.arange(6.0)
-    np.testing.assert_array_equal(parallel.chunked_vmap(lambda x: x * 2, values, chunk), values * 2)
+    double, nothing = parallel.chunked_vmap(lambda x: (x * 2, jnp.zeros(0)), values, chunk)
+    np.testing.assert_array_equal(double, values * 2)
+    assert nothing.shape == (6, 0)  # such as what a bandit shows
     np.testing.assert_allclose(parallel.mean_over_chunks(lambda some: jnp.mean(some**2), values, chunk), 55 / 6)
 
 
