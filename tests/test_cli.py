@@ -449,6 +449,16 @@ def test_help_and_version_do_not_import_jax(flag):
     assert "jaxmeta" in done.stdout
 
 
+def test_a_refused_run_leaves_the_garbage_collector_on():
+    program = (
+        "import gc, sys; from jaxmeta.cli import main\n"
+        "code = main('train ppo bandit --out x --algo.ppo.clip 0'.split())\n"
+        "print(code, 'jax' in sys.modules, gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 True True True\n"
+
+
 def test_compilation_cache_is_private(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = jax.config.jax_compilation_cache_dir
