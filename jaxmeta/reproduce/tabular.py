@@ -26,11 +26,14 @@ REQUIRED = {
 EXPLORE = f"{ANNEAL} --algo.ppo.entropy-weight 0.4"
 SNAIL = f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.ppo.learning-rate 2e-3"
 # with the paper's λ: nearly all that an action is worth here it pays at once
-ASSOCIATIVE = f"{ANNEAL} {SMALL_BATCHES} --algo.cell associative --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
+ASSOCIATIVE = (
+    f"{ANNEAL} {SMALL_BATCHES} --algo.cell associative --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
+    " --algo.ppo.learning-rate 6e-3"
+)
 RECIPES = {  # (agent, episodes): updates and flags
     ("rl2", 10): (4000, f"{EXPLORE} {SMALL_BATCHES}"),
     ("rl2", 25): (800, f"{EXPLORE} {SMALL_BATCHES}"),
-    ("rl2-associative", 10): (2500, ASSOCIATIVE),
+    ("rl2-associative", 10): (3000, ASSOCIATIVE),
     ("rl2-associative", 25): (1500, ASSOCIATIVE),
     ("snail", 10): (4000, SNAIL),
     ("snail", 25): (1500, SNAIL),
