@@ -15,10 +15,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxmeta.nets.blocks import blockwise_vmap
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
+
+CHUNK = 32
+"""Steps of a stream that are looked up together."""
 
 
 class FastWeights(struct.PyTreeNode):
@@ -74,17 +76,32 @@ def _in_step(state: FastWeights, store: list[FastWeights]) -> Recall:
 
 
 def _along(valid: Array) -> Recall:
-    """Looks back along a stream [T]; a step that is not valid sees itself, and nobody else sees it."""
-    times = jnp.arange(valid.shape[0])
+    """Looks back along a stream [T]; a step that is not valid sees itself, and nobody else sees it.
+
+    `CHUNK` steps are taken together: they read the tables as these were before, and look at each other one by one. Time
+    and memory grow as the length of the stream.
+    """
+    length = valid.shape[0]
+    size = min(CHUNK, length)
+    earlier, itself = jnp.tril(jnp.ones((size, size)), -1), jnp.eye(size)
+
+    def cut(steps: Array) -> Array:
+        padded = jnp.pad(steps, ((0, -length % size), *((0, 0) for _ in steps.shape[1:])))
+        return padded.reshape(-1, size, *steps.shape[1:])
 
     def recall(key: Array, value: Array, query: Array) -> tuple[Array, Array]:
-        def one(moment: Any) -> tuple[Array, Array]:
-            query, time = moment
-            weight = jnp.where((times < time) & (valid > 0) | (times == time), 1.0, 0.0)
-            match = jnp.einsum("hk,thk->ht", query, key) * weight
-            return jnp.einsum("ht,thv->hv", match, value), match.sum(-1)
+        def chunk(tables: Array, steps: Any) -> tuple[Array, Array]:
+            key, value, query, valid = steps
+            match = jnp.einsum("thk,shk->hts", query, key) * (earlier * (valid > 0) + itself)
+            read = jnp.einsum("thk,hkv->thv", query, tables) + jnp.einsum("hts,shv->thv", match, value)
+            written = jnp.einsum("s,shk,shv->hkv", jnp.where(valid > 0, 1.0, 0.0), key, value)
+            return tables + written, read
 
-        return blockwise_vmap(one, (query, times))
+        counted = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)  # counts are sums of ones
+        tables = jnp.zeros((*key.shape[1:], counted.shape[-1]))
+        _, read = jax.lax.scan(chunk, tables, jax.tree.map(cut, (key, counted, query, valid)))
+        read = read.reshape(-1, *read.shape[2:])[:length]
+        return read[..., :-1], read[..., -1]
 
     return recall
 
