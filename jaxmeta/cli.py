@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     It is 0 if all went well, 2 for bad input, 1 if the machine gave out (memory, disk) or a reproduced number is not
     what is required, 3 if updates were not finite (the state is in `nonfinite/` of the run folder). A run that was told
-    to stop returns 128 and the signal's number, which is 130 for Ctrl-C and 143 for SIGTERM: it has saved its state,
-    and `--resume` continues it.
+    to stop returns 128 and the signal's number, which is 130 for Ctrl-C and 143 for SIGTERM: `--resume` continues it.
+    It has saved its state, unless a device call took longer than 8 seconds: then its last checkpoint is what remains.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -251,11 +251,14 @@ def _check_spread(options: Any, meta: Any) -> None:
 
     there = len(parallel.devices())
     wanted = there if options.distributed else options.devices
+    if wanted is not None and wanted > there:
+        raise flags.UsageError(f"--devices is {wanted}, but there are {there} here")
     if wanted is not None and meta.num_devices != wanted:
         parts = ", and with --deterministic 8," if options.deterministic else ""
+        other = "" if options.distributed else f" (try --devices {meta.num_devices})"
         raise flags.UsageError(
-            f"there are {there} devices and {wanted} are to be used, but the tasks of an update are spread over"
-            f" {meta.num_devices}: their number{parts} must be a multiple (try --devices {meta.num_devices})"
+            f"{wanted} devices are to be used, but the tasks of an update spread over {meta.num_devices} only: their"
+            f" number{parts} must be a multiple of {wanted}{other}"
         )
 
 
@@ -311,11 +314,15 @@ class _Training:
         """Saves a state that could not be trained on, to look at; returns the exit code."""
         folder = self.folder / runs.NON_FINITE
         dump = jm.Checkpointer(folder)
-        dump.save(error.update, error.state, about={"run": configs.encode(self.config, "")})
+        try:
+            dump.save(error.update, error.state, about={"run": configs.encode(self.config, "")})
+            where = f"the state is in {folder} to look at"
+        except Exception as failure:  # such as a full disk
+            where = f"the state cannot be saved to {folder}: {failure}"
         dump.close()
         latest = self._checkpointer.latest()
         kept = "there is no checkpoint" if latest is None else f"the last checkpoint is of update {latest}"
-        return _fail(f"{error}; the state is in {folder} to look at, {kept}", 3)
+        return _fail(f"{error}; {where}, {kept}", 3)
 
     def _fresh(self) -> Any:
         return runs.fresh_state(self.config, self.meta)
@@ -453,7 +460,10 @@ def _start_jax(cache: bool, devices: int | None = None) -> None:
 
     parallel.use_devices(devices)
 
-    if not cache or getattr(jax.config, "jax_compilation_cache_dir", None):
+    if not cache:
+        jax.config.update("jax_compilation_cache_dir", None)  # the environment may name one
+        return
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxmeta"
     try:

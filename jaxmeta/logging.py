@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jaxmeta import configs, runs
+from jaxmeta import configs, runs, survival
 
 PLAIN_SECONDS = 10.0
 """Least time between two lines of progress where there is no terminal."""
@@ -32,7 +32,7 @@ class Guarded:
         except Exception as error:
             if not self._failed:
                 name = type(self._callback).__name__
-                print(f"jaxmeta: {name} failed, training goes on without it: {error}", file=self._stream)
+                survival.say(f"jaxmeta: {name} failed, training goes on without it: {error}", self._stream)
             self._failed = True
 
 

@@ -133,7 +133,7 @@ class Saver:
         self._scores += [float(score) for score in np.asarray(metrics.get(SCORE, ())).reshape(-1)]
         # all processes stop, and save, at the same update
         urgent = parallel.largest_of_processes(2 * self._signals.number + self._is_slow())
-        stop, last = urgent // 2 if update < self._total else 0, update >= self._total
+        stop, last = urgent // 2, update >= self._total
         if stop:
             self._signals.reached()
         half = max(1, self._every // 2)
@@ -180,7 +180,13 @@ class Saver:
             raise SaveError(what + times) from error
         stays = f"update {latest}" if (latest := self._checkpointer.latest()) is not None else "none so far"
         message = " ".join(what.split())
-        print(f"jaxmeta: {message}; training goes on, the last checkpoint is {stays}", file=self._stream, flush=True)
+        say(f"jaxmeta: {message}; training goes on, the last checkpoint is {stays}", self._stream)
+
+
+def say(message: str, stream: TextIO | None = None) -> None:
+    """Prints a line on the standard error; that its reader has left, or its disk is full, is no reason to stop."""
+    with contextlib.suppress(OSError, ValueError):
+        print(message, file=stream or sys.stderr, flush=True)
 
 
 def _tell(message: bytes) -> None:

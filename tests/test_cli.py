@@ -183,11 +183,18 @@ def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_p
         patch.setattr(tasks.Navigation, "step", step)
         resume = ["train", "maml", "navigation", "--out", str(folder), "--resume", "--updates", "20", "--chunk", "5"]
         assert cli.main([*resume, "--eval-tasks", "0"]) == 3
+        in_the_way = shutil.copytree(maml_run, tmp_path / "other")
+        (in_the_way / runs.NON_FINITE).write_text("a file")
+        resume[resume.index(str(folder))] = str(in_the_way)
+        assert cli.main([*resume, "--eval-tasks", "0"]) == 3
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxmeta: ")]
     dump = folder / runs.NON_FINITE
     assert told == [
         "jaxmeta: 5 updates in a row were not finite; the params are those of update 4;"
-        f" the state is in {dump} to look at, the last checkpoint is of update 4"
+        f" the state is in {dump} to look at, the last checkpoint is of update 4",
+        "jaxmeta: 5 updates in a row were not finite; the params are those of update 4;"
+        f" the state cannot be saved to {in_the_way / runs.NON_FINITE}: [Errno 20] Not a directory:"
+        f" '{in_the_way / runs.NON_FINITE / '4.partial'}', the last checkpoint is of update 4",
     ]
     before = runs.load(maml_run)
     state = jm.Checkpointer(dump).restore(jm.state_form(before.meta), 4)
@@ -241,7 +248,7 @@ BAD_INPUT = {
     "train maml navigation --out {new} --updates": "--updates needs a value",
     "train maml navigation --out {new} --num-seeds 0": "--num-seeds is 0",
     "train maml navigation --out {new} --chunk 0": "--chunk is 0",
-    "train maml navigation --out {new} --algo.num-tasks 3 --devices 2": "must be a multiple (try --devices 1)",
+    "train maml navigation --out {new} --algo.num-tasks 3 --devices 2": "must be a multiple of 2 (try --devices 1)",
     "train maml navigation --out {new} --algo.num-task 3": "did you mean '--algo.num-tasks'?",
     "train maml navigation --out {new} extra": "'extra' is one argument too many",
     "train maml navigation --out {file}": "is a file",
@@ -464,6 +471,9 @@ def test_compilation_cache_is_private(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "of the environment"))
+        cli._start_jax(cache=True)
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "of the environment")
         cli._start_jax(cache=False)
         assert jax.config.jax_compilation_cache_dir is None
         cli._start_jax(cache=True)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmeta import survival
+from jaxmeta import logging, survival
 from jaxmeta.core import manifest
 from jaxmeta.core.checkpoint import Checkpointer
 from jaxmeta.types import TrainState
@@ -140,6 +140,33 @@ def test_a_signal_saves_and_stops_at_the_end_of_the_device_call(tmp_path):
     assert (stopped.value.update, stopped.value.number) == (4, signal.SIGTERM)
     assert checkpointer.updates() == [4]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_in_the_last_device_call_stops_too(tmp_path):
+    saver, signals, _, checkpointer = make_saver(tmp_path, total=4)
+    with signals:
+        run_to(saver, 1, 3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(survival.Stopped):
+            run_to(saver, 4, 4)
+    assert checkpointer.updates() == [4]
+
+
+def test_what_cannot_be_told_does_not_end_a_run(tmp_path, disk):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    checkpointer = Checkpointer(tmp_path / "checkpoints")
+    saver = survival.Saver(checkpointer, survival.StopSignals(), 0, 100, 20, stream=Full())
+    disk.full = True
+    run_to(saver, 1, 10)
+    finish(checkpointer)
+    disk.full = False
+    run_to(saver, 11, 20)
+    finish(checkpointer)
+    assert checkpointer.updates() == [20]
+    logging.Guarded(lambda *_: 1 / 0, stream=Full())(1, STATE, {})
 
 
 def test_calls_that_a_signal_might_not_wait_for_are_each_saved(tmp_path, monkeypatch):

@@ -49,6 +49,8 @@ class Checkpointer:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; at least 1 checkpoint is kept")
         import orbax.checkpoint as ocp
 
         # what goes wrong is raised; Orbax would print pages about it too
@@ -102,9 +104,11 @@ class Checkpointer:
         self._make(draft)
         try:
             self._orbax.save(draft / STATE, args=self._ocp.args.StandardSave(keys_as_data(state)))
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise
+            if jax.process_count() == 1 or not isinstance(error, Exception):
+                raise
+            self._error = error  # raised by `wait`, where the other processes learn of it
         about = {**(about or {}), "update": update, "score": score}
         self._thread = threading.Thread(target=self._finish, args=(draft, about), name="checkpoint")
         self._thread.start()
@@ -178,11 +182,15 @@ class Checkpointer:
 
     def set_aside(self, update: int) -> None:
         """Renames a damaged checkpoint, so that it is out of the way but there to look at."""
+        error = None
         if jax.process_index() == 0:
             aside = self.folder / f"{update}{DAMAGED}"
             shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(update)).rename(aside)
-        _raise_together(None)
+            try:
+                (self.folder / str(update)).rename(aside)
+            except OSError as found:
+                error = found
+        _raise_together(error)
 
     def close(self) -> None:
         """Waits for a save that is under way, whatever becomes of it, and releases the folder."""
@@ -206,6 +214,8 @@ class Checkpointer:
 
     def _finish(self, draft: Path, about: dict[str, Any]) -> None:
         """Completes a save beside training: waits for Orbax, writes the manifest, puts the folder in its place."""
+        if self._error is not None:
+            return
         try:
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmeta.core import guard, parallel
@@ -96,6 +97,9 @@ def train(
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
     done = int(np.max(jax.device_get(state.step)))
+    if np.max(jax.device_get(state.dropped)) >= guard.MAX_DROPPED:
+        # what training was stopped with: whoever goes on with it has seen to the cause
+        state = state.replace(dropped=jnp.where(state.dropped >= guard.MAX_DROPPED, 0, state.dropped))
     # one compiled length; a shorter rest is done one by one
     compiled = {}
     while done < num_updates:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmeta.core import manifest
+from jaxmeta.core import manifest, parallel
 from jaxmeta.core.checkpoint import Checkpointer, CheckpointError
 from jaxmeta.types import TrainState
 
@@ -204,6 +204,26 @@ def test_what_goes_wrong_beside_training_is_raised_later_and_once(tmp_path, monk
     assert [entry.name for entry in tmp_path.iterdir()] == ["1"]
     checkpointer.save(2, make_state())
     assert checkpointer.updates() == [1, 2]
+
+
+def test_one_of_several_processes_that_cannot_begin_to_write_tells_the_others_where_they_meet(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    met, checkpointer = [], Checkpointer(tmp_path)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(parallel, "largest_of_processes", lambda value: met.append(value) or value)
+    monkeypatch.setattr(checkpointer._orbax, "save", full)
+    checkpointer.save(1, make_state(), wait=False)
+    with pytest.raises(OSError, match="No space left"):
+        checkpointer.wait()
+    assert met == [False, True]  # for the folder, and for what was written to it
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_to_keep_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="keep is 0; at least 1 checkpoint is kept"):
+        Checkpointer(tmp_path, keep=0)
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):

@@ -193,6 +193,14 @@ def test_five_in_a_row_stop_wherever_device_calls_end(chunk):
     assert (float(stopped.value.state.params), stopped.value.update) == (3.0, 7)
 
 
+def test_what_was_stopped_with_can_be_gone_on_with():
+    bad = [7, 8, 9, 10, 11]
+    with pytest.raises(guard.NonFiniteError) as stopped:
+        jm.train(scripted(bad), jm.init_state(scripted(bad), jax.random.key(0)), 30)
+    state = jm.train(scripted([*bad, 12]), stopped.value.state, 20)
+    assert (float(state.params), int(state.dropped)) == (7.0 + 7.0, 0)
+
+
 def test_an_evaluation_does_not_hide_a_fault():
     meta, family = tiny.algo("ppo"), faulty()
     params = meta.learner.init(jax.random.key(0))

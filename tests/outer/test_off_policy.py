@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 
 import chex
@@ -325,6 +326,29 @@ def test_the_context_holds_the_first_round_of_the_latest_visit_alone(history):
     assert revisited == 12
 
 
+@pytest.mark.parametrize("vary_context", [False, True])
+def test_batch_and_context_of_a_gradient_step_are_of_one_task(vary_context, monkeypatch):
+    """Both show which task they are of."""
+
+    def compare(*_):
+        def step(state, batch, context, valid, *_):
+            shown = jnp.concatenate([batch.obs[..., 0], jnp.where(valid > 0, context[..., 0], batch.obs[:, :1, 0])], 1)
+            said = {"apart": jnp.ptp(shown, axis=1), "task": shown[:, 0], "seen": valid.sum(1)}
+            return state, {name: parallel.mean_over_tasks(jnp.mean, value) for name, value in said.items()}
+
+        return step
+
+    monkeypatch.setattr(importlib.import_module("jaxmeta.outer.off_policy"), "gradient_step", compare)
+    meta = diary_meta(vary_context=vary_context)
+    update, state, tasks = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0)), set()
+    for index in range(8):
+        state, metrics = update(state)
+        if index >= meta.warmup:
+            assert metrics["apart"] == 0.0 and metrics["seen"] >= 1.0
+            tasks.add(float(metrics["task"]))
+    assert len(tasks) > 3  # means over other tasks
+
+
 def test_the_context_may_hold_the_rounds_with_z_from_the_belief_too():
     meta = diary_meta(posterior_context=True, vary_context=True)
     update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
@@ -428,6 +452,21 @@ def test_a_resumed_run_equals_the_uninterrupted_one_replay_included(tmp_path):
     resumed = jm.train(meta, restored, 4)
     chex.assert_trees_all_equal(*jax.device_get((keys_as_data(whole), keys_as_data(resumed))))
     assert size_of(whole.replay.transitions.rows) > 0
+
+
+def test_a_replay_goes_on_with_another_number_of_devices(tmp_path):
+    meta = diary_meta()
+    whole = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 4)
+    Checkpointer(tmp_path).save(2, jm.train(meta, jm.init_state(meta, jax.random.key(0)), 2))
+    parallel.use_devices(1)
+    try:
+        alone = diary_meta()
+        restored = Checkpointer(tmp_path).restore(jm.state_form(alone))
+        assert [shard.data.shape[0] for shard in restored.replay.context.rows.addressable_shards] == [4]
+        resumed = jm.train(alone, restored, 4)
+    finally:
+        parallel.use_devices(None)
+    chex.assert_trees_all_close(*jax.device_get((keys_as_data(whole), keys_as_data(resumed))), atol=1e-6)
 
 
 def test_networks_begin_without_a_preference_for_more():
