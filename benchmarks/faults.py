@@ -51,7 +51,9 @@ maml navigation --out {new} --devices 0|maml navigation --out {new} --process-id
 maml navigation --out {new} --distributed --process-id 1|maml navigation --out {new} --heartbeat 0
 maml navigation --out {new} --distributed --coordinator a:1 --num-processes 2 --process-id 2
 rl2 bandit --out {new} --tasks.num-arms 0|rl2 bandit --out {new} --algo.num-tasks 3
-rl2 bandit --out {new} --algo.episodes few|rl2 bandit --out {new} --algo.ppo.clip -1"""
+rl2 bandit --out {new} --algo.episodes few|rl2 bandit --out {new} --algo.ppo.clip -1
+pearl bandit --out {new}|pearl navigation --out {new} --updates 1
+maml navigation --out {new} --algo.num-tasks 3 --devices 2"""
 
 
 MAX_EXIT_SECONDS = 10.0

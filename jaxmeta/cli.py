@@ -214,15 +214,15 @@ def _train(argv: list[str]) -> int:
         return 0
     with _importing():
         options, config = flags.train_flags(argv)
-    from jaxmeta.core import parallel
+        from jaxmeta.core import parallel
 
-    _start_jax(options.cache, options.devices)
-    if options.distributed:
-        parallel.use_devices(None)  # the number was of those of this process
-        _join_processes(options)
-    parallel.use_fixed_order(config.deterministic)
-    family, meta = config.build()
-    _check_spread(options, meta)
+        _start_jax(options.cache, options.devices)
+        if options.distributed:
+            parallel.use_devices(None)  # the number was of those of this process
+            _join_processes(options)
+        parallel.use_fixed_order(config.deterministic)
+        family, meta = config.build()
+        _check_spread(options, meta)
     return _Training(options, config, family, meta).run()
 
 
