@@ -26,16 +26,27 @@ def head_for(action: Discrete | Continuous):
 
     Discrete actions read `output.dist` as logits [..., num]; continuous ones as a `Gaussian`.
     """
-    # distrax objects must not cross a jit or vmap boundary; and importing it late keeps the import of jaxmeta light
-    import distrax
 
+    # distrax objects must not cross a jit or vmap boundary
     def categorical(output: Output) -> Any:
-        return distrax.Categorical(logits=output.dist)
+        return _distrax().Categorical(logits=output.dist)
 
     def gaussian(output: Output) -> Any:
-        return distrax.Independent(distrax.Normal(output.dist.loc, jnp.exp(output.dist.log_scale)), 1)
+        return _normal(output.dist)
 
     return categorical if isinstance(action, Discrete) else gaussian
+
+
+def _distrax() -> Any:
+    """Imports distrax when it is first needed: it takes longer than all else that a refused run would wait for."""
+    with jax.ensure_compile_time_eval():  # its constants are none of the program that is being traced
+        import distrax
+
+        return distrax
+
+
+def _normal(gaussian: Gaussian) -> Any:
+    return _distrax().Independent(_distrax().Normal(gaussian.loc, jnp.exp(gaussian.log_scale)), 1)
 
 
 class Certain:
@@ -72,9 +83,7 @@ class SquashedGaussian:
     """
 
     def __init__(self, gaussian: Gaussian, scale: float = 1.0):
-        import distrax
-
-        self._normal = distrax.Independent(distrax.Normal(gaussian.loc, jnp.exp(gaussian.log_scale)), 1)
+        self._normal = _normal(gaussian)
         self._scale = scale
 
     def sample(self, seed: Key) -> Array:
