@@ -365,3 +365,33 @@ def test_building_a_family_is_quiet(capfd):
     locomotion.half_cheetah_dir()
     printed = capfd.readouterr()
     assert printed.out == printed.err == ""
+
+
+@pytest.mark.slow  # a thousand episodes each; minutes where bodies have many joints
+@pytest.mark.parametrize("factory, config", FAMILIES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_thousand_random_episodes_are_finite(factory, config):
+    """Each on a task of its own; and it is not for standing still, as a body does that has diverged."""
+    family = factory(config())
+    env, spec = family.env, family.env.spec
+
+    def episode(key):
+        task_key, reset_key, steps_key = jax.random.split(key, 3)
+        task = family.sample(task_key)
+
+        def step(state, key):
+            physics, alive = state
+            action = jax.random.uniform(key, (spec.action.size,), minval=-1.0, maxval=1.0)
+            after, outcome = env.step(key, physics, action, task)
+            stood = alive & jnp.all(after.q == physics.q) & jnp.all(after.qd == physics.qd)
+            numbers = jnp.concatenate([outcome.obs, outcome.reward[None], after.q, after.qd])
+            return (after, alive & ~outcome.terminated), (jnp.all(jnp.isfinite(numbers)), stood, alive)
+
+        begun = env.reset(reset_key, task)[0], jnp.array(True)
+        finite, stood, alive = jax.lax.scan(step, begun, jax.random.split(steps_key, spec.horizon))[1]
+        return jnp.all(finite), jnp.sum(stood), jnp.sum(alive)
+
+    keys = jax.random.split(KEY, (20, 50))
+    finite, stood, lasted = jax.jit(lambda keys: jax.lax.map(jax.vmap(episode), keys))(keys)
+    assert finite.all()
+    print(f"{spec.horizon} steps at most, {lasted.mean():.1f} on average; stood still at {int(stood.sum())} of all")
+    assert stood.sum() <= 1e-4 * lasted.sum()
