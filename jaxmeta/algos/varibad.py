@@ -80,8 +80,9 @@ def varibad(family: TaskFamily, config: VariBADConfig = VariBADConfig()) -> Meta
     """Builds VariBAD.
 
     Every update: sample tasks; run a trial on each, with a belief that every step updates; improve the policy by PPO on
-    where it was and what it believed, a new episode being seen in where it is; put the trials into a ring; improve encoder and decoders on trials out of it, so
-    that the belief at any step tells the rewards of the whole trial, those to come included.
+    where it was and what it believed; put the trials into a ring; improve encoder and decoders on trials out of it, so
+    that the belief at any step tells the rewards of the whole trial, those to come included. The policy is not told
+    when an episode has ended, as it is in the official code: it sees that it is where episodes begin.
     """
     spec, scale = family.env.spec, config.value_scale(family)
     encoder, decoders = belief_model(family, config)
