@@ -33,8 +33,8 @@ ASSOCIATIVE = (
 RECIPES = {  # (agent, episodes): updates and flags
     ("rl2", 10): (4000, f"{EXPLORE} {SMALL_BATCHES}"),
     ("rl2", 25): (800, f"{EXPLORE} {SMALL_BATCHES}"),
-    ("rl2-associative", 10): (3000, ASSOCIATIVE),
-    ("rl2-associative", 25): (1500, ASSOCIATIVE),
+    ("rl2-associative", 10): (1200, ASSOCIATIVE),
+    ("rl2-associative", 25): (1000, ASSOCIATIVE),
     ("snail", 10): (4000, SNAIL),
     ("snail", 25): (1500, SNAIL),
 }
