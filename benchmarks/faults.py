@@ -114,7 +114,7 @@ def resume(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     """Kills a run at random moments, saves included, starts it again, and compares it with one that was not killed."""
     count, every, run = 1 if config.quick else 20, 10, folder / "killed"
-    chance, restarts, lost, resume = random.Random(config.seed), 0, [], []
+    chance, restarts, cut, lost, resume = random.Random(config.seed), 0, 0, [], []
     for index in range(count):
         begun = runs.last_checkpoint(run) or 0
         line = [*SMALL, "--updates", "1000000", "--checkpoint-every", str(every), "--out", str(run), *resume]
@@ -129,6 +129,7 @@ def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
         restarts += bool(resume) and process.poll() is None
         process.kill()
         process.communicate()
+        cut += any((run / runs.CHECKPOINTS).glob("*.partial"))  # in the middle of a save; the next start removes it
         lost.append(last_update(run) - (runs.last_checkpoint(run) or 0))
         resume = ["--resume"]
     total = str(runs.last_checkpoint(run) + 5)
@@ -138,7 +139,14 @@ def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     ]
     restarts += codes[0] == 0
     same = codes == [0, 0] and equal(runs.load(folder / "whole").state, runs.load(run).state)
-    found = {"kills": count, "restarts": restarts, "updates_lost": lost, "save_interval": every, "updates": int(total)}
+    found = {
+        "kills": count,
+        "amid_a_save": cut,
+        "restarts": restarts,
+        "updates_lost": lost,
+        "save_interval": every,
+        "updates": int(total),
+    }
     met = restarts == count and same and max(lost) <= every
     must = "all restart, at most one save interval lost, final state bit-equal"
     return {"must": must, "found": found | {"bit_equal": same}, "met": met}

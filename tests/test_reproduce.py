@@ -586,6 +586,10 @@ def test_published_and_required_numbers():
     assert belief["episode 2"].required == Required(least=10.5, up_to_optimum=True)
     assert belief["episode 2"].optimum() == pytest.approx(11.071, abs=5e-4)
     assert rows["varibad-gridnavi", "gridnavi/goal-oracle total"].optimum() == pytest.approx(44.286, abs=5e-4)
+    point = {name: rows["pearl-point", f"{name}"].required for _, name in rows if "robot/pearl" in name}
+    assert point["point-robot/pearl episode 3"].least == pytest.approx(-5.9915)
+    assert point["sparse-point-robot/pearl episode 20"] == Required(least=9.0)
+    assert point["sparse-point-robot/pearl episode 1"] == Required(most=4.0)
     assert rows["maze", "maze/random large episode 2"].published == 420.8
     assert rows["maze", "maze/rl2 large success 2"].published == 0.967
 

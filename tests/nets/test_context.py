@@ -61,6 +61,15 @@ def test_the_network_says_a_variance_and_not_a_deviation():
     np.testing.assert_allclose(belief.variance, [np.log1p(np.exp(2.0))], rtol=1e-6)
 
 
+def test_a_factor_is_never_certain():
+    """softplus(-200) is zero in float32: its precision would be infinite."""
+    encoder = nets.product_encoder(SIZE, 1, ())
+    params = jax.tree.map(lambda leaf: jnp.zeros_like(leaf), params_of(encoder))
+    params["params"]["Dense_0"]["bias"] = jnp.array([0.7, -200.0])
+    belief = infer(encoder, ROWS[:2], jnp.ones(2), params)
+    np.testing.assert_allclose((belief.mean, belief.variance), ([0.7], [0.5e-7]), rtol=1e-5)
+
+
 def test_a_draw_spreads_by_the_root_of_the_variance():
     belief = nets.Belief(mean=jnp.array([1.0, -2.0]), variance=jnp.array([4.0, 0.25]))
     draws = jax.vmap(belief.sample)(jax.random.split(jax.random.key(0), 20_000))

@@ -62,6 +62,14 @@ def test_only_the_sparse_robot_has_another_reward_to_train_on():
     assert not hasattr(tasks.PointRobot(), "dense_reward")
 
 
+def test_an_oracle_trains_on_the_other_reward_too():
+    sparse, dense = (tasks.reveal(family).env for family in (tasks.sparse_point_robot(), tasks.point_robot()))
+    obs = jnp.concatenate([jnp.array([0.5, 0.2]), GOAL.goal])
+    expected = tasks.SparsePointRobot().dense_reward(obs[:2], GOAL)
+    np.testing.assert_array_equal(sparse.dense_reward(obs, GOAL), expected)
+    assert not hasattr(dense, "dense_reward")
+
+
 @pytest.mark.parametrize("family", [tasks.point_robot(), tasks.sparse_point_robot()])
 def test_point_robots_have_the_task_sets_of_pearl(family):
     sets = jm.finite(family, num_train=80, num_test=20, key=KEY)
