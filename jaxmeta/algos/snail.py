@@ -22,6 +22,8 @@ class SNAILConfig(WholeTrialsConfig):
     """Width of the attention's keys and queries."""
     value_size: int = 32
     """Width of the attention's values."""
+    readout: tuple[int, ...] = ()
+    """Widths of hidden layers that see all of that before the heads; the paper has none."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
         learning_rate=1e-3, epochs=2, minibatches=8, value_weight=5.0, entropy_weight=0.05
     )
@@ -30,6 +32,7 @@ class SNAILConfig(WholeTrialsConfig):
     def __post_init__(self):
         super().__post_init__()
         checks.at_least_one(self, "filters", "tc_blocks", "key_size", "value_size")
+        checks.widths(self, "readout")
         self.ppo.check_divides(self.num_tasks)
 
 
@@ -46,6 +49,7 @@ def snail(family: TaskFamily, config: SNAILConfig = SNAILConfig()) -> MetaLearne
         tc_blocks=config.tc_blocks,
         key_size=config.key_size,
         value_size=config.value_size,
+        readout=config.readout,
         init_log_std=config.init_log_std,
     )
     return on_whole_trials(network, family, config, config.ppo)

@@ -7,7 +7,7 @@ sequence. That is the `_Past` that they hand to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,7 +17,7 @@ from flax import struct
 
 from jaxmeta.nets.blocks import blockwise_vmap
 from jaxmeta.nets.heads import head_for
-from jaxmeta.nets.networks import Network, encode_input, policy_and_value
+from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
 
 
@@ -138,6 +138,7 @@ class _Snail(nn.Module):
     dilations: tuple[int, ...]
     key_size: int
     value_size: int
+    readout: tuple[int, ...]
     init_log_std: float
 
     @nn.compact
@@ -148,6 +149,8 @@ class _Snail(nn.Module):
             ring, x = _DenseBlock(self.filters, dilation)(past, ring, x)
             next_rings.append(ring)
         cache, x = _AttentionBlock(self.key_size, self.value_size)(past, cache, x)
+        if self.readout:
+            x = jnp.concatenate([x, MLP(self.readout, "relu", 2.0**0.5)(x)], axis=-1)
         return tuple(next_rings), cache, policy_and_value(x, self.spec, self.init_log_std)
 
 
@@ -158,6 +161,7 @@ def snail_actor_critic(
     tc_blocks: int = 2,
     key_size: int = 32,
     value_size: int = 32,
+    readout: Sequence[int] = (),
     init_log_std: float = 0.0,
 ) -> Network:
     """Builds SNAIL as its paper has it for bandits and MDPs: temporal convolutions, twice, and attention on top.
@@ -171,11 +175,13 @@ def snail_actor_critic(
       tc_blocks: temporal-convolution blocks.
       key_size: width of the attention's keys and queries.
       value_size: width of its values.
+      readout: widths of hidden layers between the attention and the heads, joined to what they see. Attention reads
+        averages, and a linear head cannot divide one by another, such as an arm's rewards by its pulls.
     """
     if length < 1:
         raise ValueError(f"length is {length}; a trial has at least 1 step")
     dilations = tuple(2**layer for layer in range((length - 1).bit_length())) * tc_blocks
-    module = _Snail(spec, filters, dilations, key_size, value_size, init_log_std)
+    module = _Snail(spec, filters, dilations, key_size, value_size, tuple(readout), init_log_std)
     run = cast(Callable[..., tuple[Any, Any, Output]], module.apply)
 
     def initial_state() -> SnailState:
