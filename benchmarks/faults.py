@@ -117,6 +117,7 @@ def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     chance, restarts, cut, lost, resume = random.Random(config.seed), 0, 0, [], []
     for index in range(count):
         begun = runs.last_checkpoint(run) or 0
+        drafts = set((run / runs.CHECKPOINTS).glob("*.partial"))
         line = [*SMALL, "--updates", "1000000", "--checkpoint-every", str(every), "--out", str(run), *resume]
         process = begin("train", *line)
         # a third while it starts, the others among their first checkpoints
@@ -129,7 +130,7 @@ def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
         restarts += bool(resume) and process.poll() is None
         process.kill()
         process.communicate()
-        cut += any((run / runs.CHECKPOINTS).glob("*.partial"))  # in the middle of a save; the next start removes it
+        cut += bool(set((run / runs.CHECKPOINTS).glob("*.partial")) - drafts)  # it was in the middle of a save
         lost.append(last_update(run) - (runs.last_checkpoint(run) or 0))
         resume = ["--resume"]
     total = str(runs.last_checkpoint(run) + 5)

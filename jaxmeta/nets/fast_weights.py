@@ -19,9 +19,6 @@ from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
 
-CHUNK = 32
-"""Steps of a stream that are looked up together."""
-
 
 class FastWeights(struct.PyTreeNode):
     """What a stream remembers."""
@@ -75,14 +72,14 @@ def _in_step(state: FastWeights, store: list[FastWeights]) -> Recall:
     return recall
 
 
-def _along(valid: Array) -> Recall:
+def _along(valid: Array, chunk: int) -> Recall:
     """Looks back along a stream [T]; a step that is not valid sees itself, and nobody else sees it.
 
-    `CHUNK` steps are taken together: they read the tables as these were before, and look at each other one by one. Time
+    `chunk` steps are taken together: they read the tables as these were before, and look at each other one by one. Time
     and memory grow as the length of the stream.
     """
     length = valid.shape[0]
-    size = min(CHUNK, length)
+    size = min(chunk, length)
     earlier, itself = jnp.tril(jnp.ones((size, size)), -1), jnp.eye(size)
 
     def cut(steps: Array) -> Array:
@@ -90,7 +87,7 @@ def _along(valid: Array) -> Recall:
         return padded.reshape(-1, size, *steps.shape[1:])
 
     def recall(key: Array, value: Array, query: Array) -> tuple[Array, Array]:
-        def chunk(tables: Array, steps: Any) -> tuple[Array, Array]:
+        def look_up(tables: Array, steps: Any) -> tuple[Array, Array]:
             key, value, query, valid = steps
             match = jnp.einsum("thk,shk->hts", query, key) * (earlier * (valid > 0) + itself)
             read = jnp.einsum("thk,hkv->thv", query, tables) + jnp.einsum("hts,shv->thv", match, value)
@@ -99,7 +96,7 @@ def _along(valid: Array) -> Recall:
 
         counted = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)  # counts are sums of ones
         tables = jnp.zeros((*key.shape[1:], counted.shape[-1]))
-        _, read = jax.lax.scan(chunk, tables, jax.tree.map(cut, (key, counted, query, valid)))
+        _, read = jax.lax.scan(look_up, tables, jax.tree.map(cut, (key, counted, query, valid)))
         read = read.reshape(-1, *read.shape[2:])[:length]
         return read[..., :-1], read[..., -1]
 
@@ -115,7 +112,13 @@ def _inputs_before(x: Array, valid: Array) -> Array:
 
 
 def associative_actor_critic(
-    spec: Spec, hidden: int = 64, heads: int = 4, slots: int = 16, values: int = 16, init_log_std: float = 0.0
+    spec: Spec,
+    hidden: int = 64,
+    heads: int = 4,
+    slots: int = 16,
+    values: int = 16,
+    init_log_std: float = 0.0,
+    chunk: int = 32,
 ) -> Network:
     """Builds a policy whose memory is tables that it writes to and reads from by soft addresses.
 
@@ -124,6 +127,7 @@ def associative_actor_critic(
       heads: tables.
       slots: addresses of each.
       values: numbers under each address.
+      chunk: steps that are looked up together where all of a stream is at hand.
     """
     module = _Associative(spec, hidden, heads, slots, values, init_log_std)
     run = cast(Callable[..., Output], module.apply)
@@ -140,7 +144,7 @@ def associative_actor_critic(
     def unroll(params: Params, carry: Carry, inputs: Input, valid: Array) -> Output:
         def stream(inputs: Input, valid: Array) -> Output:
             seen = jax.vmap(lambda one: encode_input(one, spec))(inputs)
-            return run(params, _along(valid), seen, _inputs_before(seen, valid))
+            return run(params, _along(valid, chunk), seen, _inputs_before(seen, valid))
 
         return jax.vmap(stream, (1, 1), 1)(inputs, valid)
 

@@ -23,7 +23,9 @@ MODELS = {
     "lru": lambda spec: nets.linear_recurrent_actor_critic(spec, hidden=6, parallel=True),
     "lru-sequential": lambda spec: nets.linear_recurrent_actor_critic(spec, hidden=6, parallel=False),
     "associative": lambda spec: nets.associative_actor_critic(spec, hidden=6, heads=2, slots=3, values=4),
-    "snail": lambda spec: nets.snail_actor_critic(spec, LENGTH, filters=4, key_size=5, value_size=3),
+    # chunks that do not fill the stream
+    "associative-chunks": lambda spec: nets.associative_actor_critic(spec, 6, heads=2, slots=3, values=4, chunk=5),
+    "snail": lambda spec: nets.snail_actor_critic(spec, LENGTH, filters=4, key_size=5, value_size=3, readout=(6,)),
     # attention reaches back over fewer steps than there are
     "snail-short": lambda spec: nets.snail_actor_critic(spec, 5, filters=4, key_size=5, value_size=3),
 }
