@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 0 if all went well, 2 for bad input, 1 if the machine gave out (memory, disk) or a reproduced number is not
     what is required, 3 if updates were not finite (the state is in `nonfinite/` of the run folder). A run that was told
     to stop returns 128 and the signal's number, which is 130 for Ctrl-C and 143 for SIGTERM: `--resume` continues it.
-    It has saved its state, unless a device call took longer than 8 seconds: then its last checkpoint is what remains.
+    It has saved its state, unless the device call did not end within 8 seconds: its last checkpoint remains then.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):

@@ -128,13 +128,15 @@ class Saver:
         self._clock: float | None = None
 
     def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
-        from jaxmeta.core import parallel
+        from jaxmeta.core import guard, parallel
 
+        if np.max(np.asarray(metrics.get("dropped", (0,)))[-1]) >= guard.MAX_DROPPED:
+            return  # training ends with this call: its state is dumped, and `--resume` begins before it
         self._scores += [float(score) for score in np.asarray(metrics.get(SCORE, ())).reshape(-1)]
         # all processes stop, and save, at the same update
         urgent = parallel.largest_of_processes(2 * self._signals.number + self._is_slow())
         stop, last = urgent // 2, update >= self._total
-        if stop:
+        if stop or last:
             self._signals.reached()
         half = max(1, self._every // 2)
         due, length = update // half > self._done // half, update - self._done

@@ -152,6 +152,14 @@ def test_a_signal_in_the_last_device_call_stops_too(tmp_path):
     assert checkpointer.updates() == [4]
 
 
+@pytest.mark.parametrize("dropped", [[4.0], [5.0], [[0.0, 5.0]]])
+def test_what_training_ends_with_for_its_faults_is_no_checkpoint(tmp_path, dropped):
+    saver, *_, checkpointer = make_saver(tmp_path)
+    saver(10, STATE, {"dropped": np.array(dropped)})
+    finish(checkpointer)
+    assert checkpointer.updates() == ([10] if dropped == [4.0] else [])
+
+
 def test_what_cannot_be_told_does_not_end_a_run(tmp_path, disk):
     class Full(io.StringIO):
         def write(self, text):

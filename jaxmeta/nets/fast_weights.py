@@ -129,6 +129,8 @@ def associative_actor_critic(
       values: numbers under each address.
       chunk: steps that are looked up together where all of a stream is at hand.
     """
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; at least 1 step is looked up at a time")
     module = _Associative(spec, hidden, heads, slots, values, init_log_std)
     run = cast(Callable[..., Output], module.apply)
     size = encode_input(spec.example_input(), spec).shape[0]

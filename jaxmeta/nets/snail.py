@@ -161,8 +161,8 @@ def snail_actor_critic(
     tc_blocks: int = 2,
     key_size: int = 32,
     value_size: int = 32,
-    readout: Sequence[int] = (),
     init_log_std: float = 0.0,
+    readout: Sequence[int] = (),
 ) -> Network:
     """Builds SNAIL as its paper has it for bandits and MDPs: temporal convolutions, twice, and attention on top.
 

@@ -96,20 +96,20 @@ def test_what_is_said_depends_on_the_past_and_not_on_the_future(model):
         assert (np.abs(after - before)[time:, 0].max(-1) > 1e-6).all(), "a later step does not see it"
 
 
-@pytest.mark.parametrize("model", ["snail", "associative"])
-def test_attention_in_blocks_equals_attention_at_once(monkeypatch, model):
-    network = MODELS[model](dataclasses.replace(SPEC, terminates=True))
+@pytest.mark.parametrize("model, in_parts", [("snail", "snail"), ("associative", "associative-chunks")])
+def test_looking_back_in_parts_equals_all_at_once(monkeypatch, model, in_parts):
     params, inputs = loud(model), inputs_of(jax.random.key(1))
     valid = jnp.ones((LENGTH, STREAMS)).at[4:7, 0].set(0.0)
 
-    def value_and_slope():
+    def value_and_slope(model):
+        network = MODELS[model](dataclasses.replace(SPEC, terminates=True))
         loss = lambda params: jnp.sum(network.unroll(params, fresh(network), inputs, valid).value ** 2)  # noqa: E731
         return jax.jit(jax.value_and_grad(loss))(params)
 
-    whole = value_and_slope()
+    whole = value_and_slope(model)
     monkeypatch.setattr(blocks, "BLOCK", 4)
-    in_blocks = value_and_slope()
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(in_blocks), strict=True):
+    parts = value_and_slope(in_parts)
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
