@@ -43,8 +43,11 @@ class StopSignals:
     number: int = 0
     """The signal that came, 0 if none did."""
 
-    def __enter__(self) -> StopSignals:
+    def __init__(self):
         self._in_time = threading.Event()
+
+    def __enter__(self) -> StopSignals:
+        self._in_time.clear()
         # only the main thread may set handlers
         self._active = threading.current_thread() is threading.main_thread()
         if self._active:
