@@ -59,6 +59,7 @@ maml navigation --out {new} --algo.num-tasks 3 --devices 2"""
 MAX_EXIT_SECONDS = 10.0
 """From a signal to the end of the process."""
 TINIEST = float(np.nextafter(0.0, 1.0))
+"""What the difference of equal numbers counts as whose bits are not."""
 MAX_REFUSAL_SECONDS = 2.0
 """Of a processor, for a configuration that cannot be meant."""
 

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,15 +183,13 @@ class Checkpointer:
 
     def set_aside(self, update: int) -> None:
         """Renames a damaged checkpoint, so that it is out of the way but there to look at."""
-        error = None
-        if jax.process_index() == 0:
-            aside = self.folder / f"{update}{DAMAGED}"
+        aside = self.folder / f"{update}{DAMAGED}"
+
+        def rename() -> None:
             shutil.rmtree(aside, ignore_errors=True)
-            try:
-                (self.folder / str(update)).rename(aside)
-            except OSError as found:
-                error = found
-        _raise_together(error)
+            (self.folder / str(update)).rename(aside)
+
+        _by_first_process(rename)
 
     def close(self) -> None:
         """Waits for a save that is under way, whatever becomes of it, and releases the folder."""
@@ -200,17 +199,15 @@ class Checkpointer:
 
     def _make(self, draft: Path) -> None:
         """Makes the folder of a save, once what a killed process left half done is out of the way."""
-        error = None
-        if jax.process_index() == 0:
-            try:
-                if not self._swept:
-                    for entry in self.folder.glob(f"*{PARTIAL}"):
-                        shutil.rmtree(entry)
-                self._swept = True
-                draft.mkdir(parents=True)
-            except OSError as found:
-                error = found
-        _raise_together(error)
+
+        def make() -> None:
+            if not self._swept:
+                for entry in self.folder.glob(f"*{PARTIAL}"):
+                    shutil.rmtree(entry)
+            self._swept = True
+            draft.mkdir(parents=True)
+
+        _by_first_process(make)
 
     def _finish(self, draft: Path, about: dict[str, Any]) -> None:
         """Completes a save beside training: waits for Orbax, writes the manifest, puts the folder in its place."""
@@ -264,6 +261,17 @@ def saved_updates(folder: Path) -> list[int]:
 def keys_as_data(tree):
     """Replaces the PRNG keys of a tree by their raw data: what can be stored, or compared, is plain arrays."""
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
+
+
+def _by_first_process(change: Callable[[], None]) -> None:
+    """Lets process 0 change a folder that all of them see; they wait for it, and its OSError is one of all."""
+    error = None
+    if jax.process_index() == 0:
+        try:
+            change()
+        except OSError as found:
+            error = found
+    _raise_together(error)
 
 
 def _raise_together(error: BaseException | None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmeta.core import parallel
 from jaxmeta.types import Array, Experience, Metrics, TrainState, Trial
@@ -29,6 +30,11 @@ class NonFiniteError(RuntimeError):
     def __init__(self, update: int, state: TrainState):
         super().__init__(f"{MAX_DROPPED} updates in a row were not finite; the params are those of update {update}")
         self.update, self.state = update, state
+
+
+def has_given_up(dropped: Any) -> bool:
+    """Whether, of one run or of several side by side, so many updates in a row came to nothing that training ends."""
+    return bool(np.max(jax.device_get(dropped)) >= MAX_DROPPED)
 
 
 def is_sound(tree, leading: int = 0, logits: bool = False) -> Array:

@@ -97,7 +97,7 @@ def train(
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
     done = int(np.max(jax.device_get(state.step)))
-    if np.max(jax.device_get(state.dropped)) >= guard.MAX_DROPPED:
+    if guard.has_given_up(state.dropped):
         # what training was stopped with: whoever goes on with it has seen to the cause
         state = state.replace(dropped=jnp.where(state.dropped >= guard.MAX_DROPPED, 0, state.dropped))
     # one compiled length; a shorter rest is done one by one
@@ -111,7 +111,6 @@ def train(
         fetched = jax.device_get(metrics)
         for callback in callbacks:
             callback(done, state, fetched)
-        dropped = int(np.max(fetched["dropped"][-1]))
-        if dropped >= guard.MAX_DROPPED:
-            raise guard.NonFiniteError(done - dropped, state)
+        if guard.has_given_up(dropped := fetched["dropped"][-1]):
+            raise guard.NonFiniteError(done - int(np.max(dropped)), state)
     return state
