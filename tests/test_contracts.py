@@ -40,9 +40,9 @@ def test_supervised_algorithm_holds_the_contract(name):
     testing.check_algo(tiny.supervised(name))
 
 
-# a humanoid takes longest to compile, and a hopper is built as a walker is; the others share a body and all that moves
+# a humanoid takes longest to compile, and a walker is built as a hopper is; the others share a body and all that moves
 # it with half-cheetah-vel and ant-dir, and tests/tasks/test_brax.py looks at their forms, rewards and laws
-SLOW = {"humanoid-dir", "hopper-params", "half-cheetah-dir", "ant-goal"}
+SLOW = {"humanoid-dir", "walker-params", "half-cheetah-dir", "ant-goal"}
 FAMILY_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.TASKS]
 
 
@@ -85,7 +85,7 @@ def test_learner_holds_the_contract(name, family):
 # their outer loops are those of others; what is their own is in the learner, which the test above holds to its contract
 SLOW_VARIANTS = {"maml-vpg", "maml-ppo", "pearl-recurrent", "rl2-associative", "rl2-lru", "rl2-trpo", "varibad-states"}
 # what discrete actions change is in the learner too
-SLOW_ON = {(name, "navigation") for name in ("l2rl", "snail")} | {
+SLOW_ON = {(name, family) for name in ("l2rl", "snail") for family in FAMILIES} | {("sac", "navigation")} | {
     (name, "bandit") for name in ("maml", "ppo", "rl2", "varibad")
 }
 

@@ -211,7 +211,9 @@ def test_deterministic_training_is_equal_bit_for_bit_on_1_2_4_and_8_devices(name
     assert len(found) == 4 and len(set(found)) == 1
 
 
-@pytest.mark.parametrize("name", [pytest.param("learned-optimizer", marks=pytest.mark.slow), "maml", "reptile"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("learned-optimizer", "reptile")] + ["maml"]
+)
 def test_so_is_supervised_training_whose_devices_are_given_nothing_but_keys(name):
     found = digests(name, "supervised")
     assert len(found) == 4 and len(set(found)) == 1
