@@ -126,7 +126,7 @@ def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
         tells.
 
     Raises:
-      RunError: if there is no run, or its files are damaged.
+      RunError: if there is no run, its files are damaged, or none is the best as none has a score.
     """
     import jaxmeta as jm
     from jaxmeta.core.checkpoint import CheckpointError
@@ -141,6 +141,10 @@ def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
     try:
         if update == "best":
             update = checkpointer.best()
+            if update is None:
+                raise RunError(
+                    f"no checkpoint in {checkpointer.folder} has a score, so none is the best; name an update"
+                )
         if update is None:
             _, state, skipped = checkpointer.restore_last(form)
         else:

@@ -483,6 +483,13 @@ def test_compilation_cache_is_private(tmp_path, monkeypatch):
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_none_is_the_best_where_none_has_a_score(maml_run, monkeypatch):
+    assert jm.load(maml_run, "best").step == 4
+    monkeypatch.setattr(jm.Checkpointer, "best", lambda self: None)
+    with pytest.raises(runs.RunError, match="no checkpoint in .* has a score, so none is the best"):
+        jm.load(maml_run, "best")
+
+
 def test_damaged_checkpoint_is_skipped_told_and_put_aside(tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = [*TINY_MAML, "--out", str(folder), "--eval-tasks", "0", "--checkpoint-every", "4"]

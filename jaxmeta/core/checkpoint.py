@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,14 +158,17 @@ class Checkpointer:
         Args:
           like: what is expected, arrays or, as `state_form` says it, shapes. It also says on which devices the state is
             to live, whatever devices it was saved from.
-          update: which; by default the last good one.
+          update: which; by default the last good one. Of those that are damaged a warning tells.
 
         Raises:
           DamagedError: if its files are not those that were written; the message names the first.
           CheckpointError: if there is none, or it does not fit `like`; the message names the first leaf that differs.
         """
         if update is None:
-            return self.restore_last(like).state
+            last = self.restore_last(like)
+            for message in last.skipped.values():
+                warnings.warn(f"{message}; that of update {last.update} was read", stacklevel=2)
+            return last.state
         place = self.folder / str(update)
         if update not in self.updates():
             raise CheckpointError(f"no checkpoint of update {update} in {self.folder}")

@@ -158,6 +158,14 @@ def test_sizes_are_checked_before_anything_is_read(two_saved, tmp_path, monkeypa
         checkpointer.restore(make_state(width=10**6), 2)
 
 
+def test_who_asks_for_the_last_state_is_told_of_damaged_ones(two_saved, tmp_path):
+    shutil.copytree(two_saved, tmp_path / "copy")
+    (tmp_path / "copy" / "2" / "manifest.json").unlink()
+    with pytest.warns(UserWarning, match="copy/2 is damaged: manifest.json.*; that of update 1 was read"):
+        state = Checkpointer(tmp_path / "copy").restore(make_state())
+    assert state.params["w"][0] == 1.0
+
+
 def test_where_nothing_is_good_every_checkpoint_is_named(two_saved, tmp_path):
     shutil.copytree(two_saved, tmp_path / "copy")
     for update in (1, 2):
