@@ -116,6 +116,8 @@ class Evaluation:
     """Rounds of adaptation; by default as in meta-training."""
     streams: int | None = None
     """Parallel streams per task and round; by default as in meta-training."""
+    deterministic: bool = False
+    """Whether the agent acts by the mode of its policy; PEARL and SAC do in any case."""
     every_task: Callable[[Any], Any] | None = None
     """Lists all tasks of a family from its config, stacked; they share the trials equally. By default tasks are drawn.
     """
@@ -126,7 +128,10 @@ class Evaluation:
 
     def describe(self) -> dict[str, Any]:
         """Returns what decides the outcome, as JSON can hold it."""
-        return dataclasses.asdict(self) | {"every_task": self.every_task is not None}
+        told = dataclasses.asdict(self) | {"every_task": self.every_task is not None}
+        if not self.deterministic:  # rows from before one could choose stay finished
+            del told["deterministic"]
+        return told
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,12 +21,14 @@ ORACLE = f"{SAC} --algo.streams 2 --reveal --algo.sac.reward-scale 1 --algo.sac.
 PEARL = f"{SAC} --algo.streams 1 --algo.encoder-hidden 128 128"
 RL2 = f"{ANNEAL} --tasks.max-velocity 3 --algo.episodes 3 --algo.num-tasks 32 --algo.ppo.entropy-weight 0.003"
 UPDATES = 125  # of 8 visits with 2 episodes of 200 steps: 400,000 environment steps
-HELD_OUT = (Evaluation(num_tasks=100),)
+# all act by the mode of their policy
+HELD_OUT, BY_MODE = (Evaluation(num_tasks=100),), (Evaluation(num_tasks=100, deterministic=True),)
 
 
 def _trained(agent: str, algo: str, flags: str, updates: int, *rows: Row) -> Trained:
-    name, quick = f"{FAMILY}/{agent}", QUICK_REPLAY if algo in ("pearl", "sac") else ""
-    return Trained(name, algo, FAMILY, flags, updates, rows=rows, evaluations=HELD_OUT, quick_flags=quick)
+    quick, evaluations = ("", BY_MODE) if algo == "rl2" else (QUICK_REPLAY, HELD_OUT)
+    name = f"{FAMILY}/{agent}"
+    return Trained(name, algo, FAMILY, flags, updates, rows=rows, evaluations=evaluations, quick_flags=quick)
 
 
 TABLE = Table(

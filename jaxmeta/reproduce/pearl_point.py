@@ -20,7 +20,8 @@ PEARL = (
     " --algo.tasks-per-update 80"
 )
 RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-std -2.5 --algo.ppo.entropy-weight 0.003"
-HELD_OUT = (Evaluation(),)
+# all act by the mode of their policy
+HELD_OUT, BY_MODE = (Evaluation(),), (Evaluation(deterministic=True),)
 
 # family: (episodes of a trial, the first ones with z from the prior, updates)
 PROTOCOLS = {"point-robot": (3, 2, 12000), "sparse-point-robot": (20, 5, 1200)}
@@ -58,9 +59,9 @@ def _runs() -> Iterator[Run]:
             return Row(statistic, f"episode {episode}", optimum=functools.partial(_optimum, family), required=required)
 
         def trained(agent, algo, flags, updates, rows, family=family):
-            quick = QUICK_REPLAY if algo in ("pearl", "sac") else ""
+            quick, evaluations = ("", BY_MODE) if algo == "rl2" else (QUICK_REPLAY, HELD_OUT)
             name, rows = f"{family}/{agent}", tuple(rows)
-            return Trained(name, algo, family, flags, updates, rows=rows, evaluations=HELD_OUT, quick_flags=quick)
+            return Trained(name, algo, family, flags, updates, rows=rows, evaluations=evaluations, quick_flags=quick)
 
         protocol = f"{PEARL} {VISITS[family]} --algo.episodes {episodes} --algo.prior-episodes {prior}"
         rows = [row(one, episode_return(0, round=one - 1), REQUIRED.get((family, one))) for one in told]

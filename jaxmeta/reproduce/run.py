@@ -252,7 +252,8 @@ def _report(
         evaluation.num_tasks,
         seed,
         runs.seed_axis(config),
-        every_task=every_task,
+        evaluation.deterministic,
+        every_task,
     )
     if every_task is None or config.num_seeds > 1:
         return [report]

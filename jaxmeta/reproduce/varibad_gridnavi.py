@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jaxmeta as jm
 from jaxmeta.reproduce.base import ANNEAL, Reference, Required, Row, Table, Trained
 from jaxmeta.reproduce.gridnavi import EPISODES, EVERY_GOAL, RL2, rows
@@ -11,6 +13,8 @@ VARIBAD = (
     f"{ANNEAL} --algo.vae.anneal-over {{updates}} --algo.vae.steps 6 --algo.vae.batch-size 64"
     " --algo.ppo.entropy-weight 0.3 --algo.discount 0.97 --algo.hidden 64 64"
 )
+# what is trained acts by the mode of its policy, as in the paper
+BY_MODE = tuple(dataclasses.replace(one, deterministic=True) for one in EVERY_GOAL)
 
 
 def _known(episode: int | None = None) -> float:
@@ -27,11 +31,11 @@ TABLE = Table(
             rows=rows(
                 total=Required(least=35.5, most=37.22), episode_2=Required(least=10.5, up_to_optimum=True)
             ),
-            evaluations=EVERY_GOAL,
+            evaluations=BY_MODE,
         ),
         Trained(
             "gridnavi/rl2", "rl2", "grid-navigation", RL2, 300,
-            rows=rows(total=Required(least=33.0, up_to_optimum=True)), evaluations=EVERY_GOAL,
+            rows=rows(total=Required(least=33.0, up_to_optimum=True)), evaluations=BY_MODE,
         ),
         Reference(
             "gridnavi/belief-oracle", "grid.bayes_optimal", {}, "grid-navigation", "",
@@ -47,7 +51,7 @@ TABLE = Table(
         ),
         Trained(
             "gridnavi/ppo", "ppo", "grid-navigation", ANNEAL, 300,
-            rows=(Row(episode_return(0), "each episode"),), evaluations=EVERY_GOAL,
+            rows=(Row(episode_return(0), "each episode"),), evaluations=BY_MODE,
         ),
     ),
 )  # fmt: skip
