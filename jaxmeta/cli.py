@@ -178,6 +178,12 @@ def _evaluate(argv: list[str]) -> int:
             f"--rounds is {options.rounds}, but the agent in {options.run} was meta-trained without adaptation"
             " between rounds; leave --rounds out"
         )
+    prior = getattr(config.algo_config, "prior_episodes", 0)
+    if options.rounds and options.rounds < prior:
+        raise flags.UsageError(
+            f"--rounds is {options.rounds}, but the agent in {options.run} acts on a belief only after {prior}"
+            f" episodes; take at least {prior}"
+        )
     run = _load(options)
     evaluation = runs.assess(
         run, options.num_tasks, options.seed, options.rounds, options.deterministic, options.streams

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -481,6 +482,14 @@ def test_compilation_cache_is_private(tmp_path, monkeypatch):
         assert stat.S_IMODE((tmp_path / "jaxmeta").stat().st_mode) == 0o700
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_rounds_that_end_before_any_belief_is_acted_on_are_refused(maml_run, monkeypatch, capsys):
+    pearl = jm.PEARLConfig(episodes=6, prior_episodes=5)
+    config = dataclasses.replace(runs.read_config(maml_run), algo="pearl", algo_config=pearl)
+    monkeypatch.setattr(runs, "read_config", lambda path: config)
+    assert cli.main(["evaluate", str(maml_run), "--rounds", "4"]) == 2
+    assert "acts on a belief only after 5 episodes; take at least 5" in capsys.readouterr().err
 
 
 def test_none_is_the_best_where_none_has_a_score(maml_run, monkeypatch):

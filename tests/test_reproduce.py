@@ -450,6 +450,29 @@ def test_every_task_shares_the_trials_equally():
     assert counts.tolist() == [3] * 21
 
 
+@pytest.mark.parametrize(
+    ("name", "agents"),
+    [
+        ("varibad-gridnavi", {"gridnavi/varibad", "gridnavi/rl2", "gridnavi/ppo"}),
+        ("pearl-point", {"point-robot/rl2", "sparse-point-robot/rl2"}),
+        ("pearl-brax", {"half-cheetah-vel/rl2"}),
+    ],
+)
+def test_agents_beside_pearl_and_varibad_act_by_their_mode_too(name, agents, monkeypatch):
+    runs_of = {one.name: one for one in LOAD(name).runs if isinstance(one, Trained)}
+    chosen = {run for run, one in runs_of.items() if all(evaluation.deterministic for evaluation in one.evaluations)}
+    # PEARL and SAC are built to
+    assert chosen == agents and {runs_of[run].algo for run in runs_of.keys() - chosen} <= {"pearl", "sac"}
+    seen = []
+    monkeypatch.setattr(jm, "evaluate", lambda *given: seen.append(given[-1]))
+    one = next(iter(runs_of.values()))
+    for deterministic in (False, True):
+        evaluation = Evaluation(num_tasks=2, deterministic=deterministic)
+        run._report(None, (), jm.Plan(), one.config(), evaluation, 0)
+        assert evaluation.describe().get("deterministic", False) is deterministic
+    assert seen == [False, True]
+
+
 def test_error_over_every_task_is_that_within_tasks():
     learner, config = jm.references.bandits.random(5), LOAD("gridnavi").runs[0].config()
     (evaluation,) = LOAD("gridnavi").runs[0].evaluations

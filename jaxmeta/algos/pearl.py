@@ -31,7 +31,8 @@ class PEARLConfig:
     use_next_obs: bool = False
     """Whether the encoder sees what a step led to: needed where tasks differ in their dynamics."""
     context_batch: int = 100
-    """Transitions that the encoder sees of a task in a gradient step."""
+    """Transitions that the encoder sees of a task in a gradient step; with `vary_context` or a recurrent encoder the
+    first ones of a visit, so that what comes after them in an evaluation is new to it."""
     vary_context: bool = False
     """Whether it sees what is known after some time: the first transitions of a visit, a random number up to that many.
     So a belief from few episodes is trained too. A recurrent encoder always does."""
@@ -80,9 +81,15 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
     prior, the later ones from the belief so far; the agent acts by its mode throughout.
 
     Raises:
-      ValueError: if the family has discrete actions.
+      ValueError: if the family has discrete actions, or what is asked for cannot be seen by the encoder.
     """
     spec = family.env.spec
+    first_ones, reach = config.vary_context or config.encoder == "recurrent", config.streams * spec.horizon
+    if config.posterior_context and first_ones and config.context_batch <= reach and not spec.terminates:
+        raise ValueError(
+            f"posterior_context is True, but context_batch is {config.context_batch}: the first {reach} transitions of"
+            " a visit are those with z from the prior"
+        )
     networks = nets.soft_actor_critic(spec, config.latent, config.hidden, config.action_scale)
     size = replay.context_size(spec, config.use_next_obs)
     if config.encoder == "product":

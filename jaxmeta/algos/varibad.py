@@ -63,6 +63,8 @@ class VariBADConfig(TrialsConfig):
         checks.choice(self, "activation", *nets.ACTIVATIONS)
         if self.reward_decoder is not None:
             checks.choice(self, "reward_decoder", "cells", "transition", "next-obs")
+            if not self.reward_weight:
+                raise ValueError(f"reward_decoder is {self.reward_decoder!r}, but reward_weight is 0: there is none")
         checks.widths(self, "decoder_hidden")
         self.ppo.check_divides(self.num_tasks)
         if not any(self.embeddings):

@@ -54,7 +54,7 @@ class OffPolicyConfig:
     temperature: float | None = 1.0
     """Price of entropy, in scaled rewards per nat; None learns it, for an entropy of minus the action's size."""
     kl_weight: float = 0.1
-    """Weight of KL(belief || prior), summed over the tasks of a meta-batch and the dimensions of z.
+    """Weight of KL(belief || prior), summed over the tasks of a meta-batch and the dimensions of z; of PEARL alone.
 
     It competes with the critics' squared error, which grows with the square of `reward_scale`: where `kl_from_prior`
     stays near 0 nothing is inferred, where it far exceeds the logarithm of the number of tasks they are learned by
@@ -66,7 +66,7 @@ class OffPolicyConfig:
 
     def __post_init__(self):
         checks.finite(self)
-        checks.positive(self, "learning_rate", "reward_scale", "temperature")
+        checks.positive(self, "learning_rate", "reward_scale", "temperature", "target_rate")
         checks.at_least_one(self, "gradient_steps", "meta_batch", "batch_size", "replay_capacity", "warmup_passes")
         checks.at_least_one(self, "anneal_over")
         checks.not_negative(self, "kl_weight")
@@ -188,20 +188,22 @@ def off_policy(
         recent = rings.write(recent, visited, _in_order(rows), _in_order(first.valid))
         return replay.replace(transitions=kept, context=recent)
 
-    def draw(replay: Replay, key: Key) -> tuple[Transition, Array, Array]:
+    def draw(replay: Replay, key: Key) -> tuple[Transition, Array, Array, Array]:
         task_key, batch_key, context_key = jax.random.split(key, 3)
-        some = jax.random.choice(task_key, num_tasks // strata, (meta_batch // strata,), replace=False)
-        filled = replay.transitions.size[some] > 0
-        some = jnp.where(filled, some, some[jnp.argmax(filled)])  # a visit may have brought nothing because of a fault
+        # visits may have brought nothing because of a fault: such tasks come last, and do not count
+        filled = replay.transitions.size > 0
+        order = jax.random.permutation(task_key, num_tasks // strata)
+        some = order[jnp.argsort(~filled[order], stable=True)][: meta_batch // strata]
+        counts = filled[some].astype(jnp.float32)
         batch = layout.unpack(rings.draw(replay.transitions, some, batch_key, config.batch_size))
         if not encoder.size:
-            return batch, jnp.zeros((len(some), 1, 0)), jnp.zeros((len(some), 1))
+            return batch, jnp.zeros((len(some), 1, 0)), jnp.zeros((len(some), 1)), counts
         if encoder.ordered or vary_context:
             rows, valid = rings.draw_beginning(replay.context, some, context_key, context_batch)
         else:
             rows = rings.draw(replay.context, some, context_key, context_batch)
             valid = jnp.ones(rows.shape[:2])
-        return batch, rings.context_rows(layout.unpack(rows), use_next_obs), valid
+        return batch, rings.context_rows(layout.unpack(rows), use_next_obs), valid, counts
 
     def local_update(shared, per_task):
         params, opt_state, updates = shared
@@ -259,8 +261,9 @@ def gradient_step(
     """Builds one step of all networks at once, each by its own part of one loss.
 
     Returns:
-      ((params, state), batch [B, b], context [B, n, D], valid [B, n], keys [B], tx, share of the step size that is
-      left) -> ((params, state), metrics), where B are the tasks of one device.
+      ((params, state), batch [B, b], context [B, n, D], valid [B, n], 1.0 for tasks that count [B], keys [B], tx, share
+      of the step size that is left) -> ((params, state), metrics), where B are the tasks of one device; of all devices
+      at least one must count.
     """
     loss = soft_loss(networks, encoder, meta_batch, config)
 
@@ -269,20 +272,25 @@ def gradient_step(
         batch: Transition,
         context: Array,
         valid: Array,
+        counts: Array,
         keys: Key,
         tx: optax.GradientTransformation,
         remaining: float | Array = 1.0,
     ):
         params, soft = state
 
-        def mean(params: ContextParams, some: tuple) -> tuple[Array, Metrics]:
-            return jax.tree.map(jnp.mean, jax.vmap(loss, (None, None, 0))(params, soft.target_critics, some))
+        def mean(params: ContextParams, some: tuple) -> tuple[Array, tuple[Metrics, Array]]:
+            *seen, counts = some
+            said = jax.vmap(loss, (None, None, 0))(params, soft.target_critics, tuple(seen))
+            total, metrics = jax.tree.map(lambda leaf: jnp.mean(leaf * counts), said)
+            return total, (metrics, jnp.mean(counts))
 
-        gradient, metrics = parallel.mean_over_tasks(
+        gradient, (metrics, share) = parallel.mean_over_tasks(
             lambda some: jax.grad(mean, has_aux=True)(params, some),
-            (batch, context, valid, keys),
+            (batch, context, valid, keys, counts),
             _gradient_chunk(params, batch),
         )
+        (gradient, metrics), *_ = guard.over_kept((gradient, metrics), (share, share), meta_batch)
         change, adam = tx.update(gradient, soft.adam, params)
         change = jax.tree.map(lambda leaf: leaf * remaining, change)
         params = cast(ContextParams, optax.apply_updates(params, change))

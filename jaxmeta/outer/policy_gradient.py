@@ -62,6 +62,13 @@ class PolicyGradientConfig:
         if num_tasks % self.minibatches:
             raise ValueError(f"minibatches is {self.minibatches}; it must divide num_tasks, which is {num_tasks}")
 
+    def check_plan(self, plan: Plan) -> None:
+        """Raises a ValueError if there is a KL target, but no round that it is for."""
+        if self.kl_target is not None and not plan.rounds:
+            raise ValueError(
+                f"kl_target is {self.kl_target}; the penalty is for rounds before the last, and these trials have one"
+            )
+
 
 def policy_gradient(
     learner: Learner,
@@ -83,6 +90,7 @@ def policy_gradient(
       max_task_gradient: see `without_outliers`; by default all tasks count.
     """
     config.check_divides(num_tasks)
+    config.check_plan(plan)
     init_opt, improve = policy_improvement(learner, advantage, config, credit)
     if config.kl_target is not None:
         init_opt, improve = with_kl_penalty(learner, init_opt, improve, plan.rounds, config)

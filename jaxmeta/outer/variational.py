@@ -90,6 +90,7 @@ def variational(
       num_devices: by default as many as divide the tasks of a minibatch.
     """
     ppo.check_divides(num_tasks)
+    ppo.check_plan(plan)
     if config.capacity < num_tasks * plan.streams:
         raise ValueError(f"capacity is {config.capacity}; the ring must hold the {num_tasks} trials of an update")
     init_policy, improve_policy = policy_improvement(policy, advantage, ppo)

@@ -204,12 +204,30 @@ def test_a_step_does_not_depend_on_how_many_tasks_are_differentiated_side_by_sid
     def stepped(cache):
         monkeypatch.setattr(parallel, "CACHE_BYTES", cache)
         step = gradient_step(networks_of(), ENCODER, 4, LEARNED)
-        one_device = jax.vmap(lambda keys: step(state, *data, keys, tx), axis_name=parallel.AXIS)
+        one_device = jax.vmap(lambda keys: step(state, *data, jnp.ones(4), keys, tx), axis_name=parallel.AXIS)
         return jax.jit(one_device)(jax.random.split(KEY, (1, 4)))
 
     together, apart = stepped(2**20), stepped(1)
     chex.assert_trees_all_close(together, apart, rtol=1e-5, atol=1e-6)
     assert size_of(jax.tree.map(lambda new, old: new - old, apart[0][0], params)) > 1e-3
+
+
+def test_a_task_that_does_not_count_leaves_the_step_to_the_others():
+    params, targets, *data = problem(4)
+    tx, keys = optax.sgd(0.1), jax.random.split(KEY, 4)
+    step = gradient_step(networks_of(), ENCODER, 4, LEARNED)
+
+    def stepped(some, counts):
+        seen = jax.tree.map(lambda leaf: leaf[some][None], (*data, jnp.array(counts), keys))
+        one_device = jax.vmap(
+            lambda seen: step((params, SoftState(tx.init(params), targets)), *seen, tx), axis_name=parallel.AXIS
+        )
+        return jax.jit(one_device)(seen)
+
+    two_of_four = stepped(np.arange(4), [0.0, 1.0, 1.0, 0.0])
+    chex.assert_trees_all_close(two_of_four, stepped(np.array([1, 2, 1, 2]), np.ones(4)), rtol=1e-5, atol=1e-6)
+    apart = jax.tree.map(lambda one, other: one - other, two_of_four, stepped(np.arange(4), np.ones(4)))
+    assert size_of(apart[0][0]) > 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,6 +365,80 @@ def test_batch_and_context_of_a_gradient_step_are_of_one_task(vary_context, monk
             assert metrics["apart"] == 0.0 and metrics["seen"] >= 1.0
             tasks.add(float(metrics["task"]))
     assert len(tasks) > 3  # means over other tasks
+
+
+def test_a_task_that_never_brought_anything_is_not_learned_from(monkeypatch):
+    """Neither where there are others of its stratum, nor where it is alone in it."""
+
+    def note(*_):
+        def step(state, batch, context, valid, counts, *_):
+            sound = jnp.isfinite(batch.obs[..., 0]) & (batch.obs[..., 0] > 0)
+            said = {"counts": counts, "of_sound": jnp.where(counts > 0, sound.all(1), True).astype(jnp.float32)}
+            return state, {name: parallel.mean_over_tasks(jnp.mean, value) for name, value in said.items()}
+
+        return step
+
+    monkeypatch.setattr(importlib.import_module("jaxmeta.outer.off_policy"), "gradient_step", note)
+    lost = jnp.array([jnp.nan, 9.0, 3.0, 8.0])
+    config = dataclasses.replace(tiny.ALGOS["pearl"], streams=2, tasks_per_update=4)
+    for meta_batch, share in ((2, 1.0), (4, 0.75)):
+        sac = dataclasses.replace(config.sac, meta_batch=meta_batch)
+        meta = jm.pearl(diary_family()._replace(train_tasks=lost), dataclasses.replace(config, sac=sac))
+        update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+        for _ in range(4):
+            state, said = update(state)
+        np.testing.assert_array_equal(state.replay.transitions.written > 0, [False, True, True, True])
+        assert said["of_sound"] == 1.0 and said["counts"] == share and said["faulty_tasks"] == 1.0
+
+
+def test_a_faulty_visit_leaves_the_context_of_earlier_ones():
+    meta = diary_meta(tasks_per_update=4)
+    update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+    state, _ = update(state)
+    before = jax.device_get(state.replay)
+    tasks_now = state.replay.tasks.at[0].set(jnp.nan)
+    after = update(state.replace(replay=state.replay.replace(tasks=tasks_now)))[0].replay
+    np.testing.assert_array_equal(after.transitions.written[0], before.transitions.written[0])
+    chex.assert_trees_all_equal(held(after.context, 0), held(before.context, 0))
+    assert after.transitions.written[1] > before.transitions.written[1]
+
+
+def test_what_is_asked_for_reaches_the_gradient_step(monkeypatch):
+    """A recurrent encoder reads the beginning of a visit, in its order."""
+    seen = {}
+
+    def note(networks, encoder, meta_batch, config):
+        seen.update(meta_batch=meta_batch, config=config, ordered=encoder.ordered)
+
+        def step(state, batch, context, valid, *_):
+            # from step to step the time goes on, or an episode begins
+            time = context[..., 2]
+            moves = jnp.where(time[:, 1:] > 0, time[:, 1:] - time[:, :-1] == 1, True) | (valid[:, 1:] == 0)
+            in_order = (moves.all(1) & (time[:, 0] == 0)).astype(jnp.float32)
+            return state, {"in_order": parallel.mean_over_tasks(jnp.mean, in_order)}
+
+        return step
+
+    monkeypatch.setattr(importlib.import_module("jaxmeta.outer.off_policy"), "gradient_step", note)
+    sac = dataclasses.replace(tiny.SAC, temperature=0.3, meta_batch=2)
+    meta = diary_meta(encoder="recurrent", sac=sac)
+    update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+    np.testing.assert_allclose(state.params.log_temperature, np.log(0.3), rtol=1e-6)
+    for _ in range(4):
+        state, said = update(state)
+    assert seen == {"meta_batch": 2, "config": sac, "ordered": True} and said["in_order"] == 1.0
+
+
+def test_rounds_that_the_encoder_cannot_reach_are_refused():
+    family, config = tasks.point_robot(), dataclasses.replace(tiny.ALGOS["pearl"], streams=2, posterior_context=True)
+    reach = 2 * family.env.spec.horizon
+    config = dataclasses.replace(config, sac=dataclasses.replace(config.sac, replay_capacity=2 * reach))
+    jm.pearl(family, dataclasses.replace(config, context_batch=reach))
+    for first_ones in ({"vary_context": True}, {"encoder": "recurrent"}):
+        one = dataclasses.replace(config, **first_ones, context_batch=reach)
+        with pytest.raises(ValueError, match=f"posterior_context is True, but context_batch is {reach}: the first"):
+            jm.pearl(family, one)
+        jm.pearl(family, dataclasses.replace(one, context_batch=reach + 1))
 
 
 def test_the_context_may_hold_the_rounds_with_z_from_the_belief_too():

@@ -168,3 +168,25 @@ def rows_of(reward):
     from jaxmeta import rl
 
     return rl.Trajectory(reward[..., None], reward.astype(jnp.int32), reward, reward[..., None], jnp.ones_like(reward))
+
+
+def test_weights_reach_the_loss(monkeypatch):
+    import importlib
+
+    given = []
+    monkeypatch.setattr(
+        importlib.import_module("jaxmeta.algos.varibad").inner, "negative_elbo", lambda *rest: given.append(rest)
+    )
+    jm.varibad(GRID, dataclasses.replace(CONFIG, reward_weight=2.0, state_weight=3.0, kl_weight=0.7))
+    ((_, decoders, weights, kl_weight),) = given
+    assert decoders.keys() == {"reward", "state"} and weights == {"reward": 2.0, "state": 3.0} and kl_weight == 0.7
+
+
+def test_what_would_do_nothing_is_refused():
+    with pytest.raises(ValueError, match="reward_decoder is 'cells', but reward_weight is 0"):
+        dataclasses.replace(CONFIG, reward_decoder="cells", reward_weight=0.0, state_weight=1.0)
+    ppo = dataclasses.replace(CONFIG.ppo, kl_target=0.1)
+    with pytest.raises(ValueError, match=r"kl_target is 0.1; the penalty is for rounds before the last"):
+        jm.varibad(GRID, dataclasses.replace(CONFIG, ppo=ppo))
+    with pytest.raises(ValueError, match=r"kl_target is 0.1; the penalty is for rounds before the last"):
+        jm.rl2(GRID, dataclasses.replace(tiny.ALGOS["rl2"], ppo=dataclasses.replace(tiny.PPO, kl_target=0.1)))
