@@ -84,18 +84,18 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
       ValueError: if the family has discrete actions, or what is asked for cannot be seen by the encoder.
     """
     spec = family.env.spec
-    first_ones, reach = config.vary_context or config.encoder == "recurrent", config.streams * spec.horizon
-    if config.posterior_context and first_ones and config.context_batch <= reach and not spec.terminates:
-        raise ValueError(
-            f"posterior_context is True, but context_batch is {config.context_batch}: the first {reach} transitions of"
-            " a visit are those with z from the prior"
-        )
     networks = nets.soft_actor_critic(spec, config.latent, config.hidden, config.action_scale)
     size = replay.context_size(spec, config.use_next_obs)
     if config.encoder == "product":
         encoder = nets.product_encoder(size, config.latent, config.encoder_hidden)
     else:
         encoder = nets.recurrent_encoder(size, config.latent, config.encoder_hidden[0])
+    first_ones, reach = encoder.ordered or config.vary_context, config.streams * spec.horizon
+    if config.posterior_context and first_ones and config.context_batch <= reach and not spec.terminates:
+        raise ValueError(
+            f"posterior_context is True, but context_batch is {config.context_batch}: the first {reach} transitions of"
+            " a visit are those with z from the prior"
+        )
     collector = inner.context(networks, encoder, config.use_next_obs)
     tested = inner.context(networks, encoder, config.use_next_obs, prior_rounds=config.prior_episodes)
     return outer.off_policy(
