@@ -54,7 +54,7 @@ def with_kl_penalty(
             outputs, stored = jax.tree.map(lambda leaf: leaf[:-1], (replay(learner, params, trial), trial.rounds))
             return divergence(learner, outputs, stored)
 
-        return mean_over_trials(lambda some: jnp.mean(jax.vmap(of_one)(some), 0), trials)
+        return mean_over_trials(learner, lambda some: jnp.mean(jax.vmap(of_one)(some), 0), trials)
 
     def penalised(
         params: Params, state: PenalisedState, trials: Trial, keys: Key, step: Array

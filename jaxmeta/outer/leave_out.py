@@ -28,7 +28,7 @@ def without_outliers(
     def masked(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
         gradient = jax.grad(trial_loss(learner, rl.ratio, advantage, **credit(trials)), has_aux=True)
         lengths = parallel.chunked_vmap(
-            lambda trial: optax.global_norm(gradient(params, trial)[0]), trials, gradient_chunk(trials)
+            lambda trial: optax.global_norm(gradient(params, trial)[0]), trials, gradient_chunk(learner, trials)
         )
         outlying = ~(lengths <= max_task_gradient)  # of a NaN this is true too
         params, opt_state, metrics = improve(params, opt_state, guard.leave_out(trials, outlying), keys, step)

@@ -16,6 +16,8 @@ from jaxmeta.types import Array, Fast, Metrics, Output, Params, Rollout, Trial
 
 MIN_ROWS, MAX_OVERFLOW = 128, 32
 """Streams that a memory is replayed on side by side on a CPU, though they take up to so many times the cache."""
+PARALLEL_ROWS = 1024
+"""Steps, of all trials, that a memory which is parallel over time is replayed on side by side on a CPU."""
 
 
 def trial_loss(
@@ -171,12 +173,12 @@ def batch_loss(
     return mean
 
 
-def mean_over_trials(function: Callable[[Trial], Any], trials: Trial) -> Any:
+def mean_over_trials(learner: Learner, function: Callable[[Trial], Any], trials: Trial) -> Any:
     """Averages `function(some trials) -> mean over those` over the trials of all devices, in cache-sized pieces.
 
     Trials that had a fault are empty, see `core.guard`: the mean is over the others.
     """
-    return over_sound(parallel.mean_over_tasks(function, trials, gradient_chunk(trials)), trials)
+    return over_sound(parallel.mean_over_tasks(function, trials, gradient_chunk(learner, trials)), trials)
 
 
 def over_sound(mean: Any, trials: Trial) -> Any:
@@ -185,11 +187,13 @@ def over_sound(mean: Any, trials: Trial) -> Any:
     return parallel.sealed(jax.tree.map(lambda leaf: leaf / jnp.where(share > 0, share, 1.0), mean))
 
 
-def gradient_chunk(trials: Trial) -> int | None:
+def gradient_chunk(learner: Learner, trials: Trial) -> int | None:
     """Returns how many of the trials [N, ...] to differentiate side by side so that they stay in cache.
 
     An agent that only remembers has one stream, and a recurrent one multiplies as many rows in a step as there are
-    trials side by side: too few of them cost more than leaving the cache, up to some megabytes.
+    trials side by side: too few of them cost more than leaving the cache, up to some megabytes. One that is parallel
+    over time multiplies the rows of all steps at once, and what it computes on the way is many times what is stored:
+    few trials are enough, and more cost up to twice the time.
     """
     rounds = trials.rounds
     seen = rounds.replace(inputs=rounds.inputs.replace(prev_next_obs=()), next_obs=(), terminated=())
@@ -197,4 +201,7 @@ def gradient_chunk(trials: Trial) -> int | None:
     chunk = parallel.cache_chunk(parallel.tree_bytes(seen) // rounds.reward.shape[0])
     if chunk is None or trials.adapt_keys.shape[1]:
         return chunk
-    return max(chunk, min(MIN_ROWS // trials.rounds.reward.shape[-1], MAX_OVERFLOW * chunk))
+    *_, steps, streams = rounds.reward.shape
+    if learner.unroll is not None:
+        return max(1, PARALLEL_ROWS // (steps * streams))
+    return max(chunk, min(MIN_ROWS // streams, MAX_OVERFLOW * chunk))

@@ -139,7 +139,7 @@ def policy_improvement(
         def descend(state, members):
             params, opt_state = state
             batch = jax.tree.map(lambda leaf: leaf[members], trials)
-            (_, metrics), gradient = mean_over_trials(lambda some: value_and_grad(params, some), batch)
+            (_, metrics), gradient = mean_over_trials(learner, lambda some: value_and_grad(params, some), batch)
             change, opt_state = tx.update(gradient, opt_state, params)
             metrics["grad_norm"] = optax.global_norm(gradient)
             change = jax.tree.map(lambda leaf: leaf * remaining, change)

@@ -63,7 +63,7 @@ def towards_adapted(
 
     def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
         (way, told), masked, _ = guard.mean_over_kept(
-            lambda one: way_of(params, *one), (trials, keys), num_tasks, gradient_chunk(trials)
+            lambda one: way_of(params, *one), (trials, keys), num_tasks, gradient_chunk(learner, trials)
         )
         size = config.step_size * remaining_share(step, config.anneal_over)
         params = jax.tree.map(lambda leaf, towards: leaf + size * towards, params, way)

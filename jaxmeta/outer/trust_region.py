@@ -94,7 +94,7 @@ def trust_region(
         flat, unravel = ravel_pytree(params)
         mean_loss = batch_loss(trial_loss(learner, rl.ratio, advantage, **credit(trials)))
         value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
-        (before, at_first), gradient = mean_over_trials(lambda some: value_and_grad(params, some), trials)
+        (before, at_first), gradient = mean_over_trials(learner, lambda some: value_and_grad(params, some), trials)
         gradient, _ = ravel_pytree(gradient)
         some = _some_experience(trials, config.curvature_fraction)
         # linearised once; a fixed order has parts to linearise one by one, and then does it for every product
@@ -107,7 +107,7 @@ def trust_region(
         natural = natural_step(gradient, product, config.max_kl, config.cg_iterations)
 
         def evaluate(flat: Array) -> tuple[Array, Array]:
-            value, metrics = mean_over_trials(lambda some: mean_loss(unravel(flat), some), trials)
+            value, metrics = mean_over_trials(learner, lambda some: mean_loss(unravel(flat), some), trials)
             return value, metrics["kl"]
 
         flat, metrics = line_search(evaluate, flat, natural, before, config)
@@ -123,7 +123,7 @@ def trust_region(
     def fit_value(params: Params, opt_state: Any, trials: Trial) -> tuple[Params, Any, Array]:
         def descend(state, _):
             params, opt_state = state
-            value, gradient = mean_over_trials(lambda some: value_loss_and_grad(params, some), trials)
+            value, gradient = mean_over_trials(learner, lambda some: value_loss_and_grad(params, some), trials)
             change, opt_state = value_tx.update(gradient, opt_state, params)
             return (optax.apply_updates(params, change), opt_state), value
 
@@ -147,7 +147,7 @@ def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Arra
 
     def distributions(flat: Array):
         one = lambda trial: replay_last(learner, unravel(flat), trial).dist  # noqa: E731
-        return parallel.vmap_in_pieces(one, trials, gradient_chunk(trials))
+        return parallel.vmap_in_pieces(one, trials, gradient_chunk(learner, trials))
 
     here, push = jax.linearize(distributions, flat)
     pull = jax.linear_transpose(push, flat)

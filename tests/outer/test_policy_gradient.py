@@ -129,9 +129,9 @@ def test_annealing_shrinks_the_steps_to_nothing():
 
 
 def test_memories_are_replayed_many_side_by_side():
-    """Long trials leave the cache when few are side by side, but only agents that adapt between rounds mind that."""
+    """Long trials leave the cache when few are side by side; those mind that which adapt, or are parallel over time."""
     chunks = {}
-    for name, horizon in (("rl2", 300), ("rl2", 30_000), ("maml", 300)):
+    for name, horizon in (("rl2", 300), ("rl2", 30_000), ("snail", 30), ("snail", 300), ("maml", 300)):
         family = tasks.navigation(tasks.NavigationConfig(horizon=horizon))
         meta = tiny.algo(name, family)
 
@@ -141,7 +141,9 @@ def test_memories_are_replayed_many_side_by_side():
             one = lambda task: collect(meta.learner, params, family.env, task, key, meta.plan)  # noqa: E731
             return jax.vmap(one)(task)
 
-        chunks[name, horizon] = gradient_chunk(jax.eval_shape(trials, jax.random.key(0)))
+        chunks[name, horizon] = gradient_chunk(meta.learner, jax.eval_shape(trials, jax.random.key(0)))
     assert chunks["rl2", 300] == 128
     assert 1 <= chunks["rl2", 30_000] <= 32
+    assert chunks["snail", 30] == 17
+    assert chunks["snail", 300] == 1
     assert chunks["maml", 300] < 8
