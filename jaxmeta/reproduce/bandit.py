@@ -61,7 +61,7 @@ RECIPES = {  # (agent, pulls, arms): updates and flags
     ("snail", 10, 5): (1600, SNAIL),
     ("snail", 10, 10): (1600, SNAIL),
     ("snail", 10, 50): (1600, SNAIL),
-    ("snail", 100, 5): (1200, SNAIL),
+    ("snail", 100, 5): (2000, SNAIL),
     ("snail", 100, 10): (2000, SNAIL),
     ("snail", 100, 50): (5000, SNAIL),
     ("snail", 500, 5): (400, SNAIL),
