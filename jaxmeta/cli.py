@@ -229,6 +229,8 @@ def _train(argv: list[str]) -> int:
         parallel.use_fixed_order(config.deterministic)
         family, meta = config.build()
         _check_spread(options, meta)
+        if not options.resume:
+            runs.check_start(config, meta)
     return _Training(options, config, family, meta).run()
 
 

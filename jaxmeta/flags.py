@@ -45,6 +45,9 @@ class TrainOptions:
     """Show the agent in every observation what the task is: it becomes an oracle."""
     resume: Annotated[bool, _SwitchOn] = False
     """Continue the run in DIR from its last checkpoint; its configuration stays, `--updates` may grow."""
+    start_from: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Begin with what another run of the algorithm learned, such as one on shorter trials, instead of random
+    parameters; the optimiser starts anew."""
     deterministic: Annotated[bool, _SwitchOn] = False
     """Results equal bit for bit on 1, 2, 4 and 8 devices; some speed is the price."""
     devices: int | None = None
@@ -163,6 +166,8 @@ def train_flags(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         at_least(
             "--updates", options.updates, runs.last_checkpoint(options.out) or 0, ", what the run has done already"
         )
+    elif options.start_from is not None:
+        _check_start(options, config)
     return options, config
 
 
@@ -190,6 +195,7 @@ def train_config(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         options.updates,
         options.reveal,
         options.deterministic,
+        None if options.start_from is None else str(options.start_from),
     )
 
 
@@ -208,12 +214,13 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
         updates=stored.updates,
         reveal=stored.reveal,
         deterministic=stored.deterministic,
+        start_from=None if stored.start_from is None else Path(stored.start_from),
     )
     # a switch that is on has no flag that turns it on
     flags = [flag for flag in flags if not (flag in ("--reveal", "--deterministic") and getattr(stored, flag[2:]))]
     options = parse(kind, flags, f"jaxmeta train {algo} {tasks}", before)
     _check_devices(options)
-    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", "deterministic"):
+    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", "deterministic", "start_from"):
         if differs := configs.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
             _must_agree("--" + name.replace("_", "-"), given, then, folder)
@@ -367,6 +374,20 @@ def _check_out(folder: Path, resume: bool) -> None:
     if not resume:
         check_empty(folder)
     check_writable("--out", folder)
+
+
+def _check_start(options: Any, config: runs.RunConfig) -> None:
+    """Refuses to begin with a run that is not there, or is of another kind."""
+    folder = options.start_from
+    try:
+        start = runs.read_config(folder)
+    except configs.RunError as error:
+        raise UsageError(f"--start-from: {error}") from None
+    if runs.last_checkpoint(folder) is None:
+        raise UsageError(f"--start-from {folder} has no checkpoint yet; train that run first")
+    for name, there, here in (("ALGO", start.algo, config.algo), ("--num-seeds", start.num_seeds, config.num_seeds)):
+        if there != here:
+            raise UsageError(f"{name} is {here}, but the run in --start-from {folder} has {there}; they must agree")
 
 
 def check_empty(folder: Path) -> None:

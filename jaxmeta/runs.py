@@ -45,6 +45,8 @@ class RunConfig:
     """Whether the agent is shown what the task is."""
     deterministic: bool = False
     """Whether results are to be equal bit for bit on 1, 2, 4 and 8 devices."""
+    start_from: str | None = None
+    """Folder of the run whose parameters it begins with; None where they are random."""
     # where it was trained, as `provenance.origin` says it; None where that was not noted
     device: str | None = None
     platform: str | None = None
@@ -159,12 +161,47 @@ def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
 
 
 def fresh_state(config: RunConfig, meta) -> Any:
-    """Makes the train state that the run starts from."""
+    """Makes the train state that the run starts from.
+
+    Raises:
+      RunError: if it is to begin with a run that cannot be read, or whose parameters are of other shapes.
+    """
+    import jax
+    import numpy as np
+
+    import jaxmeta as jm
+
+    state = jm.init_state(meta, jax.random.key(config.seed), seed_axis(config))
+    if config.start_from is None:
+        return state
+    check_start(config, meta)
+    # the other run may have had other devices
+    place = lambda new, random: jax.device_put(np.asarray(new), random.sharding)  # noqa: E731
+    return state.replace(params=jax.tree.map(place, load(config.start_from).params, state.params))
+
+
+def check_start(config: RunConfig, meta) -> None:
+    """Raises a RunError unless the run that this one begins with has parameters of the same names and shapes."""
     import jax
 
     import jaxmeta as jm
 
-    return jm.init_state(meta, jax.random.key(config.seed), seed_axis(config))
+    if config.start_from is None:
+        return
+    _, other = read_config(config.start_from).build()
+    here, there = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(jm.state_form(one).params)
+        }
+        for one in (meta, other)
+    )
+    for name in [*here, *there]:
+        if here.get(name) != there.get(name):
+            raise RunError(
+                f"start_from is {config.start_from}, whose params have {name} of shape {there.get(name)}, but here it"
+                f" is {here.get(name)}; take a run with the same network, and observations and actions of the same size"
+            )
 
 
 def seed_axis(config: RunConfig) -> int | None:

@@ -170,6 +170,8 @@ class Trained(Run):
     updates: int
     quick_flags: str = dataclasses.field(default="", kw_only=True)
     """Flags that make it smaller with `--quick`, where fewer updates are not enough."""
+    start: str = dataclasses.field(default="", kw_only=True)
+    """Name of the run of the table that it begins with, such as one on shorter trials; "" begins at random."""
 
     def quick(self) -> Trained:
         updates = min(max(2, self.updates // 200), QUICK_UPDATES)
@@ -181,12 +183,14 @@ class Trained(Run):
         seeds = ["--seed", str(seed)] + (["--num-seeds", str(num_seeds)] if num_seeds > 1 else [])
         further = shlex.split(self.flags.format(updates=self.updates)) + shlex.split(tasks)
         arguments = ["train", self.algo, self.tasks, "--out", str(folder), "--updates", str(self.updates)]
+        if self.start:
+            arguments += ["--start-from", str(folder.parents[self.name.count("/")] / self.start)]
         return [*arguments, *seeds, *further]
 
     def config(self, seed: int = 0, num_seeds: int = 1, tasks: str = "") -> runs.RunConfig:
         """Returns what its run folder says that it is."""
         # parsed only: where it lies does not matter
-        return flags.train_config(self.command(Path("run"), seed, num_seeds, tasks)[1:])[1]
+        return flags.train_config(self.command(Path(self.name), seed, num_seeds, tasks)[1:])[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,6 +46,14 @@ class Call:
         """Returns the number of seeds of a run: where nothing is trained there is one."""
         return self.num_seeds if isinstance(run, Trained) else 1
 
+    def start(self, run: Run) -> Trained | None:
+        """Returns the run that another one begins with, if any."""
+        if not isinstance(run, Trained) or not run.start:
+            return None
+        (start,) = (other for other in self.table.runs if other.name == run.start)
+        assert isinstance(start, Trained)
+        return start.quick() if self.quick else start
+
     def train_command(self, run: Trained) -> list[str]:
         """Returns the arguments of `jaxmeta` that train a run."""
         return run.command(self.out / run.name, self.seed, self.num_seeds)
@@ -103,6 +111,10 @@ def prepare(options: flags.ReproduceOptions) -> Call:
     for run in call.chosen if not options.again else ():
         _check_folder(call, run)
         _check_results(call, run)
+    moved = {run.name for run in call.chosen} if options.again else set()
+    for run in filter(None, map(call.start, call.chosen)):
+        if run.name not in moved:
+            _check_folder(call, run)
     return call
 
 
@@ -174,6 +186,12 @@ def _train(call: Call, run: Run, train: Train) -> int:
     if not isinstance(run, Trained) or _is_finished(folder, run):
         return 0
     resume = ["--resume"] if (folder / runs.CONFIG).is_file() else []
+    if resume:
+        run = dataclasses.replace(run, start="")  # it has begun
+    elif start := call.start(run):
+        with files.locked(call.out / start.name, wait=False):
+            if code := _train(call, start, train):
+                return code
     quick = ["--eval-tasks", "0"] if call.quick else []
     cache = [] if call.cache else ["--no-cache"]
     return train([*call.train_command(run)[1:], *resume, *quick, *cache])
@@ -193,13 +211,20 @@ def _measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     if isinstance(run, Trained):
         config = runs.read_config(folder)
         origin = {name: getattr(config, name) for name in provenance.ORIGIN}
-        seconds = next((record["seconds"] for record in reversed(runs.read_metrics(folder))), None)
+        seconds = _training_seconds(call, run)
     return {
         "points": points,
         "seeds": call.seeds(run),
         # of the training, compilation included; where nothing is trained, of the evaluation
         "wall_s": seconds and round(seconds, 3),
     } | origin
+
+
+def _training_seconds(call: Call, run: Trained) -> float | None:
+    """Returns how long a run was trained, and the one that it begins with, if any; None where that was not noted."""
+    start, records = call.start(run), runs.read_metrics(call.out / run.name)
+    before = _training_seconds(call, start) if start else 0.0
+    return None if before is None or not records else before + records[-1]["seconds"]
 
 
 def _optima(run: Run) -> dict[str, float | None]:
@@ -301,7 +326,12 @@ def _key(call: Call, run: Run) -> dict[str, Any]:
     key: dict[str, Any] = {"evaluations": [one.describe() for one in run.evaluations], "seed": call.seed}
     key |= {"rows": [[run.row_name(row), row.evaluation, *statistics.describe(row.statistic)] for row in run.rows]}
     if isinstance(run, Trained):
-        return key | {"config": configs.encode(run.config(call.seed, call.num_seeds), "")}
+        start, config = call.start(run), configs.encode(run.config(call.seed, call.num_seeds), "")
+        if start is None:  # rows from before a run could begin with another stay finished
+            del config["start_from"]
+        else:
+            key |= {"start": _key(call, start)["config"]}
+        return key | {"config": config}
     if isinstance(run, Computed):
         return key | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
     assert isinstance(run, Reference)
@@ -318,7 +348,8 @@ def _check_folder(call: Call, run: Run) -> None:
     if not (folder / runs.CONFIG).is_file():
         raise flags.UsageError(f"{folder} is not empty and holds no run; {remedy}")
     wanted, stored = run.config(call.seed, call.num_seeds), runs.read_config(folder)
-    wanted = dataclasses.replace(wanted, **{name: getattr(stored, name) for name in provenance.ORIGIN})
+    elsewhere = ("start_from", *provenance.ORIGIN)  # the folder may be named in another way
+    wanted = dataclasses.replace(wanted, **{name: getattr(stored, name) for name in elsewhere})
     if differs := configs.first_difference("", wanted, stored):
         name = differs[0].replace("_config.", ".")
         raise flags.UsageError(f"{name} is {differs[1]}, but the run in {folder} has {differs[2]}; {remedy}")
