@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import cli, configs, logging, provenance, registry, runs, tasks
+from jaxmeta import cli, configs, flags, logging, provenance, registry, runs, tasks
 from jaxmeta.algos.maml import MAMLConfig
 from jaxmeta.core import parallel
 from jaxmeta.core.checkpoint import keys_as_data
@@ -219,6 +219,26 @@ def test_resumed_run_adds_the_commit_that_it_goes_on_at(tmp_path, monkeypatch):
     assert provenance.continued(None, "fed") is None
 
 
+def test_a_run_begins_with_what_another_one_learned(rl2_run, tmp_path):
+    longer = [*TINY_RL2[1:], "--tasks.num-pulls", "4", "--out", str(tmp_path / "longer"), "--eval-tasks", "0"]
+    begun = [*longer, "--updates", "1", "--start-from", str(rl2_run)]
+    _, config = flags.train_flags(begun)
+    _, meta = config.build()
+    start, random = runs.fresh_state(config, meta), jm.init_state(meta, jax.random.key(0), 2)
+    chex.assert_trees_all_equal(start.params, jm.load(rl2_run).params)
+    chex.assert_trees_all_equal(*(keys_as_data(state.replace(params=())) for state in (start, random)))
+
+    assert cli.main(["train", *begun]) == 0
+    trained, step = jm.load(tmp_path / "longer").params, config.algo_config.ppo.learning_rate
+    far = jax.tree.map(lambda *two: np.abs(np.subtract(*two)).max(), trained, start.params)
+    assert 0.0 < max(jax.tree.leaves(far)) < 1.01 * step  # a step of Adam
+    # goes on as what it is, and with nothing else
+    resumed = [*longer, "--updates", "2", "--resume"]
+    assert flags.train_flags(resumed)[1].start_from == str(rl2_run)
+    with pytest.raises(flags.UsageError, match="--start-from is elsewhere, but the run"):
+        flags.train_flags([*resumed, "--start-from", "elsewhere"])
+
+
 BAD_INPUT = {
     "": "no command",
     "trian maml navigation": "did you mean 'train'?",
@@ -260,6 +280,10 @@ BAD_INPUT = {
     "train maml navigation --out {run} --resume --seed 3": "--seed is 3, but the run",
     "train maml navigation --out {run} --resume --algo.ppo.clip 0.3": "--algo.ppo.clip is 0.3, but the run",
     "train maml navigation --out {run} --resume --updates 1": "--updates is 1; it must be at least 4",
+    "train maml navigation --out {new} --start-from {new}": "--start-from: ",
+    "train rl2 bandit --out {new} --start-from {run}": "ALGO is rl2, but the run in --start-from",
+    "train rl2 bandit --out {new} --start-from {rl2}": "--num-seeds is 1, but the run in --start-from",
+    "train rl2 bandit --out {new} --start-from {rl2} --num-seeds 2": "take a run with the same network",
     "evaluate": "needs the folder",
     "evaluate {new}": "holds no run",
     "evaluate {run} --num-tasks 0": "--num-tasks is 0",

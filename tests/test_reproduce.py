@@ -157,6 +157,32 @@ def test_what_again_moved_aside_is_never_taken_for_done(place, capsys, monkeypat
     assert "done already" not in capsys.readouterr().err
 
 
+def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
+    rule, short = table().runs
+    longer = dataclasses.replace(short, name="2x3/rl2", flags=f"{TINY} --tasks.num-episodes 3", start=short.name)
+    one = Table("tiny", title="", source="", runs=(rule, short, longer))
+    use(monkeypatch, one)
+    assert call("--rows", "2x3", "--json") == 0
+    row, *_ = json.loads(capsys.readouterr().out)["rows"]
+    assert set(names()) == {f"2x3/rl2 {name}" for name in ("total", "second", "length of longer")}
+    assert " --start-from out/2x2/rl2 " in row["command"][0]
+    # the time is that of both
+    seconds = [runs.read_metrics(f"out/{name}")[-1]["seconds"] for name in (short.name, longer.name)]
+    assert row["wall_s"] == pytest.approx(sum(seconds), abs=1e-3) and min(seconds) > 0
+    learned = [jm.load(f"out/{name}").params for name in (short.name, longer.name)]
+    steps = jax.tree.map(lambda before, after: np.abs(before - after).max(), *learned)
+    assert 0 < max(jax.tree.leaves(steps)) < 3 * runs.read_config("out/2x3/rl2").algo_config.ppo.learning_rate
+
+    # done is done; and it is not, once that with which it began is another
+    before = stamps(place / "out" / "2x2")
+    assert call("--rows", "2x3") == 0 and stamps(place / "out" / "2x2") == before
+    assert "done already" in capsys.readouterr().err
+    other = dataclasses.replace(short, flags=f"{TINY} --algo.discount 0.5")
+    use(monkeypatch, dataclasses.replace(one, runs=(rule, other, longer)))
+    assert call("--rows", "2x3") == 2
+    assert "algo.discount is 0.5, but the run in out/2x2/rl2 has 0.99" in capsys.readouterr().err
+
+
 def interrupt(*arguments):
     raise KeyboardInterrupt
 
