@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, SMALL_SNAIL, Evaluation, Reference, Required, Row, Table, Trained
+from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, SMALL_SNAIL, Evaluation, Reference, Required, Row, Table, Trained
 from jaxmeta.reproduce.statistics import episode_length, length_ratio, success
 
 PUBLISHED = {  # (agent, size): steps to the goal in the first and in the second episode
@@ -23,10 +23,15 @@ PUBLISHED = {  # (agent, size): steps to the goal in the first and in the second
 SUCCESS = {("rl2", "small"): (0.993, 0.996), ("rl2", "large"): (0.971, 0.967)}
 # in large ones the whole interval must lie below 1
 REQUIRED = {"small": Required(most=0.85), "large": Required(most=0.999, of="ci95")}
-EXPLORE = f"{ANNEAL} --algo.num-tasks 512 --algo.trace 0.95 --algo.ppo.entropy-weight 0.03"
+EXPLORE = f"{ANNEAL} --algo.trace 0.95 --algo.ppo.entropy-weight 0.03"
 RECIPES = {  # agent: updates and flags
-    "rl2": (600, EXPLORE),
-    "snail": (300, f"{EXPLORE} {SMALL_SNAIL}"),
+    "rl2": (600, f"{EXPLORE} --algo.num-tasks 512"),
+    # with a hidden layer after the attention: what is remembered and what is seen decide together
+    "snail": (
+        700,
+        f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 64 --algo.separate-value"
+        " --algo.ppo.learning-rate 4e-3",
+    ),
 }
 SIZES = {"small": (5, 100), "large": (9, 400)}  # rooms along a side, steps in an episode
 # agents are trained on small mazes, and find their way in large ones too
