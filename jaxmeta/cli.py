@@ -415,8 +415,8 @@ class _Training:
         print(f"update     {trials} x {plan.episodes} episodes x {spec.horizon} steps; {size:,} parameters")
         if self.meta.warmup:
             print(f"           the first {self.meta.warmup} updates only collect")
-        if config.start_from is not None:
-            print(f"           it begins with what the run in {config.start_from} learned")
+        if config.start is not None:
+            print(f"           it begins with what {config.start_from} had learned at update {config.start['update']}")
         seeds = f"seed {config.seed}" + (f", {config.num_seeds} runs side by side" if config.num_seeds > 1 else "")
         print(f"run        {self.folder}, updates {self.done} to {config.updates}, {seeds}", flush=True)
 

@@ -46,8 +46,8 @@ class TrainOptions:
     resume: Annotated[bool, _SwitchOn] = False
     """Continue the run in DIR from its last checkpoint; its configuration stays, `--updates` may grow."""
     start_from: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Begin with what another run of the algorithm learned, such as one on shorter trials, instead of random
-    parameters; the optimiser starts anew."""
+    """Begin with what another run learned, such as one on shorter trials, instead of random parameters: of the same
+    algorithm, network and `--num-seeds`. Only parameters are taken over; flags that decide first ones do nothing."""
     deterministic: Annotated[bool, _SwitchOn] = False
     """Results equal bit for bit on 1, 2, 4 and 8 devices; some speed is the price."""
     devices: int | None = None
@@ -168,6 +168,7 @@ def train_flags(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         )
     elif options.start_from is not None:
         _check_start(options, config)
+        config = runs.with_start(config)
     return options, config
 
 
@@ -220,6 +221,8 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
     flags = [flag for flag in flags if not (flag in ("--reveal", "--deterministic") and getattr(stored, flag[2:]))]
     options = parse(kind, flags, f"jaxmeta train {algo} {tasks}", before)
     _check_devices(options)
+    if options.start_from is not None:
+        options = dataclasses.replace(options, start_from=options.start_from.resolve())
     for part in ("algo", "tasks", "seed", "num_seeds", "reveal", "deterministic", "start_from"):
         if differs := configs.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
@@ -379,6 +382,11 @@ def _check_out(folder: Path, resume: bool) -> None:
 def _check_start(options: Any, config: runs.RunConfig) -> None:
     """Refuses to begin with a run that is not there, or is of another kind."""
     folder = options.start_from
+    if hasattr(config.algo_config, "sac"):
+        raise UsageError(
+            f"--start-from is {folder}, but {config.algo} learns from a replay and from critics that follow slowly,"
+            " which are no parameters; continue that run with --resume"
+        )
     try:
         start = runs.read_config(folder)
     except configs.RunError as error:

@@ -26,7 +26,7 @@ NON_FINITE = "nonfinite"
 TENSORBOARD = "tensorboard"
 LARGEST_CONFIG = 2**20
 """Bytes of the largest `config.json` that is read."""
-EVALUATION_STREAM = zlib.crc32(b"evaluation")
+EVALUATION_STREAM, START_STREAM = (zlib.crc32(name) for name in (b"evaluation", b"start"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,8 @@ class RunConfig:
     """Whether results are to be equal bit for bit on 1, 2, 4 and 8 devices."""
     start_from: str | None = None
     """Folder of the run whose parameters it begins with; None where they are random."""
+    start: dict[str, Any] | None = None
+    """What that run was then: `update`, and `config`, its own configuration."""
     # where it was trained, as `provenance.origin` says it; None where that was not noted
     device: str | None = None
     platform: str | None = None
@@ -167,17 +169,34 @@ def fresh_state(config: RunConfig, meta) -> Any:
       RunError: if it is to begin with a run that cannot be read, or whose parameters are of other shapes.
     """
     import jax
-    import numpy as np
 
     import jaxmeta as jm
 
     state = jm.init_state(meta, jax.random.key(config.seed), seed_axis(config))
     if config.start_from is None:
         return state
+    # of its own: with the key of its seed it would meet the tasks again that the other run learned on
+    key = jm.init_state(meta, jax.random.key(config.seed ^ START_STREAM), seed_axis(config)).key
+    return state.replace(params=_start_params(config, meta), key=key)
+
+
+def _start_params(config: RunConfig, meta) -> Any:
+    """Reads the parameters that a run begins with, onto the devices that it is trained on."""
+    import jaxmeta as jm
+    from jaxmeta.core.checkpoint import CheckpointError
+
     check_start(config, meta)
-    # the other run may have had other devices
-    place = lambda new, random: jax.device_put(np.asarray(new), random.sharding)  # noqa: E731
-    return state.replace(params=jax.tree.map(place, load(config.start_from).params, state.params))
+    assert config.start_from is not None
+    _, other = read_config(config.start_from).build()
+    form = jm.state_form(other._replace(num_devices=meta.num_devices), seed_axis(config))
+    checkpointer = jm.Checkpointer(Path(config.start_from) / CHECKPOINTS)
+    update = (config.start or {}).get("update", last_checkpoint(Path(config.start_from)))
+    try:
+        return checkpointer.restore(form, update).params
+    except CheckpointError as error:
+        raise RunError(f"start_from is {config.start_from}: {error}") from error
+    finally:
+        checkpointer.close()
 
 
 def check_start(config: RunConfig, meta) -> None:
@@ -198,10 +217,20 @@ def check_start(config: RunConfig, meta) -> None:
     )
     for name in [*here, *there]:
         if here.get(name) != there.get(name):
+            one, two = (f"of shape {shapes[name]}" if name in shapes else "missing" for shapes in (there, here))
             raise RunError(
-                f"start_from is {config.start_from}, whose params have {name} of shape {there.get(name)}, but here it"
-                f" is {here.get(name)}; take a run with the same network, and observations and actions of the same size"
+                f"start_from is {config.start_from}: of its parameters {name} is {one}, but here it is {two}; take a"
+                " run with the same network, and observations and actions of the same size"
             )
+
+
+def with_start(config: RunConfig) -> RunConfig:
+    """Notes which run a new one begins with, as that is now."""
+    if config.start_from is None:
+        return config
+    folder = Path(config.start_from).resolve()
+    start = {"update": last_checkpoint(folder), "config": encode(read_config(folder), "")}
+    return dataclasses.replace(config, start_from=str(folder), start=start)
 
 
 def seed_axis(config: RunConfig) -> int | None:

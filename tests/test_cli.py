@@ -219,24 +219,47 @@ def test_resumed_run_adds_the_commit_that_it_goes_on_at(tmp_path, monkeypatch):
     assert provenance.continued(None, "fed") is None
 
 
-def test_a_run_begins_with_what_another_one_learned(rl2_run, tmp_path):
+def test_a_run_begins_with_what_another_one_learned(rl2_run, tmp_path, monkeypatch):
     longer = [*TINY_RL2[1:], "--tasks.num-pulls", "4", "--out", str(tmp_path / "longer"), "--eval-tasks", "0"]
     begun = [*longer, "--updates", "1", "--start-from", str(rl2_run)]
     _, config = flags.train_flags(begun)
     _, meta = config.build()
     start, random = runs.fresh_state(config, meta), jm.init_state(meta, jax.random.key(0), 2)
     chex.assert_trees_all_equal(start.params, jm.load(rl2_run).params)
-    chex.assert_trees_all_equal(*(keys_as_data(state.replace(params=())) for state in (start, random)))
+    rest = [keys_as_data(state.replace(params=(), key=())) for state in (start, random)]
+    chex.assert_trees_all_equal(*rest)
+    # not those tasks again that were learned on
+    keys = np.array([jax.random.key_data(state.key) for state in (start, random)])
+    assert len(np.unique(keys.reshape(4, -1), axis=0)) == 4
 
     assert cli.main(["train", *begun]) == 0
     trained, step = jm.load(tmp_path / "longer").params, config.algo_config.ppo.learning_rate
     far = jax.tree.map(lambda *two: np.abs(np.subtract(*two)).max(), trained, start.params)
     assert 0.0 < max(jax.tree.leaves(far)) < 1.01 * step  # a step of Adam
-    # goes on as what it is, and with nothing else
+    stored = runs.read_config(tmp_path / "longer")
+    assert stored.start == {"update": 2, "config": json.loads((rl2_run / "config.json").read_text())}
+    # goes on as what it is, however its folder is named, and with nothing else
     resumed = [*longer, "--updates", "2", "--resume"]
-    assert flags.train_flags(resumed)[1].start_from == str(rl2_run)
-    with pytest.raises(flags.UsageError, match="--start-from is elsewhere, but the run"):
+    monkeypatch.chdir(rl2_run)
+    for again in ([], ["--start-from", "."]):
+        assert flags.train_flags([*resumed, *again])[1] == dataclasses.replace(stored, updates=2)
+    with pytest.raises(flags.UsageError, match="--start-from is .*/elsewhere, but the run"):
         flags.train_flags([*resumed, "--start-from", "elsewhere"])
+
+
+def test_a_run_begins_with_what_is_noted_or_not_at_all(rl2_run, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(rl2_run, start)
+    _, config = flags.train_flags([*TINY_RL2[1:], "--out", str(tmp_path / "new"), "--start-from", str(start)])
+    _, meta = config.build()
+    # it has gone on to other updates since
+    with pytest.raises(configs.RunError, match="start_from is .*/start: "):
+        runs.fresh_state(dataclasses.replace(config, start=config.start | {"update": 1}), meta)
+    for file in (start / "checkpoints" / "2").rglob("*"):
+        if file.is_file() and file.stat().st_size > 100:
+            file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(configs.RunError, match="start_from is .*/start: "):
+        runs.fresh_state(config, meta)
 
 
 BAD_INPUT = {
@@ -282,6 +305,7 @@ BAD_INPUT = {
     "train maml navigation --out {run} --resume --updates 1": "--updates is 1; it must be at least 4",
     "train maml navigation --out {new} --start-from {new}": "--start-from: ",
     "train rl2 bandit --out {new} --start-from {run}": "ALGO is rl2, but the run in --start-from",
+    "train pearl navigation --out {new} --start-from {run}": "continue that run with --resume",
     "train rl2 bandit --out {new} --start-from {rl2}": "--num-seeds is 1, but the run in --start-from",
     "train rl2 bandit --out {new} --start-from {rl2} --num-seeds 2": "take a run with the same network",
     "evaluate": "needs the folder",

@@ -165,7 +165,7 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
     assert call("--rows", "2x3", "--json") == 0
     row, *_ = json.loads(capsys.readouterr().out)["rows"]
     assert set(names()) == {f"2x3/rl2 {name}" for name in ("total", "second", "length of longer")}
-    assert " --start-from out/2x2/rl2 " in row["command"][0]
+    assert " --start-from out/2x2/rl2 " in row["command"][1] and "--out out/2x2/rl2 " in row["command"][0]
     # the time is that of both
     seconds = [runs.read_metrics(f"out/{name}")[-1]["seconds"] for name in (short.name, longer.name)]
     assert row["wall_s"] == pytest.approx(sum(seconds), abs=1e-3) and min(seconds) > 0
@@ -173,14 +173,30 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
     steps = jax.tree.map(lambda before, after: np.abs(before - after).max(), *learned)
     assert 0 < max(jax.tree.leaves(steps)) < 3 * runs.read_config("out/2x3/rl2").algo_config.ppo.learning_rate
 
-    # done is done; and it is not, once that with which it began is another
+    # done is done
     before = stamps(place / "out" / "2x2")
     assert call("--rows", "2x3") == 0 and stamps(place / "out" / "2x2") == before
     assert "done already" in capsys.readouterr().err
+    # of both it is said where they were trained
+    start = runs.read_config("out/2x3/rl2").start
+    edit_config("2x3/rl2", start=start | {"config": start["config"] | {"commit": "abc"}})
+    assert call("--rows", "2x3", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["commit"] == f"abc, {row['commit']}"
+
+    # a run that began with another one than that which there is now does not count, nor does one that began at random
+    another = "2x3/rl2 begins with another 2x2/rl2 than the run in out/2x3/rl2 did"
     other = dataclasses.replace(short, flags=f"{TINY} --algo.discount 0.5")
     use(monkeypatch, dataclasses.replace(one, runs=(rule, other, longer)))
+    assert call("--rows", "2x3") == 2 and another in capsys.readouterr().err
+    assert call("--rows", "2x3", "--again") == 2
+    told = capsys.readouterr().err
+    assert "algo.discount is 0.5, but the run in out/2x2/rl2 has 0.99" in told
+    assert "or run --rows 2x2/rl2 --again first" in told
+    assert call("--rows", "2x2/rl2", "--again") == 0 and call("--rows", "2x3") == 2
+    assert another in capsys.readouterr().err
+    use(monkeypatch, dataclasses.replace(one, runs=(rule, other, dataclasses.replace(longer, start=""))))
     assert call("--rows", "2x3") == 2
-    assert "algo.discount is 0.5, but the run in out/2x2/rl2 has 0.99" in capsys.readouterr().err
+    assert "2x3/rl2 begins with random parameters, but the run in out/2x3/rl2 does not" in capsys.readouterr().err
 
 
 def interrupt(*arguments):
@@ -216,12 +232,12 @@ def test_a_run_is_locked_until_its_measurement_is_written(monkeypatch):
         pass
 
 
-def edit_config(**changes):
+def edit_config(name="2x2/rl2", **changes):
     """Changes what a trained run says of itself, None for nothing at all, and forgets what was measured of it."""
-    file = Path("out/2x2/rl2/config.json")
+    file = Path(f"out/{name}/config.json")
     data = {name: value for name, value in (read(file) | changes).items() if value is not None}
     file.write_text(json.dumps(data))
-    Path("out/2x2/rl2/rows.json").unlink()
+    file.with_name("rows.json").unlink()
 
 
 def test_a_record_says_where_the_run_was_trained_not_where_it_is_evaluated(monkeypatch):

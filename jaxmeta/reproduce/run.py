@@ -18,6 +18,8 @@ from jaxmeta.reproduce.base import Computed, Evaluation, Point, Reference, Row, 
 
 RUNS = Path("runs/reproduce")
 RESULTS = Path("benchmarks/results")
+START = ("start_from", "start")
+"""The fields of a run's configuration that say with which run it began, folder included."""
 Train = Callable[[list[str]], int]
 """Runs `jaxmeta train` with arguments and returns its exit code."""
 
@@ -114,7 +116,7 @@ def prepare(options: flags.ReproduceOptions) -> Call:
     moved = {run.name for run in call.chosen} if options.again else set()
     for run in filter(None, map(call.start, call.chosen)):
         if run.name not in moved:
-            _check_folder(call, run)
+            _check_folder(call, run, f"choose another --out, or run --rows {run.name} --again first")
     return call
 
 
@@ -209,8 +211,7 @@ def _measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
         points = {run.row_name(row): _point(row, reports[row.evaluation]) for row in run.rows}
     seconds = time.perf_counter() - begun
     if isinstance(run, Trained):
-        config = runs.read_config(folder)
-        origin = {name: getattr(config, name) for name in provenance.ORIGIN}
+        origin = _origin(runs.read_config(folder))
         seconds = _training_seconds(call, run)
     return {
         "points": points,
@@ -218,6 +219,16 @@ def _measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
         # of the training, compilation included; where nothing is trained, of the evaluation
         "wall_s": seconds and round(seconds, 3),
     } | origin
+
+
+def _origin(config: runs.RunConfig) -> dict[str, Any]:
+    """Says where a run was trained, and the one that it began with."""
+    origin = {name: getattr(config, name) for name in provenance.ORIGIN}
+    if config.start is None:
+        return origin
+    before = config.start["config"]
+    both = {name: provenance.continued(before[name], origin[name]) for name in ("device", "platform", "commit")}
+    return origin | both
 
 
 def _training_seconds(call: Call, run: Trained) -> float | None:
@@ -296,7 +307,8 @@ def _point(row: Row, reports: list[Any]) -> Point:
 def _record(call: Call, run: Run, row: Row, measurement: dict[str, Any]) -> dict[str, Any]:
     """Returns a row as the table has it, not judged yet."""
     point = measurement["points"][run.row_name(row)]
-    commands = [call.train_command(run)] if isinstance(run, Trained) else []
+    trained = [call.start(run), run] if isinstance(run, Trained) else []
+    commands = [call.train_command(one) for one in trained if one is not None]
     return {
         "name": run.row_name(row),
         "ours": point["mean"],
@@ -327,11 +339,10 @@ def _key(call: Call, run: Run) -> dict[str, Any]:
     key |= {"rows": [[run.row_name(row), row.evaluation, *statistics.describe(row.statistic)] for row in run.rows]}
     if isinstance(run, Trained):
         start, config = call.start(run), configs.encode(run.config(call.seed, call.num_seeds), "")
-        if start is None:  # rows from before a run could begin with another stay finished
-            del config["start_from"]
-        else:
+        if start is not None:
             key |= {"start": _key(call, start)["config"]}
-        return key | {"config": config}
+        # rows from before a run could begin with another stay finished
+        return key | {"config": {name: value for name, value in config.items() if name not in START}}
     if isinstance(run, Computed):
         return key | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
     assert isinstance(run, Reference)
@@ -339,20 +350,34 @@ def _key(call: Call, run: Run) -> dict[str, Any]:
     return key | {"learner": run.learner, "arguments": dict(run.arguments), "tasks": [run.tasks, tasks]}
 
 
-def _check_folder(call: Call, run: Run) -> None:
+def _check_folder(call: Call, run: Run, remedy: str = "choose another --out, or add --again to move it aside") -> None:
     """Refuses to go on in a folder that holds another run."""
     folder = call.out / run.name
-    remedy = "choose another --out, or add --again to move it aside"
     if not isinstance(run, Trained) or not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / runs.CONFIG).is_file():
         raise flags.UsageError(f"{folder} is not empty and holds no run; {remedy}")
     wanted, stored = run.config(call.seed, call.num_seeds), runs.read_config(folder)
-    elsewhere = ("start_from", *provenance.ORIGIN)  # the folder may be named in another way
+    elsewhere = (*START, *provenance.ORIGIN)
     wanted = dataclasses.replace(wanted, **{name: getattr(stored, name) for name in elsewhere})
     if differs := configs.first_difference("", wanted, stored):
         name = differs[0].replace("_config.", ".")
         raise flags.UsageError(f"{name} is {differs[1]}, but the run in {folder} has {differs[2]}; {remedy}")
+    if (stored.start_from is None) == bool(run.start):
+        begins = f"begins with {run.start}" if run.start else "begins with random parameters"
+        raise flags.UsageError(f"{run.name} {begins}, but the run in {folder} does not; {remedy}")
+    start = call.start(run)
+    if start and stored.start:  # an older run does not say what it began with
+        now = (start.updates, _recipe(_key(call, start)["config"]))
+        if now != (stored.start["update"], _recipe(stored.start["config"])):
+            raise flags.UsageError(
+                f"{run.name} begins with another {start.name} than the run in {folder} did; {remedy}"
+            )
+
+
+def _recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out of a configuration where a run was, as JSON has it."""
+    return {name: value for name, value in config.items() if name not in (*START, *provenance.ORIGIN)}
 
 
 def _check_results(call: Call, run: Run) -> None:

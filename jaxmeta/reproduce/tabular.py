@@ -20,6 +20,7 @@ REQUIRED = {
     ("rl2-associative", 10): Required(least=155.0),
     ("snail", 10): Required(least=157.0),
     ("rl2", 25): Required(least=440.0),
+    ("snail", 25): Required(least=440.0),
     ("rl2-associative", 25): Required(least=440.0),
 }
 # entropy in rewards per nat: actions differ by about 1 a step
