@@ -1,7 +1,7 @@
 """What a gradient over whole trials costs, by sequence model and length: seconds, and memory by the compiled program.
 
-A gradient is that of PPO's loss, on one device, over trials that an untrained GRU collected on bandits. All models see
-the same trials, and those that are compared take turns.
+A gradient is that of PPO's loss, on one device, over trials that an untrained GRU collected on bandits, in the pieces
+that an update takes it in. All models see the same trials, and those that are compared take turns.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import jax
 import jaxmeta as jm
 from benchmarks.turns import peak_memory, take_turns
 from jaxmeta import checks, inner, nets, outer, rl
+from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import collect
+from jaxmeta.outer.loss import gradient_chunk
 from jaxmeta.provenance import provenance
 from jaxmeta.types import Params, Trial
 
-CELLS = ("gru", "lru_scan", "lru_associative")
-"""Both forms of the LRU, whichever is the default on the device."""
+CELLS = ("gru", "lru_scan", "lru_associative", "fast_weights")
+"""Both forms of the LRU, whichever is the default on the device; fast weights are the cell `associative` of RL²."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class SequenceConfig:
     num_arms: int = 10
     """Arms of the bandits that the trials come from; one pull is one step."""
     cell_lengths: tuple[int, ...] = (100, 1_000, 10_000)
-    """Steps of a trial where the LRU is compared with the GRU."""
+    """Steps of a trial where the LRU and fast weights are compared with the GRU."""
     cell_steps: int = 40_000
     """Steps in one gradient of these, over all trials side by side: short trials are many."""
     hidden: int = 64
@@ -67,14 +69,14 @@ class _Gradient(NamedTuple):
 def measure_sequence(config: SequenceConfig, repeats: int) -> dict[str, Any]:
     """Compiles and times the gradients; returns the record that is printed."""
     seconds: dict[str, dict[str, list[float]]] = {}
-    record: dict[str, Any] = {"lru_against_gru": {}, "snail_parallel_against_stepping": {}}
+    record: dict[str, Any] = {"cells_against_gru": {}, "snail_parallel_against_stepping": {}}
     for length in config.cell_lengths:
         learners = {cell: _learner(cell, length, config) for cell in CELLS}
         comparison, turns = _compare(learners, length, config.cell_steps, config, repeats)
-        record["lru_against_gru"][str(length)], seconds[f"cells_{length}"] = comparison, turns
+        record["cells_against_gru"][str(length)], seconds[f"cells_{length}"] = comparison, turns
     for length in config.snail_lengths:
-        parallel = _learner("snail", length, config)
-        learners = {"stepping": parallel._replace(unroll=None), "parallel": parallel}
+        snail = _learner("snail", length, config)
+        learners = {"stepping": snail._replace(unroll=None), "parallel": snail}
         comparison, turns = _compare(learners, length, config.snail_steps, config, repeats)
         record["snail_parallel_against_stepping"][str(length)], seconds[f"snail_{length}"] = comparison, turns
     record |= {"memory": measure_memory(config), "peak_memory_bytes": peak_memory(), "repeats_s": seconds}
@@ -140,7 +142,8 @@ def _learner(model: str, length: int, config: SequenceConfig) -> Learner:
     if model.startswith("lru"):
         in_parallel = model == "lru_associative"
         return inner.memory(nets.linear_recurrent_actor_critic(family.env.spec, config.hidden, parallel=in_parallel))
-    return inner.memory(nets.recurrent_actor_critic(family.env.spec, model, config.hidden, length=length))
+    cell = "associative" if model == "fast_weights" else model
+    return inner.memory(nets.recurrent_actor_critic(family.env.spec, cell, config.hidden, length=length))
 
 
 def _family(length: int, config: SequenceConfig) -> jm.TaskFamily:
@@ -166,8 +169,13 @@ def _gradient(learner: Learner, trials: Trial) -> _Gradient:
     advantage = rl.value_baseline(trace=0.9, across_episodes=True, normalize=False)
     loss = outer.meta_loss(learner, rl.clipped(), advantage, value_weight=0.5, entropy_weight=0.05)
     params = jax.eval_shape(learner.init, jax.random.key(0))
+
+    def gradient(params: Params, trials: Trial) -> Params:
+        chunk = gradient_chunk(learner, trials)
+        return parallel.mean_over_chunks(lambda some: jax.grad(loss)(params, some), trials, chunk)
+
     begun = time.perf_counter()
-    compiled = jax.jit(jax.grad(loss)).lower(params, trials).compile()
+    compiled = jax.jit(gradient).lower(params, trials).compile()
     compile_s = time.perf_counter() - begun
     memory = compiled.memory_analysis()
     assert memory is not None, "this backend does not tell what memory a program needs"

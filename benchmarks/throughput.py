@@ -6,7 +6,7 @@
 
 All programs are compiled first; then they take turns, so that whatever else the machine does hits them alike, and the
 median of the turns counts. `--tasks sequence` measures gradients over long trials instead: SNAIL's parallel form
-against stepping, the LRU against the GRU, and how the memory of each grows with the trial.
+against stepping, the LRU and fast weights against the GRU, and how the memory of each grows with the trial.
 """
 
 from __future__ import annotations

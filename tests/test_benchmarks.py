@@ -56,7 +56,7 @@ def test_the_defaults_are_those_of_the_family():
 def test_gradients_over_long_trials(tmp_path, capsys):
     record = run(f"--tasks sequence {SMALL}", tmp_path, capsys)
     for comparison, length, num_trials, forms in (
-        ("lru_against_gru", "3", 2, ("gru", "lru_scan", "lru_associative")),
+        ("cells_against_gru", "3", 2, sequence.CELLS),
         ("snail_parallel_against_stepping", "2", 1, ("stepping", "parallel")),
     ):
         (measured,) = record[comparison].items()

@@ -17,7 +17,7 @@ from jaxmeta.types import Array, Fast, Metrics, Output, Params, Rollout, Trial
 MIN_ROWS, MAX_OVERFLOW = 128, 32
 """Streams that a memory is replayed on side by side on a CPU, though they take up to so many times the cache."""
 PARALLEL_ROWS = 1024
-"""Steps, of all trials, that a memory which is parallel over time is replayed on side by side on a CPU."""
+"""Steps, of all trials, that a memory which takes whole trials at once is replayed on side by side on a CPU."""
 
 
 def trial_loss(
@@ -191,9 +191,9 @@ def gradient_chunk(learner: Learner, trials: Trial) -> int | None:
     """Returns how many of the trials [N, ...] to differentiate side by side so that they stay in cache.
 
     An agent that only remembers has one stream, and a recurrent one multiplies as many rows in a step as there are
-    trials side by side: too few of them cost more than leaving the cache, up to some megabytes. One that is parallel
-    over time multiplies the rows of all steps at once, and what it computes on the way is many times what is stored:
-    few trials are enough, and more cost up to twice the time.
+    trials side by side: too few of them cost more than leaving the cache, up to some megabytes. One that takes
+    a whole trial at once multiplies the rows of all its steps, and what it computes on the way is many times what is
+    stored: few trials are enough, and more cost up to twice the time.
     """
     rounds = trials.rounds
     seen = rounds.replace(inputs=rounds.inputs.replace(prev_next_obs=()), next_obs=(), terminated=())

@@ -98,8 +98,8 @@ def optimistic_thompson(num_arms: int, num_draws: int = 1) -> Learner:
     """Thompson sampling with draws no lower than the posterior mean (May et al., 2012).
 
     Args:
-      num_draws: averaged for each arm; more of them explore less, which pays in short trials. What is published beside
-        RL² is about met with 3.
+      num_draws: averaged for each arm; more of them explore less, which pays in short trials. With 3 it
+        earns about what is published beside RL², but on 50 arms, where it earns more.
     """
     check_sizes(num_draws=num_draws)
 
