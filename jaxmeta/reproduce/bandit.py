@@ -47,7 +47,7 @@ EXPLORE = f"{ANNEAL} --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.1
 # with hidden layers after the attention: it reads means, and an arm's merit is a quotient of two; as in RL², values
 # come from a network of their own: it then learns as much from a fifth of the trials
 SNAIL = (
-    f"{ANNEAL} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 32 --algo.separate-value --algo.ppo.learning-rate 4e-3"
+    f"{ANNEAL} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 64 64 --algo.separate-value --algo.ppo.learning-rate 4e-3"
     " --algo.ppo.entropy-weight 0.1"
 )
 RECIPES = {  # (agent, pulls, arms): updates and flags
@@ -61,8 +61,8 @@ RECIPES = {  # (agent, pulls, arms): updates and flags
     ("snail", 10, 5): (1600, SNAIL),
     ("snail", 10, 10): (1600, SNAIL),
     ("snail", 10, 50): (1600, SNAIL),
-    ("snail", 100, 5): (2000, SNAIL),
-    ("snail", 100, 10): (2000, SNAIL),
+    ("snail", 100, 5): (1500, SNAIL),
+    ("snail", 100, 10): (1600, SNAIL),
     ("snail", 100, 50): (5000, SNAIL),
     ("snail", 500, 5): (400, SNAIL),
 }
