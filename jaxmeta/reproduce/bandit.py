@@ -32,7 +32,9 @@ REQUIRED = {
     ("rl2", 100, 5): Required(least=78.0),
     ("rl2", 100, 10): Required(least=82.5),
     ("rl2", 100, 50): Required(least=83.0),
+    ("rl2-associative", 100, 5): Required(least=78.0),
     ("rl2", 500, 5): Required(least=400.0, platform="gpu"),
+    ("rl2-associative", 500, 5): Required(least=400.0, platform="gpu"),
     ("snail", 10, 5): Required(up_to_optimum=True),
     ("snail", 10, 10): Required(up_to_optimum=True),
     ("snail", 10, 50): Required(up_to_optimum=True),
@@ -44,6 +46,9 @@ REQUIRED = {
 SHORT = f"{ANNEAL} --algo.ppo.epochs 4 --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.01"
 # entropy in rewards per nat: what an arm is worth differs by as much
 EXPLORE = f"{ANNEAL} --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.1"
+ASSOCIATIVE = (
+    f"{ANNEAL} {SMALL_BATCHES} --algo.cell associative --algo.ppo.learning-rate 4e-3 --algo.ppo.entropy-weight 0.1"
+)
 # with hidden layers after the attention: it reads means, and an arm's merit is a quotient of two; as in RL², values
 # come from a network of their own: it then learns as much from a fifth of the trials
 SNAIL = (
@@ -57,6 +62,8 @@ RECIPES = {  # (agent, pulls, arms): updates and flags
     ("rl2", 100, 5): (600, EXPLORE),
     ("rl2", 100, 10): (1200, EXPLORE),
     ("rl2", 100, 50): (1800, EXPLORE),
+    ("rl2-associative", 100, 5): (600, ASSOCIATIVE),
+    ("rl2-associative", 500, 5): (350, ASSOCIATIVE),
     ("rl2", 500, 5): (1200, f"{EXPLORE} --algo.num-tasks 256"),
     ("snail", 10, 5): (1600, SNAIL),
     ("snail", 10, 10): (1600, SNAIL),
@@ -66,6 +73,7 @@ RECIPES = {  # (agent, pulls, arms): updates and flags
     ("snail", 100, 50): (5000, SNAIL),
     ("snail", 500, 5): (400, SNAIL),
 }
+STARTS = {("rl2-associative", 500, 5): "100x5/rl2-associative"}  # which run an agent begins with
 RULES = {
     "random": lambda pulls, arms: ("bandits.random", {"num_actions": arms}),
     "greedy": lambda pulls, arms: ("bandits.greedy", {"num_arms": arms}),
@@ -93,7 +101,7 @@ def _runs() -> Iterator[Run]:
 
         def row(agent, pulls=pulls, arms=arms, published=published):
             required = REQUIRED.get((agent, pulls, arms))
-            return Row(trial_return, published=published[agent], optimum=_optimum(pulls, arms), required=required)
+            return Row(trial_return, published=published.get(agent), optimum=_optimum(pulls, arms), required=required)
 
         for agent, rule in RULES.items():
             if agent == "gittins" and pulls > 100:
@@ -102,7 +110,8 @@ def _runs() -> Iterator[Run]:
             yield Reference(f"{group}/{agent}", learner, arguments, "bandit", tasks, rows=(row(agent),))
         for (agent, *sizes), (updates, flags) in RECIPES.items():
             if sizes == [pulls, arms]:
-                yield Trained(f"{group}/{agent}", agent, "bandit", f"{tasks} {flags}", updates, rows=(row(agent),))
+                algo, start, rows = agent.removesuffix("-associative"), STARTS.get((agent, *sizes), ""), (row(agent),)
+                yield Trained(f"{group}/{agent}", algo, "bandit", f"{tasks} {flags}", updates, rows=rows, start=start)
 
 
 TABLE = Table(
