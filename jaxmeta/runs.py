@@ -169,14 +169,16 @@ def fresh_state(config: RunConfig, meta) -> Any:
       RunError: if it is to begin with a run that cannot be read, or whose parameters are of other shapes.
     """
     import jax
+    import jax.numpy as jnp
 
     import jaxmeta as jm
 
     state = jm.init_state(meta, jax.random.key(config.seed), seed_axis(config))
     if config.start_from is None:
         return state
-    # of its own: with the key of its seed it would meet the tasks again that the other run learned on
-    key = jm.init_state(meta, jax.random.key(config.seed ^ START_STREAM), seed_axis(config)).key
+    # with the key of its seed alone it would meet the tasks again that the other run learned on
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, START_STREAM))(jnp.atleast_1d(state.key))
+    key = jax.device_put(keys.reshape(state.key.shape), state.key.sharding)
     return state.replace(params=_start_params(config, meta), key=key)
 
 
