@@ -29,7 +29,7 @@ SNAIL = f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.ppo.learning-rate 2e-3"
 MEMORY = f"{ANNEAL} {SMALL_BATCHES} --algo.cell associative"
 # with the paper's λ: nearly all that an action is worth here it pays at once
 ASSOCIATIVE = f"{MEMORY} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2 --algo.ppo.learning-rate 6e-3"
-# from 10 episodes on to 25: it has learned to explore, and goes on with advantages that see further ahead
+# from 10 episodes on to 25, with advantages that see further ahead
 LONGER = f"{MEMORY} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1 --algo.ppo.learning-rate 4e-3"
 RECIPES = {  # (agent, episodes): updates and flags
     ("rl2", 10): (4000, f"{EXPLORE} {SMALL_BATCHES}"),
@@ -39,8 +39,8 @@ RECIPES = {  # (agent, episodes): updates and flags
     ("snail", 10): (4000, SNAIL),
     ("snail", 25): (1500, SNAIL),
 }
-# at random it would learn to be greedy: it tried 2.9 of 5 actions in a state, and had 426 after 1,000 updates
-STARTS = {("rl2-associative", 25): "n10/rl2-associative"}  # which run an agent begins with
+# which run an agent begins with: 20 updates then take it where 1,000 take one that begins at random
+STARTS = {("rl2-associative", 25): "n10/rl2-associative"}
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
     "random": ("tabular.random", {"num_actions": SIZES["num_actions"]}),
