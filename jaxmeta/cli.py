@@ -229,8 +229,8 @@ def _train(argv: list[str]) -> int:
         parallel.use_fixed_order(config.deterministic)
         family, meta = config.build()
         _check_spread(options, meta)
-        if not options.resume:
-            runs.check_start(config, meta)
+        if config.start_from is not None and not options.resume:
+            runs.start_form(config, meta)  # refuses what does not fit before anything is written
     return _Training(options, config, family, meta).run()
 
 

@@ -187,12 +187,9 @@ def _start_params(config: RunConfig, meta) -> Any:
     import jaxmeta as jm
     from jaxmeta.core.checkpoint import CheckpointError
 
-    check_start(config, meta)
-    assert config.start_from is not None
-    _, other = read_config(config.start_from).build()
-    form = jm.state_form(other._replace(num_devices=meta.num_devices), seed_axis(config))
-    checkpointer = jm.Checkpointer(Path(config.start_from) / CHECKPOINTS)
-    update = (config.start or {}).get("update", last_checkpoint(Path(config.start_from)))
+    form, folder = start_form(config, meta), Path(config.start_from or "")
+    checkpointer = jm.Checkpointer(folder / CHECKPOINTS)
+    update = (config.start or {}).get("update", last_checkpoint(folder))
     try:
         return checkpointer.restore(form, update).params
     except CheckpointError as error:
@@ -201,21 +198,25 @@ def _start_params(config: RunConfig, meta) -> Any:
         checkpointer.close()
 
 
-def check_start(config: RunConfig, meta) -> None:
-    """Raises a RunError unless the run that this one begins with has parameters of the same names and shapes."""
+def start_form(config: RunConfig, meta) -> Any:
+    """Returns what `jm.state_form` says of the run that this one begins with, on the devices of this one.
+
+    Raises:
+      RunError: if it cannot be read, or its parameters are not of the same names and shapes.
+    """
     import jax
 
     import jaxmeta as jm
 
-    if config.start_from is None:
-        return
+    assert config.start_from is not None
     _, other = read_config(config.start_from).build()
+    forms = [jm.state_form(one._replace(num_devices=meta.num_devices), seed_axis(config)) for one in (meta, other)]
     here, there = (
         {
             jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(jm.state_form(one).params)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(form.params)
         }
-        for one in (meta, other)
+        for form in forms
     )
     for name in [*here, *there]:
         if here.get(name) != there.get(name):
@@ -224,6 +225,7 @@ def check_start(config: RunConfig, meta) -> None:
                 f"start_from is {config.start_from}: of its parameters {name} is {one}, but here it is {two}; take a"
                 " run with the same network, and observations and actions of the same size"
             )
+    return forms[1]
 
 
 def with_start(config: RunConfig) -> RunConfig:

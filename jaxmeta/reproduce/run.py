@@ -338,16 +338,20 @@ def _key(call: Call, run: Run) -> dict[str, Any]:
     key: dict[str, Any] = {"evaluations": [one.describe() for one in run.evaluations], "seed": call.seed}
     key |= {"rows": [[run.row_name(row), row.evaluation, *statistics.describe(row.statistic)] for row in run.rows]}
     if isinstance(run, Trained):
-        start, config = call.start(run), configs.encode(run.config(call.seed, call.num_seeds), "")
-        if start is not None:
-            key |= {"start": _key(call, start)["config"]}
-        # rows from before a run could begin with another stay finished
-        return key | {"config": {name: value for name, value in config.items() if name not in START}}
+        start = call.start(run)
+        begun = {"start": _config(call, start)} if start else {}
+        return key | begun | {"config": _config(call, run)}
     if isinstance(run, Computed):
         return key | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
     assert isinstance(run, Reference)
     tasks = configs.encode(run.config().tasks_config, "tasks")
     return key | {"learner": run.learner, "arguments": dict(run.arguments), "tasks": [run.tasks, tasks]}
+
+
+def _config(call: Call, run: Trained) -> dict[str, Any]:
+    """Returns the configuration of a run as JSON has it, without where its start lies: older rows stay finished."""
+    config = configs.encode(run.config(call.seed, call.num_seeds), "")
+    return {name: value for name, value in config.items() if name not in START}
 
 
 def _check_folder(call: Call, run: Run, remedy: str = "choose another --out, or add --again to move it aside") -> None:
@@ -368,7 +372,7 @@ def _check_folder(call: Call, run: Run, remedy: str = "choose another --out, or 
         raise flags.UsageError(f"{run.name} {begins}, but the run in {folder} does not; {remedy}")
     start = call.start(run)
     if start and stored.start:  # an older run does not say what it began with
-        now = (start.updates, _recipe(_key(call, start)["config"]))
+        now = (start.updates, _recipe(_config(call, start)))
         if now != (stored.start["update"], _recipe(stored.start["config"])):
             raise flags.UsageError(
                 f"{run.name} begins with another {start.name} than the run in {folder} did; {remedy}"
