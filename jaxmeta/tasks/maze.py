@@ -30,8 +30,8 @@ class MazeConfig:
 
     Law: rooms on a square, joined to a perfect maze by randomised depth-first search from a uniform room; the start
     room, the start heading and the goal, another room, are uniform. They stay for all episodes of a trial. Training
-    draws uniformly from fixed mazes, 1,000 by default, no two with the same passages; held-out mazes come from the law,
-    and the passages are never those of a training maze.
+    draws uniformly from fixed mazes with their goals, 1,000 by default, no two with the same passages, and then where
+    to start; held-out mazes come from the law, and the passages are never those of a training maze.
     Reward: -0.04 at every step, and on top of it 1 for reaching the goal and -0.001 for bumping into a wall, as in RL²
     (Duan et al., 2016, arXiv:1611.02779) and SNAIL (Mishra et al., 2018, arXiv:1707.03141).
     Horizon: 100 steps by default, for 5 x 5 rooms; ends early at the goal. Action: forward, turn left, turn right.
@@ -225,8 +225,11 @@ def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
     known = jax.jit(jax.vmap(_packed))(train)
 
     def sample(key):
-        index = jax.random.randint(key, (), 0, config.num_train)
-        return jax.tree.map(lambda leaf: leaf[index], train)
+        least, most = jnp.array([0, 0, 1]), jnp.array([config.num_train, len(HEADINGS), num_rooms])
+        index, heading, further = jax.random.randint(key, (3,), least, most)
+        task = jax.tree.map(lambda leaf: leaf[index], train)
+        # with a fixed start its first view would give a maze away, and the goal could be learned by heart
+        return task.replace(start=(task.goal + further) % num_rooms, heading=heading)
 
     def sample_test(key):
         def again(state):

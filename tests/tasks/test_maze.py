@@ -170,13 +170,20 @@ def test_training_draws_from_1000_fixed_mazes_and_testing_from_none_of_them():
     train, again = draw(family.sample, 20_000), draw(family.sample, 4000, jax.random.key(1))
     known = distinct(train)
     assert len(known) == 1000 and distinct(again) <= known
-    # goals and starts are fixed as well
-    whole = np.concatenate(
-        [train.passages.reshape(20_000, -1), np.stack([train.start, train.heading, train.goal], 1)], 1
-    )
-    assert len(np.unique(whole, axis=0)) == 1000
+    # goals are fixed as well
+    with_goal = np.concatenate([train.passages.reshape(20_000, -1), np.asarray(train.goal)[:, None]], 1)
+    assert len(np.unique(with_goal, axis=0)) == 1000
     test = distinct(draw(family.sample_test, 1000))
     assert not test & known and len(test) > 980
+
+
+def test_training_starts_anywhere_in_its_mazes_but_at_the_goal():
+    task = draw(tasks.maze(tasks.MazeConfig(size=3, num_train=1)).sample, 3200)
+    places, counts = np.unique(np.stack([task.start, task.heading]), axis=1, return_counts=True)
+    (goal,) = np.unique(task.goal)
+    assert counts.size == 32 and goal not in places[0]
+    # the 99.9 % quantile of chi-squared with 31 degrees of freedom
+    assert ((counts - 100) ** 2 / 100).sum() < 61.1
 
 
 def test_held_out_mazes_are_drawn_again_where_few_are_left():
