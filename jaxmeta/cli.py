@@ -416,7 +416,11 @@ class _Training:
         if self.meta.warmup:
             print(f"           the first {self.meta.warmup} updates only collect")
         if config.start is not None:
-            print(f"           it begins with what {config.start_from} had learned at update {config.start['update']}")
+            learned = runs.start_form(config, self.meta).params
+            more = size - sum(leaf.size for leaf in jax.tree.leaves(learned)) // config.num_seeds
+            also = f", and with {more:,} parameters more, at random" if more else ""
+            begin = f"{config.start_from} had learned at update {config.start['update']}"
+            print(f"           it begins with what {begin}{also}")
         seeds = f"seed {config.seed}" + (f", {config.num_seeds} runs side by side" if config.num_seeds > 1 else "")
         print(f"run        {self.folder}, updates {self.done} to {config.updates}, {seeds}", flush=True)
 

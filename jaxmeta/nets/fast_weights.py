@@ -66,10 +66,14 @@ class _Associative(nn.Module):
         key, query = (jax.nn.softmax(by_head(name, self.slots)) for name in ("key", "query"))
         read = recall(key, by_head("value", self.values), query)
         mean = read.sums / (1.0 + read.counts)[..., None]
-        known = [seen, mean.reshape(*x.shape[:-1], -1), jnp.log1p(read.counts)]
+        flat = mean.reshape(*x.shape[:-1], -1)
+        known = jnp.concatenate([seen, flat, jnp.log1p(read.counts)], axis=-1)
+        features = MLP((self.hidden,), "relu", 2.0**0.5)(known)
         if self.survey:
-            known.append(self._look_over(cast(Array, read.tables)).reshape(*x.shape[:-1], -1))
-        features = MLP((self.hidden,), "relu", 2.0**0.5)(jnp.concatenate(known, axis=-1))
+            everywhere = self._look_over(cast(Array, read.tables)).reshape(*x.shape[:-1], -1)
+            # nothing at first, and under names of its own: a network that was trained without it can go on with it
+            more = MLP((self.hidden,), "relu", 2.0**0.5, name="survey")(jnp.concatenate([features, everywhere], -1))
+            features += nn.Dense(self.hidden, False, kernel_init=nn.initializers.zeros, name="survey_out")(more)
         return policy_and_value(features, self.spec, self.init_log_std)
 
     def _look_over(self, tables: Array) -> Array:

@@ -26,12 +26,12 @@ REQUIRED = {
 # entropy in rewards per nat: actions differ by about 1 a step
 EXPLORE = f"{ANNEAL} --algo.ppo.entropy-weight 0.4"
 SNAIL = f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.ppo.learning-rate 2e-3"
-# exploring pays here by what is then known of other states; values that see it all reward it at once
-MEMORY = f"{ANNEAL} {SMALL_BATCHES} --algo.cell associative --algo.survey 4"
+MEMORY = f"{ANNEAL} {SMALL_BATCHES} --algo.cell associative"
 # with the paper's λ: nearly all that an action is worth here it pays at once
 ASSOCIATIVE = f"{MEMORY} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2 --algo.ppo.learning-rate 6e-3"
-# from 10 episodes on to 25, with advantages that see further ahead
-LONGER = f"{MEMORY} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1 --algo.ppo.learning-rate 4e-3"
+# from 10 episodes on to 25, with advantages that see further ahead, and values that see what is known of other states:
+# by that exploring pays
+LONGER = f"{MEMORY} --algo.survey 4 --algo.trace 0.9 --algo.ppo.entropy-weight 0.1 --algo.ppo.learning-rate 4e-3"
 RECIPES = {  # (agent, episodes): updates and flags
     ("rl2", 10): (4000, f"{EXPLORE} {SMALL_BATCHES}"),
     ("rl2", 25): (800, f"{EXPLORE} {SMALL_BATCHES}"),

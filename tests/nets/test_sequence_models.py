@@ -7,6 +7,7 @@ import functools
 import math
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,6 +155,16 @@ def test_only_a_survey_tells_what_is_known_under_other_addresses(survey):
     assert value(0, 0) != nothing != value(0, 3)
     assert (value(1, 0) != nothing) == (survey > 0)
     assert value(1, 3) == nothing  # no survey covers the last number
+
+
+def test_a_survey_says_nothing_at_first():
+    plain, surveying = MODELS["associative"](SPEC), MODELS["survey"](SPEC)
+    inputs, valid = inputs_of(jax.random.key(1)), jnp.ones((LENGTH, STREAMS))
+    params = surveying.init(jax.random.key(0))
+    shared = {"params": {n: leaf for n, leaf in params["params"].items() if n in loud("associative")["params"]}}
+    assert len(shared["params"]) == len(params["params"]) - 5
+    expected = plain.unroll(shared, fresh(plain), inputs, valid)
+    chex.assert_trees_all_equal(surveying.unroll(params, fresh(surveying), inputs, valid), expected)
 
 
 def test_snail_sees_the_whole_trial_through_convolutions_alone():
