@@ -416,20 +416,9 @@ class _Training:
         if self.meta.warmup:
             print(f"           the first {self.meta.warmup} updates only collect")
         if config.start is not None:
-            begin = f"{config.start_from} had learned at update {config.start['update']}"
-            print(f"           it begins with what {begin}{self._drawn_besides(size)}")
+            print(f"           it begins with what {config.start_from} had learned at update {config.start['update']}")
         seeds = f"seed {config.seed}" + (f", {config.num_seeds} runs side by side" if config.num_seeds > 1 else "")
         print(f"run        {self.folder}, updates {self.done} to {config.updates}, {seeds}", flush=True)
-
-    def _drawn_besides(self, size: int) -> str:
-        """Says how many of the parameters the run that this one begins with did not have, if any."""
-        import jax
-
-        if self.options.resume:  # that run may be gone by now
-            return ""
-        learned = jax.tree.leaves(runs.start_form(self.config, self.meta).params)
-        more = size - sum(leaf.size for leaf in learned) // self.config.num_seeds
-        return f", and with {more:,} parameters more, at random" if more else ""
 
     def _report(self) -> None:
         """Evaluates on held-out tasks and draws the pictures."""

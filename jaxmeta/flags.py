@@ -47,8 +47,7 @@ class TrainOptions:
     """Continue the run in DIR from its last checkpoint; its configuration stays, `--updates` may grow."""
     start_from: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Begin with what another run learned, such as one on shorter trials, instead of random parameters: of the same
-    algorithm, network and `--num-seeds`; what the network has besides, such as `--algo.survey`, begins at random. Only
-    parameters are taken over; flags that decide first ones do nothing."""
+    algorithm, network and `--num-seeds`. Only parameters are taken over; flags that decide first ones do nothing."""
     deterministic: Annotated[bool, _SwitchOn] = False
     """Results equal bit for bit on 1, 2, 4 and 8 devices; some speed is the price."""
     devices: int | None = None

@@ -179,21 +179,7 @@ def fresh_state(config: RunConfig, meta) -> Any:
     # with the key of its seed alone it would meet the tasks again that the other run learned on
     keys = jax.vmap(lambda key: jax.random.fold_in(key, START_STREAM))(jnp.atleast_1d(state.key))
     key = jax.device_put(keys.reshape(state.key.shape), state.key.sharding)
-    learned = _by_name(_start_params(config, meta))
-    params = jax.tree_util.tree_map_with_path(lambda path, leaf: learned.get(_name(path), leaf), state.params)
-    return state.replace(params=params, key=key)
-
-
-def _by_name(params: Any) -> dict[str, Any]:
-    import jax
-
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def _name(path: Any) -> str:
-    import jax
-
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return state.replace(params=_start_params(config, meta), key=key)
 
 
 def _start_params(config: RunConfig, meta) -> Any:
@@ -215,24 +201,29 @@ def _start_params(config: RunConfig, meta) -> Any:
 def start_form(config: RunConfig, meta) -> Any:
     """Returns what `jm.state_form` says of the run that this one begins with, on the devices of this one.
 
-    All of its parameters must be there under the same names, with the same shapes; what there is besides begins as
-    drawn.
-
     Raises:
-      RunError: if it cannot be read, or one of its parameters has no place.
+      RunError: if it cannot be read, or its parameters are not of the same names and shapes.
     """
+    import jax
+
     import jaxmeta as jm
 
     assert config.start_from is not None
     _, other = read_config(config.start_from).build()
     forms = [jm.state_form(one._replace(num_devices=meta.num_devices), seed_axis(config)) for one in (meta, other)]
-    here, there = (_by_name(form.params) for form in forms)
-    for name, leaf in there.items():
-        if name not in here or here[name].shape != leaf.shape:
-            place = f"of shape {here[name].shape}" if name in here else "missing"
+    here, there = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(form.params)
+        }
+        for form in forms
+    )
+    for name in [*here, *there]:
+        if here.get(name) != there.get(name):
+            one, two = (f"of shape {shapes[name]}" if name in shapes else "missing" for shapes in (there, here))
             raise RunError(
-                f"start_from is {config.start_from}: of its parameters {name} is of shape {leaf.shape}, but here it is"
-                f" {place}; take a run with the same network, and observations and actions of the same size"
+                f"start_from is {config.start_from}: of its parameters {name} is {one}, but here it is {two}; take a"
+                " run with the same network, and observations and actions of the same size"
             )
     return forms[1]
 

@@ -247,32 +247,6 @@ def test_a_run_begins_with_what_another_one_learned(rl2_run, tmp_path, monkeypat
         flags.train_flags([*resumed, "--start-from", "elsewhere"])
 
 
-def test_what_the_other_run_did_not_have_begins_as_drawn(tmp_path, capsys):
-    tables = [*TINY_RL2[1:], "--algo.cell", "associative", "--eval-tasks", "0"]
-    assert cli.main(["train", *tables, "--out", str(tmp_path / "plain"), "--updates", "1"]) == 0
-    more = [*tables, "--algo.survey", "2", "--out", str(tmp_path / "more"), "--start-from", str(tmp_path / "plain")]
-    _, config = flags.train_flags(more)
-    _, meta = config.build()
-    start, random = runs.fresh_state(config, meta).params["value"], jm.init_state(meta, jax.random.key(0), 2)
-    plain, drawn = jm.load(tmp_path / "plain").params["value"]["params"], random.params["value"]["params"]
-    added = {"by_sum", "by_mean", "bias", "survey", "survey_out"}
-    assert set(start["params"]) - set(plain) == added
-    for name, leaves in start["params"].items():
-        chex.assert_trees_all_equal(leaves, (drawn if name in added else plain)[name])
-    num_added = sum(leaf[0].size for name in added for leaf in jax.tree.leaves(drawn[name]))
-    assert cli.main(["train", *more, "--updates", "1"]) == 0
-    assert f"at update 1, and with {num_added:,} parameters more, at random" in " ".join(
-        capsys.readouterr().out.split()
-    )
-
-
-def test_what_the_other_run_learned_must_all_have_a_place(rl2_run, tmp_path):
-    shared = [*TINY_RL2[1:], "--algo.no-separate-value", "--out", str(tmp_path), "--start-from", str(rl2_run)]
-    _, config = flags.train_flags(shared)
-    with pytest.raises(configs.RunError, match="of its parameters policy/.* is of shape .*, but here it is missing;"):
-        runs.fresh_state(config, config.build()[1])
-
-
 def test_a_run_begins_with_what_is_noted_or_not_at_all(rl2_run, tmp_path):
     start = tmp_path / "start"
     shutil.copytree(rl2_run, start)

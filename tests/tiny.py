@@ -60,7 +60,7 @@ VARIANTS = {
         ),
     ),
     "rl2-trpo": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, outer_loop="trpo", trpo=TRPO_WITH_VALUES)),
-    "rl2-associative": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="associative", survey=2, ppo=PPO)),
+    "rl2-associative": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="associative", ppo=PPO)),
     "rl2-lru": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="lru", ppo=PPO)),
 }
 SUPERVISED = {

@@ -23,8 +23,6 @@ class RL2Config(WholeTrialsConfig):
     """Widths of hidden layers that see state and input before the heads, which the paper has on the state alone."""
     separate_value: bool = True
     """Whether values come from a network of their own, as in the paper; with `outer_loop` trpo they always do."""
-    survey: int = 0
-    """Of the numbers under an address, how many the separate values of an associative cell look over in all tables."""
     outer_loop: Literal["ppo", "trpo"] = "ppo"
     """Optimiser of the outer loop; the paper's is TRPO."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
@@ -37,11 +35,8 @@ class RL2Config(WholeTrialsConfig):
     def __post_init__(self):
         super().__post_init__()
         checks.at_least_one(self, "hidden")
-        checks.not_negative(self, "survey")
         checks.widths(self, "readout")
         checks.choice(self, "outer_loop", "ppo", "trpo")
-        if self.survey and not (self.cell == "associative" and (self.separate_value or self.outer_loop == "trpo")):
-            raise ValueError(f"survey is {self.survey}; only separate values of cell associative have a use for it")
         if self.outer_loop == "ppo":
             self.ppo.check_divides(self.num_tasks)
         elif not self.trpo.value_steps:
@@ -54,17 +49,7 @@ def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
     A trial is several episodes on one task. The hidden state lives through all of them, and the policy maximises the
     return of the whole trial: exploring early pays if it helps later.
     """
-
-    def network(survey: int) -> nets.Network:
-        return nets.recurrent_actor_critic(
-            family.env.spec,
-            config.cell,
-            config.hidden,
-            config.init_log_std,
-            config.length(family),
-            config.readout,
-            survey,
-        )
-
-    optimiser = config.ppo if config.outer_loop == "ppo" else config.trpo
-    return on_whole_trials(network(survey=0), family, config, optimiser, network(config.survey))
+    network = nets.recurrent_actor_critic(
+        family.env.spec, config.cell, config.hidden, config.init_log_std, config.length(family), config.readout
+    )
+    return on_whole_trials(network, family, config, config.ppo if config.outer_loop == "ppo" else config.trpo)

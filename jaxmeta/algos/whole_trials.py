@@ -64,19 +64,17 @@ def on_whole_trials(
     family: TaskFamily,
     config: WholeTrialsConfig,
     optimiser: outer.PolicyGradientConfig | outer.TrustRegionConfig,
-    value_network: nets.Network | None = None,
 ) -> MetaLearner:
     """Trains a memory to maximise the return of whole trials, with a value function that looks across episodes.
 
     Args:
       optimiser: decides the outer loop. With trust regions the values come from a network of their own.
-      value_network: what that is like; by default as `network`.
     """
     scale = config.value_scale(family)
-    network, value_network = (nets.scale_value(each, scale) for each in (network, value_network or network))
+    network = nets.scale_value(network, scale)
     by_trust_region = isinstance(optimiser, outer.TrustRegionConfig)
     if config.separate_value or by_trust_region:
-        network = nets.separate_value(network, value_network)
+        network = nets.separate_value(network, network)
     learner, plan, advantage = inner.memory(network), config.plan(family), config.advantage()
     if by_trust_region:
         return outer.trust_region(learner, family, plan, config.num_tasks, advantage, optimiser)

@@ -123,7 +123,6 @@ def recurrent_actor_critic(
     init_log_std: float = 0.0,
     length: int = 1,
     readout: Sequence[int] = (),
-    survey: int = 0,
 ) -> Network:
     """Builds a policy with memory: a recurrent state that sees the whole `Input`, with linear policy and value heads.
 
@@ -135,15 +134,12 @@ def recurrent_actor_critic(
         that many.
       readout: widths of hidden layers that look the state and the input up together before the heads. A linear head
         cannot ask the state for what belongs to the present observation; the other cells have such layers of their own.
-      survey: of the numbers under an address of `associative`, how many are looked over under all addresses at once.
     """
-    if survey and cell != "associative":
-        raise ValueError(f"survey is {survey}; cell {cell} has no tables to look over, leave it 0")
     whole = {"lru": linear_recurrent_actor_critic, "associative": associative_actor_critic}
     if cell in whole:
         if readout:
             raise ValueError(f"readout is {tuple(readout)}; cell {cell} has layers of its own, leave it ()")
-        return whole[cell](spec, hidden, init_log_std=init_log_std, **({"survey": survey} if survey else {}))
+        return whole[cell](spec, hidden, init_log_std=init_log_std)
     if cell not in CELLS:
         raise ValueError(f"cell is {cell!r}; known cells: {', '.join(map(repr, (*CELLS, *whole)))}")
     module = _Recurrent(spec, cell, hidden, init_log_std, length, tuple(readout))

@@ -11,8 +11,6 @@ import jaxmeta as jm
 from jaxmeta import outer, tasks
 from jaxmeta.algos.whole_trials import _effective_length
 
-PPO = outer.PolicyGradientConfig(epochs=1, minibatches=1)
-
 
 def test_the_effective_length_is_the_return_of_a_trial_that_pays_one_a_step():
     for discount, length in ((0.9, 7), (0.5, 1), (1.0, 12), (0.0, 5)):
@@ -46,27 +44,6 @@ def test_the_weight_of_values_means_the_same_for_short_and_long_trials(pulls):
 def test_rl2_with_a_trust_region_needs_its_values_fitted():
     with pytest.raises(ValueError, match="value_steps is 0; RL² needs at least 1"):
         jm.RL2Config(outer_loop="trpo", trpo=outer.TrustRegionConfig(max_kl=0.02))
-
-
-def test_only_the_values_of_rl2_look_over_its_tables():
-    meta = jm.rl2(tasks.bandit(), jm.RL2Config(num_tasks=4, hidden=4, cell="associative", survey=3, ppo=PPO))
-    params = jax.eval_shape(meta.init, jax.random.key(0)).params
-    assert params["value"]["params"]["by_sum"].shape == (4, 1, 3) and "by_sum" not in params["policy"]["params"]
-
-
-@pytest.mark.parametrize(
-    "flags", [{"cell": "gru"}, {"cell": "associative", "separate_value": False}, {"cell": "lru", "outer_loop": "trpo"}]
-)
-def test_a_survey_is_refused_where_nothing_would_use_it(flags):
-    with pytest.raises(ValueError, match="survey is 4; only separate values of cell associative have a use for it"):
-        jm.RL2Config(survey=4, trpo=outer.TrustRegionConfig(value_steps=1), **flags)
-
-
-def test_a_survey_covers_no_more_numbers_than_there_are():
-    with pytest.raises(ValueError, match="survey is -1; "):
-        jm.RL2Config(cell="associative", survey=-1)
-    with pytest.raises(ValueError, match="survey is 17; it must lie between 0 and the 16 numbers under an address"):
-        jm.rl2(tasks.bandit(), jm.RL2Config(cell="associative", survey=17))
 
 
 @pytest.mark.parametrize(

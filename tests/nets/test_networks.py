@@ -55,11 +55,6 @@ def test_an_unknown_cell_is_refused():
         nets.recurrent_actor_critic(DISCRETE, cell="gruu")
 
 
-def test_a_survey_of_a_cell_without_tables_is_refused():
-    with pytest.raises(ValueError, match="survey is 2; cell gru has no tables to look over, leave it 0"):
-        nets.recurrent_actor_critic(DISCRETE, survey=2)
-
-
 def test_an_untrained_memory_values_nothing():
     network = nets.recurrent_actor_critic(DISCRETE, hidden=8)
     inputs = DISCRETE.example_input().replace(obs=jnp.full(2, 5.0))

@@ -7,7 +7,6 @@ import functools
 import math
 import re
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +25,6 @@ MODELS = {
     "associative": lambda spec: nets.associative_actor_critic(spec, hidden=6, heads=2, slots=3, values=4),
     # chunks that do not fill the stream
     "associative-chunks": lambda spec: nets.associative_actor_critic(spec, 6, heads=2, slots=3, values=4, chunk=5),
-    "survey": lambda spec: nets.associative_actor_critic(spec, 6, heads=2, slots=3, values=4, survey=3),
-    "survey-chunks": lambda spec: nets.associative_actor_critic(spec, 6, heads=2, slots=3, values=4, survey=3, chunk=5),
     "snail": lambda spec: nets.snail_actor_critic(spec, LENGTH, filters=4, key_size=5, value_size=3, readout=(6,)),
     # attention reaches back over fewer steps than there are
     "snail-short": lambda spec: nets.snail_actor_critic(spec, 5, filters=4, key_size=5, value_size=3),
@@ -99,9 +96,7 @@ def test_what_is_said_depends_on_the_past_and_not_on_the_future(model):
         assert (np.abs(after - before)[time:, 0].max(-1) > 1e-6).all(), "a later step does not see it"
 
 
-@pytest.mark.parametrize(
-    "model, in_parts", [("snail", "snail"), ("associative", "associative-chunks"), ("survey", "survey-chunks")]
-)
+@pytest.mark.parametrize("model, in_parts", [("snail", "snail"), ("associative", "associative-chunks")])
 def test_looking_back_in_parts_equals_all_at_once(monkeypatch, model, in_parts):
     params, inputs = loud(model), inputs_of(jax.random.key(1))
     valid = jnp.ones((LENGTH, STREAMS)).at[4:7, 0].set(0.0)
@@ -118,13 +113,12 @@ def test_looking_back_in_parts_equals_all_at_once(monkeypatch, model, in_parts):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["associative", "survey", "lru", "snail"])
+@pytest.mark.parametrize("model", ["associative", "lru", "snail"])
 def test_training_needs_memory_linear_in_the_trial(model):
     length = 1024
     spec = Spec((2,), Discrete(3), horizon=length, terminates=True)
     small = {"lru": lambda: nets.linear_recurrent_actor_critic(spec, hidden=4, parallel=True)}
     small["associative"] = lambda: nets.associative_actor_critic(spec, hidden=4, heads=1, slots=2, values=2)
-    small["survey"] = lambda: nets.associative_actor_critic(spec, hidden=4, heads=1, slots=2, values=2, survey=1)
     small["snail"] = lambda: nets.snail_actor_critic(spec, length, filters=2, key_size=2, value_size=2)
     network = small[model]()
     params = jax.eval_shape(network.init, jax.random.key(0))
@@ -136,35 +130,6 @@ def test_training_needs_memory_linear_in_the_trial(model):
     program = str(jax.make_jaxpr(jax.grad(loss))(params, inputs))
     largest = max(math.prod(map(int, shape.split(","))) for shape in re.findall(r"\w+\[([\d,]+)\]", program))
     assert largest < length**2 / 4
-
-
-@pytest.mark.parametrize("survey", [0, 2])
-def test_only_a_survey_tells_what_is_known_under_other_addresses(survey):
-    network = nets.associative_actor_critic(SPEC, hidden=6, heads=1, slots=3, values=4, survey=survey)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(0)))
-    for name in ("key", "query"):  # all is written to and read from the first address
-        layer = params["params"][name]
-        layer.update(kernel=jnp.zeros_like(layer["kernel"]), bias=jnp.array([200.0, 0.0, 0.0]))
-    inputs = jax.tree.map(lambda leaf: leaf[0, 0], inputs_of(jax.random.key(1)))
-
-    def value(address, number):
-        carry = network.initial_state()
-        return network.apply(params, carry.replace(sums=carry.sums.at[0, address, number].add(3.0)), inputs)[1].value
-
-    nothing = value(0, slice(0, 0))
-    assert value(0, 0) != nothing != value(0, 3)
-    assert (value(1, 0) != nothing) == (survey > 0)
-    assert value(1, 3) == nothing  # no survey covers the last number
-
-
-def test_a_survey_says_nothing_at_first():
-    plain, surveying = MODELS["associative"](SPEC), MODELS["survey"](SPEC)
-    inputs, valid = inputs_of(jax.random.key(1)), jnp.ones((LENGTH, STREAMS))
-    params = surveying.init(jax.random.key(0))
-    shared = {"params": {n: leaf for n, leaf in params["params"].items() if n in loud("associative")["params"]}}
-    assert len(shared["params"]) == len(params["params"]) - 5
-    expected = plain.unroll(shared, fresh(plain), inputs, valid)
-    chex.assert_trees_all_equal(surveying.unroll(params, fresh(surveying), inputs, valid), expected)
 
 
 def test_snail_sees_the_whole_trial_through_convolutions_alone():
