@@ -211,11 +211,14 @@ def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
     env = Maze(config.size, config.view, config.horizon)
     num_rooms = config.size**2
 
+    def choose(key, number):
+        """Draws a number below that, a heading, and how far another room lies from a room."""
+        # in one draw, as each call of a generator takes long to compile
+        return jax.random.randint(key, (3,), jnp.array([0, 0, 1]), jnp.array([number, len(HEADINGS), num_rooms]))
+
     def draw(key):
         maze_key, places_key = jax.random.split(key)
-        # in one draw, as each call of a generator takes long to compile
-        least, most = jnp.array([0, 0, 1]), jnp.array([num_rooms, len(HEADINGS), num_rooms])
-        start, heading, further = jax.random.randint(places_key, (3,), least, most)
+        start, heading, further = choose(places_key, num_rooms)
         passages = draw_passages(maze_key, config.size, config.openings)
         return MazeTask(passages=passages, start=start, heading=heading, goal=(start + further) % num_rooms)
 
@@ -225,8 +228,7 @@ def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
     known = jax.jit(jax.vmap(_packed))(train)
 
     def sample(key):
-        least, most = jnp.array([0, 0, 1]), jnp.array([config.num_train, len(HEADINGS), num_rooms])
-        index, heading, further = jax.random.randint(key, (3,), least, most)
+        index, heading, further = choose(key, config.num_train)
         task = jax.tree.map(lambda leaf: leaf[index], train)
         # with a fixed start its first view would give a maze away, and the goal could be learned by heart
         return task.replace(start=(task.goal + further) % num_rooms, heading=heading)
