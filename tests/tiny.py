@@ -35,7 +35,7 @@ ALGOS = {
     "reptile": jm.ReptileConfig(**STEPS, rounds=1),
     "rl2": jm.RL2Config(num_tasks=4, hidden=8, episodes=3, ppo=PPO),
     "sac": jm.SACConfig(num_train_tasks=4, tasks_per_update=2, streams=2, hidden=(8,), sac=SAC),
-    "snail": jm.SNAILConfig(num_tasks=4, filters=4, key_size=4, value_size=4, episodes=3, ppo=PPO),
+    "snail": jm.SNAILConfig(num_tasks=4, filters=4, key_size=4, value_size=4, episodes=3, separate_value=True, ppo=PPO),
     "varibad": jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, ppo=PPO),
 }
 VARIANTS = {

@@ -24,6 +24,9 @@ class SNAILConfig(WholeTrialsConfig):
     """Width of the attention's values."""
     readout: tuple[int, ...] = ()
     """Widths of hidden layers that see all of that before the heads; the paper has none."""
+    look_back: int | None = None
+    """Steps that the network sees back; by default all of a trial. It decides the number of layers, so that an agent
+    that shall learn on longer trials later (`--start-from`) needs those of the longest."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
         learning_rate=1e-3, epochs=2, minibatches=8, value_weight=5.0, entropy_weight=0.05
     )
@@ -31,7 +34,7 @@ class SNAILConfig(WholeTrialsConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        checks.at_least_one(self, "filters", "tc_blocks", "key_size", "value_size")
+        checks.at_least_one(self, "filters", "tc_blocks", "key_size", "value_size", "look_back")
         checks.widths(self, "readout")
         self.ppo.check_divides(self.num_tasks)
 
@@ -44,7 +47,7 @@ def snail(family: TaskFamily, config: SNAILConfig = SNAILConfig()) -> MetaLearne
     """
     network = nets.snail_actor_critic(
         family.env.spec,
-        length=config.length(family),
+        length=config.look_back or config.length(family),
         filters=config.filters,
         tc_blocks=config.tc_blocks,
         key_size=config.key_size,

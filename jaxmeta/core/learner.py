@@ -30,6 +30,9 @@ class Learner(NamedTuple):
     """Makes a distrax distribution over actions from the arrays of an output with any leading axes."""
     unroll: Callable[[Params, Fast, Carry, Rollout], Output] | None = None
     """Optional form of `act` over whole streams that is parallel in time: carry [E, ...] and rollout [T, E, ...]."""
+    values: Callable[[Params, Fast, Rollout], Array] | None = None
+    """Optional values of a rollout's steps, [T, E], from a model that is not needed to act: `act` and `unroll` then say
+    zero, and the engine puts these in."""
     report: Callable[[Fast], Metrics] | None = None
     """Optional numbers on how the adaptation to a task went, for the log of meta-training."""
 

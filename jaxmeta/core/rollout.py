@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.tasks.base import Env
-from jaxmeta.types import Array, Fast, Input, Key, Output, Params, Plan, Rollout, Task, Trial
+from jaxmeta.types import Array, Carry, Fast, Input, Key, Output, Params, Plan, Rollout, Task, Trial
 
 
 def rollout(
@@ -86,7 +86,16 @@ def rollout(
     start = (carry, blank.replace(first=jnp.ones(streams)))
     _, records = jax.lax.scan(episode, start, jax.random.split(episodes_key, episodes))
     records = jax.tree.map(lambda leaf: leaf.reshape(episodes * spec.horizon, *leaf.shape[2:]), records)
-    return records.replace(reset_key=reset_keys)
+    records = records.replace(reset_key=reset_keys)
+    return records if learner.values is None else _valued(learner, params, fast, records)
+
+
+def _valued(learner: Learner, params: Params, fast: Fast, experience: Rollout) -> Rollout:
+    """Puts the values in, of a learner that acts without them; one that is not finite is a fault."""
+    output = _with_values(learner, params, fast, experience, experience.output)
+    sound = guard.is_sound(output.value, leading=2) | (experience.valid == 0)
+    kept = {name: getattr(experience, name) * sound for name in ("reward", "valid", "done", "terminated")}
+    return experience.replace(output=output, fault=experience.fault | ~sound, **kept)
 
 
 def unroll(learner: Learner, params: Params, fast: Fast, experience: Rollout) -> Output:
@@ -97,9 +106,16 @@ def unroll(learner: Learner, params: Params, fast: Fast, experience: Rollout) ->
     carry = jax.vmap(learner.reset, (None, None, 0))(params, fast, experience.reset_key)
     act = jax.vmap(learner.act, (None, None, 0, 0))
     if not jax.tree.leaves(carry):
-        return jax.vmap(act, (None, None, None, 0))(params, fast, carry, experience.inputs)[1]
-    if learner.unroll is not None:
-        return learner.unroll(params, fast, carry, experience)
+        output = jax.vmap(act, (None, None, None, 0))(params, fast, carry, experience.inputs)[1]
+    elif learner.unroll is not None:
+        output = learner.unroll(params, fast, carry, experience)
+    else:
+        output = _scan(act, params, fast, carry, experience)
+    return _with_values(learner, params, fast, experience, output)
+
+
+def _scan(act, params: Params, fast: Fast, carry: Carry, experience: Rollout) -> Output:
+    """Says again what the policy says, step by step."""
 
     def step(carry, moment):
         inputs, valid = moment
@@ -107,6 +123,11 @@ def unroll(learner: Learner, params: Params, fast: Fast, experience: Rollout) ->
         return _select(valid > 0, next_carry, carry), output
 
     return jax.lax.scan(step, carry, (experience.inputs, experience.valid))[1]
+
+
+def _with_values(learner: Learner, params: Params, fast: Fast, experience: Rollout, output: Output) -> Output:
+    """Puts the values in, of a learner that acts without them."""
+    return output if learner.values is None else output.replace(value=learner.values(params, fast, experience))
 
 
 def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, plan: Plan) -> Trial:

@@ -105,8 +105,21 @@ def descent(
         assert policy.unroll is not None
         return policy.unroll(fast.policy, (), carry, experience)
 
-    parallel_form = unroll_policy if policy.unroll else None
-    return Learner(init, start, reset, act, adapt, policy.head, parallel_form, lambda fast: tally(fast.opt_state))
+    def values(params: GradientParams, fast: GradientFast, experience: Rollout) -> Array:
+        assert policy.values is not None
+        return policy.values(fast.policy, (), experience)
+
+    return Learner(
+        init=init,
+        start=start,
+        reset=reset,
+        act=act,
+        adapt=adapt,
+        head=policy.head,
+        unroll=unroll_policy if policy.unroll else None,
+        values=values if policy.values else None,
+        report=lambda fast: tally(fast.opt_state),
+    )
 
 
 def from_scratch(learner: Learner, init: Callable[[Key], Params]) -> Learner:

@@ -11,11 +11,15 @@ def memory(network: Network) -> Learner:
 
     With a recurrent network this is the inner loop of RL²; with a memoryless one it is a plain policy.
     """
-    parallel = network.unroll
+    parallel, network_values = network.unroll, network.values
 
     def unroll(params, fast, carry, experience):
         assert parallel is not None
         return parallel(params, carry, experience.inputs, experience.valid)
+
+    def values(params, fast, experience):
+        assert network_values is not None
+        return network_values(params, experience.inputs, experience.valid)
 
     return Learner(
         init=network.init,
@@ -25,4 +29,5 @@ def memory(network: Network) -> Learner:
         adapt=lambda params, fast, experience, key: fast,
         head=network.head,
         unroll=None if parallel is None else unroll,
+        values=None if network_values is None else values,
     )

@@ -31,6 +31,9 @@ class Network(NamedTuple):
     unroll: Callable[[Params, Carry, Input, Array], Output] | None = None
     """Optional form of `apply` over whole streams that is parallel in time: fresh carries [E, ...], inputs [T, E, ...]
     and valid [T, E]. A step that is not valid says what it would say, and leaves no trace in what follows."""
+    values: Callable[[Params, Input, Array], Array] | None = None
+    """Optional values along whole streams, of a network which acts without them: inputs [T, E, ...] and valid [T, E]
+    -> [T, E]. `apply` and `unroll` then say zero."""
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "swish": jax.nn.swish}
@@ -162,8 +165,12 @@ def scale_value(network: Network, scale: float) -> Network:
         carry, output = network.apply(params, carry, inputs)
         return carry, scaled(output)
 
-    unroll = network.unroll
-    return network._replace(apply=apply, unroll=unroll and (lambda *args: scaled(unroll(*args))))
+    unroll, values = network.unroll, network.values
+    return network._replace(
+        apply=apply,
+        unroll=unroll and (lambda *args: scaled(unroll(*args))),
+        values=values and (lambda *args: scale * values(*args)),
+    )
 
 
 def with_context(make: Callable[[Spec], Network], spec: Spec, size: int) -> Network:
@@ -187,30 +194,42 @@ def with_context(make: Callable[[Spec], Network], spec: Spec, size: int) -> Netw
 def separate_value(policy: Network, value: Network) -> Network:
     """Takes the actions from one network and the values from another, which share nothing.
 
-    An outer loop can then fit the values without moving the policy.
+    An outer loop can then fit the values without moving the policy. Nobody needs them to act: if the value network has
+    a form that is parallel in time, that computes them, for all steps of a stream at once (`Network.values`).
     """
-
-    def joined(policy_output: Output, value_output: Output) -> Output:
-        return policy_output.replace(value=value_output.value)
+    parallel_policy, parallel_value = policy.unroll, value.unroll
 
     def init(key: Key) -> Params:
         policy_key, value_key = jax.random.split(key)
         return {"policy": policy.init(policy_key), "value": value.init(value_key)}
 
-    def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
-        policy_carry, policy_output = policy.apply(params["policy"], carry["policy"], inputs)
-        value_carry, value_output = value.apply(params["value"], carry["value"], inputs)
-        return {"policy": policy_carry, "value": value_carry}, joined(policy_output, value_output)
+    if parallel_policy is None or parallel_value is None:
+
+        def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+            policy_carry, output = policy.apply(params["policy"], carry["policy"], inputs)
+            value_carry, value_output = value.apply(params["value"], carry["value"], inputs)
+            return {"policy": policy_carry, "value": value_carry}, output.replace(value=value_output.value)
+
+        return Network(
+            init=init,
+            apply=apply,
+            initial_state=lambda: {"policy": policy.initial_state(), "value": value.initial_state()},
+            head=policy.head,
+        )
+
+    def without_value(output: Output) -> Output:
+        return output.replace(value=jnp.zeros_like(output.value))
+
+    def act(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        carry, output = policy.apply(params["policy"], carry, inputs)
+        return carry, without_value(output)
 
     def unroll(params: Params, carry: Carry, inputs: Input, valid: Array) -> Output:
-        parts = {"policy": policy.unroll, "value": value.unroll}
-        outputs = {name: part(params[name], carry[name], inputs, valid) for name, part in parts.items() if part}
-        return joined(outputs["policy"], outputs["value"])
+        return without_value(parallel_policy(params["policy"], carry, inputs, valid))
 
-    return Network(
-        init=init,
-        apply=apply,
-        initial_state=lambda: {"policy": policy.initial_state(), "value": value.initial_state()},
-        head=policy.head,
-        unroll=unroll if policy.unroll and value.unroll else None,
-    )
+    def values(params: Params, inputs: Input, valid: Array) -> Array:
+        streams = valid.shape[1]
+        carry = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (streams, *leaf.shape)), value.initial_state())
+        return parallel_value(params["value"], carry, inputs, valid).value
+
+    return policy._replace(init=init, apply=act, unroll=unroll, values=values)

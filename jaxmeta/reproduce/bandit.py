@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, SMALL_SNAIL, Reference, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, SMALL_SNAIL, Recipe, Reference, Required, Row, Run, Table
 from jaxmeta.reproduce.statistics import trial_return
 
 PUBLISHED = {  # (pulls, arms): total reward of a trial, over 1,000 trials
@@ -55,25 +55,24 @@ SNAIL = (
     f"{ANNEAL} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 64 64 --algo.separate-value --algo.ppo.learning-rate 4e-3"
     " --algo.ppo.entropy-weight 0.1"
 )
-RECIPES = {  # (agent, pulls, arms): updates and flags
-    ("rl2", 10, 5): (600, SHORT),
-    ("rl2", 10, 10): (600, SHORT),
-    ("rl2", 10, 50): (1500, SHORT),
-    ("rl2", 100, 5): (600, EXPLORE),
-    ("rl2", 100, 10): (1200, EXPLORE),
-    ("rl2", 100, 50): (1800, EXPLORE),
-    ("rl2-associative", 100, 5): (600, ASSOCIATIVE),
-    ("rl2-associative", 500, 5): (350, ASSOCIATIVE),
-    ("rl2", 500, 5): (1200, f"{EXPLORE} --algo.num-tasks 256"),
-    ("snail", 10, 5): (1600, SNAIL),
-    ("snail", 10, 10): (1600, SNAIL),
-    ("snail", 10, 50): (1600, SNAIL),
-    ("snail", 100, 5): (1500, SNAIL),
-    ("snail", 100, 10): (1600, SNAIL),
-    ("snail", 100, 50): (5000, SNAIL),
-    ("snail", 500, 5): (400, SNAIL),
+RECIPES = {  # by agent, pulls, arms
+    ("rl2", 10, 5): Recipe(600, SHORT),
+    ("rl2", 10, 10): Recipe(600, SHORT),
+    ("rl2", 10, 50): Recipe(1500, SHORT),
+    ("rl2", 100, 5): Recipe(600, EXPLORE),
+    ("rl2", 100, 10): Recipe(1200, EXPLORE),
+    ("rl2", 100, 50): Recipe(1800, EXPLORE),
+    ("rl2-associative", 100, 5): Recipe(600, ASSOCIATIVE),
+    ("rl2-associative", 500, 5): Recipe(350, ASSOCIATIVE, "100x5/rl2-associative"),
+    ("rl2", 500, 5): Recipe(1200, f"{EXPLORE} --algo.num-tasks 256"),
+    ("snail", 10, 5): Recipe(1600, SNAIL),
+    ("snail", 10, 10): Recipe(1600, SNAIL),
+    ("snail", 10, 50): Recipe(1600, SNAIL),
+    ("snail", 100, 5): Recipe(1500, SNAIL),
+    ("snail", 100, 10): Recipe(1600, SNAIL),
+    ("snail", 100, 50): Recipe(5000, SNAIL),
+    ("snail", 500, 5): Recipe(400, SNAIL),
 }
-STARTS = {("rl2-associative", 500, 5): "100x5/rl2-associative"}  # which run an agent begins with
 RULES = {
     "random": lambda pulls, arms: ("bandits.random", {"num_actions": arms}),
     "greedy": lambda pulls, arms: ("bandits.greedy", {"num_arms": arms}),
@@ -108,10 +107,9 @@ def _runs() -> Iterator[Run]:
                 continue  # its table has pulls³ entries
             learner, arguments = rule(pulls, arms)
             yield Reference(f"{group}/{agent}", learner, arguments, "bandit", tasks, rows=(row(agent),))
-        for (agent, *sizes), (updates, flags) in RECIPES.items():
+        for (agent, *sizes), recipe in RECIPES.items():
             if sizes == [pulls, arms]:
-                algo, start, rows = agent.removesuffix("-associative"), STARTS.get((agent, *sizes), ""), (row(agent),)
-                yield Trained(f"{group}/{agent}", algo, "bandit", f"{tasks} {flags}", updates, rows=rows, start=start)
+                yield recipe.agent(f"{group}/{agent}", "bandit", tasks, (row(agent),))
 
 
 TABLE = Table(

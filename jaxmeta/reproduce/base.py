@@ -21,7 +21,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from jaxmeta import flags, registry, runs
 
@@ -191,6 +191,20 @@ class Trained(Run):
         """Returns what its run folder says that it is."""
         # parsed only: where it lies does not matter
         return flags.train_config(self.command(Path(self.name), seed, num_seeds, tasks)[1:])[1]
+
+
+class Recipe(NamedTuple):
+    """How the agent of a row is trained, in tables that hold many of them."""
+
+    updates: int
+    flags: str
+    start: str = ""
+    """As in `Trained`."""
+
+    def agent(self, name: str, tasks: str, flags: str, rows: tuple[Row, ...]) -> Trained:
+        """Returns the run GROUP/ALGO, or GROUP/ALGO-associative with a memory of fast weights, on tasks by `flags`."""
+        algo = name.rpartition("/")[-1].removesuffix("-associative")
+        return Trained(name, algo, tasks, f"{flags} {self.flags}", self.updates, rows=rows, start=self.start)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,6 +46,17 @@ def test_rl2_with_a_trust_region_needs_its_values_fitted():
         jm.RL2Config(outer_loop="trpo", trpo=outer.TrustRegionConfig(max_kl=0.02))
 
 
+def test_snail_may_be_built_for_longer_trials_than_its_first():
+    def shapes(pulls, **look_back):
+        family = tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=pulls))
+        meta = jm.snail(family, jm.SNAILConfig(filters=2, tc_blocks=1, key_size=2, value_size=2, **look_back))
+        return jax.tree.map(jnp.shape, jax.eval_shape(lambda key: meta.init(key).params, jax.random.key(0)))
+
+    assert shapes(4, look_back=9) == shapes(9) == shapes(9, look_back=16) != shapes(4)
+    with pytest.raises(ValueError, match="look_back is 0"):
+        jm.SNAILConfig(look_back=0)
+
+
 @pytest.mark.parametrize(
     ("config", "field"),
     [(jm.RL2Config, "outer_loop"), (jm.MAMLConfig, "outer_loop"), (jm.MAMLConfig, "inner_objective")],

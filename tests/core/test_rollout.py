@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmeta import inner, nets
 from jaxmeta.core import rollout as engine
 from jaxmeta.core.learner import Learner
 from jaxmeta.types import Continuous, Output, Plan, Spec, Step
@@ -143,6 +144,45 @@ def test_recurrent_policy_sees_the_reward_of_the_last_step_of_an_episode():
     before, after = (engine.unroll(meta.learner, params, (), e).dist.loc for e in (experience, other))
     np.testing.assert_array_equal(before[:4], after[:4])
     assert not np.allclose(before[4], after[4])
+
+
+@pytest.mark.parametrize("cell", ["gru", "associative"])
+def test_values_of_a_network_of_their_own_are_those_of_stepping_it(cell):
+    """Through an environment that ends early, where a network that is not needed to act sees only what happened."""
+    env = Counter(4, terminates=True)
+    network = nets.recurrent_actor_critic(env.spec, cell, hidden=4)
+    learner = inner.memory(nets.scale_value(nets.separate_value(network, network), 3.0))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, learner.init(jax.random.key(0)))
+    experience = engine.rollout(learner, params, (), env, jnp.float32(3), jax.random.key(1), 2, episodes=2)
+    carry = learner.reset(params, (), jax.random.key(0))
+    assert isinstance(carry, dict) == (cell == "gru")  # that of both networks, or of the one that acts
+
+    stepped = inner.memory(network._replace(unroll=None))
+    value = 3.0 * engine.unroll(stepped, params["value"], (), experience).value
+    assert np.abs(value[np.asarray(experience.valid) > 0]).min() > 0.01
+    for ours in (experience.output.value, engine.unroll(learner, params, (), experience).value):
+        np.testing.assert_allclose(ours, value, rtol=1e-4)
+
+
+def test_a_value_that_is_not_finite_is_a_fault_though_the_agent_acts_without_it():
+    env = Counter()
+    network = nets.recurrent_actor_critic(env.spec, "associative", hidden=4)
+    learner = inner.memory(nets.separate_value(network, network))
+    params = learner.init(jax.random.key(0))
+
+    def values(params, fast, experience):
+        return jnp.where(experience.inputs.prev_done > 0, jnp.nan, learner.values(params, fast, experience))
+
+    sound, broken = (
+        engine.rollout(one, params, (), env, jnp.float32(1), jax.random.key(1), 2, episodes=2)
+        for one in (learner, learner._replace(values=values))
+    )
+    assert not sound.fault.any() and sound.valid.all()
+    at = np.arange(6) == 3
+    for name in ("fault", "valid", "reward"):
+        there, before = np.asarray(getattr(broken, name)), np.asarray(getattr(sound, name))
+        np.testing.assert_array_equal(there[~at], before[~at])
+        assert (there[at] == (name == "fault")).all()
 
 
 def _goal(where=0.3):

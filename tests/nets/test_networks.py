@@ -79,14 +79,21 @@ def test_a_separate_value_shares_nothing_with_the_policy(cell):
     params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(0)))
 
     def say(params):
-        return network.apply(params, network.initial_state(), DISCRETE.example_input())[1]
+        inputs = DISCRETE.example_input()
+        _, output = network.apply(params, network.initial_state(), inputs)
+        if network.values is None:
+            return output
+        # it acts without values: they are for whole streams
+        assert output.value == 0.0
+        value = network.values(params, jax.tree.map(lambda leaf: leaf[None, None], inputs), jnp.ones((1, 1)))
+        return output.replace(value=value[0, 0])
 
     by_dist = jax.grad(lambda params: jnp.sum(say(params).dist ** 2))(params)
     by_value = jax.grad(lambda params: say(params).value ** 2)(params)
     for gradient, own, other in ((by_dist, "policy", "value"), (by_value, "value", "policy")):
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient[own])) > 0
         assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient[other]))
-    assert (network.unroll is None) == (cell == "gru")
+    assert (network.unroll is None) == (network.values is None) == (cell == "gru")
 
 
 def _all_ways(network):
