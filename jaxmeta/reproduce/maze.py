@@ -36,12 +36,11 @@ REQUIRED = {"small": Required(most=0.85), "large": Required(most=0.999, of="ci95
 EXPLORE = f"{ANNEAL} --algo.trace 0.95 --algo.ppo.entropy-weight 0.03"
 RECIPES = {  # agent: updates and flags
     "rl2": (600, f"{EXPLORE} --algo.num-tasks 512"),
-    # with a hidden layer after the attention: what is remembered and what is seen decide together; with as
-    # little entropy as RL² it explores no more, 0.01 nats, when half of training is over
+    # with a hidden layer after the attention: what is remembered and what is seen decide together
     "snail": (
-        1200,
+        1000,
         f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 64 --algo.separate-value"
-        " --algo.ppo.learning-rate 4e-3 --algo.ppo.entropy-weight 0.04",
+        " --algo.ppo.learning-rate 4e-3",
     ),
 }
 SIZES = {"small": (5, 100), "large": (9, 400)}  # rooms along a side, steps in an episode
