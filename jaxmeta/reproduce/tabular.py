@@ -43,8 +43,8 @@ RECIPES = {  # by agent, episodes
     ("rl2", 25): Recipe(800, f"{EXPLORE} {SMALL_BATCHES}"),
     ("rl2-associative", 10): Recipe(1200, ASSOCIATIVE),
     ("rl2-associative", 25): Recipe(700, LONGER, "n10/rl2-associative"),
-    ("snail", 10): Recipe(1000, SHORT_SNAIL),
-    ("snail", 25): Recipe(400, LONG_SNAIL, "n10/snail"),
+    ("snail", 10): Recipe(800, SHORT_SNAIL),
+    ("snail", 25): Recipe(300, LONG_SNAIL, "n10/snail"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
