@@ -177,12 +177,12 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     for name, value in metrics.items():
         _require(value.shape == (), f"metric {name!r} has shape {list(value.shape)}; metrics are scalars")
 
-    three, six = make_chunk(meta, 3), make_chunk(meta, 6)
+    updates = make_chunk(meta, 6)
     start = init_state(meta, key)
     begun = jax.tree.map(np.array, start.params)
-    halves, _ = three(three(start)[0])
-    whole, metrics = six(init_state(meta, key))
-    programs = cast(Any, three)._cache_size()
+    halves, _ = updates(updates(start, 3)[0], 3)
+    whole, metrics = updates(init_state(meta, key), 6)
+    programs = cast(Any, updates)._cache_size()
     _require(programs == 1, f"the same update was compiled {programs} times; a state must stay where it was placed")
     _all_close("two chunks of 3 updates", keys_as_data(halves), keys_as_data(whole), "one chunk of 6", 0.0)
     for name, values in metrics.items():
@@ -192,7 +192,7 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
 
     # an update may amplify rounding: allowed is a small part of what it changes
     together = make_chunk(meta, 3, num_seeds=2)(init_state(meta, key, num_seeds=2))[0].params
-    alone = [three(init_state(meta, one))[0].params for one in jax.random.split(key, 2)]
+    alone = [updates(init_state(meta, one), 3)[0].params for one in jax.random.split(key, 2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
     change = max(
         np.abs(after - before).max() for after, before in zip(*map(jax.tree.leaves, (whole.params, begun)), strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import MetaLearner
-from jaxmeta.types import Key, Metrics, TrainState
+from jaxmeta.types import Array, Key, Metrics, TrainState
 
 
 class Callback(Protocol):
@@ -57,13 +57,31 @@ def state_form(meta: MetaLearner, num_seeds: int | None = None) -> TrainState:
 
 def make_chunk(
     meta: MetaLearner, num_updates: int, num_seeds: int | None = None
-) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
-    """Compiles `num_updates` updates into one device call that consumes its argument's memory."""
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Compiles `num_updates` updates into one device call that consumes its argument's memory.
+
+    Returns:
+      A function of a state, and optionally of how many updates to do at most `num_updates`: one program does any
+      number. It returns the next state and metrics with leaves [num_updates, ...], zero where nothing was done.
+    """
     update = guard.guarded(meta.update)
     if num_seeds is not None:
         update = jax.vmap(update)
+
+    def several(state: TrainState, count: Array | int = num_updates) -> tuple[TrainState, Metrics]:
+        traced = jax.jit(update, inline=True)  # once, for its form and for the loop
+        rows = jax.tree.map(
+            lambda leaf: jnp.zeros((num_updates, *leaf.shape), leaf.dtype), jax.eval_shape(traced, state)[1]
+        )
+
+        def one(index: Array, sofar: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, metrics = traced(sofar[0])
+            return state, jax.tree.map(lambda rows, row: rows.at[index].set(row), sofar[1], metrics)
+
+        return jax.lax.fori_loop(0, count, one, (state, rows))
+
     return parallel.compiled(
-        lambda state: jax.lax.scan(lambda state, _: update(state), state, None, num_updates),
+        several,
         simplify=meta.simplify,
         # side by side, the parts of all runs would have to wait for each other
         fixed_order=meta.fixed_order and num_seeds is None,
@@ -100,15 +118,12 @@ def train(
     if guard.has_given_up(state.dropped):
         # what training was stopped with: whoever goes on with it has seen to the cause
         state = state.replace(dropped=jnp.where(state.dropped >= guard.MAX_DROPPED, 0, state.dropped))
-    # one compiled length; a shorter rest is done one by one
-    compiled = {}
+    run = make_chunk(meta, chunk, num_seeds)
     while done < num_updates:
-        length = chunk if num_updates - done >= chunk else 1
-        if length not in compiled:
-            compiled[length] = make_chunk(meta, length, num_seeds)
-        state, metrics = compiled[length](state)
+        length = min(chunk, num_updates - done)
+        state, metrics = run(state, length)
         done += length
-        fetched = jax.device_get(metrics)
+        fetched = jax.tree.map(lambda rows, length=length: rows[:length], jax.device_get(metrics))
         for callback in callbacks:
             callback(done, state, fetched)
         if guard.has_given_up(dropped := fetched["dropped"][-1]):
