@@ -36,12 +36,11 @@ REQUIRED = {"small": Required(most=0.85), "large": Required(most=0.999, of="ci95
 EXPLORE = f"{ANNEAL} --algo.trace 0.95 --algo.ppo.entropy-weight 0.03"
 RECIPES = {  # agent: updates and flags
     "rl2": (600, f"{EXPLORE} --algo.num-tasks 512"),
-    # with a hidden layer after the attention: what is remembered and what is seen decide together; with half of the
-    # entropy, as at its larger steps more keeps it from learning which way it went before
+    # with a hidden layer after the attention: what is remembered and what is seen decide together
     "snail": (
-        750,
+        700,
         f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 64 --algo.separate-value"
-        " --algo.ppo.learning-rate 4e-3 --algo.ppo.entropy-weight 0.015",
+        " --algo.ppo.learning-rate 4e-3",
     ),
 }
 SIZES = {"small": (5, 100), "large": (9, 400)}  # rooms along a side, steps in an episode
