@@ -102,6 +102,8 @@ class Experience(struct.PyTreeNode):
         )
 
 
+COUNTS = ("visits", "reward_sum", "moves")
+"""All that a plan is made from."""
 Planner = Callable[[Experience, Key], Array]
 """Plans an episode: from what was seen and a fresh key to Q-values, [H, S, A]."""
 
@@ -187,12 +189,14 @@ def _planning(num_states: int, num_actions: int, horizon: int, planner: Planner,
     def act(params, experience, inputs):
         experience = experience.update(inputs)
         key = jax.random.fold_in(experience.key, experience.episode)
+
+        def plan(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            # all that does not depend on the state of a loop the compiler takes out of it
+            counts = {name: jnp.where(state[0], getattr(experience, name), 0.0) for name in COUNTS}
+            return jnp.array(False), planner(experience.replace(**counts), jnp.where(state[0], key, experience.key))
+
         # a loop of one round or none: under vmap a `cond` would plan at every step, this only where an episode begins
-        _, q = jax.lax.while_loop(
-            lambda state: state[0],
-            lambda state: (jnp.array(False), planner(experience, key)),
-            (experience.time == 0, experience.q),
-        )
+        _, q = jax.lax.while_loop(lambda state: state[0], plan, (experience.time == 0, experience.q))
         logits = best(q[experience.time, experience.state])
         return experience.replace(q=q), mostly(logits, epsilon) if epsilon else logits
 

@@ -94,7 +94,7 @@ def test_the_optimistic_transition_solves_its_linear_program():
         (tabular.epsilon_greedy(*SIZES), 146),
         (tabular.psrl(*SIZES), 131),
         (tabular.optimistic_psrl(*SIZES, num_draws=2), 134),
-        pytest.param(tabular.ucrl2(*SIZES), 151, marks=pytest.mark.slow),
+        (tabular.ucrl2(*SIZES), 151),
         (tabular.beb(*SIZES), 149),
     ],
     ids=["epsilon_greedy", "psrl", "optimistic_psrl", "ucrl2", "beb"],
