@@ -61,8 +61,8 @@ def make_chunk(
     """Compiles `num_updates` updates into one device call that consumes its argument's memory.
 
     Returns:
-      A function of a state, and optionally of how many updates to do at most `num_updates`: one program does any
-      number. It returns the next state and metrics with leaves [num_updates, ...], zero where nothing was done.
+      A function of a state and, optionally, of how many updates to do, at most `num_updates`: one program does all
+      such numbers. It returns the next state and metrics with leaves [num_updates, ...], zero where none was done.
     """
     update = guard.guarded(meta.update)
     if num_seeds is not None:

@@ -182,12 +182,24 @@ def with_context(make: Callable[[Spec], Network], spec: Spec, size: int) -> Netw
     """
     network = make(dataclasses.replace(spec, observation=(math.prod(spec.observation) + size,)))
 
+    network_values = network.values
+
+    def beside_context(params: Params, inputs: Input, *leading: int) -> Input:
+        context = jnp.broadcast_to(params["context"], (*leading, size))
+        return inputs.replace(obs=jnp.concatenate([inputs.obs.reshape(*leading, -1), context], axis=-1))
+
     def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
-        obs = jnp.concatenate([inputs.obs.reshape(-1), params["context"]])
-        return network.apply(params["network"], carry, inputs.replace(obs=obs))
+        return network.apply(params["network"], carry, beside_context(params, inputs))
+
+    def values(params: Params, inputs: Input, valid: Array) -> Array:
+        assert network_values is not None
+        return network_values(params["network"], beside_context(params, inputs, *valid.shape), valid)
 
     return network._replace(
-        init=lambda key: {"context": jnp.zeros(size), "network": network.init(key)}, apply=apply, unroll=None
+        init=lambda key: {"context": jnp.zeros(size), "network": network.init(key)},
+        apply=apply,
+        unroll=None,
+        values=None if network_values is None else values,
     )
 
 

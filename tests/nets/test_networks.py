@@ -96,6 +96,21 @@ def test_a_separate_value_shares_nothing_with_the_policy(cell):
     assert (network.unroll is None) == (network.values is None) == (cell == "gru")
 
 
+def test_a_separate_value_sees_the_context_too():
+    def make(spec):
+        return nets.separate_value(*[nets.recurrent_actor_critic(spec, "lru", hidden=4)] * 2)
+
+    network = nets.with_context(make, DISCRETE, 3)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(0)))
+    inputs = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2, 1, *leaf.shape)), DISCRETE.example_input())
+    valid = jnp.ones((2, 1))
+    context = jnp.broadcast_to(params["context"], (2, 1, 3))
+    inside, wider = inputs.replace(obs=jnp.concatenate([inputs.obs, context], -1)), Spec((5,), Discrete(3), horizon=4)
+    value = network.values(params, inputs, valid)
+    assert np.abs(value).min() > 0.01
+    np.testing.assert_array_equal(value, make(wider).values(params["network"], inside, valid))
+
+
 def _all_ways(network):
     """Returns what a network says at its first step, and in its parallel form if it has one."""
     params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(0)))
