@@ -68,9 +68,9 @@ RECIPES = {  # by agent, pulls, arms
     ("snail", 10, 5): Recipe(1600, SNAIL),
     ("snail", 10, 10): Recipe(1600, SNAIL),
     ("snail", 10, 50): Recipe(1600, SNAIL),
-    ("snail", 100, 5): Recipe(1500, SNAIL),
+    ("snail", 100, 5): Recipe(2400, SNAIL),
     # of each arm it remembers pulls and rewards: two numbers
-    ("snail", 100, 10): Recipe(1600, f"{SNAIL} --algo.value-size 32"),
+    ("snail", 100, 10): Recipe(2400, f"{SNAIL} --algo.value-size 32"),
     ("snail", 100, 50): Recipe(5000, SNAIL),
     ("snail", 500, 5): Recipe(400, SNAIL),
 }
