@@ -11,6 +11,7 @@ from jaxmeta.tasks.base import Env
 from jaxmeta.types import Array, Carry, Fast, Input, Key, Output, Params, Plan, Rollout, Task, Trial
 
 
+@parallel.in_float32
 def rollout(
     learner: Learner, params: Params, fast: Fast, env: Env, task: Task, key: Key, streams: int = 1, episodes: int = 1
 ) -> Rollout:
@@ -98,6 +99,7 @@ def _valued(learner: Learner, params: Params, fast: Fast, experience: Rollout) -
     return experience.replace(output=output, fault=experience.fault | ~sound, **kept)
 
 
+@parallel.in_float32
 def unroll(learner: Learner, params: Params, fast: Fast, experience: Rollout) -> Output:
     """Says again, differentiably, what the policy says along stored experience [T, E, ...].
 
@@ -130,6 +132,7 @@ def _with_values(learner: Learner, params: Params, fast: Fast, experience: Rollo
     return output if learner.values is None else output.replace(value=learner.values(params, fast, experience))
 
 
+@parallel.in_float32
 def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, plan: Plan) -> Trial:
     """Runs one trial on one task: `plan.rounds` rounds with an adaptation after each, and one round more."""
     start_key, adapt_key, rounds_key = jax.random.split(key, 3)
@@ -150,6 +153,7 @@ def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, pl
     return Trial(rounds=rounds, start_key=start_key, adapt_keys=adapt_keys[: plan.rounds])
 
 
+@parallel.in_float32
 def replay_fast(learner: Learner, params: Params, trial: Trial) -> Fast:
     """Adapts again, differentiably, on the stored experience; leaves are [R + 1, ...], one fast state per round."""
     fast = learner.start(params, trial.start_key)
