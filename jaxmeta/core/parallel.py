@@ -26,6 +26,9 @@ CACHE_BYTES = 256 * 1024
 PARTS = 8
 """Parts that a batch is cut into where sums are taken in a fixed order, or as many of them as divide it; the largest
 number of devices that give equal bits."""
+GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+"""How programs are compiled for a GPU: without trying for every product which of many kernels is the fastest. For
+networks of this size that takes minutes and gains little, and what is chosen, hence how it rounds, differs by run."""
 _settings = {"fixed_order": False, "devices": None}
 
 
@@ -77,6 +80,7 @@ def compiled(
       fixed_order: whether this program sums in a fixed order even where `use_fixed_order` is off.
     """
     fixed_order = fixed_order or has_fixed_order()
+    compiler_options = dict(GPU_OPTIONS) if jax.default_backend() == "gpu" else {}
 
     @functools.wraps(function)
     def traced(*arguments, **named):
@@ -91,9 +95,8 @@ def compiled(
         # On many devices XLA merges what is computed twice before it simplifies, on a single one later: then other
         # operations are fused, and rounded together. Without that pass both ways lead to the same operations, but for
         # some products with constants.
-        passes = "cse" if simplify else "cse,algsimp"
-        options["compiler_options"] = {"xla_disable_hlo_passes": passes}
-    return jax.jit(traced, **options)
+        compiler_options["xla_disable_hlo_passes"] = "cse" if simplify else "cse,algsimp"
+    return jax.jit(traced, compiler_options=compiler_options or None, **options)
 
 
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
