@@ -20,6 +20,10 @@ with pytest.MonkeyPatch.context() as environment:
         environment.setenv("XLA_FLAGS", flags.strip())
     jax.devices()  # reads the flags; the processes that tests start compile as users do
 
+if jax.default_backend() != "cpu":
+    # networks by themselves leave it to the user
+    jax.config.update("jax_default_matmul_precision", "float32")
+
 _cache = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 _cache.mkdir(parents=True, exist_ok=True, mode=0o700)
 jax.config.update("jax_compilation_cache_dir", str(_cache))

@@ -71,16 +71,17 @@ def can_fix_order(num_tasks: int, num_devices: int) -> bool:
 
 
 def compiled(
-    function: Callable[..., Any], simplify: bool = True, fixed_order: bool = False, **options
+    function: Callable[..., Any], simplify: bool = True, fixed_order: bool = False, nested: bool = False, **options
 ) -> Callable[..., Any]:
     """Compiles a program that uses `over_tasks` or `map_over_tasks`, as `jax.jit` does with these options, in float32.
 
     Args:
       simplify: whether, with a fixed order, the compiler may rewrite products and sums; see `MetaLearner.simplify`.
       fixed_order: whether this program sums in a fixed order even where `use_fixed_order` is off.
+      nested: whether it may be part of a larger program: how that is compiled is not for a part to say.
     """
     fixed_order = fixed_order or has_fixed_order()
-    compiler_options = dict(GPU_OPTIONS) if jax.default_backend() == "gpu" else {}
+    compiler_options = dict(GPU_OPTIONS) if jax.default_backend() == "gpu" and not nested else {}
 
     @functools.wraps(function)
     def traced(*arguments, **named):
