@@ -268,6 +268,8 @@ def test_humanoid_dir_along_x_pays_and_ends_as_brax_does():
     np.testing.assert_allclose(step.reward[1] - step.reward[0], turned, rtol=0.05)
 
 
+# a walker is built as a hopper is
+@pytest.mark.parametrize("family_of_bodies", [pytest.param("walker", marks=pytest.mark.slow), "hopper"], indirect=True)
 def test_every_multiplier_alone_changes_the_body(family_of_bodies):
     family = family_of_bodies
     actions = actions_of(family.env, steps=4 * STEPS)  # the hopper starts in the air
