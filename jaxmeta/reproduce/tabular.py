@@ -25,26 +25,20 @@ REQUIRED = {
 }
 # entropy in rewards per nat: actions differ by about 1 a step
 EXPLORE = f"{ANNEAL} --algo.ppo.entropy-weight 0.4"
+SNAIL = f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.ppo.learning-rate 2e-3"
 MEMORY = f"{ANNEAL} {SMALL_BATCHES} --algo.cell associative"
 # with the paper's λ: nearly all that an action is worth here it pays at once
 ASSOCIATIVE = f"{MEMORY} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2 --algo.ppo.learning-rate 6e-3"
 # from 10 episodes on to 25, with advantages that see further ahead
 LONGER = f"{MEMORY} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1 --algo.ppo.learning-rate 4e-3"
-# with hidden layers after the attention, as on bandits, and from 10 episodes on to 25 as well
-SNAIL = (
-    f"{ANNEAL} {SMALL_SNAIL} {SMALL_BATCHES} --algo.look-back 250 --algo.readout 64 64 --algo.separate-value"
-    " --algo.ppo.learning-rate 4e-3"
-)
-SHORT_SNAIL = f"{SNAIL} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
-LONG_SNAIL = f"{SNAIL} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1"
 # on 25 episodes 20 updates take an agent that begins with what it knows of 10 where 1,000 take one that does not
 RECIPES = {  # by agent, episodes
     ("rl2", 10): Recipe(4000, f"{EXPLORE} {SMALL_BATCHES}"),
     ("rl2", 25): Recipe(800, f"{EXPLORE} {SMALL_BATCHES}"),
     ("rl2-associative", 10): Recipe(1200, ASSOCIATIVE),
     ("rl2-associative", 25): Recipe(900, LONGER, "n10/rl2-associative"),
-    ("snail", 10): Recipe(800, SHORT_SNAIL),
-    ("snail", 25): Recipe(300, LONG_SNAIL, "n10/snail"),
+    ("snail", 10): Recipe(4000, SNAIL),
+    ("snail", 25): Recipe(1500, SNAIL),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
