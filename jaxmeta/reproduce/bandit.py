@@ -51,10 +51,11 @@ ASSOCIATIVE = (
 )
 # with hidden layers after the attention: it reads means, and an arm's merit is a quotient of two; as in RL², values
 # come from a network of their own: it then learns as much from a fifth of the trials
-SNAIL = (
+READING_SNAIL = (
     f"{ANNEAL} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 64 64 --algo.separate-value --algo.ppo.learning-rate 4e-3"
-    " --algo.ppo.entropy-weight 0.1"
 )
+SHORT_SNAIL = f"{READING_SNAIL} --algo.ppo.entropy-weight 0.01"
+SNAIL = f"{READING_SNAIL} --algo.ppo.entropy-weight 0.1"
 RECIPES = {  # by agent, pulls, arms
     ("rl2", 10, 5): Recipe(600, SHORT),
     ("rl2", 10, 10): Recipe(600, SHORT),
@@ -65,9 +66,9 @@ RECIPES = {  # by agent, pulls, arms
     ("rl2-associative", 100, 5): Recipe(600, ASSOCIATIVE),
     ("rl2-associative", 500, 5): Recipe(350, ASSOCIATIVE, "100x5/rl2-associative"),
     ("rl2", 500, 5): Recipe(1200, f"{EXPLORE} --algo.num-tasks 256"),
-    ("snail", 10, 5): Recipe(1600, SNAIL),
-    ("snail", 10, 10): Recipe(1600, SNAIL),
-    ("snail", 10, 50): Recipe(1600, SNAIL),
+    ("snail", 10, 5): Recipe(1600, SHORT_SNAIL),
+    ("snail", 10, 10): Recipe(1600, SHORT_SNAIL),
+    ("snail", 10, 50): Recipe(1600, SHORT_SNAIL),
     ("snail", 100, 5): Recipe(2400, SNAIL),
     # of each arm it remembers pulls and rewards: two numbers
     ("snail", 100, 10): Recipe(2400, f"{SNAIL} --algo.value-size 32"),
