@@ -27,8 +27,8 @@ PARTS = 8
 """Parts that a batch is cut into where sums are taken in a fixed order, or as many of them as divide it; the largest
 number of devices that give equal bits."""
 GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
-"""How programs are compiled for a GPU: without trying for every product which of many kernels is the fastest. For
-networks of this size that takes minutes and gains little, and what is chosen, hence how it rounds, differs by run."""
+"""How programs are compiled for a GPU: without trying for every product which of many kernels is the fastest. That
+takes at least as long as all the rest and gains little, and what is chosen, hence how it rounds, can differ by run."""
 _settings = {"fixed_order": False, "devices": None}
 
 
