@@ -83,11 +83,10 @@ def evaluate(
     # in bounded pieces: what a trial stores is dropped once it is summed
     run = parallel.map_over_tasks(one, num_tasks, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
     count = parallel.num_devices_for(num_tasks)
-    arguments = (parallel.replicate(params, count), (tasks, jax.random.split(key, num_tasks)))
+    params = parallel.replicate(params, count)
     # a process can look only at what its own devices have
     placed = {} if jax.process_count() == 1 else {"out_shardings": parallel.everywhere(count)}
-    nested = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
-    return parallel.compiled(run, nested=nested, **placed)(*arguments)
+    return parallel.compiled(run, **placed)(params, (tasks, jax.random.split(key, num_tasks)))
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -71,17 +72,17 @@ def can_fix_order(num_tasks: int, num_devices: int) -> bool:
 
 
 def compiled(
-    function: Callable[..., Any], simplify: bool = True, fixed_order: bool = False, nested: bool = False, **options
+    function: Callable[..., Any], simplify: bool = True, fixed_order: bool = False, **options
 ) -> Callable[..., Any]:
     """Compiles a program that uses `over_tasks` or `map_over_tasks`, as `jax.jit` does with these options, in float32.
 
     Args:
       simplify: whether, with a fixed order, the compiler may rewrite products and sums; see `MetaLearner.simplify`.
       fixed_order: whether this program sums in a fixed order even where `use_fixed_order` is off.
-      nested: whether it may be part of a larger program: how that is compiled is not for a part to say.
     """
     fixed_order = fixed_order or has_fixed_order()
-    compiler_options = dict(GPU_OPTIONS) if jax.default_backend() == "gpu" and not nested else {}
+    # JAX takes them for whole programs alone: how a program is compiled is not for a part of it to say
+    compiler_options = dict(GPU_OPTIONS) if jax.default_backend() == "gpu" and not _is_inside_program() else {}
 
     @functools.wraps(function)
     def traced(*arguments, **named):
@@ -100,6 +101,11 @@ def compiled(
     return jax.jit(traced, compiler_options=compiler_options or None, **options)
 
 
+def _is_inside_program() -> bool:
+    """Whether what is computed now becomes part of a program that is being traced; `vmap` alone makes none."""
+    return isinstance(jnp.add(0, 0), Tracer)
+
+
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes the matrix products of a function as exact on accelerators as on a CPU.
 
@@ -109,7 +115,8 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def exact(*arguments, **named):
-        if jax.default_backend() == "cpu" or jax.config.jax_default_matmul_precision is not None:
+        asked = getattr(jax.config, "jax_default_matmul_precision", None)
+        if jax.default_backend() == "cpu" or asked is not None:
             return function(*arguments, **named)
         with jax.default_matmul_precision("float32"):
             return function(*arguments, **named)

@@ -181,7 +181,6 @@ def with_context(make: Callable[[Spec], Network], spec: Spec, size: int) -> Netw
       size: how many numbers.
     """
     network = make(dataclasses.replace(spec, observation=(math.prod(spec.observation) + size,)))
-
     network_values = network.values
 
     def beside_context(params: Params, inputs: Input, *leading: int) -> Input:

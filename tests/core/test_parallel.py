@@ -211,12 +211,15 @@ def test_an_evaluation_can_be_part_of_a_program_for_a_gpu(monkeypatch):
     learner = tiny.algo("maml", family).learner
     params, keys = learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 2)
 
-    @jax.jit
     def mean_return(params):
         tasks = jax.vmap(family.sample_test)(keys)
         return jm.evaluate(learner, params, family.env, tasks, keys[0], jm.Plan()).returns.mean()
 
-    assert jnp.isfinite(mean_return(params))
+    assert jnp.isfinite(jax.jit(mean_return)(params))
+    # several seeds side by side are a program of their own
+    monkeypatch.setitem(parallel.GPU_OPTIONS, "xla_gpu_no_such_option", True)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_gpu_no_such_option"):
+        jax.vmap(mean_return)(jax.tree.map(lambda leaf: leaf[None], params))
 
 
 @pytest.mark.parametrize(("size", "parts"), [(1, 1), (6, 2), (8, 8), (20, 4), (48, 8)])
