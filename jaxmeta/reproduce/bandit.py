@@ -69,7 +69,7 @@ RECIPES = {  # by agent, pulls, arms
     ("snail", 10, 5): Recipe(1600, SHORT_SNAIL),
     ("snail", 10, 10): Recipe(1600, SHORT_SNAIL),
     ("snail", 10, 50): Recipe(1600, SHORT_SNAIL),
-    ("snail", 100, 5): Recipe(2400, SNAIL),
+    ("snail", 100, 5): Recipe(4000, SNAIL),
     # of each arm it remembers pulls and rewards: two numbers
     ("snail", 100, 10): Recipe(2400, f"{SNAIL} --algo.value-size 32"),
     ("snail", 100, 50): Recipe(5000, SNAIL),

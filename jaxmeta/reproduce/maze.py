@@ -11,8 +11,6 @@ import functools
 import jaxmeta as jm
 from jaxmeta.reproduce.base import (
     ANNEAL,
-    SMALL_BATCHES,
-    SMALL_SNAIL,
     Evaluation,
     Reference,
     Required,
@@ -38,9 +36,8 @@ RECIPES = {  # agent: updates and flags
     "rl2": (600, f"{EXPLORE} --algo.num-tasks 512"),
     # with a hidden layer after the attention: what is remembered and what is seen decide together
     "snail": (
-        700,
-        f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 64 --algo.separate-value"
-        " --algo.ppo.learning-rate 4e-3",
+        2000,
+        f"{EXPLORE} --algo.num-tasks 512 --algo.readout 64 --algo.separate-value --algo.ppo.learning-rate 2e-3",
     ),
 }
 SIZES = {"small": (5, 100), "large": (9, 400)}  # rooms along a side, steps in an episode

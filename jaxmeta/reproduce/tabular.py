@@ -23,22 +23,26 @@ REQUIRED = {
     ("snail", 25): Required(least=440.0),
     ("rl2-associative", 25): Required(least=440.0),
 }
+BATCHES = f"{ANNEAL} {SMALL_BATCHES}"
 # entropy in rewards per nat: actions differ by about 1 a step
-EXPLORE = f"{ANNEAL} --algo.ppo.entropy-weight 0.4"
-SNAIL = f"{EXPLORE} {SMALL_SNAIL} {SMALL_BATCHES} --algo.ppo.learning-rate 2e-3"
-MEMORY = f"{ANNEAL} {SMALL_BATCHES} --algo.cell associative"
+EXPLORE = f"{BATCHES} --algo.ppo.entropy-weight 0.4"
 # with the paper's λ: nearly all that an action is worth here it pays at once
-ASSOCIATIVE = f"{MEMORY} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2 --algo.ppo.learning-rate 6e-3"
+GREEDY = f"{BATCHES} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
 # from 10 episodes on to 25, with advantages that see further ahead
-LONGER = f"{MEMORY} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1 --algo.ppo.learning-rate 4e-3"
+LONGER = f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1"
+ASSOCIATIVE = "--algo.cell associative"
+# with the layers that 25 episodes need
+SNAIL = f"{SMALL_SNAIL} --algo.look-back 250 --algo.ppo.learning-rate 2e-3"
 # on 25 episodes 20 updates take an agent that begins with what it knows of 10 where 1,000 take one that does not
 RECIPES = {  # by agent, episodes
-    ("rl2", 10): Recipe(4000, f"{EXPLORE} {SMALL_BATCHES}"),
-    ("rl2", 25): Recipe(800, f"{EXPLORE} {SMALL_BATCHES}"),
-    ("rl2-associative", 10): Recipe(1200, ASSOCIATIVE),
-    ("rl2-associative", 25): Recipe(900, LONGER, "n10/rl2-associative"),
-    ("snail", 10): Recipe(4000, SNAIL),
-    ("snail", 25): Recipe(1500, SNAIL),
+    ("rl2", 10): Recipe(4000, EXPLORE),
+    ("rl2", 25): Recipe(800, EXPLORE),
+    ("rl2-associative", 10): Recipe(1200, f"{GREEDY} {ASSOCIATIVE} --algo.ppo.learning-rate 6e-3"),
+    ("rl2-associative", 25): Recipe(
+        900, f"{LONGER} {ASSOCIATIVE} --algo.ppo.learning-rate 4e-3", "n10/rl2-associative"
+    ),
+    ("snail", 10): Recipe(5000, f"{EXPLORE} {SNAIL}"),
+    ("snail", 25): Recipe(1500, f"{LONGER} {SNAIL}", "n10/snail"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
