@@ -42,7 +42,7 @@ RECIPES = {  # by agent, episodes
         900, f"{LONGER} {ASSOCIATIVE} --algo.ppo.learning-rate 4e-3", "n10/rl2-associative"
     ),
     ("snail", 10): Recipe(5000, f"{EXPLORE} {SNAIL}"),
-    ("snail", 25): Recipe(1500, f"{LONGER} {SNAIL}", "n10/snail"),
+    ("snail", 25): Recipe(1000, f"{LONGER} {SNAIL}", "n10/snail"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
