@@ -61,7 +61,9 @@ def evaluate(
       deterministic: whether to report what the policies do by their modes. The agent still adapts on what it sampled:
         at the mode of a Gaussian the policy gradient of its mean is zero.
     """
-    modal = by_mode(learner)
+    modal = by_mode(learner)._replace(values=None)
+    if not plan.rounds:  # nobody asks for them: no adaptation follows
+        learner = learner._replace(values=None)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     chunk = stepping_chunk(env, tasks, plan)
 

@@ -60,3 +60,20 @@ def test_evaluation_can_adapt_for_more_rounds_than_training_and_act_by_the_mode(
     table = report.by_round_and_episode()
     assert len(table) == 3 and len(table[0]) == 1
     assert table[0][0]["mean"] == pytest.approx(float(report.returns[:, 0].mean()), rel=1e-5)
+
+
+def test_values_are_not_computed_where_no_adaptation_asks_for_them():
+    family, meta = tiny.family(), tiny.algo("rl2-lru")
+    assert meta.learner.values is not None and meta.plan.rounds == 0
+
+    def asked(params, fast, experience):
+        raise AssertionError("values of an evaluation")
+
+    params, tasks = (
+        meta.learner.init(jax.random.key(0)),
+        jax.vmap(family.sample)(jax.random.split(jax.random.key(1), 2)),
+    )
+    for deterministic in (False, True):
+        silent = meta.learner._replace(values=asked)
+        report = jm.evaluate(silent, params, family.env, tasks, jax.random.key(2), meta.plan, deterministic)
+        assert np.isfinite(report.returns).all()
