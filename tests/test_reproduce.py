@@ -158,9 +158,12 @@ def test_what_again_moved_aside_is_never_taken_for_done(place, capsys, monkeypat
 
 
 def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
-    rule, short = table().runs
-    longer = dataclasses.replace(short, name="2x3/rl2", flags=f"{TINY} --tasks.num-episodes 3", start=short.name)
+    rule, agent = table().runs
+    # nothing but a start: it has no rows
+    short = dataclasses.replace(agent, rows=(), evaluations=())
+    longer = dataclasses.replace(agent, name="2x3/rl2", flags=f"{TINY} --tasks.num-episodes 3", start=short.name)
     one = Table("tiny", title="", source="", runs=(rule, short, longer))
+    assert one.choose(None) == (rule, longer) and one.choose("2x2") == (rule,) and one.choose(short.name) == (short,)
     use(monkeypatch, one)
     assert call("--rows", "2x3", "--json") == 0
     row, *_ = json.loads(capsys.readouterr().out)["rows"]
@@ -592,7 +595,7 @@ def test_declared_table_is_well_formed(name, monkeypatch):
     assert one.name == name and one.title and one.source
     row_names = one.row_names()
     assert len(set(row_names)) == len(row_names) and len({run.name for run in one.runs}) == len(one.runs)
-    assert len(one.choose(None)) == len(one.runs) and one.choose(None, quick=True)
+    assert one.choose(None) == tuple(run for run in one.runs if run.rows) and one.choose(None, quick=True)
     for each in one.runs:
         assert "/" in each.name and [chosen.name for chosen in one.choose(each.name)] == [each.name]
         if isinstance(each, Computed):

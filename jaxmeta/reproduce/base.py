@@ -143,6 +143,7 @@ class Run:
     name: str
     """GROUP/AGENT, such as 10x5/rl2; also the folder."""
     rows: tuple[Row, ...] = dataclasses.field(kw_only=True)
+    """Empty where it is there only for others to begin with; it has no evaluations then."""
     evaluations: tuple[Evaluation, ...] = dataclasses.field(default=(Evaluation(),), kw_only=True)
 
     @property
@@ -202,9 +203,14 @@ class Recipe(NamedTuple):
     """As in `Trained`."""
 
     def agent(self, name: str, tasks: str, flags: str, rows: tuple[Row, ...]) -> Trained:
-        """Returns the run GROUP/ALGO, or GROUP/ALGO-associative with a memory of fast weights, on tasks by `flags`."""
-        algo = name.rpartition("/")[-1].removesuffix("-associative")
-        return Trained(name, algo, tasks, f"{flags} {self.flags}", self.updates, rows=rows, start=self.start)
+        """Returns the run GROUP/ALGO on tasks by `flags`, or GROUP/ALGO-VARIANT.
+
+        One without rows is not evaluated.
+        """
+        algo = name.rpartition("/")[-1].split("-")[0]
+        flags = f"{flags} {self.flags}"
+        evaluations = (Evaluation(),) if rows else ()
+        return Trained(name, algo, tasks, flags, self.updates, rows=rows, evaluations=evaluations, start=self.start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,11 +284,16 @@ class Table:
     def choose(self, rows: str | None, quick: bool = False) -> tuple[Run, ...]:
         """Returns the runs that a list like `10x5,100x10/rl2` names, in the order of the table.
 
+        Those without rows, for others to begin with, must be named themselves; they are trained where they are needed.
+
         Raises:
           UsageError: if a name is that of no group, run or row.
         """
         wanted = tuple(name.strip() for name in rows.split(",")) if rows is not None else self.quick if quick else ()
-        names = {run.name: {run.group, run.name, *map(run.row_name, run.rows)} for run in self.runs}
+        names = {
+            run.name: {run.name, *(name for row in run.rows for name in (run.group, run.row_name(row)))}
+            for run in self.runs
+        }
         for name in wanted:
             if not any(name in some for some in names.values()):
                 near = registry.near(name, sorted(set().union(*names.values())))
@@ -291,5 +302,5 @@ class Table:
                 raise flags.UsageError(
                     f"no row {name!r} in {self.name};{near} there are {groups}, whole or each with one of {agents}"
                 )
-        chosen = [run for run in self.runs if not wanted or not names[run.name].isdisjoint(wanted)]
+        chosen = [run for run in self.runs if (names[run.name].intersection(wanted) if wanted else run.rows)]
         return tuple(run.quick() if quick else run for run in chosen)

@@ -87,10 +87,10 @@ TABLE = Table(
         ),
         Trained("maze/rl2", "rl2", "maze", RL2, 600, rows=_rows("rl2"), evaluations=EVALUATIONS),
         # no rows: it is there to begin with
-        Trained("maze/snail-begun", "snail", "maze", EXPLORING, 780, rows=(), evaluations=()),
+        Trained("maze/snail-pretrained", "snail", "maze", EXPLORING, 780, rows=(), evaluations=()),
         Trained(
             "maze/snail", "snail", "maze", REFINING, 150, rows=_rows("snail"), evaluations=EVALUATIONS,
-            start="maze/snail-begun",
+            start="maze/snail-pretrained",
         ),
     ),
     quick=("maze/rl2",),
