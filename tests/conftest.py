@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 
@@ -19,6 +20,10 @@ with pytest.MonkeyPatch.context() as environment:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
         environment.setenv("XLA_FLAGS", flags.strip())
     jax.devices()  # reads the flags; the processes that tests start compile as users do
+
+# tracing makes so many objects that looking for unreachable ones takes a tenth of the suite
+gc.freeze()
+gc.set_threshold(100_000, 20, 20)
 
 if jax.default_backend() != "cpu":
     # networks by themselves leave it to the user
