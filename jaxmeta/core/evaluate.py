@@ -87,7 +87,7 @@ def evaluate(
     count = parallel.num_devices_for(num_tasks)
     params = parallel.replicate(params, count)
     # a process can look only at what its own devices have
-    placed = {} if jax.process_count() == 1 else {"out_shardings": parallel.everywhere(count)}
+    placed: dict[str, Any] = {} if jax.process_count() == 1 else {"out_shardings": parallel.everywhere(count)}
     return parallel.compiled(run, **placed)(params, (tasks, jax.random.split(key, num_tasks)))
 
 
