@@ -9,15 +9,7 @@ from __future__ import annotations
 import functools
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import (
-    ANNEAL,
-    Evaluation,
-    Reference,
-    Required,
-    Row,
-    Table,
-    Trained,
-)
+from jaxmeta.reproduce.base import ANNEAL, Evaluation, Reference, Required, Row, Table, Trained
 from jaxmeta.reproduce.statistics import episode_length, length_ratio, success
 
 PUBLISHED = {  # (agent, size): steps to the goal in the first and in the second episode

@@ -27,7 +27,7 @@ BATCHES = f"{ANNEAL} {SMALL_BATCHES}"
 # entropy in rewards per nat: actions differ by about 1 a step
 EXPLORE = f"{BATCHES} --algo.ppo.entropy-weight 0.4"
 # with the paper's λ: nearly all that an action is worth here it pays at once
-GREEDY = f"{BATCHES} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
+NEARSIGHTED = f"{BATCHES} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
 # from 10 episodes on to 25, with advantages that see further ahead
 LONGER = f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1"
 ASSOCIATIVE = "--algo.cell associative"
@@ -38,7 +38,7 @@ LONG_SNAIL = f"{SNAIL} --algo.look-back 250"
 RECIPES = {  # by agent, episodes
     ("rl2", 10): Recipe(4000, EXPLORE),
     ("rl2", 25): Recipe(800, EXPLORE),
-    ("rl2-associative", 10): Recipe(1200, f"{GREEDY} {ASSOCIATIVE} --algo.ppo.learning-rate 6e-3"),
+    ("rl2-associative", 10): Recipe(1200, f"{NEARSIGHTED} {ASSOCIATIVE} --algo.ppo.learning-rate 6e-3"),
     ("rl2-associative", 25): Recipe(
         900, f"{LONGER} {ASSOCIATIVE} --algo.ppo.learning-rate 4e-3", "n10/rl2-associative"
     ),

@@ -69,11 +69,8 @@ def test_values_are_not_computed_where_no_adaptation_asks_for_them():
     def asked(params, fast, experience):
         raise AssertionError("values of an evaluation")
 
-    params, tasks = (
-        meta.learner.init(jax.random.key(0)),
-        jax.vmap(family.sample)(jax.random.split(jax.random.key(1), 2)),
-    )
+    silent, params = meta.learner._replace(values=asked), meta.learner.init(jax.random.key(0))
+    tasks = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), 2))
     for deterministic in (False, True):
-        silent = meta.learner._replace(values=asked)
         report = jm.evaluate(silent, params, family.env, tasks, jax.random.key(2), meta.plan, deterministic)
         assert np.isfinite(report.returns).all()
