@@ -160,7 +160,7 @@ def test_what_again_moved_aside_is_never_taken_for_done(place, capsys, monkeypat
 def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
     rule, agent = table().runs
     # nothing but a start: it has no rows
-    short = dataclasses.replace(agent, rows=(), evaluations=())
+    short = dataclasses.replace(agent, rows=())
     longer = dataclasses.replace(agent, name="2x3/rl2", flags=f"{TINY} --tasks.num-episodes 3", start=short.name)
     one = Table("tiny", title="", source="", runs=(rule, short, longer))
     assert one.choose(None) == (rule, longer) and one.choose("2x2") == (rule,) and one.choose(short.name) == (short,)

@@ -143,8 +143,13 @@ class Run:
     name: str
     """GROUP/AGENT, such as 10x5/rl2; also the folder."""
     rows: tuple[Row, ...] = dataclasses.field(kw_only=True)
-    """Empty where it is there only for others to begin with; it has no evaluations then."""
+    """Empty where it is there only for others to begin with; it is not evaluated then."""
     evaluations: tuple[Evaluation, ...] = dataclasses.field(default=(Evaluation(),), kw_only=True)
+
+    @property
+    def trials(self) -> tuple[Evaluation, ...]:
+        """The evaluations that are made."""
+        return self.evaluations if self.rows else ()
 
     @property
     def group(self) -> str:
@@ -203,14 +208,10 @@ class Recipe(NamedTuple):
     """As in `Trained`."""
 
     def agent(self, name: str, tasks: str, flags: str, rows: tuple[Row, ...]) -> Trained:
-        """Returns the run GROUP/ALGO on tasks by `flags`, or GROUP/ALGO-VARIANT.
-
-        One without rows is not evaluated.
-        """
+        """Returns the run GROUP/ALGO on tasks by `flags`, or GROUP/ALGO-VARIANT."""
         algo = name.rpartition("/")[-1].split("-")[0]
         flags = f"{flags} {self.flags}"
-        evaluations = (Evaluation(),) if rows else ()
-        return Trained(name, algo, tasks, flags, self.updates, rows=rows, evaluations=evaluations, start=self.start)
+        return Trained(name, algo, tasks, flags, self.updates, rows=rows, start=self.start)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -247,7 +247,7 @@ def _evaluate_trained(call: Call, run: Run) -> dict[str, Any]:
     assert isinstance(run, Trained)
     stored = runs.load(call.out / run.name)
     reports = {}
-    for one in run.evaluations:
+    for one in run.trials:
         config = run.config(call.seed, call.num_seeds, one.tasks)
         # the agent and its plan stay those of meta-training, even where it meets tasks of another size
         reports[one.name] = _report(stored.meta.learner, stored.params, stored.meta.plan, config, one, call.seed)
@@ -262,7 +262,7 @@ def _evaluate_reference(call: Call, run: Run) -> dict[str, Any]:
 
     learner = operator.attrgetter(run.learner)(jm.references)(**run.arguments)
     params, reports = learner.init(jax.random.key(call.seed)), {}
-    for one in run.evaluations:
+    for one in run.trials:
         config = run.config(one.tasks)
         plan = jm.Plan(episodes=config.build_family().episodes)
         reports[one.name] = _report(learner, params, plan, config, one, call.seed)
@@ -335,7 +335,7 @@ def _usual_out(name: str, quick: bool) -> Path:
 
 def _key(call: Call, run: Run) -> dict[str, Any]:
     """Returns what decides the numbers of a run; a measurement counts as long as it stays the same."""
-    key: dict[str, Any] = {"evaluations": [one.describe() for one in run.evaluations], "seed": call.seed}
+    key: dict[str, Any] = {"evaluations": [one.describe() for one in run.trials], "seed": call.seed}
     key |= {"rows": [[run.row_name(row), row.evaluation, *statistics.describe(row.statistic)] for row in run.rows]}
     if isinstance(run, Trained):
         start = call.start(run)
