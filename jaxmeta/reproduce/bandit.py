@@ -70,7 +70,7 @@ RECIPES = {  # by agent, pulls, arms
     ("snail", 10, 5): Recipe(1600, SHORT_SNAIL),
     ("snail", 10, 10): Recipe(1600, SHORT_SNAIL),
     ("snail", 10, 50): Recipe(1600, SHORT_SNAIL),
-    # in the end it acts by its mode nearly: what is left of a greater weight costs .1
+    # half of the entropy, so that little of it is left in the end
     ("snail", 100, 5): Recipe(2400, f"{READING_SNAIL} --algo.ppo.entropy-weight 0.05 --algo.value-size 32"),
     # of each arm it remembers pulls and rewards: two numbers
     ("snail", 100, 10): Recipe(2400, f"{SNAIL} --algo.value-size 32"),

@@ -25,9 +25,8 @@ SUCCESS = {("rl2", "small"): (0.993, 0.996), ("rl2", "large"): (0.971, 0.967)}
 REQUIRED = {"small": Required(most=0.85), "large": Required(most=0.999, of="ci95")}
 EXPLORE = f"{ANNEAL} --algo.trace 0.95 --algo.ppo.entropy-weight 0.03"
 RL2 = f"{EXPLORE} --algo.num-tasks 512"
-# with a hidden layer after the attention: what is remembered and what is seen decide together
-# it reads as much from its past as the paper's, but in few layers: with more of them it finds its way in small mazes
-# only
+# attention is that of the paper, below it are fewer and narrower convolutions: with the paper's it gets stuck in large
+# mazes. With a hidden layer after the attention what is remembered and what is seen decide together
 SNAIL = (
     f"{EXPLORE} {SMALL_BATCHES} --algo.filters 16 --algo.tc-blocks 1 --algo.readout 64 --algo.separate-value"
     " --algo.ppo.learning-rate 4e-3"
