@@ -56,7 +56,6 @@ READING_SNAIL = (
 )
 SHORT_SNAIL = f"{READING_SNAIL} --algo.ppo.entropy-weight 0.01"
 SNAIL = f"{READING_SNAIL} --algo.ppo.entropy-weight 0.1"
-MANY_ARMS = "--algo.ppo.entropy-weight 0.05 --algo.filters 32 --algo.value-size 64"
 RECIPES = {  # by agent, pulls, arms
     ("rl2", 10, 5): Recipe(600, SHORT),
     ("rl2", 10, 10): Recipe(600, SHORT),
@@ -75,7 +74,7 @@ RECIPES = {  # by agent, pulls, arms
     # of each arm it remembers pulls and rewards: two numbers
     ("snail", 100, 10): Recipe(2400, f"{SNAIL} --algo.value-size 32"),
     # 50 arms need more channels to tell them apart
-    ("snail", 100, 50): Recipe(2000, f"{READING_SNAIL} {MANY_ARMS}"),
+    ("snail", 100, 50): Recipe(2000, f"{SNAIL} --algo.filters 32 --algo.value-size 64"),
     ("snail", 500, 5): Recipe(400, SNAIL),
 }
 RULES = {
