@@ -44,7 +44,7 @@ RECIPES = {  # by agent, episodes
     ),
     ("snail", 10): Recipe(4000, f"{EXPLORE} {SNAIL}"),
     ("snail-pretrained", 10): Recipe(1500, f"{EXPLORE} {LONG_SNAIL}"),
-    ("snail", 25): Recipe(500, f"{LONGER} {LONG_SNAIL}", "n10/snail-pretrained"),
+    ("snail", 25): Recipe(900, f"{LONGER} {LONG_SNAIL}", "n10/snail-pretrained"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
