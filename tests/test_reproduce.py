@@ -186,6 +186,25 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
     assert call("--rows", "2x3", "--json") == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["commit"] == f"abc, {row['commit']}"
 
+    # and so on, where that one began with another one in turn
+    last = dataclasses.replace(longer, name="2x4/rl2", start=longer.name)
+    use(monkeypatch, dataclasses.replace(one, runs=(rule, short, longer, last)))
+    assert call("--rows", "2x4", "--json") == 0
+    goes_on = json.loads(capsys.readouterr().out)["rows"][0]
+    *trained, _ = goes_on["command"]
+    assert [command.partition(" --out ")[2].split()[0] for command in trained] == [
+        f"out/{name}" for name in (short.name, longer.name, last.name)
+    ]
+    assert goes_on["wall_s"] > row["wall_s"] and goes_on["commit"] == f"abc, {row['commit']}"
+    changed = dataclasses.replace(short, flags=f"{TINY} --algo.discount 0.5")
+    use(monkeypatch, dataclasses.replace(one, runs=(rule, changed, longer, last)))
+    for name in ("out/2x2", "out/2x3"):
+        os.rename(name, f"{name}-aside")
+    assert call("--rows", "2x4") == 2
+    assert "2x4/rl2 begins with another 2x3/rl2 than the run in out/2x4/rl2 did" in capsys.readouterr().err
+    for name in ("out/2x2", "out/2x3"):
+        os.rename(f"{name}-aside", name)
+
     # a run that began with another one than that which there is now does not count, nor does one that began at random
     another = "2x3/rl2 begins with another 2x2/rl2 than the run in out/2x3/rl2 did"
     other = dataclasses.replace(short, flags=f"{TINY} --algo.discount 0.5")

@@ -56,6 +56,13 @@ class Call:
         assert isinstance(start, Trained)
         return start.quick() if self.quick else start
 
+    def lineage(self, run: Run) -> list[Trained]:
+        """Lists the trainings that lead to a run, in their order: those of the runs it begins with, and its own."""
+        if not isinstance(run, Trained):
+            return []
+        start = self.start(run)
+        return [*(self.lineage(start) if start else []), run]
+
     def train_command(self, run: Trained) -> list[str]:
         """Returns the arguments of `jaxmeta` that train a run."""
         return run.command(self.out / run.name, self.seed, self.num_seeds)
@@ -114,9 +121,10 @@ def prepare(options: flags.ReproduceOptions) -> Call:
         _check_folder(call, run)
         _check_results(call, run)
     moved = {run.name for run in call.chosen} if options.again else set()
-    for run in filter(None, map(call.start, call.chosen)):
-        if run.name not in moved:
-            _check_folder(call, run, f"choose another --out, or run --rows {run.name} --again first")
+    for run in call.chosen:
+        for start in call.lineage(run)[:-1]:
+            if start.name not in moved:
+                _check_folder(call, start, f"choose another --out, or run --rows {start.name} --again first")
     return call
 
 
@@ -211,7 +219,7 @@ def _measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
         points = {run.row_name(row): _point(row, reports[row.evaluation]) for row in run.rows}
     seconds = time.perf_counter() - begun
     if isinstance(run, Trained):
-        origin = _origin(runs.read_config(folder))
+        origin = _origin(configs.encode(runs.read_config(folder), ""))
         seconds = _training_seconds(call, run)
     return {
         "points": points,
@@ -221,21 +229,20 @@ def _measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     } | origin
 
 
-def _origin(config: runs.RunConfig) -> dict[str, Any]:
-    """Says where a run was trained, and the one that it began with."""
-    origin = {name: getattr(config, name) for name in provenance.ORIGIN}
-    if config.start is None:
+def _origin(config: dict[str, Any]) -> dict[str, Any]:
+    """Says where a run, whose configuration is given as JSON has it, was trained, and the one that it began with."""
+    origin = {name: config.get(name) for name in provenance.ORIGIN}
+    if config.get("start") is None:
         return origin
-    before = config.start["config"]
+    before = _origin(config["start"]["config"])
     both = {name: provenance.continued(before[name], origin[name]) for name in ("device", "platform", "commit")}
     return origin | both
 
 
 def _training_seconds(call: Call, run: Trained) -> float | None:
-    """Returns how long a run was trained, and the one that it begins with, if any; None where that was not noted."""
-    start, records = call.start(run), runs.read_metrics(call.out / run.name)
-    before = _training_seconds(call, start) if start else 0.0
-    return None if before is None or not records else before + records[-1]["seconds"]
+    """Returns how long a run was trained, and those that it begins with; None where that was not noted."""
+    records = [runs.read_metrics(call.out / one.name) for one in call.lineage(run)]
+    return sum(record[-1]["seconds"] for record in records) if all(records) else None
 
 
 def _optima(run: Run) -> dict[str, float | None]:
@@ -307,8 +314,7 @@ def _point(row: Row, reports: list[Any]) -> Point:
 def _record(call: Call, run: Run, row: Row, measurement: dict[str, Any]) -> dict[str, Any]:
     """Returns a row as the table has it, not judged yet."""
     point = measurement["points"][run.row_name(row)]
-    trained = [call.start(run), run] if isinstance(run, Trained) else []
-    commands = [call.train_command(one) for one in trained if one is not None]
+    commands = [call.train_command(one) for one in call.lineage(run)]
     return {
         "name": run.row_name(row),
         "ours": point["mean"],
@@ -338,14 +344,20 @@ def _key(call: Call, run: Run) -> dict[str, Any]:
     key: dict[str, Any] = {"evaluations": [one.describe() for one in run.trials], "seed": call.seed}
     key |= {"rows": [[run.row_name(row), row.evaluation, *statistics.describe(row.statistic)] for row in run.rows]}
     if isinstance(run, Trained):
-        start = call.start(run)
-        begun = {"start": _config(call, start)} if start else {}
-        return key | begun | {"config": _config(call, run)}
+        config = _history(call, run)
+        begun = {"start": config.pop("start")} if run.start else {}
+        return key | begun | {"config": config}
     if isinstance(run, Computed):
         return key | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
     assert isinstance(run, Reference)
     tasks = configs.encode(run.config().tasks_config, "tasks")
     return key | {"learner": run.learner, "arguments": dict(run.arguments), "tasks": [run.tasks, tasks]}
+
+
+def _history(call: Call, run: Trained) -> dict[str, Any]:
+    """Returns the configuration of a run and, as its `start`, that of the one it begins with, and so on."""
+    start = call.start(run)
+    return _config(call, run) | ({"start": _history(call, start)} if start else {})
 
 
 def _config(call: Call, run: Trained) -> dict[str, Any]:
@@ -370,13 +382,17 @@ def _check_folder(call: Call, run: Run, remedy: str = "choose another --out, or 
     if (stored.start_from is None) == bool(run.start):
         begins = f"begins with {run.start}" if run.start else "begins with random parameters"
         raise flags.UsageError(f"{run.name} {begins}, but the run in {folder} does not; {remedy}")
-    start = call.start(run)
-    if start and stored.start:  # an older run does not say what it began with
-        now = (start.updates, _recipe(_config(call, start)))
-        if now != (stored.start["update"], _recipe(stored.start["config"])):
-            raise flags.UsageError(
-                f"{run.name} begins with another {start.name} than the run in {folder} did; {remedy}"
-            )
+    if stored.start:  # an older run does not say what it began with
+        now = [(one.updates, _recipe(_config(call, one))) for one in call.lineage(run)[:-1]]
+        if now != _begun_with(stored.start):
+            raise flags.UsageError(f"{run.name} begins with another {run.start} than the run in {folder} did; {remedy}")
+
+
+def _begun_with(start: dict[str, Any] | None) -> list[tuple[int, dict[str, Any]]]:
+    """Lists updates and recipes of the runs that one began with, in their order, from what it noted."""
+    if not start:
+        return []
+    return [*_begun_with(start["config"].get("start")), (start["update"], _recipe(start["config"]))]
 
 
 def _recipe(config: dict[str, Any]) -> dict[str, Any]:
