@@ -620,9 +620,9 @@ def test_declared_table_is_well_formed(name, monkeypatch):
         if isinstance(each, Computed):
             assert callable(each.compute) and each.count > 0
             continue
-        kinds = {evaluation.name for evaluation in each.evaluations}
+        kinds = {evaluation.name for evaluation in each.trials}
         assert {row.evaluation for row in each.rows} == kinds
-        for evaluation in each.evaluations:
+        for evaluation in each.trials:
             # its flags are known, and the tasks that differ can be built
             config = each.config(tasks=evaluation.tasks)
             env, trained_on = config.build_family().env, each.config().build_family().env
