@@ -27,6 +27,11 @@ class SNAILConfig(WholeTrialsConfig):
     look_back: int | None = None
     """Steps that the network sees back; by default all of a trial. It decides the number of layers, so that an agent
     that shall learn on longer trials later (`--start-from`) needs those of the longest."""
+    layers: int | None = None
+    """Convolutions per block; by default as many as it takes for the last to see all of that, ⌈log2 look-back⌉."""
+    init_gain: float = 1.0
+    """Initial scale of the first layer and of keys and queries, in units of LeCun's; with one-hot inputs, attention
+    learns to look up sooner with 2.5."""
     ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
         learning_rate=1e-3, epochs=2, minibatches=8, value_weight=5.0, entropy_weight=0.05
     )
@@ -34,7 +39,8 @@ class SNAILConfig(WholeTrialsConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        checks.at_least_one(self, "filters", "tc_blocks", "key_size", "value_size", "look_back")
+        checks.at_least_one(self, "filters", "tc_blocks", "key_size", "value_size", "look_back", "layers")
+        checks.positive(self, "init_gain")
         checks.widths(self, "readout")
         self.ppo.check_divides(self.num_tasks)
 
@@ -53,6 +59,8 @@ def snail(family: TaskFamily, config: SNAILConfig = SNAILConfig()) -> MetaLearne
         key_size=config.key_size,
         value_size=config.value_size,
         readout=config.readout,
+        layers=config.layers,
+        init_gain=config.init_gain,
         init_log_std=config.init_log_std,
     )
     return on_whole_trials(network, family, config, config.ppo)

@@ -100,6 +100,11 @@ def _read(query: Array, keys: Array, values: Array, seen: Array) -> Array:
     return jax.nn.softmax(logits) @ values
 
 
+def _lecun(gain: float):
+    """Returns LeCun's initialiser, which is that of `nn.Dense`, with weights that are `gain` times as large."""
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+
+
 class _DenseBlock(nn.Module):
     """A causal convolution of kernel size 2, gated, joined to what it saw: [..., D] to [..., D + filters]."""
 
@@ -109,7 +114,7 @@ class _DenseBlock(nn.Module):
     @nn.compact
     def __call__(self, past: _Past, ring: Any, x: Array) -> tuple[Any, Array]:
         # half the variance each: together the two taps are one kernel with twice the inputs
-        half = nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal")
+        half = _lecun(0.5**0.5)
         now = nn.Dense(2 * self.filters, kernel_init=half, name="now")(x)
         # what is kept is the product, not its many inputs: these grow from layer to layer
         ring, then = past.shift(
@@ -124,11 +129,14 @@ class _AttentionBlock(nn.Module):
 
     key_size: int
     value_size: int
+    init_gain: float
 
     @nn.compact
     def __call__(self, past: _Past, cache: Any, x: Array) -> tuple[Any, Array]:
-        sizes = {"query": self.key_size, "key": self.key_size, "value": self.value_size}
-        cache, read = past.attend(cache, *(nn.Dense(size, name=name)(x) for name, size in sizes.items()))
+        louder = _lecun(self.init_gain)
+        query = nn.Dense(self.key_size, kernel_init=louder, name="query")(x)
+        key = nn.Dense(self.key_size, kernel_init=louder, name="key")(x)
+        cache, read = past.attend(cache, query, key, nn.Dense(self.value_size, name="value")(x))
         return cache, jnp.concatenate([x, read], axis=-1)
 
 
@@ -140,15 +148,16 @@ class _Snail(nn.Module):
     value_size: int
     readout: tuple[int, ...]
     init_log_std: float
+    init_gain: float
 
     @nn.compact
     def __call__(self, past: _Past, rings: Any, cache: Any, x: Array) -> tuple[Any, Any, Output]:
-        x = nn.Dense(self.filters)(x)
+        x = nn.Dense(self.filters, kernel_init=_lecun(self.init_gain))(x)
         next_rings = []
         for dilation, ring in zip(self.dilations, rings, strict=True):
             ring, x = _DenseBlock(self.filters, dilation)(past, ring, x)
             next_rings.append(ring)
-        cache, x = _AttentionBlock(self.key_size, self.value_size)(past, cache, x)
+        cache, x = _AttentionBlock(self.key_size, self.value_size, self.init_gain)(past, cache, x)
         if self.readout:
             x = jnp.concatenate([x, MLP(self.readout, "relu", 2.0**0.5)(x)], axis=-1)
         return tuple(next_rings), cache, policy_and_value(x, self.spec, self.init_log_std)
@@ -163,11 +172,13 @@ def snail_actor_critic(
     value_size: int = 32,
     init_log_std: float = 0.0,
     readout: Sequence[int] = (),
+    layers: int | None = None,
+    init_gain: float = 1.0,
 ) -> Network:
     """Builds SNAIL as its paper has it for bandits and MDPs: temporal convolutions, twice, and attention on top.
 
     A temporal-convolution block is ⌈log2 length⌉ dense blocks of dilations 1, 2, 4, ...: its last layer sees the whole
-    trial. A trial may be longer than `length`; attention then reaches back over the last `length` steps.
+    trial. With fewer only attention does. A trial may be longer than `length`; attention then reaches back over the last `length` steps.
 
     Args:
       length: steps of the longest trial, episodes x horizon.
@@ -177,11 +188,16 @@ def snail_actor_critic(
       value_size: width of its values.
       readout: widths of hidden layers between the attention and the heads, joined to what they see. Attention reads
         averages, and a linear head cannot divide one by another, such as an arm's rewards by its pulls.
+      layers: dense blocks per temporal-convolution block, if not ⌈log2 length⌉.
+      init_gain: how much larger the first layer's weights and those of keys and queries are at first than LeCun's.
+        Inputs that are one-hot are nearly all zero, so that at 1 all keys are small, attention is even, and hundreds of
+        updates pass before it begins to tell one step from another.
     """
     if length < 1:
         raise ValueError(f"length is {length}; a trial has at least 1 step")
-    dilations = tuple(2**layer for layer in range((length - 1).bit_length())) * tc_blocks
-    module = _Snail(spec, filters, dilations, key_size, value_size, tuple(readout), init_log_std)
+    layers = (length - 1).bit_length() if layers is None else layers
+    dilations = tuple(2**layer for layer in range(layers)) * tc_blocks
+    module = _Snail(spec, filters, dilations, key_size, value_size, tuple(readout), init_log_std, init_gain)
     run = cast(Callable[..., tuple[Any, Any, Output]], module.apply)
 
     def initial_state() -> SnailState:

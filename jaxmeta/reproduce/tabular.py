@@ -32,8 +32,12 @@ NEARSIGHTED = f"{BATCHES} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
 LONGER = f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1"
 ASSOCIATIVE = "--algo.cell associative"
 SNAIL = f"{SMALL_SNAIL} --algo.ppo.learning-rate 2e-3"
-# with the layers that 25 episodes need, and values that have room for what each action paid and led to
-LONG_SNAIL = f"{SNAIL} --algo.look-back 250 --algo.value-size 64 --algo.readout 64 64 --algo.separate-value"
+# what it looks up by must hold a state, and what it finds what each action paid and led to; its convolutions see an
+# episode, and attention, which tells states apart from the start, all of the trial
+WIDE_SNAIL = (
+    "--algo.filters 32 --algo.tc-blocks 1 --algo.layers 4 --algo.key-size 32 --algo.value-size 64"
+    " --algo.readout 64 64 --algo.init-gain 2.5 --algo.separate-value --algo.ppo.learning-rate 2e-3"
+)
 # on 25 episodes 20 updates take an agent that begins with what it knows of 10 where 1,000 take one that does not
 RECIPES = {  # by agent, episodes
     ("rl2", 10): Recipe(4000, EXPLORE),
@@ -43,8 +47,8 @@ RECIPES = {  # by agent, episodes
         900, f"{LONGER} {ASSOCIATIVE} --algo.ppo.learning-rate 4e-3", "n10/rl2-associative"
     ),
     ("snail", 10): Recipe(4000, f"{EXPLORE} {SNAIL}"),
-    ("snail-pretrained", 10): Recipe(1500, f"{EXPLORE} {LONG_SNAIL}"),
-    ("snail", 25): Recipe(900, f"{LONGER} {LONG_SNAIL}", "n10/snail-pretrained"),
+    ("snail-pretrained", 10): Recipe(1000, f"{EXPLORE} {WIDE_SNAIL}"),
+    ("snail", 25): Recipe(900, f"{LONGER} {WIDE_SNAIL}", "n10/snail-pretrained"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
