@@ -178,7 +178,8 @@ def snail_actor_critic(
     """Builds SNAIL as its paper has it for bandits and MDPs: temporal convolutions, twice, and attention on top.
 
     A temporal-convolution block is ⌈log2 length⌉ dense blocks of dilations 1, 2, 4, ...: its last layer sees the whole
-    trial. With fewer only attention does. A trial may be longer than `length`; attention then reaches back over the last `length` steps.
+    trial. With fewer only attention does. A trial may be longer than `length`; attention then reaches back over the
+    last `length` steps.
 
     Args:
       length: steps of the longest trial, episodes x horizon.

@@ -53,8 +53,20 @@ def test_snail_may_be_built_for_longer_trials_than_its_first():
         return jax.tree.map(jnp.shape, jax.eval_shape(lambda key: meta.init(key).params, jax.random.key(0)))
 
     assert shapes(4, look_back=9) == shapes(9) == shapes(9, look_back=16) != shapes(4)
-    with pytest.raises(ValueError, match="look_back is 0"):
-        jm.SNAILConfig(look_back=0)
+    assert shapes(4, layers=3) == shapes(9, layers=3) == shapes(8)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("look_back", "look_back is 0; it must be at least 1"),
+        ("layers", "layers is 0"),
+        ("init_gain", "init_gain is 0"),
+    ],
+)
+def test_snail_refuses_to_be_built_of_nothing(field, message):
+    with pytest.raises(ValueError, match=message):
+        jm.SNAILConfig(**{field: 0})
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ MODELS = {
     # chunks that do not fill the stream
     "associative-chunks": lambda spec: nets.associative_actor_critic(spec, 6, heads=2, slots=3, values=4, chunk=5),
     "snail": lambda spec: nets.snail_actor_critic(spec, LENGTH, filters=4, key_size=5, value_size=3, readout=(6,)),
+    # the convolutions see four steps, attention all
+    "snail-shallow": lambda spec: nets.snail_actor_critic(spec, LENGTH, 4, key_size=5, value_size=3, layers=2),
     # attention reaches back over fewer steps than there are
     "snail-short": lambda spec: nets.snail_actor_critic(spec, 5, filters=4, key_size=5, value_size=3),
 }
@@ -138,6 +140,26 @@ def test_snail_sees_the_whole_trial_through_convolutions_alone():
         sizes = [ring.shape[0] for ring in state.rings]
         assert sizes == 2 * [2**layer for layer in range(layers)]
         assert sum(sizes) // 2 + 1 >= length
+    shallow = nets.snail_actor_critic(SPEC, 100, tc_blocks=2, layers=3).initial_state()
+    assert [ring.shape[0] for ring in shallow.rings] == [1, 2, 4, 1, 2, 4] and len(shallow.keys) == 100
+
+
+def test_initial_gain_makes_what_snail_looks_up_by_larger_and_nothing_else():
+    plain, loud = (
+        nets.snail_actor_critic(SPEC, 4, filters=4, key_size=5, value_size=3, init_gain=gain).init(jax.random.key(0))
+        for gain in (1.0, 2.5)
+    )
+    gains = jax.tree.map(lambda one, other: float(jnp.linalg.norm(other) / jnp.linalg.norm(one)), plain, loud)
+    kernels = {
+        "/".join(p.key for p in path[1:-1]): gain
+        for path, gain in jax.tree.leaves_with_path(gains)
+        if path[-1].key == "kernel"
+    }
+    louder = {name for name, gain in kernels.items() if np.isclose(gain, 2.5, rtol=1e-5)}
+    assert louder == {"Dense_0", "_AttentionBlock_0/query", "_AttentionBlock_0/key"}
+    assert all(
+        np.isclose(gain, 1.0, rtol=1e-5) or np.isnan(gain) for name, gain in kernels.items() if name not in louder
+    )
 
 
 def test_states_of_the_lru_are_stable_and_some_are_slow():
