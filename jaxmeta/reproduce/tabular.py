@@ -25,7 +25,8 @@ REQUIRED = {
 }
 BATCHES = f"{ANNEAL} {SMALL_BATCHES}"
 # entropy in rewards per nat: actions differ by about 1 a step
-EXPLORE = f"{BATCHES} --algo.ppo.entropy-weight 0.4"
+KEEN = "--algo.ppo.entropy-weight 0.4"
+EXPLORE = f"{BATCHES} {KEEN}"
 # with the paper's λ: nearly all that an action is worth here it pays at once
 NEARSIGHTED = f"{BATCHES} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
 # from 10 episodes on to 25, with advantages that see further ahead
@@ -47,8 +48,9 @@ RECIPES = {  # by agent, episodes
         900, f"{LONGER} {ASSOCIATIVE} --algo.ppo.learning-rate 4e-3", "n10/rl2-associative"
     ),
     ("snail", 10): Recipe(4000, f"{EXPLORE} {SNAIL}"),
-    ("snail-pretrained", 10): Recipe(1000, f"{EXPLORE} {WIDE_SNAIL}"),
-    ("snail", 25): Recipe(900, f"{LONGER} {WIDE_SNAIL}", "n10/snail-pretrained"),
+    # not until it has settled: who has little to learn in 10 episodes more explores too little for 25
+    ("snail-pretrained", 10): Recipe(600, f"--chunk 10 {SMALL_BATCHES} {KEEN} {WIDE_SNAIL}"),
+    ("snail", 25): Recipe(900, f"{EXPLORE} {WIDE_SNAIL}", "n10/snail-pretrained"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
