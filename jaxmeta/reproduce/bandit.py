@@ -73,8 +73,10 @@ RECIPES = {  # by agent, pulls, arms
     ("snail", 100, 5): Recipe(2400, f"{READING_SNAIL} --algo.ppo.entropy-weight 0.05 --algo.value-size 32"),
     # of each arm it remembers pulls and rewards: two numbers
     ("snail", 100, 10): Recipe(2400, f"{SNAIL} --algo.value-size 32"),
-    # 50 arms need more channels to tell them apart
-    ("snail", 100, 50): Recipe(2000, f"{SNAIL} --algo.filters 32 --algo.value-size 64"),
+    # room for 50 arms, and for pulls and rewards of each; what the convolutions do not see attention does
+    ("snail", 100, 50): Recipe(
+        2400, f"{SNAIL} --algo.filters 64 --algo.value-size 128 --algo.layers 1 --algo.init-gain 2.5"
+    ),
     ("snail", 500, 5): Recipe(400, SNAIL),
 }
 RULES = {
