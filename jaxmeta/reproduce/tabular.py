@@ -50,7 +50,7 @@ RECIPES = {  # by agent, episodes
     ("snail", 10): Recipe(4000, f"{EXPLORE} {SNAIL}"),
     # not until it has settled: who has little to learn in 10 episodes more explores too little for 25
     ("snail-pretrained", 10): Recipe(600, f"--chunk 10 {SMALL_BATCHES} {KEEN} {WIDE_SNAIL}"),
-    ("snail", 25): Recipe(650, f"{EXPLORE} {WIDE_SNAIL}", "n10/snail-pretrained"),
+    ("snail", 25): Recipe(900, f"{EXPLORE} {WIDE_SNAIL}", "n10/snail-pretrained"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
