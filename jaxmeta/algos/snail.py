@@ -25,8 +25,8 @@ class SNAILConfig(WholeTrialsConfig):
     readout: tuple[int, ...] = ()
     """Widths of hidden layers that see all of that before the heads; the paper has none."""
     look_back: int | None = None
-    """Steps that the network sees back; by default all of a trial. It decides the number of layers, so that an agent
-    that shall learn on longer trials later (`--start-from`) needs those of the longest."""
+    """Steps that the network sees back; by default all of a trial. Unless `layers` is given it decides their number,
+    so that an agent that shall learn on longer trials later (`--start-from`) needs those of the longest."""
     layers: int | None = None
     """Convolutions per block; by default as many as it takes for the last to see all of that, ⌈log2 look-back⌉."""
     init_gain: float = 1.0
