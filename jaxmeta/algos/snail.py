@@ -18,10 +18,13 @@ class SNAILConfig(WholeTrialsConfig):
     """Channels that each causal convolution adds."""
     tc_blocks: int = 2
     """Temporal-convolution blocks below the attention."""
+    heads: int = 1
+    """Heads of the attention, each with keys and values of its own; one in the paper. With as many as there are
+    actions each can look up another."""
     key_size: int = 32
-    """Width of the attention's keys and queries."""
+    """Width of the keys and queries of a head."""
     value_size: int = 32
-    """Width of the attention's values."""
+    """Width of the values of a head."""
     readout: tuple[int, ...] = ()
     """Widths of hidden layers that see all of that before the heads; the paper has none."""
     look_back: int | None = None
@@ -39,7 +42,7 @@ class SNAILConfig(WholeTrialsConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        checks.at_least_one(self, "filters", "tc_blocks", "key_size", "value_size", "look_back", "layers")
+        checks.at_least_one(self, "filters", "tc_blocks", "heads", "key_size", "value_size", "look_back", "layers")
         checks.positive(self, "init_gain")
         checks.widths(self, "readout")
         self.ppo.check_divides(self.num_tasks)
@@ -56,6 +59,7 @@ def snail(family: TaskFamily, config: SNAILConfig = SNAILConfig()) -> MetaLearne
         length=config.look_back or config.length(family),
         filters=config.filters,
         tc_blocks=config.tc_blocks,
+        heads=config.heads,
         key_size=config.key_size,
         value_size=config.value_size,
         readout=config.readout,

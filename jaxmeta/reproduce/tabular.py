@@ -33,10 +33,9 @@ NEARSIGHTED = f"{BATCHES} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
 LONGER = f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1"
 ASSOCIATIVE = "--algo.cell associative"
 SNAIL = f"{SMALL_SNAIL} --algo.ppo.learning-rate 2e-3"
-# what it looks up by must hold a state, and what it finds what each action paid and led to; its convolutions see an
-# episode, and attention, which tells states apart from the start, all of the trial
-WIDE_SNAIL = (
-    "--algo.filters 32 --algo.tc-blocks 1 --algo.layers 4 --algo.key-size 32 --algo.value-size 64"
+# a head for each action can look up what it paid in this state, and how often it was tried; convolutions see an episode
+LOOKUP_SNAIL = (
+    "--algo.filters 32 --algo.tc-blocks 1 --algo.layers 4 --algo.heads 5 --algo.key-size 16 --algo.value-size 16"
     " --algo.readout 64 64 --algo.init-gain 2.5 --algo.separate-value --algo.ppo.learning-rate 2e-3"
 )
 # on 25 episodes 20 updates take an agent that begins with what it knows of 10 where 1,000 take one that does not
@@ -49,8 +48,12 @@ RECIPES = {  # by agent, episodes
     ),
     ("snail", 10): Recipe(4000, f"{EXPLORE} {SNAIL}"),
     # not until it has settled: who has little to learn in 10 episodes more explores too little for 25
-    ("snail-pretrained", 10): Recipe(600, f"--chunk 10 {SMALL_BATCHES} {KEEN} {WIDE_SNAIL}"),
-    ("snail", 25): Recipe(900, f"{EXPLORE} {WIDE_SNAIL}", "n10/snail-pretrained"),
+    ("snail-pretrained", 10): Recipe(
+        500, f"--chunk 10 {SMALL_BATCHES} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2 {LOOKUP_SNAIL}"
+    ),
+    ("snail", 25): Recipe(
+        800, f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.2 {LOOKUP_SNAIL}", "n10/snail-pretrained"
+    ),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {

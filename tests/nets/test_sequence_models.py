@@ -26,6 +26,7 @@ MODELS = {
     # chunks that do not fill the stream
     "associative-chunks": lambda spec: nets.associative_actor_critic(spec, 6, heads=2, slots=3, values=4, chunk=5),
     "snail": lambda spec: nets.snail_actor_critic(spec, LENGTH, filters=4, key_size=5, value_size=3, readout=(6,)),
+    "snail-heads": lambda spec: nets.snail_actor_critic(spec, LENGTH, 4, key_size=5, value_size=3, heads=2),
     # the convolutions see four steps, attention all
     "snail-shallow": lambda spec: nets.snail_actor_critic(spec, LENGTH, 4, key_size=5, value_size=3, layers=2),
     # attention reaches back over fewer steps than there are
@@ -141,7 +142,7 @@ def test_snail_sees_the_whole_trial_through_convolutions_alone():
         assert sizes == 2 * [2**layer for layer in range(layers)]
         assert sum(sizes) // 2 + 1 >= length
     shallow = nets.snail_actor_critic(SPEC, 100, tc_blocks=2, layers=3).initial_state()
-    assert [ring.shape[0] for ring in shallow.rings] == [1, 2, 4, 1, 2, 4] and len(shallow.keys) == 100
+    assert [ring.shape[0] for ring in shallow.rings] == [1, 2, 4, 1, 2, 4] and shallow.keys.shape[1] == 100
 
 
 def test_initial_gain_makes_what_snail_looks_up_by_larger_and_nothing_else():
