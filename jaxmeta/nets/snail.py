@@ -20,9 +20,8 @@ from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
 
-
 UNSEEN = -1e30
-"""Logit of what is not seen; infinity takes longer."""
+"""Logit of what is not seen; a softmax with infinity takes longer."""
 
 
 class SnailState(struct.PyTreeNode):
@@ -103,9 +102,9 @@ def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
 
 
 def _read(query: Array, keys: Array, values: Array, seen: Array) -> Array:
-    """Attends with one query [K] to those of keys [T, K] and values [T, V] that are seen [T], at least one; returns [V].
+    """Attends with one query [K] to those of keys [T, K] and values [T, V] that are seen [T]; returns [V].
 
-    It is softmax, but divides what was read and not the many weights; on a CPU that saves a third of the time.
+    At least one must be seen. It is softmax, but what was read is divided, not the many weights, which takes less time.
     """
     logits = jnp.where(seen, keys @ (query / math.sqrt(query.shape[-1])), UNSEEN)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max()))
@@ -202,14 +201,16 @@ def snail_actor_critic(
       length: steps of the longest trial, episodes x horizon.
       filters: channels that each dense block adds, and width of the layer below them.
       tc_blocks: temporal-convolution blocks.
-      key_size: width of the attention's keys and queries.
-      value_size: width of its values.
+      key_size: width of the keys and queries of a head.
+      value_size: width of the values of a head.
       readout: widths of hidden layers between the attention and the heads, joined to what they see. Attention reads
         averages, and a linear head cannot divide one by another, such as an arm's rewards by its pulls.
       layers: dense blocks per temporal-convolution block, if not ⌈log2 length⌉.
       init_gain: how much larger the first layer's weights and those of keys and queries are at first than LeCun's.
         Inputs that are one-hot are nearly all zero, so that at 1 all keys are small, attention is even, and hundreds of
         updates pass before it begins to tell one step from another.
+      heads: of the attention. One head reads an average, such as what all actions paid in a state; of several each
+        can look up another action.
     """
     if length < 1:
         raise ValueError(f"length is {length}; a trial has at least 1 step")

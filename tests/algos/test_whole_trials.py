@@ -61,6 +61,7 @@ def test_snail_may_be_built_for_longer_trials_than_its_first():
     [
         ("look_back", "look_back is 0; it must be at least 1"),
         ("layers", "layers is 0"),
+        ("heads", "heads is 0"),
         ("init_gain", "init_gain is 0"),
     ],
 )

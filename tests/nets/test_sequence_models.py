@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from jaxmeta import nets
 from jaxmeta.nets import blocks
+from jaxmeta.nets.snail import _read
 from jaxmeta.types import Discrete, Input, Spec
 
 LENGTH, STREAMS = 13, 3
@@ -161,6 +162,23 @@ def test_initial_gain_makes_what_snail_looks_up_by_larger_and_nothing_else():
     assert all(
         np.isclose(gain, 1.0, rtol=1e-5) or np.isnan(gain) for name, gain in kernels.items() if name not in louder
     )
+
+
+def test_attention_of_snail_is_softmax_over_what_is_seen():
+    steps = 5
+    query, key, value = (4.0 * jax.random.normal(k, (steps, 3)) for k in jax.random.split(jax.random.key(0), 3))
+    seen = jnp.tril(jnp.ones((steps, steps), bool))
+
+    def ours(query, key, value):
+        return jax.vmap(_read, (0, None, None, 0))(query, key, value, seen)
+
+    def reference(query, key, value):
+        one_head = (x[:, None] for x in (query, key, value))
+        return jax.nn.dot_product_attention(*one_head, is_causal=True)[:, 0]
+
+    for function in (lambda f: f, lambda f: jax.jacobian(f, (0, 1, 2))):
+        results = (function(attend)(query, key, value) for attend in (ours, reference))
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), *results)
 
 
 def test_states_of_the_lru_are_stable_and_some_are_slow():
