@@ -28,7 +28,8 @@ BATCHES = f"{ANNEAL} {SMALL_BATCHES}"
 KEEN = "--algo.ppo.entropy-weight 0.4"
 EXPLORE = f"{BATCHES} {KEEN}"
 # with the paper's λ: nearly all that an action is worth here it pays at once
-NEARSIGHTED = f"{BATCHES} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
+NEAR = "--algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
+NEARSIGHTED = f"{BATCHES} {NEAR}"
 # from 10 episodes on to 25, with advantages that see further ahead
 LONGER = f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1"
 ASSOCIATIVE = "--algo.cell associative"
@@ -48,12 +49,8 @@ RECIPES = {  # by agent, episodes
     ),
     ("snail", 10): Recipe(4000, f"{EXPLORE} {SNAIL}"),
     # not until it has settled: who has little to learn in 10 episodes more explores too little for 25
-    ("snail-pretrained", 10): Recipe(
-        500, f"--chunk 10 {SMALL_BATCHES} --algo.trace 0.3 --algo.ppo.entropy-weight 0.2 {LOOKUP_SNAIL}"
-    ),
-    ("snail", 25): Recipe(
-        800, f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.2 {LOOKUP_SNAIL}", "n10/snail-pretrained"
-    ),
+    ("snail-pretrained", 10): Recipe(500, f"--chunk 10 {SMALL_BATCHES} {NEAR} {LOOKUP_SNAIL}"),
+    ("snail", 25): Recipe(700, f"{NEARSIGHTED} {LOOKUP_SNAIL}", "n10/snail-pretrained"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
