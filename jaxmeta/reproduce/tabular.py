@@ -32,8 +32,9 @@ NEARSIGHTED = f"{BATCHES} {NEAR}"
 # from 10 episodes on to 25, with advantages that see further ahead
 LONGER = f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1"
 ASSOCIATIVE = "--algo.cell associative"
+SNAIL = "--algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16 --algo.ppo.learning-rate 2e-3"
 # a head for each action can look up what it paid in this state, and how often it was tried; convolutions see an episode
-SNAIL = (
+LOOKUP_SNAIL = (
     "--algo.filters 32 --algo.tc-blocks 1 --algo.layers 4 --algo.heads 5 --algo.key-size 16 --algo.value-size 16"
     " --algo.readout 64 64 --algo.init-gain 2.5 --algo.separate-value --algo.ppo.learning-rate 2e-3"
 )
@@ -45,10 +46,13 @@ RECIPES = {  # by agent, episodes
     ("rl2-associative", 25): Recipe(
         900, f"{LONGER} {ASSOCIATIVE} --algo.ppo.learning-rate 4e-3", "n10/rl2-associative"
     ),
-    ("snail", 10): Recipe(1000, f"{NEARSIGHTED} {SNAIL}"),
+    ("snail", 10): Recipe(4000, f"{EXPLORE} {SNAIL}"),
     # not until it has settled: who has little to learn in 10 episodes more explores too little for 25
-    ("snail-pretrained", 10): Recipe(500, f"--chunk 10 {SMALL_BATCHES} {NEAR} {SNAIL}"),
-    ("snail", 25): Recipe(700, f"{NEARSIGHTED} {SNAIL}", "n10/snail-pretrained"),
+    ("snail-pretrained", 10): Recipe(500, f"--chunk 10 {SMALL_BATCHES} {NEAR} {LOOKUP_SNAIL}"),
+    # nor there: with less than a third of the entropy it unlearns to explore, from 449 back to what a greedy agent has
+    ("snail", 25): Recipe(
+        500, f"--chunk 10 --algo.ppo.anneal-over 800 {SMALL_BATCHES} {NEAR} {LOOKUP_SNAIL}", "n10/snail-pretrained"
+    ),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
