@@ -19,14 +19,14 @@ class SNAILConfig(WholeTrialsConfig):
     tc_blocks: int = 2
     """Temporal-convolution blocks below the attention."""
     heads: int = 1
-    """Heads of the attention, each with keys and values of its own; one in the paper. With as many as there are
-    actions each can look up another."""
+    """Heads of the attention, each with keys and values of its own; the paper has one. With as many as there are
+    actions each head can look up one action."""
     key_size: int = 32
     """Width of the keys and queries of a head."""
     value_size: int = 32
     """Width of the values of a head."""
     readout: tuple[int, ...] = ()
-    """Widths of hidden layers that see all of that before the heads; the paper has none."""
+    """Widths of hidden layers that see all of that before policy and value; the paper has none."""
     look_back: int | None = None
     """Steps that the network sees back; by default all of a trial. Unless `layers` is given it decides their number,
     so that an agent that shall learn on longer trials later (`--start-from`) needs those of the longest."""

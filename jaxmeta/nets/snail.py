@@ -21,7 +21,7 @@ from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
 
 UNSEEN = -1e30
-"""Logit of what is not seen; a softmax with infinity takes longer."""
+"""Logit of what is not seen: its weight is exactly 0. With infinity attention takes longer on a CPU."""
 
 
 class SnailState(struct.PyTreeNode):
@@ -88,7 +88,7 @@ def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
         return ring, jnp.where((before >= steps)[:, None], x[source], 0.0)
 
     def attend(cache: None, query: Array, key: Array, value: Array) -> tuple[None, Array]:
-        def head(query: Array, key: Array, value: Array) -> Array:
+        def by_one_head(query: Array, key: Array, value: Array) -> Array:
             def one(moment) -> Array:
                 query, time, age = moment
                 seen = happened & (times < time) & (age - before < length) | (times == time)
@@ -96,7 +96,7 @@ def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
 
             return blockwise_vmap(one, (query, times, before))
 
-        return cache, jax.vmap(head, 1, 1)(query, key, value)
+        return cache, jax.vmap(by_one_head, 1, 1)(query, key, value)
 
     return _Past(shift, attend)
 
@@ -104,7 +104,7 @@ def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
 def _read(query: Array, keys: Array, values: Array, seen: Array) -> Array:
     """Attends with one query [K] to those of keys [T, K] and values [T, V] that are seen [T]; returns [V].
 
-    At least one must be seen. It is softmax, but what was read is divided, not the many weights, which takes less time.
+    At least one must be seen. It is softmax, but divides what was read instead of the many weights, which is faster.
     """
     logits = jnp.where(seen, keys @ (query / math.sqrt(query.shape[-1])), UNSEEN)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max()))
@@ -203,14 +203,14 @@ def snail_actor_critic(
       tc_blocks: temporal-convolution blocks.
       key_size: width of the keys and queries of a head.
       value_size: width of the values of a head.
-      readout: widths of hidden layers between the attention and the heads, joined to what they see. Attention reads
+      readout: widths of hidden layers between attention and policy or value, joined to what they see. Attention reads
         averages, and a linear head cannot divide one by another, such as an arm's rewards by its pulls.
       layers: dense blocks per temporal-convolution block, if not ⌈log2 length⌉.
       init_gain: how much larger the first layer's weights and those of keys and queries are at first than LeCun's.
         Inputs that are one-hot are nearly all zero, so that at 1 all keys are small, attention is even, and hundreds of
         updates pass before it begins to tell one step from another.
-      heads: of the attention. One head reads an average, such as what all actions paid in a state; of several each
-        can look up another action.
+      heads: number of heads of the attention; one in the paper. One reads one average, such as over all actions in a
+        state; with as many as there are actions each can look up one action.
     """
     if length < 1:
         raise ValueError(f"length is {length}; a trial has at least 1 step")

@@ -46,14 +46,25 @@ def test_rl2_with_a_trust_region_needs_its_values_fitted():
         jm.RL2Config(outer_loop="trpo", trpo=outer.TrustRegionConfig(max_kl=0.02))
 
 
-def test_snail_may_be_built_for_longer_trials_than_its_first():
-    def shapes(pulls, **look_back):
-        family = tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=pulls))
-        meta = jm.snail(family, jm.SNAILConfig(filters=2, tc_blocks=1, key_size=2, value_size=2, **look_back))
-        return jax.tree.map(jnp.shape, jax.eval_shape(lambda key: meta.init(key).params, jax.random.key(0)))
+def shapes_of_snail(pulls, **fields):
+    family = tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=pulls))
+    meta = jm.snail(family, jm.SNAILConfig(filters=2, tc_blocks=1, key_size=2, value_size=2, **fields))
+    return jax.tree.map(jnp.shape, jax.eval_shape(lambda key: meta.init(key).params, jax.random.key(0)))
 
+
+def test_snail_may_be_built_for_longer_trials_than_its_first():
+    shapes = shapes_of_snail
     assert shapes(4, look_back=9) == shapes(9) == shapes(9, look_back=16) != shapes(4)
     assert shapes(4, layers=3) == shapes(9, layers=3) == shapes(8)
+
+
+def test_snail_has_keys_and_values_for_each_head():
+    def projections(heads):
+        layers = shapes_of_snail(4, heads=heads)["params"]["_AttentionBlock_0"]
+        return {name: layers[name]["kernel"][-1] for name in ("query", "key", "value")}
+
+    assert projections(1) == {"query": 2, "key": 2, "value": 2}
+    assert projections(3) == {"query": 6, "key": 6, "value": 6}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from jaxmeta import nets
 from jaxmeta.nets import blocks
-from jaxmeta.nets.snail import _read
+from jaxmeta.nets.snail import _AttentionBlock, _parallel, _read
 from jaxmeta.types import Discrete, Input, Spec
 
 LENGTH, STREAMS = 13, 3
@@ -100,7 +100,9 @@ def test_what_is_said_depends_on_the_past_and_not_on_the_future(model):
         assert (np.abs(after - before)[time:, 0].max(-1) > 1e-6).all(), "a later step does not see it"
 
 
-@pytest.mark.parametrize("model, in_parts", [("snail", "snail"), ("associative", "associative-chunks")])
+@pytest.mark.parametrize(
+    "model, in_parts", [("snail", "snail"), ("snail-heads", "snail-heads"), ("associative", "associative-chunks")]
+)
 def test_looking_back_in_parts_equals_all_at_once(monkeypatch, model, in_parts):
     params, inputs = loud(model), inputs_of(jax.random.key(1))
     valid = jnp.ones((LENGTH, STREAMS)).at[4:7, 0].set(0.0)
@@ -179,6 +181,20 @@ def test_attention_of_snail_is_softmax_over_what_is_seen():
     for function in (lambda f: f, lambda f: jax.jacobian(f, (0, 1, 2))):
         results = (function(attend)(query, key, value) for attend in (ours, reference))
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), *results)
+    assert np.isfinite(ours(10.0 * query, 10.0 * key, value)).all(), "exponentials of large logits overflow"
+
+
+def test_heads_of_snail_read_apart():
+    steps, heads, size = 6, 2, 3
+    past = _parallel(jnp.ones(steps), steps, gaps=False)
+    x = jax.random.normal(jax.random.key(0), (steps, 4))
+    both, one = (_AttentionBlock(number, size, size, 1.0) for number in (heads, 1))
+    params = both.init(jax.random.key(1), past, None, x)
+    _, together = both.apply(params, past, None, x)
+    for head in range(heads):
+        mine = slice(head * size, (head + 1) * size)
+        _, alone = one.apply(jax.tree.map(lambda leaf, mine=mine: leaf[..., mine], params), past, None, x)
+        np.testing.assert_allclose(together[:, 4:][:, mine], alone[:, 4:], rtol=1e-5, atol=1e-6)
 
 
 def test_states_of_the_lru_are_stable_and_some_are_slow():
