@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, Recipe, Reference, Required, Row, Run, Table
+from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, SMALL_SNAIL, Recipe, Reference, Required, Row, Run, Table
 from jaxmeta.reproduce.statistics import trial_return
 
 PUBLISHED = {  # (pulls, arms): total reward of a trial, over 1,000 trials
@@ -52,8 +52,7 @@ ASSOCIATIVE = (
 # with hidden layers after the attention: it reads means, and an arm's merit is a quotient of two; as in RL², values
 # come from a network of their own: it then learns as much from a fifth of the trials
 READING_SNAIL = (
-    f"{ANNEAL} {SMALL_BATCHES} --algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16"
-    " --algo.readout 64 64 --algo.separate-value --algo.ppo.learning-rate 4e-3"
+    f"{ANNEAL} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 64 64 --algo.separate-value --algo.ppo.learning-rate 4e-3"
 )
 SHORT_SNAIL = f"{READING_SNAIL} --algo.ppo.entropy-weight 0.01"
 SNAIL = f"{READING_SNAIL} --algo.ppo.entropy-weight 0.1"

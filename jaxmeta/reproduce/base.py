@@ -37,6 +37,7 @@ SMALL_BATCHES = "--algo.num-tasks 256 --algo.ppo.minibatches 4"
 QUICK_REPLAY = "--algo.num-train-tasks 8 --algo.tasks-per-update 8 --algo.sac.gradient-steps 5"
 ROUNDING = 1e-6
 """How far above an optimum, as a share of it, a mean of returns is that are sums in float32 and all alike."""
+SMALL_SNAIL = "--algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16"
 
 
 @dataclasses.dataclass(frozen=True)

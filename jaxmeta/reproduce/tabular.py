@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, Recipe, Reference, Required, Row, Run, Table
+from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, SMALL_SNAIL, Recipe, Reference, Required, Row, Run, Table
 from jaxmeta.reproduce.statistics import trial_return
 
 PUBLISHED = {  # episodes: total reward of a trial
@@ -31,7 +31,7 @@ NEARSIGHTED = "--algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
 # from 10 episodes on to 25, with advantages that see further ahead
 LONGER = f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1"
 ASSOCIATIVE = "--algo.cell associative"
-SNAIL = "--algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16 --algo.ppo.learning-rate 2e-3"
+SNAIL = f"{SMALL_SNAIL} --algo.ppo.learning-rate 2e-3"
 # each head of attention can look up one action: what it paid in this state; the convolutions see an episode
 LOOKUP_SNAIL = (
     f"--chunk 10 {SMALL_BATCHES} {NEARSIGHTED}"
