@@ -149,13 +149,8 @@ class Rollout(struct.PyTreeNode):
     """What the behaviour policy said, for importance ratios."""
     reset_key: Key
     """[E], replays `Learner.reset`."""
-    fault: Any = ()
-    """True where the environment or the policy said something that is not finite; such a step is not valid. `()` where
-    nobody has looked."""
-
-
-class Experience:
-    """Marks a record of what was experienced, not learned: an update that comes to nothing keeps it."""
+    fault: Array
+    """True where the environment or the policy gave something that is not finite; such a step is not valid."""
 
 
 class Trial(struct.PyTreeNode):
@@ -177,8 +172,21 @@ class TrainState(struct.PyTreeNode):
     key: Key
     step: Array
     """Updates done so far, int32 scalar."""
-    replay: Any = ()
-    """What an off-policy learner remembers; leaves are [N, ...] by training task, and live on the devices of their
-    tasks."""
-    dropped: Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
-    """Updates in a row, up to now, that came to nothing because they were not finite, int32 scalar."""
+    sampler: Any = ()
+    """What the sampler remembers, such as the scores of a curriculum; the same on every device."""
+    source: Any = ()
+    """What the source remembers, such as a replay; leaves are [S, ...], spread over the devices along the first axis.
+    It is experience, so a skipped update keeps it."""
+    skipped: Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
+    """Updates in a row, up to now, that were skipped because they were not finite, int32 scalar."""
+
+
+class Ratio(struct.PyTreeNode):
+    """A number on how an adaptation went, kept inside of `fast`; see `core.learner.adaptation_metrics`."""
+
+    name: str = struct.field(pytree_node=False)
+    """Its name in the log."""
+    part: Array
+    """Float32 scalar."""
+    whole: Array
+    """Float32 scalar; where it is not positive, there is nothing to report yet and the ratio is 0."""

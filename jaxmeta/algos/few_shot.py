@@ -169,11 +169,27 @@ def cavia(family: TaskFamily, config: FewShotCAVIAConfig = FewShotCAVIAConfig())
 def reptile(family: TaskFamily, config: FewShotReptileConfig = FewShotReptileConfig()) -> MetaLearner:
     """Builds Reptile: no query, no second derivative, no derivative at all through the adaptation."""
     learner = config.learner(family, config.rule())
-    return outer.supervised_reptile(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
+    end = outer.after_batches(learner, few_shot_env(family), config.rounds)
+    return on_examples(family, config, learner, outer.reptile(end, config.outer, piece=outer.few_rows))
 
 
 def _on_query(family: TaskFamily, config: OnQueryConfig, learner: Learner) -> MetaLearner:
-    return outer.supervised(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
+    return on_examples(
+        family, config, learner, outer.follow_query(learner, few_shot_env(family), config.rounds, config.outer)
+    )
+
+
+def on_examples(family: TaskFamily, config: Any, learner: Learner, improve: outer.Improve) -> MetaLearner:
+    """Puts an improvement on supervised tasks around an agent; the config has `rounds` and `num_tasks`."""
+    plan = Plan(rounds=config.rounds)
+    return outer.meta_update(
+        learner,
+        plan,
+        outer.uniform(family),
+        outer.examples(plan),
+        improve,
+        outer.Info(config.num_tasks, plan, spread=config.num_tasks),
+    )
 
 
 def also(recipe: Callable[..., MetaLearner]) -> Callable[[Callable[..., MetaLearner]], Callable[..., MetaLearner]]:

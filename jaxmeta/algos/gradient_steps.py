@@ -170,12 +170,14 @@ def by_gradient_steps(
 
 def improved(learner: Learner, family: TaskFamily, config: GradientStepsConfig) -> MetaLearner:
     """Puts the outer loop that the config names around an agent."""
-    shared = (learner, family, config.plan(), config.num_tasks, config.advantage())
-    options: dict[str, Any] = {
-        "credit": config.credit(),
-        "max_task_gradient": config.max_task_gradient,
-    }
+    plan, info = config.plan(), outer.Info(config.num_tasks, config.plan(), spread=config.num_tasks)
+    aggregate = outer.mean() if config.max_task_gradient is None else outer.masked(config.max_task_gradient)
+    options: dict[str, Any] = {"credit": config.credit(), "aggregate": aggregate}
     if config.outer_loop == "trpo":
-        return outer.trust_region(*shared, config.trpo, **options)
-    plain = {"clip": None, "epochs": 1, "minibatches": 1} if config.outer_loop == "vpg" else {}
-    return outer.policy_gradient(*shared, dataclasses.replace(config.ppo, **plain), **options)
+        improve = outer.trust_region(learner, config.advantage(), config.trpo, **options)
+    else:
+        plain = {"clip": None, "epochs": 1, "minibatches": 1} if config.outer_loop == "vpg" else {}
+        ppo = dataclasses.replace(config.ppo, **plain)
+        improve = outer.policy_gradient(learner, config.advantage(), ppo, rounds=config.rounds, **options)
+        info = dataclasses.replace(info, spread=config.num_tasks // ppo.minibatches)
+    return outer.meta_update(learner, plan, outer.uniform(family), outer.fresh(learner, family, plan), improve, info)

@@ -6,12 +6,11 @@ import dataclasses
 from typing import Literal
 
 from jaxmeta import checks, inner, nets, outer
-from jaxmeta.algos.few_shot import few_shot_env
+from jaxmeta.algos.few_shot import few_shot_env, on_examples
 from jaxmeta.algos.update_rule import FIXED
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.few_shot import FewShot
-from jaxmeta.types import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +56,9 @@ def learned_optimizer(family: TaskFamily, config: LearnedOptimizerConfig = Learn
     nominal = FIXED[config.nominal](config.inner_lr)
     rule = inner.recurrent(nets.coordinatewise_lstm(config.cell), nominal, config.scale)
     rule = rule if config.second_order else inner.first_order(rule)
-    learner = optimises(few_shot_env(family), rule, config.hidden, config.activation)
-    return outer.unrolled(learner, family, Plan(rounds=config.rounds), config.num_tasks, config.outer)
+    env = few_shot_env(family)
+    learner = optimises(env, rule, config.hidden, config.activation)
+    return on_examples(family, config, learner, outer.unrolled(learner, env, config.rounds, config.outer))
 
 
 def optimises(env: FewShot, rule: inner.Updater, hidden: tuple[int, ...], activation: str = "tanh") -> Learner:

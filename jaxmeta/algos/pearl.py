@@ -103,13 +103,10 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         encoder,
         collector,
         family,
-        Plan(rounds=1, streams=config.streams),
-        num_train_tasks=config.num_train_tasks,
-        tasks_per_update=config.tasks_per_update,
-        context_batch=config.context_batch,
-        context_rounds=1 + config.posterior_context,
-        vary_context=config.vary_context,
-        use_next_obs=config.use_next_obs,
-        config=config.sac,
+        outer.Visits(config.num_train_tasks, config.tasks_per_update, Plan(rounds=1, streams=config.streams)),
+        config.sac,
+        outer.ContextConfig(
+            config.context_batch, 1 + config.posterior_context, config.vary_context, config.use_next_obs
+        ),
         evaluation=(by_mode(tested), Plan(rounds=config.rounds)),
     )

@@ -56,6 +56,12 @@ def ppo(family: TaskFamily, config: PPOConfig = PPOConfig()) -> MetaLearner:
     network = nets.actor_critic(
         family.env.spec, config.hidden, config.activation, config.init_log_std, config.action_scale, value=True
     )
-    advantage = rl.value_baseline(config.discount, config.trace)
-    plan = Plan(streams=config.streams)
-    return outer.policy_gradient(inner.memory(network), family, plan, config.num_tasks, advantage, config.ppo)
+    policy, plan = inner.memory(network), Plan(streams=config.streams)
+    return outer.meta_update(
+        policy,
+        plan,
+        outer.uniform(family),
+        outer.fresh(policy, family, plan),
+        outer.policy_gradient(policy, rl.value_baseline(config.discount, config.trace), config.ppo),
+        outer.Info(config.num_tasks, plan, spread=config.num_tasks // config.ppo.minibatches),
+    )

@@ -36,4 +36,16 @@ def reptile(family: TaskFamily, config: ReptileConfig = ReptileConfig()) -> Meta
     def adapted(params: inner.GradientParams, fast: inner.GradientFast) -> inner.GradientParams:
         return params.replace(policy=fast.policy)
 
-    return outer.towards_adapted(learner, family, config.plan(), config.num_tasks, adapted, config.outer)
+    plan = config.plan()
+    return outer.meta_update(
+        learner,
+        plan,
+        outer.uniform(family),
+        outer.fresh(learner, family, plan),
+        outer.reptile(
+            outer.after_last_round(learner, adapted),
+            config.outer,
+            piece=lambda params, trials: outer.gradient_chunk(learner, trials),
+        ),
+        outer.Info(config.num_tasks, plan, spread=config.num_tasks),
+    )

@@ -51,9 +51,7 @@ def sac(family: TaskFamily, config: SACConfig = SACConfig()) -> MetaLearner:
         nets.no_context(),
         agent,
         family,
-        Plan(streams=config.streams),
-        num_train_tasks=config.num_train_tasks,
-        tasks_per_update=config.tasks_per_update,
-        config=config.sac,
+        outer.Visits(config.num_train_tasks, config.tasks_per_update, Plan(streams=config.streams)),
+        config.sac,
         evaluation=(by_mode(agent), Plan()),
     )

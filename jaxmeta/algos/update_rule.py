@@ -80,8 +80,8 @@ class UpdateRuleConfig:
 class ImplicitConfig(UpdateRuleConfig):
     """The fields of implicit MAML (Rajeswaran et al., 2019, arXiv:1909.04630), of whatever loss.
 
-    `slope_left` in the log is the length of the slope at the last step over that at the first: what is differentiated
-    is the end of the descent, and it is off by as much as that is not reached.
+    `gradient_norm_ratio` in the log is the gradient norm at the last step over that at the first: what is
+    differentiated is the end of the descent, and it is off by as much as that is not reached.
     """
 
     inner_steps: int = 10

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+import math
+from typing import Literal
 
 from jaxmeta import checks, inner, nets, outer
 from jaxmeta.algos.whole_trials import TrialsConfig, scaled
+from jaxmeta.core import parallel
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -93,18 +95,31 @@ def varibad(family: TaskFamily, config: VariBADConfig = VariBADConfig()) -> Meta
     )
     policy = nets.scale_value(policy, scale)
     weights = {"reward": config.reward_weight, "state": config.state_weight}
-    return outer.variational(
-        inner.belief(policy, encoder, decoders),
-        inner.memory(policy),
-        inner.hyper_trials,
-        inner.trajectories,
-        inner.negative_elbo(encoder, decoders, weights, config.kl_weight),
-        family,
-        config.plan(family),
-        config.num_tasks,
-        config.advantage(),
-        scaled(config.ppo, scale),
-        config.vae,
+    learner, plan = inner.belief(policy, encoder, decoders), config.plan(family)
+    example = outer.example_trajectory(family, plan)
+    part = config.num_tasks // config.ppo.minibatches
+    strata = parallel.num_strata(math.gcd(part, config.vae.batch_size, config.vae.capacity))
+    if config.vae.capacity < config.num_tasks:
+        raise ValueError(
+            f"capacity is {config.vae.capacity}; the rings must hold the {config.num_tasks} trials of an update"
+        )
+    ring = outer.trajectory_ring(inner.trajectories, example, config.vae.capacity // strata)
+    return outer.meta_update(
+        learner,
+        plan,
+        outer.uniform(family),
+        outer.replay(outer.fresh(learner, family, plan), {"trials": ring}, strata, by_task=False),
+        outer.variational(
+            inner.memory(policy),
+            inner.hyper_trials,
+            inner.negative_elbo(encoder, decoders, weights, config.kl_weight),
+            example,
+            config.advantage(),
+            scaled(config.ppo, scale),
+            config.vae,
+            strata,
+        ),
+        outer.Info(config.num_tasks, plan, spread=math.gcd(part, strata)),
     )
 
 
@@ -120,17 +135,16 @@ def belief_model(family: TaskFamily, config: VariBADConfig) -> tuple[nets.Belief
     )
     decoders = {}
     if config.reward_weight:
-        decoders["reward"] = _reward_decoder(family.env, config)
+        decoders["reward"] = _reward_decoder(family, config)
     if config.state_weight:
         decoders["state"] = nets.state_decoder(spec, config.latent, config.decoder_hidden)
     return encoder, decoders
 
 
-def _reward_decoder(env: Any, config: VariBADConfig) -> nets.BeliefDecoder:
-    has_cells = hasattr(env, "num_cells") and hasattr(env, "cell_of")
-    kind = config.reward_decoder or ("cells" if has_cells else "transition")
+def _reward_decoder(family: TaskFamily, config: VariBADConfig) -> nets.BeliefDecoder:
+    kind = config.reward_decoder or ("transition" if family.cells is None else "cells")
     if kind != "cells":
-        return nets.reward_decoder(env.spec, config.latent, config.decoder_hidden, kind == "transition")
-    if not has_cells:
+        return nets.reward_decoder(family.env.spec, config.latent, config.decoder_hidden, kind == "transition")
+    if family.cells is None:
         raise ValueError("reward_decoder is 'cells'; that needs tasks on a grid of cells, such as grid-navigation")
-    return nets.cell_decoder(env.num_cells, env.cell_of, config.latent, config.decoder_hidden)
+    return nets.cell_decoder(family.cells.number, family.cells.of, config.latent, config.decoder_hidden)

@@ -75,10 +75,26 @@ def on_whole_trials(
     by_trust_region = isinstance(optimiser, outer.TrustRegionConfig)
     if config.separate_value or by_trust_region:
         network = nets.separate_value(network, network)
-    learner, plan, advantage = inner.memory(network), config.plan(family), config.advantage()
+    learner, critic, plan, advantage = (
+        inner.memory(network),
+        inner.critic(network),
+        config.plan(family),
+        config.advantage(),
+    )
     if by_trust_region:
-        return outer.trust_region(learner, family, plan, config.num_tasks, advantage, optimiser)
-    return outer.policy_gradient(learner, family, plan, config.num_tasks, advantage, scaled(optimiser, scale))
+        spread, improve = config.num_tasks, outer.trust_region(learner, advantage, optimiser, critic=critic)
+    else:
+        optimiser.check_divides(config.num_tasks)
+        spread = config.num_tasks // optimiser.minibatches
+        improve = outer.policy_gradient(learner, advantage, scaled(optimiser, scale), critic=critic)
+    return outer.meta_update(
+        learner,
+        plan,
+        outer.uniform(family),
+        outer.fresh(learner, family, plan),
+        improve,
+        outer.Info(config.num_tasks, plan, spread),
+    )
 
 
 def scaled(optimiser: outer.PolicyGradientConfig, scale: float) -> outer.PolicyGradientConfig:

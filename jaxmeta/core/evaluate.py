@@ -12,6 +12,7 @@ from flax import struct
 
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, by_mode
+from jaxmeta.core.parallel import Execution
 from jaxmeta.core.rollout import collect, episode_returns, replay_fast, rollout, stepping_chunk
 from jaxmeta.tasks.base import Env
 from jaxmeta.types import Array, Key, Params, Plan, Task
@@ -50,9 +51,16 @@ class Report(struct.PyTreeNode):
 
 
 def evaluate(
-    learner: Learner, params: Params, env: Env, tasks: Task, key: Key, plan: Plan, deterministic: bool = False
+    learner: Learner,
+    params: Params,
+    env: Env,
+    tasks: Task,
+    key: Key,
+    plan: Plan,
+    deterministic: bool = False,
+    execution: Execution = Execution(),
 ) -> Report:
-    """Runs one trial on each of a batch of tasks, spread over all devices.
+    """Runs one trial on each of a batch of tasks, spread over the devices.
 
     Args:
       learner: any learner: a trained one, an oracle, a classical reference.
@@ -60,10 +68,9 @@ def evaluate(
       plan: may have more rounds than in meta-training.
       deterministic: whether to report what the policies do by their modes. The agent still adapts on what it sampled:
         at the mode of a Gaussian the policy gradient of its mean is zero.
+      execution: the devices to run on; by default all that divide the number of tasks.
     """
-    modal = by_mode(learner)._replace(values=None)
-    if not plan.rounds:  # nobody asks for them: no adaptation follows
-        learner = learner._replace(values=None)
+    modal = by_mode(learner)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     chunk = stepping_chunk(env, tasks, plan)
 
@@ -83,11 +90,11 @@ def evaluate(
         )
 
     # in bounded pieces: what a trial stores is dropped once it is summed
-    run = parallel.map_over_tasks(one, num_tasks, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
-    count = parallel.num_devices_for(num_tasks)
-    params = parallel.replicate(params, count)
+    mesh = execution.mesh(num_tasks)
+    run = parallel.map_over_tasks(one, mesh, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
+    params = jax.device_put(params, parallel.everywhere(mesh))
     # a process can look only at what its own devices have
-    placed: dict[str, Any] = {} if jax.process_count() == 1 else {"out_shardings": parallel.everywhere(count)}
+    placed: dict[str, Any] = {} if jax.process_count() == 1 else {"out_shardings": parallel.everywhere(mesh)}
     return parallel.compiled(run, **placed)(params, (tasks, jax.random.split(key, num_tasks)))
 
 

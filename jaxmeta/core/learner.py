@@ -7,10 +7,14 @@ of experience and changes in `Learner.act`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxmeta.types import Array, Carry, Fast, Input, Key, Metrics, Output, Params, Plan, Rollout, TrainState
+import jax
+import jax.numpy as jnp
+
+from jaxmeta.types import Array, Carry, Fast, Input, Key, Metrics, Output, Params, Plan, Ratio, Rollout, TrainState
 
 
 class Learner(NamedTuple):
@@ -30,11 +34,20 @@ class Learner(NamedTuple):
     """Makes a distrax distribution over actions from the arrays of an output with any leading axes."""
     unroll: Callable[[Params, Fast, Carry, Rollout], Output] | None = None
     """Optional form of `act` over whole streams that is parallel in time: carry [E, ...] and rollout [T, E, ...]."""
-    values: Callable[[Params, Fast, Rollout], Array] | None = None
-    """Optional values of a rollout's steps, [T, E], from a model that is not needed to act: `act` and `unroll` then say
-    zero, and the engine puts these in."""
-    report: Callable[[Fast], Metrics] | None = None
-    """Optional numbers on how the adaptation to a task went, for the log of meta-training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What an algorithm tells those who place, print and evaluate it; static."""
+
+    num_tasks: int = 1
+    """Tasks that an update visits."""
+    plan: Plan = Plan()
+    """How the trial on each of them is laid out."""
+    spread: int = 1
+    """The number of devices must divide this: tasks of an update, or of a minibatch."""
+    warmup: int = 0
+    """Updates at the start that only collect."""
 
 
 class MetaLearner(NamedTuple):
@@ -44,20 +57,27 @@ class MetaLearner(NamedTuple):
     plan: Plan
     """How a trial is laid out where the agent is evaluated."""
     init: Callable[[Key], TrainState]
-    update: Callable[[TrainState], tuple[TrainState, Metrics]]
-    """Samples tasks, collects trials, improves the params. Pure, scannable, vmappable over seeds."""
-    num_devices: int | None = None
-    """Devices that `update` runs on; all by default."""
-    collects: tuple[int, Plan] | None = None
-    """Tasks that an update visits, and how a trial on each is laid out."""
-    warmup: int = 0
-    """Updates at the begin that only collect."""
-    fixed_order: bool = False
-    """Whether sums over tasks are taken in a fixed order even where nobody asks for it: what rounds differently from
-    one number of devices to another would else grow from update to update."""
-    simplify: bool = True
-    """Whether the compiler's algebra rounds `update` alike on one device and on many. Where it does not, runs that must
-    give equal bits do without, and are slower."""
+    update: Callable[..., tuple[TrainState, Metrics]]
+    """(state, data=()) -> (state, metrics). Samples tasks, gets experience, improves the params. Pure, scannable,
+    vmappable over seeds; `data` is a fixed dataset that no checkpoint holds. It runs on the devices of the ambient mesh
+    that `jm.train` enters, else on one."""
+    info: Info = Info()
+
+
+def adaptation_metrics(fast: Fast) -> Metrics:
+    """Reads the numbers on how the adaptation to a task went from the `Ratio`s in its fast state, scalars by name."""
+
+    def is_ratio(node: Any) -> bool:
+        return isinstance(node, Ratio)
+
+    values: dict[str, list[Array]] = {}
+    for node in jax.tree.leaves(fast, is_leaf=is_ratio):
+        if is_ratio(node):
+            known = node.whole > 0
+            values.setdefault(node.name, []).append(
+                jnp.where(known, node.part / jnp.where(known, node.whole, 1.0), 0.0)
+            )
+    return {name: jnp.mean(jnp.stack(found)) for name, found in values.items()}
 
 
 def by_mode(learner: Learner) -> Learner:

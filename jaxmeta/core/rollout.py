@@ -87,33 +87,22 @@ def rollout(
     start = (carry, blank.replace(first=jnp.ones(streams)))
     _, records = jax.lax.scan(episode, start, jax.random.split(episodes_key, episodes))
     records = jax.tree.map(lambda leaf: leaf.reshape(episodes * spec.horizon, *leaf.shape[2:]), records)
-    records = records.replace(reset_key=reset_keys)
-    return records if learner.values is None else _valued(learner, params, fast, records)
-
-
-def _valued(learner: Learner, params: Params, fast: Fast, experience: Rollout) -> Rollout:
-    """Puts the values in, of a learner that acts without them; one that is not finite is a fault."""
-    output = _with_values(learner, params, fast, experience, experience.output)
-    sound = guard.is_sound(output.value, leading=2) | (experience.valid == 0)
-    kept = {name: getattr(experience, name) * sound for name in ("reward", "valid", "done", "terminated")}
-    return experience.replace(output=output, fault=experience.fault | ~sound, **kept)
+    return records.replace(reset_key=reset_keys)
 
 
 @parallel.in_float32
 def unroll(learner: Learner, params: Params, fast: Fast, experience: Rollout) -> Output:
-    """Says again, differentiably, what the policy says along stored experience [T, E, ...].
+    """Re-evaluates the policy, differentiably, along stored experience [T, E, ...].
 
     With an empty carry this is one batched call; with a parallel form (`Learner.unroll`) that form; else a scan.
     """
     carry = jax.vmap(learner.reset, (None, None, 0))(params, fast, experience.reset_key)
     act = jax.vmap(learner.act, (None, None, 0, 0))
     if not jax.tree.leaves(carry):
-        output = jax.vmap(act, (None, None, None, 0))(params, fast, carry, experience.inputs)[1]
-    elif learner.unroll is not None:
-        output = learner.unroll(params, fast, carry, experience)
-    else:
-        output = _scan(act, params, fast, carry, experience)
-    return _with_values(learner, params, fast, experience, output)
+        return jax.vmap(act, (None, None, None, 0))(params, fast, carry, experience.inputs)[1]
+    if learner.unroll is not None:
+        return learner.unroll(params, fast, carry, experience)
+    return _scan(act, params, fast, carry, experience)
 
 
 def _scan(act, params: Params, fast: Fast, carry: Carry, experience: Rollout) -> Output:
@@ -125,11 +114,6 @@ def _scan(act, params: Params, fast: Fast, carry: Carry, experience: Rollout) ->
         return _select(valid > 0, next_carry, carry), output
 
     return jax.lax.scan(step, carry, (experience.inputs, experience.valid))[1]
-
-
-def _with_values(learner: Learner, params: Params, fast: Fast, experience: Rollout, output: Output) -> Output:
-    """Puts the values in, of a learner that acts without them."""
-    return output if learner.values is None else output.replace(value=learner.values(params, fast, experience))
 
 
 @parallel.in_float32

@@ -17,7 +17,7 @@ from jaxmeta.inner.derivatives import mixed_mode, rematerialised
 from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient, policy_loss
 from jaxmeta.inner.implicit import held_back, implicit, proximal_point
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
-from jaxmeta.inner.memory import memory
+from jaxmeta.inner.memory import critic, memory
 from jaxmeta.inner.supervised import predictor, support_loss
 from jaxmeta.inner.updaters import (
     Updater,
@@ -29,7 +29,6 @@ from jaxmeta.inner.updaters import (
     fixed,
     per_parameter,
     sgd,
-    tally,
 )
 
 __all__ = [
@@ -48,6 +47,7 @@ __all__ = [
     "bounded",
     "chain",
     "context",
+    "critic",
     "descent",
     "first_order",
     "fixed",
@@ -71,6 +71,5 @@ __all__ = [
     "rematerialised",
     "sgd",
     "support_loss",
-    "tally",
     "trajectories",
 ]

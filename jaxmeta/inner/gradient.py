@@ -12,7 +12,7 @@ from flax import struct
 
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import unroll
-from jaxmeta.inner.updaters import Updater, select, tally
+from jaxmeta.inner.updaters import Updater, select
 from jaxmeta.rl import Estimator, Objective
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Rollout
 
@@ -105,10 +105,6 @@ def descent(
         assert policy.unroll is not None
         return policy.unroll(fast.policy, (), carry, experience)
 
-    def values(params: GradientParams, fast: GradientFast, experience: Rollout) -> Array:
-        assert policy.values is not None
-        return policy.values(fast.policy, (), experience)
-
     return Learner(
         init=init,
         start=start,
@@ -117,8 +113,6 @@ def descent(
         adapt=adapt,
         head=policy.head,
         unroll=unroll_policy if policy.unroll else None,
-        values=values if policy.values else None,
-        report=lambda fast: tally(fast.opt_state),
     )
 
 

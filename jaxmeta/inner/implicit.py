@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ import optax
 
 from jaxmeta.core.learner import Learner
 from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent
-from jaxmeta.inner.updaters import Updater, tally
-from jaxmeta.types import Array, Key, Metrics, Params, Rollout
+from jaxmeta.inner.updaters import Updater
+from jaxmeta.types import Array, Key, Params, Ratio, Rollout
 
 
 def implicit(
@@ -28,7 +28,7 @@ def implicit(
 
     Memory of a meta-gradient does not depend on `steps`, and time only as the steps are taken again. It is biased as
     far as the minimum is not reached, or its curvature not positive: few or small steps can lead it far astray. The
-    metric `slope_left` says how far: the length of the slope at the last step over that at the first.
+    metric `gradient_norm_ratio` says how far: the gradient norm at the last step over that at the first.
 
     Args:
       policy: a learner without adaptation of its own.
@@ -44,29 +44,18 @@ def implicit(
         at = lambda theta: loss(theta, experience)  # noqa: E731
         return GradientFast(*proximal_point(at, fast.policy, tx, strength, steps, cg_iterations, damping))
 
-    def report(fast: GradientFast) -> Metrics:
-        slopes, _ = fast.opt_state
-        flat = slopes.first == 0.0
-        left = jnp.where(flat, 0.0, slopes.last / jnp.where(flat, 1.0, slopes.first))
-        return tally(fast.opt_state) | {"slope_left": left}
-
-    return descent(policy, loss, watched)._replace(adapt=adapt, report=report)
-
-
-class Slopes(NamedTuple):
-    """Lengths of the slopes that a descent has met, float32 scalars."""
-
-    first: Array
-    """-1 where there was none yet."""
-    last: Array
+    return descent(policy, loss, watched)._replace(adapt=adapt)
 
 
 def _watch() -> optax.GradientTransformation:
-    def update(updates, state, params=None):
-        length = optax.tree.norm(updates)
-        return updates, Slopes(jnp.where(state.first < 0, length, state.first), length)
+    """Keeps the norm of the last gradient over that of the first."""
 
-    return optax.GradientTransformation(lambda params: Slopes(-jnp.ones(()), jnp.zeros(())), update)
+    def update(updates, state, params=None):
+        norm = optax.tree.norm(updates)
+        return updates, state.replace(part=norm, whole=jnp.where(state.whole < 0, norm, state.whole))
+
+    start = Ratio("gradient_norm_ratio", part=jnp.zeros(()), whole=-jnp.ones(()))
+    return optax.GradientTransformation(lambda params: start, update)
 
 
 def held_back(updater: Updater, strength: float) -> Updater:

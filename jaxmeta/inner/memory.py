@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxmeta.core.learner import Learner
 from jaxmeta.nets import Network
+from jaxmeta.types import Array, Params, Rollout
 
 
 def memory(network: Network) -> Learner:
@@ -11,15 +14,11 @@ def memory(network: Network) -> Learner:
 
     With a recurrent network this is the inner loop of RL²; with a memoryless one it is a plain policy.
     """
-    parallel, network_values = network.unroll, network.values
+    parallel = network.unroll
 
     def unroll(params, fast, carry, experience):
         assert parallel is not None
         return parallel(params, carry, experience.inputs, experience.valid)
-
-    def values(params, fast, experience):
-        assert network_values is not None
-        return network_values(params, experience.inputs, experience.valid)
 
     return Learner(
         init=network.init,
@@ -29,5 +28,10 @@ def memory(network: Network) -> Learner:
         adapt=lambda params, fast, experience, key: fast,
         head=network.head,
         unroll=None if parallel is None else unroll,
-        values=None if network_values is None else values,
     )
+
+
+def critic(network: Network) -> Callable[[Params, Rollout], Array] | None:
+    """Returns the values, [T, E] of a round, of a network that acts without them; None where its output has them."""
+    values = network.values
+    return values and (lambda params, experience: values(params, experience.inputs, experience.valid))

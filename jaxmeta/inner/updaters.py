@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmeta.types import Array, Key, Metrics, Params
+from jaxmeta.types import Array, Key, Params, Ratio
 
 
 class Updater(NamedTuple):
@@ -102,38 +102,21 @@ def select(tree: Params, names: tuple[str, ...], named: Callable[[Array], Array]
     return jax.tree_util.tree_map_with_path(lambda path, leaf: named(leaf) if has(path) else other(leaf), tree)
 
 
-class BoundState(NamedTuple):
-    """How often a bound was met."""
-
-    count: Array
-    """Adaptations so far, float32 scalar."""
-    acted: Array
-    """Those whose step was shortened, float32 scalar."""
-
-
 def bounded(updater: Updater, max_step: float) -> Updater:
     """Shortens every step of any updater to at most `max_step`, in the norm over all params, and counts how often.
 
     The meta-gradient goes through it, and is finite where a step is zero.
     """
 
-    def init(params: Params) -> BoundState:
-        return BoundState(jnp.zeros(()), jnp.zeros(()))
+    def init(params: Params) -> Ratio:
+        return Ratio("bounded_steps", part=jnp.zeros(()), whole=jnp.zeros(()))
 
-    def shorten(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, BoundState]:
+    def shorten(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Ratio]:
         squared = optax.tree.norm(updates, squared=True)
         acts = squared > max_step**2
         # the root is taken where it acts only: its slope at zero is infinite
         factor = jnp.where(acts, max_step * jax.lax.rsqrt(jnp.where(acts, squared, 1.0)), 1.0)
-        state = BoundState(state.count + 1.0, state.acted + acts)
+        state = state.replace(part=state.part + acts, whole=state.whole + 1.0)
         return jax.tree.map(lambda leaf: factor * leaf, updates), state
 
     return updater._replace(tx=lambda psi: optax.chain(updater.tx(psi), optax.GradientTransformation(init, shorten)))
-
-
-def tally(opt_state: Any) -> Metrics:
-    """Returns the share of adaptations that a bound acted on, if there is one."""
-    states = jax.tree.leaves(opt_state, is_leaf=lambda leaf: isinstance(leaf, BoundState))
-    bounds = [state for state in states if isinstance(state, BoundState)]
-    shares = [one.acted / jnp.maximum(one.count, 1.0) for one in bounds]
-    return {"bounded_steps": jnp.mean(jnp.stack(shares))} if shares else {}

@@ -1,41 +1,89 @@
-"""Outer loops: how experience over many tasks improves an agent."""
+"""The outer loop: one meta-update, and its samplers, sources, aggregates and improvements."""
 
+from jaxmeta.core.learner import Info
+from jaxmeta.outer.aggregates import Aggregate, Gradient, combined, masked, mean, per_task
+from jaxmeta.outer.descend import Minibatches, after, by_part, descend, optimiser, shuffled, whole
 from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
-from jaxmeta.outer.loss import Credit, meta_loss, no_credit, standardized_credit, trial_loss, unbiased_credit
-from jaxmeta.outer.off_policy import OffPolicyConfig, off_policy
-from jaxmeta.outer.on_policy import on_policy
+from jaxmeta.outer.loss import (
+    Credit,
+    Critic,
+    gradient_chunk,
+    meta_loss,
+    no_credit,
+    standardized_credit,
+    trial_loss,
+    unbiased_credit,
+)
+from jaxmeta.outer.meta_update import Batch, Draw, Improve, Sampler, Seen, Source, meta_update
 from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_gradient
-from jaxmeta.outer.reptile import ReptileConfig, towards_adapted
-from jaxmeta.outer.supervised import SupervisedConfig, adapted, query_loss, supervised, supervised_reptile
+from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
+from jaxmeta.outer.samplers import revisit, uniform
+from jaxmeta.outer.soft_actor_critic import ContextConfig, OffPolicyConfig, Visits, off_policy
+from jaxmeta.outer.sources import Ring, examples, fresh, replay
+from jaxmeta.outer.supervised import SupervisedConfig, adapted, after_batches, few_rows, follow_query, query_loss
 from jaxmeta.outer.trust_region import TrustRegionConfig, trust_region
 from jaxmeta.outer.unrolled import UnrolledConfig, unrolled
-from jaxmeta.outer.variational import VariationalConfig, variational
+from jaxmeta.outer.variational import VariationalConfig, example_trajectory, trajectory_ring, variational
 
 __all__ = [
     "META_GRADIENTS",
+    "Aggregate",
+    "Batch",
+    "ContextConfig",
     "Credit",
+    "Critic",
+    "Draw",
+    "Gradient",
+    "Improve",
+    "Info",
     "MetaGradient",
+    "Minibatches",
     "OffPolicyConfig",
     "PolicyGradientConfig",
     "ReptileConfig",
+    "Ring",
+    "Sampler",
+    "Seen",
+    "Source",
     "SupervisedConfig",
     "TrustRegionConfig",
     "UnrolledConfig",
     "VariationalConfig",
+    "Visits",
     "adapted",
+    "after",
+    "after_batches",
+    "after_last_round",
+    "by_part",
+    "combined",
+    "descend",
+    "example_trajectory",
+    "examples",
+    "few_rows",
+    "follow_query",
+    "fresh",
+    "gradient_chunk",
+    "masked",
+    "mean",
     "meta_loss",
+    "meta_update",
     "no_credit",
     "off_policy",
-    "on_policy",
+    "optimiser",
+    "per_task",
     "policy_gradient",
     "query_loss",
+    "replay",
+    "reptile",
+    "revisit",
+    "shuffled",
     "standardized_credit",
-    "supervised",
-    "supervised_reptile",
-    "towards_adapted",
+    "trajectory_ring",
     "trial_loss",
     "trust_region",
     "unbiased_credit",
+    "uniform",
     "unrolled",
     "variational",
+    "whole",
 ]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay
-from jaxmeta.outer.loss import divergence, mean_over_trials
-from jaxmeta.outer.on_policy import Improve
-from jaxmeta.types import Array, Key, Metrics, Params, Trial
+from jaxmeta.outer.loss import divergence, gradient_chunk
+from jaxmeta.outer.meta_update import Batch, Improve
+from jaxmeta.types import Array, Metrics, Params, Trial
 
 if TYPE_CHECKING:
     from jaxmeta.outer.policy_gradient import PolicyGradientConfig
@@ -30,42 +30,36 @@ class PenalisedState(struct.PyTreeNode):
     """For every round before the last, [R]."""
 
 
-def with_kl_penalty(
-    learner: Learner,
-    init_opt: Callable[[Params], Any],
-    improve: Callable[..., tuple[Params, Any, Metrics]],
-    rounds: int,
-    config: PolicyGradientConfig,
-) -> tuple[Callable[[Params], PenalisedState], Improve]:
+def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: PolicyGradientConfig) -> Improve:
     """Adds an adaptive penalty on the divergence of the policies before the last adaptation (arXiv:1810.06784).
 
     Args:
-      improve: takes `kl_weights`.
+      improve: its step also takes `kl_weights`.
       rounds: adaptations of a trial.
     """
     target = config.kl_target
     assert target is not None
 
     def init(params: Params) -> PenalisedState:
-        return PenalisedState(init_opt(params), jnp.full(rounds, config.kl_weight))
+        return PenalisedState(improve.init(params), jnp.full(rounds, config.kl_weight))
 
-    def earlier_divergence(params: Params, trials: Trial) -> Array:
+    def earlier_divergence(params: Params, batch: Batch) -> Array:
         def of_one(trial: Trial) -> Array:
             outputs, stored = jax.tree.map(lambda leaf: leaf[:-1], (replay(learner, params, trial), trial.rounds))
             return divergence(learner, outputs, stored)
 
-        return mean_over_trials(learner, lambda some: jnp.mean(jax.vmap(of_one)(some), 0), trials)
+        each = parallel.chunked_vmap(of_one, batch.data, gradient_chunk(learner, batch.data))
+        total, share = parallel.task_mean((jnp.mean(each * batch.weight[:, None], 0), jnp.mean(batch.weight)))
+        return total / jnp.where(share > 0, share, 1.0)
 
-    def penalised(
-        params: Params, state: PenalisedState, trials: Trial, keys: Key, step: Array
-    ) -> tuple[Params, PenalisedState, Metrics]:
-        params, optimiser, metrics = improve(params, state.optimiser, trials, keys, step, state.kl_weights)
-        moved = earlier_divergence(params, trials)
+    def step(params: Params, state: PenalisedState, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
+        params, optimiser, metrics = improve.step(params, state.optimiser, batch, updates, kl_weights=state.kl_weights)
+        moved = earlier_divergence(params, batch)
         for index in range(rounds):
             metrics |= {f"kl/round_{index}": moved[index], f"kl_weight/round_{index}": state.kl_weights[index]}
         return params, PenalisedState(optimiser, adapted_weights(state.kl_weights, moved, target, config)), metrics
 
-    return init, penalised
+    return Improve(init, step)
 
 
 def adapted_weights(weights: Array, moved: Array, target: float, config: PolicyGradientConfig) -> Array:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmeta.core import guard, parallel
-from jaxmeta.core.learner import Learner
+from jaxmeta.core import parallel
+from jaxmeta.core.learner import Learner, adaptation_metrics
 from jaxmeta.core.rollout import replay_fast, unroll
 from jaxmeta.rl import Estimator, Objective, masked_mean
 from jaxmeta.types import Array, Fast, Metrics, Output, Params, Rollout, Trial
@@ -18,6 +17,10 @@ MIN_ROWS, MAX_OVERFLOW = 128, 32
 """Streams that a memory is replayed on side by side on a CPU, though they take up to so many times the cache."""
 PARALLEL_ROWS = 1024
 """Steps, of all trials, that a memory which takes whole trials at once is replayed on side by side on a CPU."""
+
+
+Critic = Callable[[Params, Rollout], Array]
+"""Values of the steps of a round, [T, E], from a model that is not needed to act."""
 
 
 def trial_loss(
@@ -30,6 +33,7 @@ def trial_loss(
     kl_weights: Array | None = None,
     value_weight: float = 0.0,
     entropy_weight: float | Array = 0.0,
+    critic: Critic | None = None,
 ) -> Callable[[Params, Trial], tuple[Array, Metrics]]:
     """Builds the outer loss of one trial: the objective of its last round, through all adaptations before it.
 
@@ -45,6 +49,7 @@ def trial_loss(
         what it said then (ProMP, Rothfuss et al., 2019, arXiv:1810.06784), [R]; by default there is none.
       value_weight: weight of half the squared error of the predicted values.
       entropy_weight: weight of the entropy bonus.
+      critic: predicts the values, where the policy itself does not.
 
     Returns:
       A function (params, trial) -> (scalar, metrics). The scalar is per step of the horizon, valid or not.
@@ -64,12 +69,13 @@ def trial_loss(
         )
         total = share * policy_loss
         metrics = {"loss/policy": total, "kl": masked_mean(behaviour.kl_divergence(dist), last.valid)}
-        metrics |= learner.report(adapted) if learner.report else {}
+        metrics |= adaptation_metrics(adapted)
         if _in_use(sampling_correction) or kl_weights is not None:
             credit = (jnp.mean(estimate.target[0]) - return_baseline) / len(estimate.target)
             total += earlier_loss(params, fast, trial.rounds, sampling_correction * credit)
         if value_weight:
-            error = 0.5 * masked_mean(jnp.square(output.value - estimate.target), last.valid)
+            value = output.value if critic is None else critic(params, last)
+            error = 0.5 * masked_mean(jnp.square(value - estimate.target), last.valid)
             total += share * value_weight * error
             metrics["loss/value"] = error
         if _in_use(entropy_weight):
@@ -107,15 +113,16 @@ def meta_loss(
     Returns:
       A pure function (params, trials) -> scalar.
     """
-    batch = batch_loss(trial_loss(learner, objective, advantage, **options))
-    return lambda params, trials: batch(params, trials)[0]
+    loss = trial_loss(learner, objective, advantage, **options)
+    return lambda params, trials: jnp.mean(jax.vmap(loss, (None, 0))(params, trials)[0])
 
 
-Credit = Callable[[Trial], dict[str, Any]]
-"""Returns, from the trials [n, ...] of one device, the options of `trial_loss` that credit earlier rounds."""
+Credit = Callable[[Trial, Array], dict[str, Array]]
+"""Returns, from the trials [n, ...] of one device and their weights [n], the options of `trial_loss` that credit
+earlier rounds: scalars."""
 
 
-def no_credit(trials: Trial) -> dict[str, Any]:
+def no_credit(trials: Trial, weight_of: Array) -> dict[str, Array]:
     """Credits earlier rounds for nothing: their data counts as given."""
     return {}
 
@@ -127,8 +134,8 @@ def standardized_credit(advantage: Estimator, weight: float) -> Credit:
     do not. That the mean contains the task itself only scales the credit.
     """
 
-    def credit(trials: Trial) -> dict[str, Any]:
-        mean, deviation = _over_tasks(trials, advantage)
+    def credit(trials: Trial, weight_of: Array) -> dict[str, Array]:
+        mean, deviation, _ = _over_tasks(trials, advantage, weight_of)
         return {"sampling_correction": weight / (deviation + 1e-8), "return_baseline": mean}
 
     return credit
@@ -141,50 +148,29 @@ def unbiased_credit(advantage: Estimator, weight: float, num_tasks: int) -> Cred
       num_tasks: of an update, over all devices; with one there is no other, and nothing is subtracted.
     """
 
-    def credit(trials: Trial) -> dict[str, Any]:
+    def credit(trials: Trial, weight_of: Array) -> dict[str, Array]:
         if num_tasks == 1:
-            return {"sampling_correction": weight}
-        mean, _ = _over_tasks(trials, advantage)
-        count = num_tasks * guard.sound_share(trials)
+            return {"sampling_correction": jnp.float32(weight)}
+        mean, _, share = _over_tasks(trials, advantage, weight_of)
+        count = num_tasks * share
         # n / (n - 1) times the distance from the mean of all is the distance from that of the others
         return {"sampling_correction": weight * count / jnp.maximum(count - 1.0, 1.0), "return_baseline": mean}
 
     return credit
 
 
-def _over_tasks(trials: Trial, advantage: Estimator) -> tuple[Array, Array]:
-    """Returns mean and deviation of the last round's return over the sound tasks of all devices."""
+def _over_tasks(trials: Trial, advantage: Estimator, weight: Array) -> tuple[Array, Array, Array]:
+    """Returns mean and deviation of the last round's return over the tasks of all devices, and their mean weight."""
     last = jax.tree.map(lambda leaf: leaf[:, -1], trials.rounds)
     returns = jax.vmap(lambda experience: jnp.mean(advantage(experience).target[0]))(last)
-    sound = ~guard.faulty_tasks(trials)
-    mean = over_sound(parallel.mean_over_tasks(jnp.mean, returns * sound), trials)
-    variance = over_sound(parallel.mean_over_tasks(jnp.mean, jnp.square(returns - mean) * sound), trials)
-    return mean, jnp.sqrt(variance)
 
+    def mean(values: Array) -> Array:
+        total, share = parallel.task_mean((jnp.mean(values * weight), jnp.mean(weight)))
+        return total / jnp.where(share > 0, share, 1.0)
 
-def batch_loss(
-    loss: Callable[[Params, Trial], tuple[Array, Metrics]],
-) -> Callable[[Params, Trial], tuple[Array, Metrics]]:
-    """Averages a loss of one trial, and its metrics, over a batch of trials [N, ...]."""
-
-    def mean(params: Params, trials: Trial) -> tuple[Array, Metrics]:
-        return jax.tree.map(jnp.mean, jax.vmap(loss, (None, 0))(params, trials))
-
-    return mean
-
-
-def mean_over_trials(learner: Learner, function: Callable[[Trial], Any], trials: Trial) -> Any:
-    """Averages `function(some trials) -> mean over those` over the trials of all devices, in cache-sized pieces.
-
-    Trials that had a fault are empty, see `core.guard`: the mean is over the others.
-    """
-    return over_sound(parallel.mean_over_tasks(function, trials, gradient_chunk(learner, trials)), trials)
-
-
-def over_sound(mean: Any, trials: Trial) -> Any:
-    """Turns a mean over all trials of all devices, to which those with a fault add zero, into one over the others."""
-    share = guard.sound_share(trials)
-    return parallel.sealed(jax.tree.map(lambda leaf: leaf / jnp.where(share > 0, share, 1.0), mean))
+    average = mean(returns)
+    deviation = jnp.sqrt(mean(jnp.square(returns - average)))
+    return average, deviation, parallel.task_mean(jnp.mean(weight))
 
 
 def gradient_chunk(learner: Learner, trials: Trial) -> int | None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from jaxmeta import checks, rl
-from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core import guard, parallel
+from jaxmeta.core.learner import Learner
+from jaxmeta.outer.aggregates import Aggregate, mean
+from jaxmeta.outer.descend import descend, optimiser, shuffled
 from jaxmeta.outer.kl_penalty import with_kl_penalty
-from jaxmeta.outer.leave_out import without_outliers
-from jaxmeta.outer.loss import Credit, batch_loss, mean_over_trials, no_credit, trial_loss
-from jaxmeta.outer.on_policy import on_policy
-from jaxmeta.outer.schedule import remaining_share
-from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Array, Key, Metrics, Params, Plan, Trial
+from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
+from jaxmeta.outer.meta_update import Batch, Improve
+from jaxmeta.types import Array, Key, Metrics, Params, Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,104 +63,90 @@ class PolicyGradientConfig:
         if num_tasks % self.minibatches:
             raise ValueError(f"minibatches is {self.minibatches}; it must divide num_tasks, which is {num_tasks}")
 
-    def check_plan(self, plan: Plan) -> None:
-        """Raises a ValueError if there is a KL target, but no round that it is for."""
-        if self.kl_target is not None and not plan.rounds:
-            raise ValueError(
-                f"kl_target is {self.kl_target}; the penalty is for rounds before the last, and these trials have one"
-            )
+
+class Prepared(struct.PyTreeNode):
+    """A trial, and what the loss of it depends on beside the params."""
+
+    trial: Trial
+    options: dict[str, Array]
+    """Further arguments of `trial_loss`."""
 
 
 def policy_gradient(
     learner: Learner,
-    family: TaskFamily,
-    plan: Plan,
-    num_tasks: int,
     advantage: rl.Estimator,
     config: PolicyGradientConfig = PolicyGradientConfig(),
-    num_devices: int | None = None,
+    *,
     credit: Credit = no_credit,
-    max_task_gradient: float | None = None,
-) -> MetaLearner:
-    """Builds an outer loop that follows the meta-gradient with Adam.
+    critic: Critic | None = None,
+    aggregate: Aggregate = mean(),
+    rounds: int = 0,
+) -> Improve:
+    """Follows the meta-gradient of fresh trials with Adam.
 
     Args:
       advantage: estimates the advantages of the last round.
-      num_devices: by default as many as divide the tasks of a minibatch.
       credit: for the data that was adapted on, such as `standardized_credit`; by default there is none.
-      max_task_gradient: see `without_outliers`; by default all tasks count.
+      critic: predicts the values, where the policy itself does not.
+      rounds: adaptations of a trial, for a penalty on the divergence before them.
+
+    Raises:
+      ValueError: if there is a KL target, but no round that it is for.
     """
-    config.check_divides(num_tasks)
-    config.check_plan(plan)
-    init_opt, improve = policy_improvement(learner, advantage, config, credit)
-    if config.kl_target is not None:
-        init_opt, improve = with_kl_penalty(learner, init_opt, improve, plan.rounds, config)
-    if max_task_gradient is not None:
-        improve = without_outliers(learner, advantage, improve, max_task_gradient, credit)
-    return on_policy(
-        learner,
-        family,
-        plan,
-        num_tasks,
-        init_opt,
-        improve,
-        num_devices,
-        minibatches=config.minibatches,
-        credited=credit is not no_credit,
+    if config.kl_target is not None and not rounds:
+        raise ValueError(
+            f"kl_target is {config.kl_target}; the penalty is for rounds before the last, and these trials have one"
+        )
+    objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
+
+    def loss(params: Params, one: Prepared, key: Key) -> tuple[Array, Metrics]:
+        options = {"entropy_weight": config.entropy_weight, **one.options}
+        of_trial = trial_loss(learner, objective, advantage, value_weight=config.value_weight, critic=critic, **options)
+        return of_trial(params, one.trial)
+
+    steps = config.epochs * config.minibatches
+    tx = optimiser(
+        config.learning_rate,
+        config.anneal_over,
+        steps,
+        max_grad_norm=config.max_grad_norm,
+        rule=functools.partial(optax.adam, eps=1e-5),
+    )
+    inner = descend(
+        loss,
+        tx,
+        aggregate,
+        shuffled(config.epochs, config.minibatches),
+        piece=lambda params, data: gradient_chunk(learner, data.trial),
     )
 
+    def step(params: Params, state: Any, batch: Batch, updates: Array, **more: Array) -> tuple[Params, Any, Metrics]:
+        batch = with_values(learner, critic, params, batch)
+        options: dict[str, Array] = credit(batch.data, batch.weight)
+        if config.entropy_weight and config.anneal_over is not None:
+            share = optax.linear_schedule(1.0, 0.0, config.anneal_over)(updates)
+            options["entropy_weight"] = config.entropy_weight * share
+        return inner.step(params, state, prepared(batch, options | more), updates)
 
-def policy_improvement(
-    learner: Learner, advantage: rl.Estimator, config: PolicyGradientConfig, credit: Credit = no_credit
-) -> tuple[Callable[[Params], Any], Callable[..., tuple[Params, Any, Metrics]]]:
-    """Builds what `policy_gradient` does with fresh trials.
-
-    Returns:
-      A function that makes the optimiser state from params, and the improvement of both by trials [n, ...], as
-      `on_policy` takes it; it also takes `kl_weights`, see `trial_loss`.
-    """
-    objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
-    tx = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
-
-    def improve(
-        params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array, kl_weights: Array | None = None
-    ) -> tuple[Params, Any, Metrics]:
-        remaining = remaining_share(step, config.anneal_over)
-        loss = trial_loss(
-            learner,
-            objective,
-            advantage,
-            kl_weights=kl_weights,
-            value_weight=config.value_weight,
-            entropy_weight=config.entropy_weight and config.entropy_weight * remaining,
-            **credit(trials),
-        )
-        value_and_grad = jax.value_and_grad(batch_loss(loss), has_aux=True)
-
-        def descend(state, members):
-            params, opt_state = state
-            batch = jax.tree.map(lambda leaf: leaf[members], trials)
-            (_, metrics), gradient = mean_over_trials(learner, lambda some: value_and_grad(params, some), batch)
-            change, opt_state = tx.update(gradient, opt_state, params)
-            metrics["grad_norm"] = optax.global_norm(gradient)
-            change = jax.tree.map(lambda leaf: leaf * remaining, change)
-            return (optax.apply_updates(params, change), opt_state), metrics
-
-        def epoch(state, index):
-            return jax.lax.scan(descend, state, _shuffled_parts(keys, index, config.minibatches))
-
-        (params, opt_state), metrics = jax.lax.scan(epoch, (params, opt_state), jnp.arange(config.epochs))
-        return params, opt_state, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
-
-    return tx.init, improve
+    improve = Improve(inner.init, step)
+    return improve if config.kl_target is None else with_kl_penalty(learner, improve, rounds, config)
 
 
-def _shuffled_parts(keys: Key, epoch, parts: int):
-    """Deals whole trials into `parts` random parts, [parts, n / parts].
+def prepared(batch: Batch, options: dict[str, Array]) -> Batch:
+    """Gives every task of a batch the same options of its loss."""
+    size = batch.weight.shape[0]
+    spread = {name: jnp.broadcast_to(value, (size, *jnp.shape(value))) for name, value in options.items()}
+    return batch.replace(data=Prepared(batch.data, spread))
 
-    Every run of `parts` neighbouring trials is dealt one to each part. Trials are independent draws, so this mixes as
-    well as a full shuffle, and it does not depend on how the trials are spread over devices.
-    """
-    draws = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, epoch)))(keys)
-    deal = jnp.argsort(draws.reshape(-1, parts), axis=1)
-    return (deal + parts * jnp.arange(deal.shape[0])[:, None]).T
+
+def with_values(learner: Learner, critic: Critic | None, params: Params, batch: Batch) -> Batch:
+    """Puts the values of a critic into fresh trials; one that gives values that are not finite is left out."""
+    if critic is None:
+        return batch
+    trials: Trial = batch.data
+    value = parallel.chunked_vmap(
+        jax.vmap(functools.partial(critic, params)), trials.rounds, gradient_chunk(learner, trials)
+    )
+    finite = guard.is_sound(jnp.where(trials.rounds.valid > 0, value, 0.0), leading=1)
+    rounds = trials.rounds.replace(output=trials.rounds.output.replace(value=value))
+    return batch.replace(data=guard.empty(trials.replace(rounds=rounds), ~finite), weight=batch.weight * finite)

@@ -11,14 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxmeta import checks
-from jaxmeta.core import guard
-from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core.learner import Learner, adaptation_metrics
 from jaxmeta.core.rollout import replay_fast
-from jaxmeta.outer.loss import gradient_chunk
-from jaxmeta.outer.on_policy import on_policy
-from jaxmeta.outer.schedule import remaining_share
-from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Array, Fast, Key, Metrics, Params, Plan, Trial
+from jaxmeta.outer.aggregates import masked
+from jaxmeta.outer.descend import descend, optimiser
+from jaxmeta.outer.meta_update import Improve
+from jaxmeta.types import Array, Key, Metrics, Params, Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,37 +34,40 @@ class ReptileConfig:
         checks.at_least_one(self, "anneal_over")
 
 
-def towards_adapted(
-    learner: Learner,
-    family: TaskFamily,
-    plan: Plan,
-    num_tasks: int,
-    adapted: Callable[[Params, Fast], Params],
+def reptile(
+    adapted: Callable[[Params, Any, Key], tuple[Params, Metrics]],
     config: ReptileConfig = ReptileConfig(),
-    num_devices: int | None = None,
-) -> MetaLearner:
-    """Builds Reptile's outer loop: params move by ε towards the mean of those that tasks were adapted to.
+    piece: Callable[[Params, Any], int | None] = lambda params, data: None,
+) -> Improve:
+    """Moves params by ε towards the mean of those that tasks were adapted to.
 
-    The agent also adapts to the last round of a trial, which the other outer loops measure on. A task that it adapts to
-    by a step that is not finite is left out, as one that had a fault is; `masked_tasks` in the log is their share.
+    That is the gradient of half the squared distance from them. A task whose adaptation is not finite is left out.
 
     Args:
-      adapted: (params, fast) -> the params that a new task would have to begin with to be where `fast` is.
-      num_devices: by default as many as divide `num_tasks`.
+      adapted: (params, data of one task, key) -> the params that a new task would have to start from to be where the
+        adaptation ended, and metrics; no derivative is taken through it.
+      piece: as in `descend`.
     """
 
-    def way_of(params: Params, trial: Trial, key: Key) -> Any:
+    def distance(params: Params, one: Any, key: Key) -> tuple[Array, Metrics]:
+        end, metrics = jax.lax.stop_gradient(adapted(params, one, key))
+        apart = jax.tree.map(jnp.subtract, params, end)
+        return 0.5 * optax.tree.norm(apart, squared=True), metrics
+
+    tx = optimiser(config.step_size, config.anneal_over, rule=optax.sgd)
+    return descend(distance, tx, masked(), piece=piece)
+
+
+def after_last_round(learner: Learner, policy_of: Callable[[Params, Any], Params]) -> Callable[..., Any]:
+    """Builds what `reptile` moves towards on trials: the agent also adapts to the round that others measure on.
+
+    Args:
+      policy_of: (params, fast) -> the params that `fast` stands for.
+    """
+
+    def adapted(params: Params, trial: Trial, key: Key) -> tuple[Params, Metrics]:
         fast, last = jax.tree.map(lambda leaf: leaf[-1], (replay_fast(learner, params, trial), trial.rounds))
         fast = learner.adapt(params, fast, last, key)
-        way = jax.tree.map(jnp.subtract, adapted(params, fast), params)
-        return guard.kept((way, learner.report(fast) if learner.report else {}), jnp.any(trial.rounds.valid > 0))
+        return policy_of(params, fast), adaptation_metrics(fast)
 
-    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
-        (way, told), masked, _ = guard.mean_over_kept(
-            lambda one: way_of(params, *one), (trials, keys), num_tasks, gradient_chunk(learner, trials)
-        )
-        size = config.step_size * remaining_share(step, config.anneal_over)
-        params = jax.tree.map(lambda leaf, towards: leaf + size * towards, params, way)
-        return params, opt_state, told | {"distance": optax.global_norm(way), "masked_tasks": masked}
-
-    return on_policy(learner, family, plan, num_tasks, lambda params: (), improve, num_devices)
+    return adapted

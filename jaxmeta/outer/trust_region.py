@@ -14,21 +14,13 @@ from jax.flatten_util import ravel_pytree
 
 from jaxmeta import checks, rl
 from jaxmeta.core import parallel
-from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay_last
-from jaxmeta.outer.leave_out import without_outliers
-from jaxmeta.outer.loss import (
-    Credit,
-    batch_loss,
-    gradient_chunk,
-    mean_over_trials,
-    no_credit,
-    over_sound,
-    trial_loss,
-)
-from jaxmeta.outer.on_policy import on_policy
-from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Array, Key, Metrics, Output, Params, Plan, Trial
+from jaxmeta.outer.aggregates import Aggregate, mean, weighted_mean
+from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
+from jaxmeta.outer.meta_update import Batch, Improve
+from jaxmeta.outer.policy_gradient import Prepared, prepared, with_values
+from jaxmeta.types import Array, Key, Metrics, Output, Params, Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,75 +61,76 @@ class TrustRegionConfig:
 
 def trust_region(
     learner: Learner,
-    family: TaskFamily,
-    plan: Plan,
-    num_tasks: int,
     advantage: rl.Estimator,
     config: TrustRegionConfig = TrustRegionConfig(),
-    num_devices: int | None = None,
+    *,
     credit: Credit = no_credit,
-    max_task_gradient: float | None = None,
-) -> MetaLearner:
-    """Builds an outer loop of trust-region steps on the adapted policies.
+    critic: Critic | None = None,
+    aggregate: Aggregate = mean(),
+) -> Improve:
+    """Takes trust-region steps on the adapted policies by fresh trials.
 
     Args:
       advantage: estimates the advantages of the last round.
-      num_devices: by default as many as divide `num_tasks`.
       credit: for the data that was adapted on, such as `standardized_credit`; by default there is none.
-      max_task_gradient: see `without_outliers`; by default all tasks count.
+      critic: predicts the values, where the policy itself does not.
+      aggregate: tasks that it leaves out count neither for the curvature nor for the line search.
     """
+
+    def loss(params: Params, one: Prepared, key: Key) -> tuple[Array, Metrics]:
+        return trial_loss(learner, rl.ratio, advantage, **one.options)(params, one.trial)
+
+    def value_loss(params: Params, trial: Trial, key: Key) -> tuple[Array, Metrics]:
+        no_policy = lambda *_: jnp.zeros(())  # noqa: E731
+        return trial_loss(learner, no_policy, advantage, value_weight=1.0, critic=critic)(params, trial)
+
     value_tx = optax.adam(config.value_learning_rate, eps=1e-5)
-    values_alone = batch_loss(trial_loss(learner, lambda *_: jnp.zeros(()), advantage, value_weight=1.0))
-    value_loss_and_grad = jax.value_and_grad(lambda params, trials: values_alone(params, trials)[0])
 
-    def improve(params: Params, opt_state: Any, trials: Trial, keys: Key, step: Array) -> tuple[Params, Any, Metrics]:
-        flat, unravel = ravel_pytree(params)
-        mean_loss = batch_loss(trial_loss(learner, rl.ratio, advantage, **credit(trials)))
-        value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
-        (before, at_first), gradient = mean_over_trials(learner, lambda some: value_and_grad(params, some), trials)
-        gradient, _ = ravel_pytree(gradient)
-        some = _some_experience(trials, config.curvature_fraction)
-        # linearised once; a fixed order has parts to linearise one by one, and then does it for every product
-        once = None if parallel.has_fixed_order() else curvature(learner, params, some)
-
-        def product(vector: Array) -> Array:
-            mean = parallel.mean_over_tasks(lambda part: (once or curvature(learner, params, part))(vector), some)
-            return over_sound(mean, some) + config.damping * vector
-
-        natural = natural_step(gradient, product, config.max_kl, config.cg_iterations)
-
-        def evaluate(flat: Array) -> tuple[Array, Array]:
-            value, metrics = mean_over_trials(learner, lambda some: mean_loss(unravel(flat), some), trials)
-            return value, metrics["kl"]
-
-        flat, metrics = line_search(evaluate, flat, natural, before, config)
-        params = unravel(flat)
-        metrics = at_first | metrics | {"loss/policy": before, "grad_norm": jnp.linalg.norm(gradient)}
-        if config.value_steps:
-            params, opt_state, metrics["loss/value"] = fit_value(params, opt_state, trials)
-        return params, opt_state, metrics
-
-    def init_opt(params: Params) -> Any:
-        return value_tx.init(params) if config.value_steps else ()
-
-    def fit_value(params: Params, opt_state: Any, trials: Trial) -> tuple[Params, Any, Array]:
+    def fit_values(params: Params, opt_state: Any, batch: Batch, piece: int | None) -> tuple[Params, Any, Array]:
         def descend(state, _):
             params, opt_state = state
-            value, gradient = mean_over_trials(learner, lambda some: value_loss_and_grad(params, some), trials)
-            change, opt_state = value_tx.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, change), opt_state), value
+            found = mean()(value_loss, params, batch, piece)
+            change, opt_state = value_tx.update(found.gradient, opt_state, params)
+            return (optax.apply_updates(params, change), opt_state), found.loss
 
         (params, opt_state), values = jax.lax.scan(descend, (params, opt_state), None, config.value_steps)
         return params, opt_state, values[-1]
 
-    guarded = improve
-    if max_task_gradient is not None:
-        guarded = without_outliers(learner, advantage, improve, max_task_gradient, credit)
-    return on_policy(learner, family, plan, num_tasks, init_opt, guarded, num_devices, credited=credit is not no_credit)
+    def step(params: Params, opt_state: Any, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
+        batch = with_values(learner, critic, params, batch)
+        piece = gradient_chunk(learner, batch.data)
+        options = credit(batch.data, batch.weight)
+        first = aggregate(loss, params, prepared(batch, options), piece)
+        batch = batch.replace(weight=first.weight)
+        told = prepared(batch, options)
+        flat, unravel = ravel_pytree(params)
+        gradient, _ = ravel_pytree(first.gradient)
+        some, weight = _some_experience(batch.data, batch.weight, config.curvature_fraction)
+        bend, share = curvature(learner, params, some, weight), parallel.task_mean(jnp.mean(weight))
+
+        def product(vector: Array) -> Array:
+            return parallel.task_mean(bend(vector)) / jnp.where(share > 0, share, 1.0) + config.damping * vector
+
+        natural = natural_step(gradient, product, config.max_kl, config.cg_iterations)
+
+        def evaluate(flat: Array) -> tuple[Array, Array]:
+            value, metrics = weighted_mean(loss, unravel(flat), told, piece)
+            return value, metrics["kl"]
+
+        flat, metrics = line_search(evaluate, flat, natural, first.loss, config)
+        params = unravel(flat)
+        metrics = first.metrics | metrics | {"loss/policy": first.loss, "grad_norm": jnp.linalg.norm(gradient)}
+        if config.value_steps:
+            params, opt_state, metrics["loss/value"] = fit_values(params, opt_state, batch, piece)
+        return params, opt_state, metrics
+
+    return Improve(init=lambda params: value_tx.init(params) if config.value_steps else (), step=step)
 
 
-def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Array], Array]:
+def curvature(learner: Learner, params: Params, trials: Trial, weight: Array) -> Callable[[Array], Array]:
     """Builds the product of a vector with the Hessian of the mean KL divergence from the adapted policies.
+
+    The mean is over the trials [n, ...] by their weights [n], divided by n.
 
     At the params themselves the divergence is at its minimum, so its Hessian is exactly JᵀFJ: J maps params to the
     action distributions of the last round, through all adaptations, and F is the Fisher matrix of those
@@ -147,7 +140,7 @@ def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Arra
 
     def distributions(flat: Array):
         one = lambda trial: replay_last(learner, unravel(flat), trial).dist  # noqa: E731
-        return parallel.vmap_in_pieces(one, trials, gradient_chunk(learner, trials))
+        return parallel.chunked_vmap(one, trials, gradient_chunk(learner, trials))
 
     here, push = jax.linearize(distributions, flat)
     pull = jax.linear_transpose(push, flat)
@@ -158,7 +151,7 @@ def curvature(learner: Learner, params: Params, trials: Trial) -> Callable[[Arra
 
     def divergence(dist):
         kl = head(here).kl_divergence(head(dist))
-        return jnp.mean(jax.vmap(rl.masked_mean)(kl, valid))
+        return jnp.mean(jax.vmap(rl.masked_mean)(kl, valid) * weight)
 
     def product(vector: Array) -> Array:
         return pull(jax.jvp(jax.grad(divergence), (here,), (push(vector),))[1])[0]
@@ -221,16 +214,17 @@ def line_search(
     return jnp.where(accepted, start + taken * step, start), metrics
 
 
-def _some_experience(trials: Trial, fraction: float) -> Trial:
+def _some_experience(trials: Trial, weight: Array, fraction: float) -> tuple[Trial, Array]:
     """Keeps the first streams of every round, at least five; where there are fewer, every so many-th trial.
 
-    The number of trials between two that are kept divides the size of a part.
+    The number of trials between two that are kept divides the trials of a stratum.
     """
     rounds = trials.rounds
     if rounds.reward.shape[3] < 5:
-        # not the first trials, and as many of every part: they would be others if there were more devices
-        stride = math.gcd(round(1.0 / fraction), parallel.part_size(rounds.reward.shape[0]))
-        return jax.tree.map(lambda leaf: leaf[::stride], trials)
+        # not the first trials, and as many of every stratum: they would be others if there were more devices
+        size = rounds.reward.shape[0] * parallel.num_devices()
+        stride = math.gcd(round(1.0 / fraction), size // parallel.num_strata(size))
+        return jax.tree.map(lambda leaf: leaf[::stride], (trials, weight))
     streams = max(5, round(fraction * rounds.reward.shape[3]))
     some = jax.tree.map(lambda leaf: leaf[:, :, :, :streams], rounds.replace(reset_key=()))
-    return trials.replace(rounds=some.replace(reset_key=rounds.reset_key[:, :, :streams]))
+    return trials.replace(rounds=some.replace(reset_key=rounds.reset_key[:, :, :streams])), weight

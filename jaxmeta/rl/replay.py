@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.types import Array, Experience, Key, Rollout, Spec
+from jaxmeta.types import Array, Key, Rollout, Spec
 
 BYTES_PER_NUMBER = 4
 
@@ -63,7 +63,7 @@ class Rows(NamedTuple):
     """Rows [..., width] -> transitions [...]."""
 
 
-class TaskRings(struct.PyTreeNode, Experience):
+class TaskRings(struct.PyTreeNode):
     """The rings of N tasks."""
 
     rows: Array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,14 @@ class Env(Protocol):
         ...
 
 
+class Cells(NamedTuple):
+    """The cells of a grid world."""
+
+    number: int
+    of: Callable[[Array], Array]
+    """Observation -> number of the cell, int32 scalar."""
+
+
 class TaskFamily(NamedTuple):
     """A distribution over tasks that share one environment."""
 
@@ -46,6 +54,10 @@ class TaskFamily(NamedTuple):
     """Episodes per trial that are usual for an agent that remembers across them."""
     train_tasks: Task | None = None
     """All training tasks, leaves [M, ...], where there are only finitely many: `sample` draws from them."""
+    dense_reward: Callable[[Array, Task], Array] | None = None
+    """(next observation, task) -> a reward that an off-policy learner may train on where the environment's is rare."""
+    cells: Cells | None = None
+    """The cells of a grid, where rewards depend on nothing else."""
 
 
 def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskFamily:
@@ -109,13 +121,6 @@ class Revealed:
         state, step = self.env.step(key, state, action, task)
         return state, step.replace(obs=self._with_task(step.obs, task))
 
-    @property
-    def dense_reward(self) -> Callable[[Array, Task], Array]:
-        """The `dense_reward` of the environment, where it has one; else there is no such attribute."""
-        inner: Any = self.env
-        dense, shape = inner.dense_reward, self.env.spec.observation
-        return lambda obs, task: dense(obs[: -self.size].reshape(shape), task)
-
     def _with_task(self, obs: Array, task: Task) -> Array:
         return jnp.concatenate([obs.reshape(-1), self.encode(task)])
 
@@ -123,7 +128,16 @@ class Revealed:
 def reveal(family: TaskFamily) -> TaskFamily:
     """Shows the task to the policy: what is trained on the result is an oracle, or a multi-task agent."""
     code = jax.eval_shape(lambda key: family.encode(family.sample(key)), jax.random.key(0))
-    return family._replace(env=Revealed(family.env, family.encode, code.shape[0]))
+    size, shape, dense, cells = code.shape[0], family.env.spec.observation, family.dense_reward, family.cells
+
+    def hidden(obs: Array) -> Array:
+        return obs[:-size].reshape(shape)
+
+    return family._replace(
+        env=Revealed(family.env, family.encode, size),
+        dense_reward=dense and (lambda obs, task: dense(hidden(obs), task)),
+        cells=cells and Cells(cells.number, lambda obs: cells.of(hidden(obs))),
+    )
 
 
 def flatten_task(task: Task) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmeta import checks
-from jaxmeta.tasks.base import TaskFamily, flatten_task
+from jaxmeta.tasks.base import Cells, TaskFamily, flatten_task
 from jaxmeta.types import Array, Discrete, Key, Spec, Step
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
@@ -109,4 +109,5 @@ def grid_navigation(config: GridConfig = GridConfig()) -> TaskFamily:
         return GridTask(goal=jax.random.choice(key, all_goals(config).goal))
 
     env = GridNavigation(config.size, config.horizon)
-    return TaskFamily(env, sample, sample, flatten_task, episodes=config.num_episodes)
+    cells = Cells(env.num_cells, env.cell_of)
+    return TaskFamily(env, sample, sample, flatten_task, episodes=config.num_episodes, cells=cells)

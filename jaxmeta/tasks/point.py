@@ -91,8 +91,8 @@ class SparsePointRobot(PointRobot):
     def dense_reward(self, obs: Array, task: PointTask) -> Array:
         """Computes -d, what a learner may train on while the agent sees and is judged by the sparse reward.
 
-        It is a pure function of what a replay buffer holds anyway, so `Step` needs no second reward. An off-policy
-        learner puts it in the place of the stored reward where an environment has one.
+        It is a pure function of what a replay buffer holds anyway, so `Step` needs no second reward; see
+        `TaskFamily.dense_reward`.
 
         Args:
           obs: the observation after the step, [2].
@@ -116,4 +116,5 @@ def sparse_point_robot(config: SparsePointRobotConfig = SparsePointRobotConfig()
         angle = jax.random.uniform(key, maxval=jnp.pi)
         return PointTask(goal=jnp.stack([jnp.cos(angle), jnp.sin(angle)]))
 
-    return TaskFamily(SparsePointRobot(config.horizon, config.goal_radius), sample, sample, flatten_task)
+    env = SparsePointRobot(config.horizon, config.goal_radius)
+    return TaskFamily(env, sample, sample, flatten_task, dense_reward=env.dense_reward)

@@ -1,0 +1,159 @@
+"""Aggregates: how the gradients of single tasks become one.
+
+An aggregate receives the loss of one task and decides itself how to differentiate it, so a mean can stream through the
+tasks and a method that compares tasks can look at the gradient of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmeta.core import guard, parallel
+from jaxmeta.outer.meta_update import Batch
+from jaxmeta.types import Array, Key, Metrics, Params
+
+Loss = Callable[[Params, Any, Key], tuple[Array, Metrics]]
+"""(params, data of one task, key) -> (scalar, metrics)."""
+
+
+class Gradient(NamedTuple):
+    """What an aggregate makes of the tasks of all devices."""
+
+    loss: Array
+    gradient: Params
+    metrics: Metrics
+    weight: Array
+    """The weight that each task of this device had in it, [n]; 0 for those left out."""
+
+
+Aggregate = Callable[[Loss, Params, Batch, "int | None"], Gradient]
+"""(loss, params, batch, tasks that one device differentiates in parallel) -> gradient."""
+
+
+def weighted_mean(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tuple[Array, Metrics]:
+    """Averages a loss and its metrics over the tasks of all devices by their weights, without a gradient."""
+    means, share = parallel.mean_over_tasks(
+        lambda some: (_local_mean(loss, params, some), jnp.mean(some.weight)), batch, piece
+    )
+    return _per_weight(means, share)
+
+
+def mean() -> Aggregate:
+    """Averages over the tasks by their weights, in pieces: only one gradient is ever held."""
+
+    def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
+        def of_some(some: Batch) -> Any:
+            value_and_grad = jax.value_and_grad(lambda params: _local_mean(loss, params, some), has_aux=True)
+            return value_and_grad(params), jnp.mean(some.weight)
+
+        means, share = parallel.mean_over_tasks(of_some, batch, piece)
+        (value, metrics), gradient = _per_weight(means, share)
+        return Gradient(value, gradient, metrics, batch.weight)
+
+    return aggregate
+
+
+def _local_mean(loss: Loss, params: Params, some: Batch) -> tuple[Array, Metrics]:
+    each = jax.vmap(loss, (None, 0, 0))(params, some.data, some.keys)
+    return jax.tree.map(lambda leaf: jnp.mean(leaf * some.weight), each)
+
+
+def masked(max_norm: float | None = None) -> Aggregate:
+    """Averages over the tasks whose own gradient is finite, and no longer than `max_norm`.
+
+    The share of the others, of those that have a weight, is reported as `masked_tasks`, and the number of those that
+    are not finite as `faulty_tasks`.
+    """
+
+    def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
+        def of_one(one: Batch) -> Any:
+            (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, one.data, one.keys)
+            finite = guard.is_sound((value, metrics, gradient))
+            short = True if max_norm is None else optax.global_norm(gradient) <= max_norm
+            output, keep = guard.kept((value, metrics, gradient), short)
+            keep *= one.weight
+            faulty = (~finite & (one.weight > 0)).astype(jnp.float32)
+            return jax.tree.map(lambda leaf: leaf * keep, output), keep, faulty
+
+        def of_some(some: Batch) -> Any:
+            output, keep, faulty = jax.vmap(of_one)(some)
+            means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (output, keep, faulty))
+            return means, keep
+
+        (output, share, faulty), keep = _mean_and_each(of_some, batch, piece)
+        before = parallel.task_mean(jnp.mean(batch.weight))
+        value, metrics, gradient = _per_weight(output, share, jnp.nan)
+        metrics |= {"faulty_tasks": faulty * batch.weight.size * parallel.num_devices()}
+        if max_norm is not None:
+            metrics["masked_tasks"] = jnp.where(before > 0, 1.0 - share / before, 0.0)
+        return Gradient(value, gradient, metrics, keep)
+
+    return aggregate
+
+
+def mean_of_kept(each: Any, keep: Array) -> Any:
+    """Averages what `guard.kept` returned for each task of this device over those of all devices; NaN if none is."""
+    means, share = parallel.task_mean(jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (each, keep)))
+    return _per_weight(means, share, jnp.nan)
+
+
+def per_task(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tuple[Array, Params, Metrics]:
+    """Computes loss, gradient and metrics of each task of this device; leaves [n, ...]."""
+
+    def one(one: Batch) -> Any:
+        return jax.value_and_grad(loss, has_aux=True)(params, one.data, one.keys)
+
+    (value, metrics), gradient = parallel.chunked_vmap(one, batch, piece)
+    return value, gradient, metrics
+
+
+def combined(combine: Callable[[Array], Array]) -> Aggregate:
+    """Adds the tasks' gradients up by coefficients that depend on their inner products alone, as surgery does.
+
+    Args:
+      combine: the Gram matrix [N, N] of the gradients of all tasks -> the coefficients [N]; 1/N each is the mean.
+    """
+
+    def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
+        value, gradient, metrics = per_task(loss, params, batch, piece)
+        flat = jnp.concatenate([leaf.reshape(len(value), -1) for leaf in jax.tree.leaves(gradient)], axis=1)
+        whole = parallel.gather_tasks(flat)
+        here = len(value) * parallel.device_index() + jnp.arange(len(value))
+        coefficients = combine(whole @ whole.T)[here]
+        total = jax.tree.map(lambda leaf: parallel.task_sum(jnp.tensordot(coefficients, leaf, 1)), gradient)
+        share = jnp.mean(batch.weight)
+        means = jax.tree.map(lambda leaf: jnp.mean(leaf * batch.weight), (value, metrics))
+        (value, metrics), share = parallel.task_mean((means, share))
+        value, metrics = _per_weight((value, metrics), share)
+        return Gradient(value, total, metrics, batch.weight)
+
+    return aggregate
+
+
+def _mean_and_each(of_some: Callable[[Batch], tuple[Any, Array]], batch: Batch, piece: int | None) -> tuple[Any, Array]:
+    """Averages the first of what `of_some(some tasks)` returns over all tasks, and keeps the second, [n], of each."""
+    size = batch.weight.shape[0]
+    length = parallel.piece_size(size, piece)
+    if length == size:
+        means, each = of_some(batch)
+        return parallel.task_mean(means), each
+    pieces = jax.tree.map(lambda leaf: leaf.reshape(size // length, length, *leaf.shape[1:]), batch)
+    form = jax.eval_shape(of_some, jax.tree.map(lambda leaf: leaf[0], pieces))[0]
+
+    def add(total: Any, some: Batch) -> tuple[Any, Array]:
+        means, each = of_some(some)
+        return jax.tree.map(jnp.add, total, means), each
+
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
+    total, each = jax.lax.scan(add, zero, pieces)
+    return parallel.task_mean(jax.tree.map(lambda leaf: leaf * (length / size), total)), each.reshape(size)
+
+
+def _per_weight(tree: Any, share: Array, empty: float = 1.0) -> Any:
+    """Divides a mean over all tasks by their mean weight; where that is zero, by `empty`."""
+    return jax.tree.map(lambda leaf: leaf / jnp.where(share > 0, share, empty), tree)

@@ -1,0 +1,139 @@
+"""Gradient descent on an aggregate of the tasks' gradients, and ways to put improvements together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmeta.outer.aggregates import Aggregate, Loss, mean
+from jaxmeta.outer.meta_update import Batch, Improve
+from jaxmeta.types import Array, Metrics, Params
+
+
+class Minibatches(NamedTuple):
+    """How a batch is dealt out to several gradient steps."""
+
+    deal: Callable[[Batch], Any]
+    """What each step takes: leaves [steps, ...]."""
+    take: Callable[[Batch, Any], Batch]
+    """(batch, what a step takes) -> the batch of that step."""
+
+
+def whole() -> Minibatches:
+    """Takes one step on the whole batch."""
+    return Minibatches(deal=lambda batch: jnp.zeros(1), take=lambda batch, _: batch)
+
+
+def shuffled(epochs: int, parts: int) -> Minibatches:
+    """Takes `parts` steps in each of several passes, on random parts of the tasks.
+
+    Every run of `parts` neighbouring tasks is dealt one to each part. Tasks are independent draws, so this mixes as
+    well as a full shuffle, and it does not depend on how they are spread over devices.
+    """
+
+    def deal(batch: Batch) -> Array:
+        def members(epoch: Array) -> Array:
+            draws = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, epoch)))(batch.keys)
+            deal = jnp.argsort(draws.reshape(-1, parts), axis=1)
+            return (deal + parts * jnp.arange(deal.shape[0])[:, None]).T
+
+        return jax.vmap(members)(jnp.arange(epochs)).reshape(epochs * parts, -1)
+
+    return Minibatches(deal, take=lambda batch, members: jax.tree.map(lambda leaf: leaf[members], batch))
+
+
+def descend(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    aggregate: Aggregate = mean(),
+    minibatches: Minibatches = whole(),
+    piece: Callable[[Params, Any], int | None] = lambda params, data: None,
+    *,
+    bind: Callable[[Loss, Any], Loss] = lambda loss, opt_state: loss,
+    average: bool = False,
+) -> Improve:
+    """Follows the gradient of a loss of single tasks.
+
+    Args:
+      piece: (params, data [n, ...]) -> tasks that one device differentiates in parallel; None takes all.
+      bind: (loss, opt_state) -> loss, for one that depends on what the optimiser holds, such as target networks.
+      average: whether metrics are means over the steps; else they are those of the last.
+    """
+
+    def step(params: Params, opt_state: Any, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
+        def one(state: tuple[Params, Any], taken: Any) -> tuple[tuple[Params, Any], Metrics]:
+            params, opt_state = state
+            some = minibatches.take(batch, taken)
+            found = aggregate(bind(loss, opt_state), params, some, piece(params, some.data))
+            change, opt_state = tx.update(found.gradient, opt_state, params)
+            metrics = found.metrics | {"grad_norm": optax.global_norm(found.gradient)}
+            return (optax.apply_updates(params, change), opt_state), metrics
+
+        steps = minibatches.deal(batch)
+        if jax.tree.leaves(steps)[0].shape[0] == 1:  # a loop of one turn costs more than the turn
+            (params, opt_state), metrics = one((params, opt_state), jax.tree.map(lambda leaf: leaf[0], steps))
+            return params, opt_state, metrics
+        (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), steps)
+        return params, opt_state, jax.tree.map(lambda leaf: leaf.mean(0) if average else leaf[-1], metrics)
+
+    return Improve(tx.init, step)
+
+
+def optimiser(
+    learning_rate: float,
+    anneal_over: int | None = None,
+    steps: int = 1,
+    first: int = 0,
+    max_grad_norm: float | None = None,
+    rule: Callable[[Any], optax.GradientTransformation] = optax.adam,
+) -> optax.GradientTransformation:
+    """Builds the optimiser of an outer loop.
+
+    Args:
+      anneal_over: updates over which the step size falls linearly to zero; None keeps it.
+      steps: gradient steps of an update.
+      first: updates that were done before the first step.
+      max_grad_norm: gradients longer than this are scaled down to it; None does not.
+      rule: makes the transformation from a step size or a schedule.
+    """
+    rate: Any = learning_rate
+    if anneal_over is not None:
+        share = optax.linear_schedule(1.0, 0.0, anneal_over)
+        rate = lambda count: learning_rate * share(first + count // steps)  # noqa: E731
+    clip = () if max_grad_norm is None else (optax.clip_by_global_norm(max_grad_norm),)
+    return optax.chain(*clip, rule(rate))
+
+
+def after(warmup: int, improve: Improve) -> Improve:
+    """Waits until `warmup` updates are done: until then nothing is improved, and metrics are zero."""
+
+    def step(params: Params, opt_state: Any, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
+        learn = lambda: improve.step(params, opt_state, batch, updates)  # noqa: E731
+        idle = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(learn)[2])
+        return jax.lax.cond(updates >= warmup, learn, lambda: (params, opt_state, idle))
+
+    return Improve(improve.init, step)
+
+
+def by_part(**parts: tuple[Improve, Callable[[Batch], Batch]]) -> Improve:
+    """Improves parts of the params, each by an optimiser of its own, from the first to the last.
+
+    Args:
+      parts: for the name of every part, which is a field of the params, its improvement and what that makes of a batch.
+    """
+
+    def init(params: Any) -> dict[str, Any]:
+        return {name: improve.init(getattr(params, name)) for name, (improve, _) in parts.items()}
+
+    def step(params: Any, opt_state: dict[str, Any], batch: Batch, updates: Array) -> tuple[Any, Any, Metrics]:
+        states, metrics = dict(opt_state), {}
+        for name, (improve, view) in parts.items():
+            part, states[name], told = improve.step(getattr(params, name), states[name], view(batch), updates)
+            params, metrics = params.replace(**{name: part}), metrics | told
+        return params, states, metrics
+
+    return Improve(init, step)

@@ -1,0 +1,135 @@
+"""One meta-update for every family of meta-RL, put together from a sampler, a source and an improvement.
+
+The sampler draws the tasks of an update, the source turns them into a batch to learn from, and the improvement changes
+the params by that batch. The sampler runs before the device program and sees all tasks; source and improvement run
+inside it and see those of one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmeta.core import parallel
+from jaxmeta.core.learner import Info, Learner, MetaLearner
+from jaxmeta.types import Array, Key, Metrics, Params, Plan, Task, TrainState
+
+
+class Draw(struct.PyTreeNode):
+    """The tasks of an update."""
+
+    tasks: Task
+    """Leaves [N, ...]."""
+    slot: Array
+    """Place of each task in the sampler's memory, int32 [N]; -1 where it has none."""
+    weight: Array
+    """Weight of each task in the improvement, float32 [N]; 0 where a task is only looked at."""
+
+
+class Sampler(NamedTuple):
+    """Decides which tasks an update visits."""
+
+    init: Callable[[Key], Any]
+    sample: Callable[[Any, Params, Key, int], tuple[Any, Draw]]
+    """(state, params, key, num_tasks) -> (state, draw). Batched, so that drawing without repetition can be said."""
+    score: Callable[[Any], Array]
+    """Scores what one task gave (`Seen.outcome` without its leading axis): a scalar."""
+    update: Callable[[Any, Draw, Array, Array], tuple[Any, Metrics]]
+    """(state, draw, scores [N], finite [N]) -> (state, metrics)."""
+
+
+class Seen(NamedTuple):
+    """What a source found out about the tasks of one device."""
+
+    outcome: Any
+    """What the sampler scores, leaves [n, ...]: trials where there are any."""
+    finite: Array
+    """False for tasks that gave something that is not finite: they have no weight, bool [n]."""
+    metrics: Metrics
+    """The same on every device."""
+
+
+class Source(NamedTuple):
+    """Gets what is learned from."""
+
+    init: Callable[[Key], Any]
+    """Makes the state: leaves [S, ...], spread over the devices along the first axis; `()` where there is none."""
+    next: Callable[[Any, Params, Draw, Any, Key], tuple[Any, Any, Seen]]
+    """(state, params, draw, data, keys [n]) -> (state, batch, seen), for the tasks of one device. `data` is the fixed
+    dataset that `update` was given. The batch has leaves [n, ...], or what `Minibatches.take` expects."""
+
+
+class Batch(struct.PyTreeNode):
+    """What the improvement receives on one device."""
+
+    data: Any
+    """From the source, leaves [n, ...]."""
+    keys: Key
+    """[n]."""
+    weight: Array
+    """Weight of each task in means, float32 [n]."""
+
+
+class Improve(NamedTuple):
+    """Changes the params by a batch, on every device alike."""
+
+    init: Callable[[Params], Any]
+    """Makes the optimiser's state."""
+    step: Callable[[Params, Any, Batch, Array], tuple[Params, Any, Metrics]]
+    """(params, opt_state, batch, updates done) -> (params, opt_state, metrics). It reduces over devices."""
+
+
+def meta_update(
+    learner: Learner, plan: Plan, sampler: Sampler, source: Source, improve: Improve, info: Info
+) -> MetaLearner:
+    """Builds a meta-learner from its parts.
+
+    Args:
+      learner: the agent that is evaluated; its `init` makes the params.
+      plan: how a trial is laid out where it is evaluated.
+      info: how many tasks an update visits, and what else is fixed.
+    """
+    for name in ("num_tasks", "spread"):
+        if getattr(info, name) < 1:
+            raise ValueError(f"{name} is {getattr(info, name)}; an update needs at least 1 task")
+
+    def init(key: Key) -> TrainState:
+        params_key, key = jax.random.split(key)
+        params = learner.init(params_key)
+        sampler_key, source_key = jax.random.split(jax.random.fold_in(params_key, 1))
+        return TrainState(
+            params=params,
+            opt_state=improve.init(params),
+            key=key,
+            step=jnp.zeros((), jnp.int32),
+            sampler=sampler.init(sampler_key),
+            source=source.init(source_key),
+        )
+
+    def on_device(shared, per_task):
+        params, opt_state, step, data = shared
+        memory, draw, source_keys, improve_keys = per_task
+        memory, batch, seen = source.next(memory, params, draw, data, source_keys)
+        weight = draw.weight * seen.finite
+        scores = jax.vmap(sampler.score)(seen.outcome)
+        params, opt_state, metrics = improve.step(params, opt_state, Batch(batch, improve_keys, weight), step)
+        return (params, opt_state, metrics | seen.metrics), (memory, scores, seen.finite)
+
+    def update(state: TrainState, data: Any = ()) -> tuple[TrainState, Metrics]:
+        key, draw_key, source_key, improve_key = jax.random.split(state.key, 4)
+        memory, draw = sampler.sample(state.sampler, state.params, draw_key, info.num_tasks)
+        keys = tuple(jax.random.split(key, info.num_tasks) for key in (source_key, improve_key))
+        (params, opt_state, metrics), (source_state, scores, finite) = parallel.over_tasks(
+            on_device, (state.params, state.opt_state, state.step, data), (state.source, draw, *keys)
+        )
+        memory, chosen = sampler.update(memory, draw, scores, finite)
+        state = state.replace(
+            params=params, opt_state=opt_state, key=key, step=state.step + 1, sampler=memory, source=source_state
+        )
+        return state, metrics | chosen
+
+    return MetaLearner(learner, plan, init, update, info)

@@ -1,0 +1,363 @@
+"""Soft actor-critic as an outer loop (Haarnoja et al., 2018, arXiv:1812.05905), on what each task has replayed.
+
+With an encoder it is PEARL's meta-training (Rakelly et al., 2019, arXiv:1903.08254): actor and critics are conditioned
+on a draw z from the belief about their task, and the encoder learns from the critics alone. It differs from the paper's
+code in what soft actor-critic itself has become since: critics with targets of their own instead of a value network,
+and no penalties on the size of the policy's mean and deviation; and all networks step at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxmeta import checks
+from jaxmeta.core import parallel
+from jaxmeta.core.learner import Info, Learner, MetaLearner
+from jaxmeta.nets import ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
+from jaxmeta.outer.descend import Minibatches, after, descend, optimiser
+from jaxmeta.outer.meta_update import Batch, Improve, meta_update
+from jaxmeta.outer.samplers import revisit
+from jaxmeta.outer.sources import Ring, fresh, replay
+from jaxmeta.rl import replay as rings
+from jaxmeta.rl.replay import TaskRings, Transition
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Array, Key, Metrics, Plan, Spec, Task, Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class OffPolicyConfig:
+    """Soft actor-critic with twin critics and target networks."""
+
+    learning_rate: float = 3e-4
+    """Adam's step size, for all networks."""
+    anneal_over: int | None = None
+    """Updates, those that warm up included, over which it falls linearly to zero; None keeps it."""
+    gradient_steps: int = 500
+    """Steps of gradient descent per update."""
+    meta_batch: int = 16
+    """Training tasks in a gradient step; at most as many as there are."""
+    batch_size: int = 256
+    """Transitions of each of them."""
+    discount: float = 0.99
+    """γ, within an episode."""
+    target_rate: float = 0.005
+    """Part of the way that target networks go towards the critics in a gradient step."""
+    reward_scale: float = 5.0
+    """Factor of rewards in the critics' targets, and nowhere else."""
+    temperature: float | None = 1.0
+    """Price of entropy, in scaled rewards per nat; None learns it, for an entropy of minus the action's size."""
+    kl_weight: float = 0.1
+    """Weight of KL(belief || prior), summed over the tasks of a meta-batch and the dimensions of z; of PEARL alone.
+
+    It competes with the critics' squared error, which grows with the square of `reward_scale`: where `kl_from_prior`
+    stays near 0 nothing is inferred, where it far exceeds the logarithm of the number of tasks they are learned by
+    heart, and what is drawn from the prior resembles none of them."""
+    replay_capacity: int = 20_000
+    """Transitions that are kept of every training task."""
+    warmup_passes: int = 1
+    """Passes over all training tasks, in which the updates only collect."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.positive(self, "learning_rate", "reward_scale", "temperature", "target_rate")
+        checks.at_least_one(self, "gradient_steps", "meta_batch", "batch_size", "replay_capacity", "warmup_passes")
+        checks.at_least_one(self, "anneal_over")
+        checks.not_negative(self, "kl_weight")
+        checks.fraction(self, "discount", "target_rate")
+
+
+class SoftState(struct.PyTreeNode):
+    """What gradient steps change besides the params."""
+
+    adam: Any
+    target_critics: Any
+
+
+class Drawn(struct.PyTreeNode):
+    """What a gradient step learns from on one task."""
+
+    transitions: Transition
+    """Leaves [b, ...]."""
+    context: Array
+    """What the encoder receives, [n, D]."""
+    valid: Array
+    """1.0 for the rows of the context that count, [n]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Visits:
+    """How an update collects."""
+
+    num_train_tasks: int
+    """Size of the set, drawn from `family.sample` when training begins; where the family has finitely many
+    (`train_tasks`), those are taken instead."""
+    tasks_per_update: int
+    """Tasks visited by an update, at most as many as there are."""
+    plan: Plan
+    """How a visit is laid out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextConfig:
+    """What the encoder is trained on: the latest visit to a task."""
+
+    batch: int = 1
+    """Transitions that it receives of a task in a gradient step."""
+    rounds: int = 1
+    """Rounds of a visit, from the first on, that they are drawn from; the first was collected before anything of the
+    task was known."""
+    first_ones: bool = False
+    """Whether they are the first of a visit, a random number of them, as an evaluation brings them: so the encoder
+    learns what little experience is worth."""
+    use_next_obs: bool = False
+    """As in `inner.context`."""
+
+
+def soft_rings(
+    family: TaskFamily, config: OffPolicyConfig, context: ContextConfig, steps_per_round: int
+) -> dict[str, Ring]:
+    """Says what soft actor-critic replays: `transitions` for actor and critics, and `context` for the encoder."""
+    layout = rings.transition_rows(family.env.spec)
+
+    def all_rows(trials: Trial, tasks: Task) -> tuple[Array, Array]:
+        rows = layout.pack(_transitions(trials.rounds, family, tasks))
+        return _in_order(rows), _in_order(trials.rounds.valid)
+
+    def context_rows(trials: Trial, tasks: Task) -> tuple[Array, Array]:
+        first = jax.tree.map(lambda leaf: leaf[:, : context.rounds], trials.rounds.replace(reset_key=()))
+        return _in_order(layout.pack(rings.stored(first))), _in_order(first.valid)
+
+    return {
+        "transitions": Ring(config.replay_capacity, layout.width, all_rows),
+        "context": Ring(context.rounds * steps_per_round, layout.width, context_rows, latest=True),
+    }
+
+
+def drawn(spec: Spec, config: OffPolicyConfig, context: ContextConfig, ordered: bool, meta_batch: int, strata: int):
+    """Deals a replay out: every step takes some of the tasks, and a batch of transitions of each.
+
+    Args:
+      ordered: whether the encoder reads a visit in its order.
+      meta_batch: tasks in a step.
+      strata: parts of neighbouring tasks; as many are taken from each, so that devices have equal shares.
+    """
+    layout, here = rings.transition_rows(spec), meta_batch // strata
+
+    def deal(batch: Batch) -> Key:
+        count = strata // parallel.num_devices()
+        keys = batch.keys[:: len(batch.keys) // count]
+        return jax.vmap(lambda step: jax.vmap(lambda key: jax.random.fold_in(key, step))(keys))(
+            jnp.arange(config.gradient_steps)
+        )
+
+    def of_stratum(kept: dict[str, TaskRings], key: Key) -> Batch:
+        task_key, batch_key, context_key, step_key = jax.random.split(key, 4)
+        # visits may have brought nothing because of a fault: such tasks come last, and have no weight
+        filled = kept["transitions"].size > 0
+        order = jax.random.permutation(task_key, len(filled))
+        some = order[jnp.argsort(~filled[order], stable=True)][:here]
+        batch = layout.unpack(rings.draw(kept["transitions"], some, batch_key, config.batch_size))
+        if "context" not in kept:
+            rows, valid = jnp.zeros((here, 1, 0)), jnp.zeros((here, 1))
+        elif ordered or context.first_ones:
+            rows, valid = rings.draw_beginning(kept["context"], some, context_key, context.batch)
+            rows = rings.context_rows(layout.unpack(rows), context.use_next_obs)
+        else:
+            rows = rings.draw(kept["context"], some, context_key, context.batch)
+            rows, valid = rings.context_rows(layout.unpack(rows), context.use_next_obs), jnp.ones(rows.shape[:2])
+        return Batch(Drawn(batch, rows, valid), jax.random.split(step_key, here), filled[some].astype(jnp.float32))
+
+    def take(batch: Batch, keys: Key) -> Batch:
+        _, kept = batch.data
+        by_stratum = jax.tree.map(lambda leaf: leaf.reshape(len(keys), -1, *leaf.shape[1:]), kept)
+        some = jax.vmap(of_stratum)(by_stratum, keys)
+        return jax.tree.map(lambda leaf: leaf.reshape(len(keys) * here, *leaf.shape[2:]), some)
+
+    return Minibatches(deal, take)
+
+
+def soft_actor_critic(
+    networks: SoftActorCritic,
+    encoder: ContextEncoder,
+    config: OffPolicyConfig,
+    minibatches: Minibatches,
+    meta_batch: int,
+    warmup: int = 0,
+) -> Improve:
+    """Improves all networks at once, each by its own part of one loss, by many steps on what is replayed.
+
+    Args:
+      minibatches: see `drawn`.
+      meta_batch: tasks in a gradient step.
+      warmup: updates before the first that learns.
+    """
+    adam = optimiser(config.learning_rate, config.anneal_over, config.gradient_steps, warmup)
+    return descend(
+        soft_loss(networks, encoder, meta_batch, config),
+        with_targets(adam, config.target_rate),
+        minibatches=minibatches,
+        piece=_gradient_piece,
+        bind=lambda loss, state: functools.partial(loss, targets=state.target_critics),
+        average=True,
+    )
+
+
+def with_targets(tx: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
+    """Lets target critics follow the critics, by a part `rate` of the way after every step."""
+
+    def init(params: Any) -> SoftState:
+        return SoftState(adam=tx.init(params), target_critics=jax.tree.map(jnp.array, params.critics))
+
+    def update(gradient: Any, state: SoftState, params: Any = None) -> tuple[Any, SoftState]:
+        change, adam = tx.update(gradient, state.adam, params)
+        critics = optax.apply_updates(params.critics, change.critics)
+        return change, SoftState(adam, optax.incremental_update(critics, state.target_critics, rate))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _gradient_piece(params: ContextParams, data: Drawn) -> int | None:
+    """Returns how many tasks to differentiate in parallel so that what a layer gives for them stays in cache."""
+    widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(params.critics))
+    return parallel.cache_chunk(data.transitions.reward[0].nbytes * widest)
+
+
+def soft_loss(
+    networks: SoftActorCritic, encoder: ContextEncoder, meta_batch: int, config: OffPolicyConfig
+) -> Callable[..., tuple[Array, Metrics]]:
+    """Builds the sum of all losses on one task; what each network must not learn from is cut off.
+
+    Actions, and so entropies, are in units of the box that the actor can reach, whose largest entropy is |A| log 2.
+    The critics' error teaches critics and encoder; actor, temperature and targets take z as given. The KL term teaches
+    the encoder: of a meta-batch it is the sum, where everything else is the mean.
+
+    Returns:
+      (params, `Drawn`, key, targets=target critics) -> (scalar, metrics).
+    """
+    fixed = jax.lax.stop_gradient
+
+    def loss(params: ContextParams, one: Drawn, key: Key, targets: Any) -> tuple[Array, Metrics]:
+        batch, context, valid = one.transitions, one.context, one.valid
+        z_key, next_key, actor_key = jax.random.split(key, 3)
+        belief = encoder.belief(params.encoder, encoder.add(params.encoder, encoder.start(), context, valid))
+        z = jnp.broadcast_to(belief.sample(z_key), (*batch.reward.shape, encoder.size))
+        given = fixed(z)
+        temperature = jnp.exp(fixed(params.log_temperature))
+
+        def act(actor: Any, obs: Array, key: Key) -> tuple[Array, Array]:
+            return SquashedGaussian(networks.actor(actor, obs, given)).sample_and_log_prob(key)
+
+        next_action, next_log_prob = act(fixed(params.actor), batch.next_obs, next_key)
+        next_value = jnp.minimum(*networks.critics(targets, batch.next_obs, next_action, given))
+        next_value -= temperature * next_log_prob
+        goes_on = config.discount * (1.0 - batch.terminated)
+        target = fixed(config.reward_scale * batch.reward + goes_on * next_value)
+        predictions = networks.critics(params.critics, batch.obs, batch.action / networks.action_scale, z)
+        critic_loss = sum(jnp.mean(jnp.square(prediction - target)) for prediction in predictions)
+
+        action, log_prob = act(params.actor, batch.obs, actor_key)
+        value = jnp.minimum(*networks.critics(fixed(params.critics), batch.obs, action, given))
+        actor_loss = jnp.mean(temperature * log_prob - value)
+
+        total = critic_loss + actor_loss
+        metrics = {
+            "loss/critic": critic_loss,
+            "loss/actor": actor_loss,
+            "value": jnp.mean(predictions[0]),
+            "entropy": -jnp.mean(log_prob),
+        }
+        if encoder.size:
+            divergence = belief.kl_from_prior()
+            total += config.kl_weight * meta_batch * divergence
+            metrics["kl_from_prior"] = divergence
+        if config.temperature is None:
+            # more entropy than the target lowers its price
+            wanted = -batch.action.shape[-1]
+            total += params.log_temperature * fixed(-jnp.mean(log_prob) - wanted)
+            metrics["temperature"] = temperature
+        return total, metrics
+
+    return loss
+
+
+def _transitions(rounds: Any, family: TaskFamily, tasks: Task) -> Transition:
+    """Takes the transitions out of rounds [M, R, T, E], with the rewards to train on.
+
+    Where an environment pays rarely a family may offer a `dense_reward(next_obs, task)`: actor and critics learn from
+    it.
+    """
+    stored = rings.stored(rounds)
+    dense = family.dense_reward
+    if dense is None:
+        return stored
+    for _ in range(3):
+        dense = jax.vmap(dense, (0, None))
+    return stored.replace(reward=jax.vmap(dense)(stored.next_obs, tasks))
+
+
+def _in_order(leaf: Array) -> Array:
+    """Lays rounds [M, R, T, E, ...] out as one sequence for each task, stream after stream: [M, R E T, ...]."""
+    return jnp.swapaxes(leaf, 2, 3).reshape(leaf.shape[0], -1, *leaf.shape[4:])
+
+
+def off_policy(
+    networks: SoftActorCritic,
+    encoder: ContextEncoder,
+    collector: Learner,
+    family: TaskFamily,
+    visits: Visits,
+    config: OffPolicyConfig = OffPolicyConfig(),
+    context: ContextConfig = ContextConfig(),
+    evaluation: tuple[Learner, Plan] | None = None,
+) -> MetaLearner:
+    """Puts soft actor-critic on the replay of a fixed set of training tasks together.
+
+    An update visits some training tasks, stores what happens there, and takes many gradient steps on batches of all.
+
+    Args:
+      collector: acts while training; its params are `ContextParams`.
+      evaluation: the learner to evaluate and its plan, if not the collector by its own.
+
+    Raises:
+      ValueError: if a ring cannot hold what one visit brings.
+    """
+    known, plan = family.train_tasks, visits.plan
+    num_tasks = visits.num_train_tasks if known is None else jax.tree.leaves(known)[0].shape[0]
+    per_update, meta_batch = min(visits.tasks_per_update, num_tasks), min(config.meta_batch, num_tasks)
+    shared = math.gcd(num_tasks, per_update, meta_batch)
+    strata, round_size = parallel.num_strata(shared), plan.streams * plan.episodes * family.env.spec.horizon
+    if config.replay_capacity < (plan.rounds + 1) * round_size:
+        raise ValueError(
+            f"replay_capacity is {config.replay_capacity}; one visit to a task brings {(plan.rounds + 1) * round_size}"
+            " transitions"
+        )
+    warmup = -(-config.warmup_passes * num_tasks // per_update)
+    kinds = soft_rings(family, config, context, round_size)
+    if not encoder.size:
+        del kinds["context"]
+    minibatches = drawn(family.env.spec, config, context, encoder.ordered, meta_batch, strata)
+    learner, evaluated_by = evaluation or (collector, plan)
+
+    def init(key: Key) -> ContextParams:
+        params = learner.init(key)
+        if config.temperature is None:
+            return params
+        return params.replace(log_temperature=jnp.log(jnp.float32(config.temperature)))
+
+    return meta_update(
+        learner._replace(init=init),
+        evaluated_by,
+        revisit(family, num_tasks, warmup, strata),
+        replay(fresh(collector, family, plan), kinds, num_tasks, by_task=True),
+        after(warmup, soft_actor_critic(networks, encoder, config, minibatches, meta_batch, warmup)),
+        Info(per_update, plan, spread=strata, warmup=warmup),
+    )

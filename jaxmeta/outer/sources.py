@@ -1,0 +1,119 @@
+"""Sources: what an update learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxmeta.core import guard, parallel
+from jaxmeta.core.learner import Learner
+from jaxmeta.core.rollout import collect, episode_returns, stepping_chunk
+from jaxmeta.outer.meta_update import Draw, Seen, Source
+from jaxmeta.rl import replay as rings
+from jaxmeta.rl.replay import TaskRings
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Array, Key, Metrics, Params, Plan, Task, Trial
+
+
+def fresh(learner: Learner, family: TaskFamily, plan: Plan) -> Source:
+    """Collects a trial on every task of an update; one that had a fault is empty, see `core.guard`."""
+
+    def next_trials(state: Any, params: Params, draw: Draw, data: Any, keys: Key) -> tuple[Any, Trial, Seen]:
+        def one(task_and_key: tuple[Task, Key]) -> Trial:
+            task, key = task_and_key
+            return collect(learner, params, family.env, task, key, plan)
+
+        trials = parallel.chunked_vmap(one, (draw.tasks, keys), stepping_chunk(family.env, draw.tasks, plan))
+        trials = guard.empty_faulty(trials)
+        finite = ~guard.faulty_tasks(trials)
+        return state, trials, Seen(trials, finite, trial_metrics(trials, plan))
+
+    return Source(init=lambda key: (), next=next_trials)
+
+
+def examples(plan: Plan) -> Source:
+    """Takes the tasks as they are: a supervised task brings its data along.
+
+    Args:
+      plan: its rounds, and one more, count as the steps of an update.
+    """
+
+    def next_tasks(state: Any, params: Params, draw: Draw, data: Any, keys: Key) -> tuple[Any, Task, Seen]:
+        finite = jnp.ones(draw.weight.shape, bool)
+        steps = jnp.float32(finite.size * parallel.num_devices() * (plan.rounds + 1))
+        return state, draw.tasks, Seen(draw.tasks, finite, {"env_steps": steps})
+
+    return Source(init=lambda key: (), next=next_tasks)
+
+
+class Ring(NamedTuple):
+    """What a replay keeps of trials, in rings of fixed size."""
+
+    capacity: int
+    """Rows of a ring; the oldest give way."""
+    width: int
+    """Numbers in a row."""
+    rows: Callable[[Trial, Task], tuple[Array, Array]]
+    """(trials [n, ...], tasks [n, ...]) -> (rows [n, k, width], in the order of time, and 1.0 for those that count
+    [n, k])."""
+    latest: bool = False
+    """Whether only the latest visit to a task is kept."""
+
+
+def replay(source: Source, kinds: Mapping[str, Ring], num_rings: int, by_task: bool) -> Source:
+    """Remembers what another source collects.
+
+    Args:
+      source: of fresh trials.
+      kinds: what is kept, by name.
+      num_rings: rings of each kind; devices divide them.
+      by_task: whether ring i is that of the task in the sampler's slot i; else neighbouring trials of an update share a
+        ring.
+
+    Returns:
+      A source whose batch is a pair: the fresh trials [n, ...], and the rings of this device by name.
+    """
+    sizes = {name: kind.capacity for name, kind in kinds.items()}
+
+    def init(key: Key) -> dict[str, TaskRings]:
+        return {name: rings.empty_rings(num_rings, kind.capacity, kind.width) for name, kind in kinds.items()}
+
+    def place(draw: Draw) -> Array:
+        here = num_rings // parallel.num_devices()
+        return draw.slot - here * parallel.device_index() if by_task else jnp.arange(here)
+
+    def next_trials(state: dict[str, TaskRings], params: Params, draw: Draw, data: Any, keys: Key):
+        _, trials, seen = source.next((), params, draw, data, keys)
+        where, state = place(draw), dict(state)
+        for name, kind in kinds.items():
+            rows, valid = kind.rows(trials, draw.tasks)
+            rows, valid = rows.reshape(len(where), -1, kind.width), valid.reshape(len(where), -1)
+            kept = state[name]
+            if kind.latest:
+                # out of bounds, so not forgotten: tasks whose visit brought nothing because of a fault
+                kept = rings.forget(kept, jnp.where(seen.finite, where, num_rings))
+            state[name] = rings.write(kept, where, rows, valid)
+        fill = {f"replay/{name}": parallel.task_mean(jnp.mean(state[name].size / sizes[name])) for name in kinds}
+        return state, (trials, state), seen._replace(metrics=seen.metrics | fill)
+
+    return Source(init, next_trials)
+
+
+def trial_metrics(trials: Trial, plan: Plan) -> Metrics:
+    """Describes the trials of all devices, of which these are the part of one.
+
+    Returns of every round and of the first and last episode are means over streams and over the tasks without a fault,
+    NaN if there is none; steps, and tasks with a fault, are counted.
+    """
+    num_tasks = trials.rounds.reward.shape[0] * parallel.num_devices()
+    returns = episode_returns(trials.rounds.reward, plan.episodes).mean((0, 2))
+    steps = trials.rounds.valid.sum((1, 2, 3)).mean()
+    faulty = jnp.mean(guard.faulty_tasks(trials), dtype=jnp.float32)
+    returns, steps, faulty = parallel.task_mean((returns, steps, faulty))
+    faulty = jnp.round(faulty * num_tasks)
+    returns = returns / (1.0 - faulty / num_tasks)
+    by_round = {f"return/round_{index}": value for index, value in enumerate(returns.sum(-1))}
+    counts = {"env_steps": steps * num_tasks, "faulty_tasks": faulty}
+    return by_round | {"return/first": returns[0, 0], "return/last": returns[-1, -1]} | counts
