@@ -46,8 +46,9 @@ def rollout(
         sound &= guard.is_sound(output, leading=1, logits=True)
         valid = alive & sound
         reward = jnp.where(valid, outcome.reward, 0.0)
-        obs = _select(sound, outcome.obs, jnp.zeros_like(outcome.obs))
-        ends = outcome.terminated | last
+        obs = _select(sound, outcome.obs, jax.tree.map(jnp.zeros_like, outcome.obs))
+        over = outcome.terminated | outcome.truncated
+        ends = over | last
         record = Rollout(
             inputs=inputs,
             action=action,
@@ -58,6 +59,7 @@ def rollout(
             terminated=(valid & outcome.terminated).astype(jnp.float32),
             output=output,
             reset_key=(),  # pyright: ignore[reportArgumentType]  one for all steps, put in below
+            success=valid & outcome.success,
             fault=alive & ~sound,
         )
         next_inputs = Input(
@@ -72,7 +74,7 @@ def rollout(
             next_env_state, next_carry, next_inputs = _select(
                 alive, (next_env_state, next_carry, next_inputs), (env_state, carry, inputs)
             )
-            alive &= ~outcome.terminated
+            alive &= ~over
         return (next_env_state, next_carry, next_inputs, alive), record
 
     def episode(state, key):
@@ -96,7 +98,8 @@ def _valued(learner: Learner, params: Params, fast: Fast, experience: Rollout) -
     output = _with_values(learner, params, fast, experience, experience.output)
     sound = guard.is_sound(output.value, leading=2) | (experience.valid == 0)
     kept = {name: getattr(experience, name) * sound for name in ("reward", "valid", "done", "terminated")}
-    return experience.replace(output=output, fault=experience.fault | ~sound, **kept)
+    success, fault = experience.success & sound, experience.fault | ~sound
+    return experience.replace(output=output, success=success, fault=fault, **kept)
 
 
 @parallel.in_float32
@@ -192,6 +195,11 @@ def episode_returns(reward: Array, episodes: int) -> Array:
     """Sums rewards [..., T, E] by episode: [..., E, K]."""
     *batch, length, streams = reward.shape
     return jnp.moveaxis(reward.reshape(*batch, episodes, length // episodes, streams).sum(-2), -1, -2)
+
+
+def episode_successes(success: Array, episodes: int) -> Array:
+    """Returns 1.0 where any step of an episode was a success: [..., T, E] to [..., E, K]; NaN where one is NaN."""
+    return jnp.minimum(episode_returns(success.astype(jnp.float32), episodes), 1.0)
 
 
 def _select(condition: Array, new, old):

@@ -70,6 +70,8 @@ def experience(reward, done, valid=None, obs=None):
         terminated=blank,
         output=Output(dist=(), value=blank),
         reset_key=(),
+        success=jnp.zeros_like(blank, bool),
+        fault=jnp.zeros_like(blank, bool),
     )
 
 
