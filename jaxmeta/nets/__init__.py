@@ -14,7 +14,7 @@ from jaxmeta.nets.networks import (
     separate_value,
     with_context,
 )
-from jaxmeta.nets.observations import ObservationEncoder, action_vector, encoded, vector_size
+from jaxmeta.nets.observations import ObservationEncoder, action_vector, encoded, mask_logits, vector_size
 from jaxmeta.nets.predictors import Predictor, linear, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
@@ -57,6 +57,7 @@ __all__ = [
     "head_for",
     "linear",
     "linear_recurrent_actor_critic",
+    "mask_logits",
     "no_context",
     "perceptron",
     "product_encoder",

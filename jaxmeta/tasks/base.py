@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from jaxmeta.types import Array, EnvState, Key, Spec, Step, Task
 
+TASK = "task"
+"""Part of a dict observation in which `reveal` shows the task."""
+
 
 class Env(Protocol):
     """An immutable environment. It holds no task: the task is an argument of every call.
@@ -23,7 +26,7 @@ class Env(Protocol):
     @property
     def spec(self) -> Spec: ...
 
-    def reset(self, key: Key, task: Task) -> tuple[EnvState, Array]:
+    def reset(self, key: Key, task: Task) -> tuple[EnvState, Any]:
         """Begins an episode and returns the state and the first observation."""
         ...
 
@@ -89,7 +92,11 @@ def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskF
 
 @dataclasses.dataclass(frozen=True)
 class Revealed:
-    """An environment whose observation ends with the description of the task."""
+    """An environment that shows the description of the task.
+
+    A single float32 array ends with it, a dict has it as `task`, and any other observation becomes a dict of `obs` and
+    `task`.
+    """
 
     env: Env
     encode: Callable[[Task], Array]
@@ -99,9 +106,14 @@ class Revealed:
     @property
     def spec(self) -> Spec:
         spec = self.env.spec
-        return dataclasses.replace(spec, observation=(math.prod(spec.observation) + self.size,))
+        if spec.is_plain:
+            return dataclasses.replace(spec, observation=(math.prod(spec.observation) + self.size,))
+        parts = spec.observation if isinstance(spec.observation, dict) else {"obs": spec.observation}
+        if TASK in parts:
+            raise ValueError(f"tasks.observation has a part {TASK!r} already; rename it, or do without reveal")
+        return dataclasses.replace(spec, observation=parts | {TASK: (self.size,)})
 
-    def reset(self, key: Key, task: Task) -> tuple[EnvState, Array]:
+    def reset(self, key: Key, task: Task) -> tuple[EnvState, Any]:
         state, obs = self.env.reset(key, task)
         return state, self._with_task(obs, task)
 
@@ -113,11 +125,20 @@ class Revealed:
     def dense_reward(self) -> Callable[[Array, Task], Array]:
         """The `dense_reward` of the environment, where it has one; else there is no such attribute."""
         inner: Any = self.env
-        dense, shape = inner.dense_reward, self.env.spec.observation
-        return lambda obs, task: dense(obs[: -self.size].reshape(shape), task)
+        dense = inner.dense_reward
+        return lambda obs, task: dense(self._without_task(obs), task)
 
-    def _with_task(self, obs: Array, task: Task) -> Array:
-        return jnp.concatenate([obs.reshape(-1), self.encode(task)])
+    def _with_task(self, obs: Any, task: Task) -> Any:
+        if self.env.spec.is_plain:
+            return jnp.concatenate([obs.reshape(-1), self.encode(task)])
+        return (obs if isinstance(obs, dict) else {"obs": obs}) | {TASK: self.encode(task)}
+
+    def _without_task(self, obs: Any) -> Any:
+        spec = self.env.spec
+        if spec.is_plain:
+            return obs[: -self.size].reshape(spec.observation)
+        parts = {name: part for name, part in obs.items() if name != TASK}
+        return parts if isinstance(spec.observation, dict) else parts["obs"]
 
 
 def reveal(family: TaskFamily) -> TaskFamily:
