@@ -18,8 +18,8 @@ def rollout(
     """Runs `streams` parallel streams of `episodes` episodes each, on one task.
 
     The carry, the previous action and the previous reward survive the end of an episode, so the last transition of an
-    episode reaches the policy at the first step of the next one. After an early end everything stands still up to the
-    horizon: to the policy the episodes follow each other without a gap.
+    episode reaches the policy at the first step of the next one. After an early end, by termination or truncation,
+    everything stands still up to the horizon: to the policy the episodes follow each other without a gap.
 
     A step at which the environment or the policy says something that is not finite is a fault: it pays nothing, shows
     zeros and is not valid.

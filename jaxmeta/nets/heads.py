@@ -70,15 +70,17 @@ class Categoricals:
 
     def log_prob(self, action: Array) -> Array:
         """Computes log probabilities [...]."""
-        return sum(part.log_prob(action[..., index]) for index, part in enumerate(self._parts))
+        return jnp.asarray(sum(part.log_prob(action[..., index]) for index, part in enumerate(self._parts)))
 
     def kl_divergence(self, other: Categoricals) -> Array:
         """Computes KL(self || other), [...]."""
-        return sum(part.kl_divergence(those) for part, those in zip(self._parts, other._parts, strict=True))
+        return jnp.asarray(
+            sum(part.kl_divergence(those) for part, those in zip(self._parts, other._parts, strict=True))
+        )
 
     def entropy(self) -> Array:
         """Computes the entropy, [...]."""
-        return sum(part.entropy() for part in self._parts)
+        return jnp.asarray(sum(part.entropy() for part in self._parts))
 
 
 class Certain:

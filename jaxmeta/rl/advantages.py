@@ -89,7 +89,11 @@ def linear_baseline(discount: float = 0.99, trace: float = 1.0, normalize: bool 
 def value_baseline(
     discount: float = 0.99, trace: float = 0.95, normalize: bool = True, across_episodes: bool = False
 ) -> Estimator:
-    """Uses the values that the behaviour policy predicted, by GAE."""
+    """Uses the values that the behaviour policy predicted, by GAE.
+
+    Within an episode nothing is bootstrapped where it ends, be it by termination, truncation or the horizon; across
+    episodes the value at the start of the next one is.
+    """
 
     def estimate(experience: Rollout) -> Advantage:
         value = experience.output.value
@@ -172,8 +176,8 @@ def _ridge_regression(features: Array, targets: Array, ridge: float) -> Array:
         worst = (1.0 + TOLERANCE) * jnp.mean(jnp.square(targets))
         return 10.0 * ridge, coefficients, jnp.mean(jnp.square(targets - features @ coefficients)) <= worst
 
-    # with a ridge of 1 equations of unit columns are well conditioned
-    state = (jnp.asarray(ridge, gram.dtype), jnp.zeros(size), jnp.array(False))
+    # the first attempt stands outside: a loop that is hardly ever entered costs nothing
+    state = attempt((jnp.asarray(ridge, gram.dtype), jnp.zeros(size), jnp.array(False)))
     _, coefficients, works = jax.lax.while_loop(lambda state: ~state[2] & (state[0] < 10.0), attempt, state)
     return jnp.where(works, coefficients, 0.0)
 
