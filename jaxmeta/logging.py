@@ -189,7 +189,7 @@ class Progress:
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """Prints the returns by round and episode as a table.
+    """Prints the returns by round and episode as a table, and success rates where the tasks define success.
 
     Args:
       evaluation: as `runs.assess` returns it.
@@ -206,13 +206,16 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     table = Table("")
     for column in ("mean", "95 % interval", "IQM"):
         table.add_column(column, justify="right", no_wrap=True)
-    rounds = evaluation["returns"]
+    rounds, success = evaluation["returns"], evaluation.get("success")
+    if success is not None:
+        table.add_column("success", justify="right", no_wrap=True)
     for index, episodes in enumerate(rounds):
         for number, point in enumerate(episodes):
             parts = [f"round {index}"] if len(rounds) > 1 else []
             parts += [f"episode {number + 1}"] if len(episodes) > 1 or not parts else []
             mark = " (the unadapted policy)" if index == number == 0 else ""
-            table.add_row(*row(", ".join(parts) + mark, point))
+            rate = () if success is None else (_percent(success[index][number]["mean"]),)
+            table.add_row(*row(", ".join(parts) + mark, point), *rate)
     table.add_section()
     table.add_row(*row("gain, last less first", evaluation["gain"]))
     if len(rounds[-1]) > 1:
@@ -249,6 +252,11 @@ def _short(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
+
+
+def _percent(rate: float | None) -> str:
+    """Formats 0.125 as 12.5 %."""
+    return "nan" if rate is None or rate != rate else f"{100 * rate:.3g} %"
 
 
 def _clock(seconds: float) -> str:

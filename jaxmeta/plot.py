@@ -43,6 +43,7 @@ def learning(records: list[dict[str, Any]], title: str):
 
     With several seeds a line is their mean and the band a 95 % t-interval over them. With a single seed it is a running
     mean, the band is its 95 % t-interval from the spread of the updates in the window, and the raw values are faint.
+    Where the log has success rates, that of the last episode is drawn too, on an axis of its own.
     """
     figure, axes = _axes(title)
     steps = np.array([record["env_steps"] for record in records], float)
@@ -69,13 +70,19 @@ def learning(records: list[dict[str, Any]], title: str):
     axes.set_xlabel("environment steps in meta-training" + (", per seed" if len(values) > 1 else ""))
     axes.set_ylabel("return of an episode (sum of rewards)")
     axes.xaxis.set_major_formatter(_engineering())
+    if all("success/last" in record for record in records):
+        rate = np.stack([_running_mean(seed, window) for seed in _by_seed(records, "success/last")]).mean(0)
+        _draw_success(axes, steps, rate)
     axes.legend(frameon=False)
     _subtitle(axes, note)
     return figure
 
 
 def adaptation(evaluation: dict[str, Any], title: str):
-    """Draws the return on held-out tasks over rounds of adaptation, or over the episodes of a trial."""
+    """Draws the return on held-out tasks over rounds of adaptation, or over the episodes of a trial.
+
+    Where the tasks define success, its rate is drawn too, on an axis of its own.
+    """
     figure, axes = _axes(title)
     returns = evaluation["returns"]
     rounds, episodes = len(returns), len(returns[0])
@@ -93,6 +100,9 @@ def adaptation(evaluation: dict[str, Any], title: str):
             axes.axvline(position[start] - 0.5, color="0.7", linewidth=1, linestyle=":")
     axes.plot([], [], color=AFTER, marker="o", linewidth=2, label="mean and 95 % bootstrap interval")
     seeds = f" × {evaluation['num_seeds']} seeds" if evaluation["num_seeds"] > 1 else ""
+    if "success" in evaluation:
+        rates = [episode for a_round in evaluation["success"] for episode in a_round]
+        _draw_success(axes, position, _column(rates, "mean"))
     axes.legend(frameon=False)
     _subtitle(axes, f"{evaluation['num_tasks']} held-out tasks{seeds}, after {evaluation['step']} updates")
     axes.set_xlabel(_adaptation_label(rounds, episodes))
@@ -280,6 +290,16 @@ def _axes(title: str):
     axes.set_title(title, fontweight="bold", loc="left", pad=22)
     _plain(axes)
     return figure, axes
+
+
+def _draw_success(axes, position: np.ndarray, rate: np.ndarray) -> None:
+    """Draws success rates on a second axis at the right, from 0 to 1, and names them in the legend of the first."""
+    second = axes.twinx()
+    second.plot(position, rate, "s:", color=OPTIMUM, markersize=4, linewidth=1.5)
+    second.set_ylim(-0.03, 1.03)
+    second.set_ylabel("success rate")
+    second.spines[["top", "left"]].set_visible(False)
+    axes.plot([], [], "s:", color=OPTIMUM, markersize=4, linewidth=1.5, label="success rate (right axis)")
 
 
 def _figure(size: tuple[float, float]):

@@ -267,7 +267,8 @@ def assess(
 
     Returns:
       A JSON object. Statistics are over tasks; where the run has several seeds, over seeds and tasks within them:
-      `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`.
+      `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`. Where the tasks
+      define success, `success[round][episode]` is the same for the share of solved episodes.
     """
     plan = changed_plan(run.meta.plan, rounds, streams)
     report = trials(
@@ -285,6 +286,7 @@ def assess(
         "returns": report.by_round_and_episode(),
         "trial_return": report.trial_return(),
         "gain": report.gain(),
+        **({} if report.successes is None else {"success": report.success()}),
     }
 
 

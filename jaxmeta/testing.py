@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmeta import outer, rl
+from jaxmeta import nets, outer, rl
 from jaxmeta.core.checkpoint import keys_as_data
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, replay, unroll
 from jaxmeta.core.train import init_state, make_chunk
 from jaxmeta.tasks.base import Env, TaskFamily
-from jaxmeta.types import Continuous, Discrete, Key, Params, Plan, Spec, Task, Trial
+from jaxmeta.types import Continuous, Discrete, Key, MultiDiscrete, Output, Params, Plan, Spec, Task, Trial
 
 
 class ContractError(AssertionError):
@@ -59,12 +59,13 @@ def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8, to
         reset_key, *keys = jax.random.split(key, num_steps + 1)
 
         def one(state, key):
+            env_state, obs = state
             action_key, env_key = jax.random.split(key)
-            state, step = env.step(env_key, state, _random_action(spec, action_key), task)
-            return state, step
+            env_state, step = env.step(env_key, env_state, _random_action(spec, action_key, obs), task)
+            return (env_state, step.obs), step
 
         state, obs = env.reset(reset_key, task)
-        return obs, jax.lax.scan(one, state, jnp.stack(keys))[1]
+        return obs, jax.lax.scan(one, (state, obs), jnp.stack(keys))[1]
 
     keys = jax.random.split(steps_key, 2)
     alone = jax.jit(episode)  # traced once for both
@@ -72,11 +73,13 @@ def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8, to
     _all_close("vmap over tasks", jax.jit(jax.vmap(alone))(keys, tasks), looped, "a loop over tasks", tolerance)
     steps = jax.device_get(looped[1])
     _require(bool(np.isfinite(steps.reward).all()), "env.step pays a reward that is not finite")
-    _require(bool(np.isfinite(steps.obs).all()), "env.step gives an observation that is not finite")
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(steps.obs))
+    _require(finite, "env.step gives an observation that is not finite")
     _require(
-        spec.terminates or not bool(steps.terminated.any()),
+        spec.terminates or not bool(np.any(steps.terminated) or np.any(steps.truncated)),
         "env.step ends an episode early, but spec.terminates is False",
     )
+    _require(spec.success or not bool(np.any(steps.success)), "env.step succeeds, but spec.success is False")
 
 
 def check_learner(
@@ -205,8 +208,8 @@ def _checked_spec(env: Env) -> Spec:
     _require(isinstance(spec, Spec), f"env.spec is {spec!r}; it must be a jaxmeta.types.Spec")
     assert isinstance(spec, Spec)
     _require(spec.horizon >= 1, f"spec.horizon is {spec.horizon}; an episode needs at least 1 step")
-    known = isinstance(spec.action, Discrete | Continuous)
-    _require(known, f"spec.action is {spec.action!r}; it must be Discrete or Continuous")
+    known = isinstance(spec.action, Discrete | MultiDiscrete | Continuous)
+    _require(known, f"spec.action is {spec.action!r}; it must be Discrete, MultiDiscrete or Continuous")
     return spec
 
 
@@ -214,17 +217,23 @@ def _check_env_forms(env: Env, spec: Spec, task: Task) -> None:
     """Checks without compiling that an environment keeps the structure of its state and matches its spec."""
     key = jax.random.key(0)
     state, obs = jax.eval_shape(env.reset, key, task)
-    _require(
-        obs.shape == spec.observation,
-        f"env.reset gives an observation {list(obs.shape)}; spec.observation is {list(spec.observation)}",
-    )
-    _require(obs.dtype == jnp.float32, f"env.reset gives an observation of {obs.dtype}; it must be float32")
+    if spec.is_plain and hasattr(obs, "shape"):
+        _require(
+            obs.shape == spec.observation,
+            f"env.reset gives an observation {list(obs.shape)}; spec.observation is {list(spec.observation)}",
+        )
+        _require(obs.dtype == jnp.float32, f"env.reset gives an observation of {obs.dtype}; it must be float32")
+    _same_form("the observation of env.reset", obs, "spec.observation", spec.observation_form())
     traced, (next_state, step) = _trace(env.step, key, state, spec.action.example(), task)
     _same_form("the state after env.step", next_state, "the state after env.reset", state)
+    if not spec.is_plain or not hasattr(step.obs, "shape"):
+        _same_form("the observation of env.step", step.obs, "spec.observation", spec.observation_form())
     for name, value, shape, kind in (
-        ("obs", step.obs, spec.observation, jnp.float32),
+        *((("obs", step.obs, spec.observation, jnp.float32),) if spec.is_plain else ()),
         ("reward", step.reward, (), jnp.float32),
         ("terminated", step.terminated, (), jnp.bool_),
+        ("truncated", step.truncated, (), jnp.bool_),
+        ("success", step.success, (), jnp.bool_),
     ):
         _require(
             value.shape == shape and value.dtype == kind,
@@ -256,9 +265,15 @@ def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: P
     _same_form("fast after learner.adapt", adapted, "fast after learner.start", fast)
 
 
-def _random_action(spec: Spec, key: Key) -> jax.Array:
-    if isinstance(spec.action, Discrete):
+def _random_action(spec: Spec, key: Key, obs: Any) -> jax.Array:
+    if isinstance(spec.action, Discrete) and spec.action_mask is None:
         return jax.random.randint(key, (), 0, spec.action.num)
+    if isinstance(spec.action, Discrete | MultiDiscrete):
+        logits = jnp.zeros(spec.action.num if isinstance(spec.action, Discrete) else sum(spec.action.nums))
+        if spec.action_mask is not None:
+            logits = nets.mask_logits(logits, obs[spec.action_mask], spec)
+        output = Output(dist=logits, value=jnp.zeros(()))
+        return nets.head_for(spec.action)(output).sample(seed=key).astype(jnp.int32)
     return jax.random.uniform(key, (spec.action.size,), minval=-1.0, maxval=1.0)
 
 

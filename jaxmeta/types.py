@@ -6,6 +6,7 @@ Axis letters: N tasks, R rounds of adaptation, T time, E parallel streams, K epi
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax
@@ -33,6 +34,16 @@ class Discrete:
 
 
 @dataclasses.dataclass(frozen=True)
+class MultiDiscrete:
+    """An action space of several choices at once: the i-th is one of `nums[i]`, numbered from 0."""
+
+    nums: tuple[int, ...]
+
+    def example(self) -> Array:
+        return jnp.zeros((len(self.nums),), jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Continuous:
     """An action space of real vectors of length `size`."""
 
@@ -44,22 +55,61 @@ class Continuous:
         return jnp.zeros((self.size,), jnp.float32)
 
 
+Action = Discrete | MultiDiscrete | Continuous
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What an environment shows and accepts: static, hashable, the same for every task of a family."""
+    """The observations and actions of an environment: static, hashable, the same for every task of a family."""
 
-    observation: tuple[int, ...]
-    """Shape of one observation."""
-    action: Discrete | Continuous
+    observation: Any
+    """Shape of one float32 array, such as `(27,)`; or a `jax.ShapeDtypeStruct`, or a pytree of either, such as
+    `{"image": jax.ShapeDtypeStruct((64, 64, 3), jnp.uint8), "inventory": (16,)}`. Integers and bytes keep their dtype
+    up to the encoder of the policy (`nets.encoded`)."""
+    action: Action
     horizon: int
     """Steps in an episode; an episode that ends earlier is masked up to here."""
     terminates: bool = False
-    """Whether an episode can end before the horizon."""
+    """Whether an episode can end before the horizon, by termination or truncation."""
+    success: bool = False
+    """Whether steps say if the task is solved (`Step.success`)."""
+    action_mask: str | None = None
+    """Key of a dict observation that holds the valid actions, bool [num], or [sum(nums)] with `MultiDiscrete`: a policy
+    never draws the others. Where no action is valid, all are."""
+
+    def __post_init__(self):
+        forms = jax.tree.map(_form, self.observation, is_leaf=_is_form)
+        if not jax.tree.leaves(forms):
+            raise ValueError(f"spec.observation is {self.observation}; it needs at least one array")
+        plain = isinstance(forms, jax.ShapeDtypeStruct) and forms.dtype == jnp.float32
+        object.__setattr__(self, "observation", forms.shape if plain else forms)
+        if self.action_mask is not None:
+            self._check_mask()
+
+    def __hash__(self) -> int:
+        leaves, structure = jax.tree.flatten(self.observation)
+        rest = (self.action, self.horizon, self.terminates, self.success, self.action_mask)
+        return hash((tuple(leaves), structure, rest))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether an observation is one float32 array; `observation` is then its shape."""
+        return isinstance(self.observation, tuple) and all(
+            isinstance(size, numbers.Integral) for size in self.observation
+        )
+
+    def example_obs(self) -> Any:
+        """Returns an all-zero observation, without batch axes."""
+        return jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), self.observation_form())
+
+    def observation_form(self) -> Any:
+        """Returns the observation as a pytree of `jax.ShapeDtypeStruct`."""
+        return jax.ShapeDtypeStruct(self.observation, jnp.float32) if self.is_plain else self.observation
 
     def example_input(self) -> Input:
         """Returns an all-zero policy input, without batch axes."""
         zero = jnp.zeros((), jnp.float32)
-        observation = jnp.zeros(self.observation, jnp.float32)
+        observation = self.example_obs()
         return Input(
             obs=observation,
             prev_action=self.action.example(),
@@ -68,6 +118,35 @@ class Spec:
             prev_next_obs=observation,
             first=zero,
         )
+
+    def _check_mask(self) -> None:
+        """Raises a ValueError unless the mask is a part of the observation and fits the actions."""
+        name, parts = self.action_mask, self.observation
+        if isinstance(self.action, Continuous):
+            raise ValueError(f"spec.action_mask is {name!r}; real actions have no mask, leave it None")
+        if not isinstance(parts, dict) or name not in parts:
+            raise ValueError(f"spec.action_mask is {name!r}; it must be a key of a dict observation, not of {parts}")
+        size = self.action.num if isinstance(self.action, Discrete) else sum(self.action.nums)
+        if parts[name].shape != (size,) or parts[name].dtype != jnp.bool_:
+            raise ValueError(f"spec.observation[{name!r}] is {parts[name]}; as an action mask it must be bool[{size}]")
+
+
+def _is_form(node: Any) -> bool:
+    """Whether a node of `Spec.observation` describes one array."""
+    return _is_shape(node) or (hasattr(node, "shape") and hasattr(node, "dtype"))
+
+
+def _is_shape(node: Any) -> bool:
+    return type(node) is tuple and all(isinstance(size, numbers.Integral) for size in node)
+
+
+def _form(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Returns the shape and dtype that a leaf of `Spec.observation` stands for; a bare shape is that of float32."""
+    if not _is_form(leaf):
+        raise ValueError(f"spec.observation has {leaf!r}; it is made of shapes, such as (27,), and ShapeDtypeStructs")
+    if type(leaf) is tuple:
+        return jax.ShapeDtypeStruct(leaf, jnp.float32)
+    return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,22 +178,30 @@ class Examples(struct.PyTreeNode):
 class Step(struct.PyTreeNode):
     """What an environment answers to one action."""
 
-    obs: Array
+    obs: Any
+    """Like `Spec.observation`."""
     reward: Array
     """Scalar."""
     terminated: Array
     """Scalar, true where the episode ends here; always false where only the horizon ends it."""
+    truncated: Array | bool = False
+    """Scalar, true where a time limit of the environment's own cuts the episode before the horizon. As at the horizon
+    the episode ends (`Rollout.done`) without being terminated: off-policy learners bootstrap from `obs`, the final
+    observation; on-policy estimators of returns within an episode bootstrap from neither."""
+    success: Array | bool = False
+    """Scalar, true where the task is solved; an episode is a success if any of its steps is. Needs `Spec.success`."""
 
 
 class Input(struct.PyTreeNode):
     """What a policy sees at one step: the observation and how the step before it ended."""
 
-    obs: Array
+    obs: Any
+    """Like `Spec.observation`."""
     prev_action: Array
     prev_reward: Array
     prev_done: Array
     """1.0 where the step before this one ended an episode."""
-    prev_next_obs: Array
+    prev_next_obs: Any
     """What the step before this one led to: `obs`, but at the begin of an episode the last sight of the one before."""
     first: Array
     """1.0 at the first step of a stream, where there is no step before."""
@@ -135,20 +222,22 @@ class Rollout(struct.PyTreeNode):
 
     inputs: Input
     action: Array
-    next_obs: Array
+    next_obs: Any
     """What the step led to, the last sight of an episode included."""
     reward: Array
     """As the environment paid it; zero after an early end."""
     valid: Array
     """1.0 until the episode ended, then 0.0 up to the horizon."""
     done: Array
-    """1.0 at the last valid step of an episode."""
+    """1.0 at the last valid step of an episode, whether it terminated, was truncated or reached the horizon."""
     terminated: Array
-    """1.0 where the environment itself ended the episode; a horizon that is reached ends it, but terminates nothing."""
+    """1.0 where the environment itself ended the episode; truncation and the horizon end it, but terminate nothing."""
     output: Output
     """What the behaviour policy said, for importance ratios."""
     reset_key: Key
     """[E], replays `Learner.reset`."""
+    success: Array
+    """True at valid steps at which the task was solved; false everywhere in an environment that does not say so."""
     fault: Array
     """True where the environment or the policy gave something that is not finite; such a step is not valid."""
 

@@ -101,6 +101,7 @@ def test_evaluate_prints_one_json_object(maml_run, capsys):
     for point in (result["returns"][0][0], result["trial_return"], result["gain"]):
         assert set(point) == STATISTICS
         assert point["ci95"][0] <= point["mean"] <= point["ci95"][1]
+    assert all(0 <= point["mean"] <= 1 for episodes in result["success"] for point in episodes)
     assert (result["num_tasks"], result["seed"], result["step"]) == (3, 5, 4)
     assert (result["algo"], result["tasks"]) == ("maml", "navigation")
 

@@ -90,3 +90,14 @@ def test_bias_and_deviation_are_lines_over_streams():
     np.testing.assert_allclose(bias.get_lines()[0].get_ydata(), [0.2, 0.1])
     np.testing.assert_allclose(bias.get_lines()[1].get_ydata(), 1e-4)  # rounding, at the bottom
     np.testing.assert_allclose(deviation.get_lines()[1].get_ydata(), [4.0, 3.0])
+
+
+def test_success_rates_have_an_axis_of_their_own():
+    result = evaluation(3, 1)
+    axes, second = plot.adaptation(result | {"success": [[point(0.25 * r)] for r in range(3)]}, "title").axes
+    np.testing.assert_allclose(second.get_lines()[0].get_ydata(), [0, 0.25, 0.5])
+    assert "success" in second.get_ylabel() and "success" in axes.get_legend().get_texts()[-1].get_text()
+    assert len(plot.adaptation(result, "title").axes) == 1
+    logged = [record | {"success/last": 0.5} for record in records(5)]
+    _, second = plot.learning(logged, "title").axes
+    np.testing.assert_allclose(second.get_lines()[0].get_ydata(), 0.5)

@@ -59,6 +59,8 @@ class AdaptationConfig(UpdateRuleConfig):
     def policy(self, family: TaskFamily) -> Learner:
         """Builds what adapts: a policy without memory."""
         spec = family.env.spec
+        if self.baseline == "linear":
+            rl.check_linear_baseline(spec)
         return inner.memory(nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale))
 
     def advantage(self) -> rl.Estimator:

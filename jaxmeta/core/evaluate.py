@@ -13,7 +13,7 @@ from flax import struct
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, by_mode
 from jaxmeta.core.parallel import Execution
-from jaxmeta.core.rollout import collect, episode_returns, replay_fast, rollout, stepping_chunk
+from jaxmeta.core.rollout import collect, episode_returns, episode_successes, replay_fast, rollout, stepping_chunk
 from jaxmeta.tasks.base import Env
 from jaxmeta.types import Array, Key, Params, Plan, Task
 
@@ -28,6 +28,9 @@ class Report(struct.PyTreeNode):
     """Undiscounted return of every episode, [N, R + 1, E, K]; with several seeds [S, N, R + 1, E, K]."""
     lengths: Array
     """Valid steps of every episode, shaped like `returns`."""
+    successes: Array | None = None
+    """1.0 for episodes in which the task was solved, shaped like `returns`, NaN where the return is; None in an
+    environment whose spec defines no success."""
 
     @property
     def env_steps(self) -> Array:
@@ -36,9 +39,11 @@ class Report(struct.PyTreeNode):
 
     def by_round_and_episode(self) -> list[list[dict[str, Any]]]:
         """Summarises returns over tasks: `[round][episode]`, see `summarize`."""
-        per_task = np.asarray(self.returns).mean(-2)
-        _, rounds, episodes = per_task.shape[-3:]
-        return [[summarize(per_task[..., r, k]) for k in range(episodes)] for r in range(rounds)]
+        return _by_round_and_episode(self.returns)
+
+    def success(self) -> list[list[dict[str, Any]]] | None:
+        """Summarises success rates over tasks: `[round][episode]`, see `summarize`; None where success is undefined."""
+        return None if self.successes is None else _by_round_and_episode(self.successes)
 
     def trial_return(self) -> dict[str, Any]:
         """Summarises the return of the last round, its episodes summed."""
@@ -85,8 +90,11 @@ def evaluate(
             )(replay_fast(learner, params, trial), keys)
         # in training a fault is counted and left out; here the return of its episode is not known
         reward = jnp.where(rounds.fault, jnp.nan, rounds.reward)
+        success = jnp.where(rounds.fault, jnp.nan, rounds.success)
         return Report(
-            returns=episode_returns(reward, plan.episodes), lengths=episode_returns(rounds.valid, plan.episodes)
+            returns=episode_returns(reward, plan.episodes),
+            lengths=episode_returns(rounds.valid, plan.episodes),
+            successes=episode_successes(success, plan.episodes) if env.spec.success else None,
         )
 
     # in bounded pieces: what a trial stores is dropped once it is summed
@@ -96,6 +104,13 @@ def evaluate(
     # a process can look only at what its own devices have
     placed: dict[str, Any] = {} if jax.process_count() == 1 else {"out_shardings": parallel.everywhere(mesh)}
     return parallel.compiled(run, **placed)(params, (tasks, jax.random.split(key, num_tasks)))
+
+
+def _by_round_and_episode(values: Array) -> list[list[dict[str, Any]]]:
+    """Averages values [..., N, R + 1, E, K] over streams and summarises them over tasks: `[round][episode]`."""
+    per_task = np.asarray(values).mean(-2)
+    _, rounds, episodes = per_task.shape[-3:]
+    return [[summarize(per_task[..., r, k]) for k in range(episodes)] for r in range(rounds)]
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -18,8 +18,8 @@ def rollout(
     """Runs `streams` parallel streams of `episodes` episodes each, on one task.
 
     The carry, the previous action and the previous reward survive the end of an episode, so the last transition of an
-    episode reaches the policy at the first step of the next one. After an early end everything stands still up to the
-    horizon: to the policy the episodes follow each other without a gap.
+    episode reaches the policy at the first step of the next one. After an early end, by termination or truncation,
+    everything stands still up to the horizon: to the policy the episodes follow each other without a gap.
 
     A step at which the environment or the policy says something that is not finite is a fault: it pays nothing, shows
     zeros and is not valid.
@@ -46,8 +46,9 @@ def rollout(
         sound &= guard.is_sound(output, leading=1, logits=True)
         valid = alive & sound
         reward = jnp.where(valid, outcome.reward, 0.0)
-        obs = _select(sound, outcome.obs, jnp.zeros_like(outcome.obs))
-        ends = outcome.terminated | last
+        obs = _select(sound, outcome.obs, jax.tree.map(jnp.zeros_like, outcome.obs))
+        over = outcome.terminated | outcome.truncated
+        ends = over | last
         record = Rollout(
             inputs=inputs,
             action=action,
@@ -58,6 +59,7 @@ def rollout(
             terminated=(valid & outcome.terminated).astype(jnp.float32),
             output=output,
             reset_key=(),  # pyright: ignore[reportArgumentType]  one for all steps, put in below
+            success=valid & outcome.success,
             fault=alive & ~sound,
         )
         next_inputs = Input(
@@ -72,7 +74,7 @@ def rollout(
             next_env_state, next_carry, next_inputs = _select(
                 alive, (next_env_state, next_carry, next_inputs), (env_state, carry, inputs)
             )
-            alive &= ~outcome.terminated
+            alive &= ~over
         return (next_env_state, next_carry, next_inputs, alive), record
 
     def episode(state, key):
@@ -176,6 +178,11 @@ def episode_returns(reward: Array, episodes: int) -> Array:
     """Sums rewards [..., T, E] by episode: [..., E, K]."""
     *batch, length, streams = reward.shape
     return jnp.moveaxis(reward.reshape(*batch, episodes, length // episodes, streams).sum(-2), -1, -2)
+
+
+def episode_successes(success: Array, episodes: int) -> Array:
+    """Returns 1.0 where any step of an episode was a success: [..., T, E] to [..., E, K]; NaN where one is NaN."""
+    return jnp.minimum(episode_returns(success.astype(jnp.float32), episodes), 1.0)
 
 
 def _select(condition: Array, new, old):

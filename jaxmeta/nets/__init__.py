@@ -3,7 +3,7 @@
 from jaxmeta.nets.context import Belief, ContextEncoder, no_context, product_encoder, recurrent_encoder
 from jaxmeta.nets.coordinatewise import Coordinatewise, coordinatewise_lstm
 from jaxmeta.nets.fast_weights import associative_actor_critic
-from jaxmeta.nets.heads import Certain, Gaussian, SquashedGaussian, head_for
+from jaxmeta.nets.heads import Categoricals, Certain, Gaussian, SquashedGaussian, head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import (
     ACTIVATIONS,
@@ -14,6 +14,7 @@ from jaxmeta.nets.networks import (
     separate_value,
     with_context,
 )
+from jaxmeta.nets.observations import ObservationEncoder, action_vector, encoded, mask_logits, vector_size
 from jaxmeta.nets.predictors import Predictor, linear, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
@@ -33,25 +34,30 @@ __all__ = [
     "Belief",
     "BeliefDecoder",
     "BeliefEncoder",
+    "Categoricals",
     "Certain",
     "ContextEncoder",
     "ContextParams",
     "Coordinatewise",
     "Gaussian",
     "Network",
+    "ObservationEncoder",
     "Posterior",
     "Predictor",
     "SnailState",
     "SoftActorCritic",
     "SquashedGaussian",
+    "action_vector",
     "actor_critic",
     "associative_actor_critic",
     "cell_decoder",
     "coordinatewise_lstm",
     "encode_input",
+    "encoded",
     "head_for",
     "linear",
     "linear_recurrent_actor_critic",
+    "mask_logits",
     "no_context",
     "perceptron",
     "product_encoder",
@@ -64,5 +70,6 @@ __all__ = [
     "snail_actor_critic",
     "soft_actor_critic",
     "state_decoder",
+    "vector_size",
     "with_context",
 ]

@@ -17,6 +17,7 @@ from flax import struct
 
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
+from jaxmeta.nets.observations import any_observation
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
 
 
@@ -111,6 +112,7 @@ def _inputs_before(x: Array, valid: Array) -> Array:
     return jnp.where((source >= 0)[:, None], x[jnp.maximum(source, 0)], 0.0)
 
 
+@any_observation
 def associative_actor_critic(
     spec: Spec,
     hidden: int = 64,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.types import Array, Continuous, Discrete, Key, Output
+from jaxmeta.types import Action, Array, Discrete, Key, MultiDiscrete, Output
 
 
 class Gaussian(struct.PyTreeNode):
@@ -21,10 +21,11 @@ class Gaussian(struct.PyTreeNode):
     """[..., action size]."""
 
 
-def head_for(action: Discrete | Continuous):
+def head_for(action: Action):
     """Returns the function that turns an `Output` into a distrax distribution for an action space.
 
-    Discrete actions read `output.dist` as logits [..., num]; continuous ones as a `Gaussian`.
+    Discrete actions read `output.dist` as logits [..., num], several choices as theirs concatenated, [..., sum(nums)];
+    continuous ones as a `Gaussian`.
     """
 
     # distrax objects must not cross a jit or vmap boundary
@@ -34,6 +35,8 @@ def head_for(action: Discrete | Continuous):
     def gaussian(output: Output) -> Any:
         return _normal(output.dist)
 
+    if isinstance(action, MultiDiscrete):
+        return lambda output: Categoricals(output.dist, action.nums)
     return categorical if isinstance(action, Discrete) else gaussian
 
 
@@ -47,6 +50,37 @@ def _distrax() -> Any:
 
 def _normal(gaussian: Gaussian) -> Any:
     return _distrax().Independent(_distrax().Normal(gaussian.loc, jnp.exp(gaussian.log_scale)), 1)
+
+
+class Categoricals:
+    """Several independent choices at once: actions are [..., number of choices], int32."""
+
+    def __init__(self, logits: Array, nums: tuple[int, ...]):
+        ends = [sum(nums[: index + 1]) for index in range(len(nums))]
+        self._parts = [_distrax().Categorical(logits=part) for part in jnp.split(logits, ends[:-1], axis=-1)]
+
+    def sample(self, seed: Key) -> Array:
+        """Draws every choice."""
+        keys = jax.random.split(seed, len(self._parts))
+        return jnp.stack([part.sample(seed=key) for part, key in zip(self._parts, keys, strict=True)], axis=-1)
+
+    def mode(self) -> Array:
+        """Returns the likeliest of every choice."""
+        return jnp.stack([part.mode() for part in self._parts], axis=-1)
+
+    def log_prob(self, action: Array) -> Array:
+        """Computes log probabilities [...]."""
+        return jnp.asarray(sum(part.log_prob(action[..., index]) for index, part in enumerate(self._parts)))
+
+    def kl_divergence(self, other: Categoricals) -> Array:
+        """Computes KL(self || other), [...]."""
+        return jnp.asarray(
+            sum(part.kl_divergence(those) for part, those in zip(self._parts, other._parts, strict=True))
+        )
+
+    def entropy(self) -> Array:
+        """Computes the entropy, [...]."""
+        return jnp.asarray(sum(part.entropy() for part in self._parts))
 
 
 class Certain:

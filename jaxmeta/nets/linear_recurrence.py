@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import Network, encode_input, policy_and_value
+from jaxmeta.nets.observations import any_observation
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Spec
 
 Recur = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -117,6 +118,7 @@ class _LinearRecurrent(nn.Module):
         return tuple(states), policy_and_value(nn.LayerNorm()(x), self.spec, self.init_log_std)
 
 
+@any_observation
 def linear_recurrent_actor_critic(
     spec: Spec, hidden: int = 64, layers: int = 2, init_log_std: float = 0.0, parallel: bool | None = None
 ) -> Network:

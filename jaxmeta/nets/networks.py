@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmeta.nets.heads import Gaussian, head_for
+from jaxmeta.nets.observations import action_vector, any_observation, vector_size
 from jaxmeta.nets.orthogonal import orthogonal
-from jaxmeta.types import Array, Carry, Continuous, Discrete, Input, Key, Output, Params, Spec
+from jaxmeta.types import Action, Array, Carry, Discrete, Input, Key, MultiDiscrete, Output, Params, Spec
 
 
 class Network(NamedTuple):
@@ -67,9 +68,12 @@ class MLPWithOutput(nn.Module):
 
 
 class _ActionHead(nn.Module):
-    """Distribution params from features: logits, or a mean and a state-independent log deviation."""
+    """Distribution params from features: logits, or a mean and a state-independent log deviation.
 
-    action: Discrete | Continuous
+    The logits of several choices are concatenated.
+    """
+
+    action: Action
     init_log_std: float
     action_scale: float = 1.0
 
@@ -79,6 +83,8 @@ class _ActionHead(nn.Module):
         small = orthogonal(0.01)
         if isinstance(self.action, Discrete):
             return nn.Dense(self.action.num, kernel_init=small)(x)
+        if isinstance(self.action, MultiDiscrete):
+            return nn.Dense(sum(self.action.nums), kernel_init=small)(x)
         loc = nn.Dense(self.action.size, kernel_init=small)(x)
         log_std = self.param("log_std", nn.initializers.constant(self.init_log_std), (self.action.size,))
         log_scale = jnp.broadcast_to(log_std + math.log(self.action_scale), loc.shape)
@@ -114,16 +120,18 @@ def policy_and_value(features: Array, spec: Spec, init_log_std: float) -> Output
 def encode_input(inputs: Input, spec: Spec) -> Array:
     """Lays an input out as one vector for a memory: observation, previous action, reward, end flag, first flag.
 
+    The observation is one float32 array; `encoded` makes it one.
+
     A discrete previous action is one-hot; at the first step, where there is none, it is all zero.
     """
-    if isinstance(spec.action, Discrete):
-        action = jax.nn.one_hot(inputs.prev_action, spec.action.num) * (1.0 - inputs.first)
-    else:
-        action = inputs.prev_action
+    action = action_vector(inputs.prev_action, spec.action)
+    if isinstance(spec.action, Discrete | MultiDiscrete):
+        action *= 1.0 - inputs.first
     scalars = jnp.stack([inputs.prev_reward, inputs.prev_done, inputs.first])
     return jnp.concatenate([inputs.obs.reshape(-1), action, scalars])
 
 
+@any_observation
 def actor_critic(
     spec: Spec,
     hidden: Sequence[int] = (64, 64),
@@ -179,8 +187,11 @@ def with_context(make: Callable[[Spec], Network], spec: Spec, size: int) -> Netw
     Args:
       make: builds the policy for a spec.
       size: how many numbers.
+
+    Raises:
+      ValueError: if an observation is not one float32 array.
     """
-    network = make(dataclasses.replace(spec, observation=(math.prod(spec.observation) + size,)))
+    network = make(dataclasses.replace(spec, observation=(vector_size(spec, "a context that adapts") + size,)))
     network_values = network.values
 
     def beside_context(params: Params, inputs: Input, *leading: int) -> Input:

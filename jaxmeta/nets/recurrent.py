@@ -14,6 +14,7 @@ from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
+from jaxmeta.nets.observations import any_observation
 from jaxmeta.nets.orthogonal import orthogonal
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Spec
 
@@ -116,6 +117,7 @@ def _orthogonal_by_gate(cell: Cell) -> Callable[..., Array]:
     return init
 
 
+@any_observation
 def recurrent_actor_critic(
     spec: Spec,
     cell: str = "gru",

@@ -18,6 +18,7 @@ from flax import struct
 from jaxmeta.nets.blocks import blockwise_vmap
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
+from jaxmeta.nets.observations import any_observation
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
 
 UNSEEN = -1e30
@@ -178,6 +179,7 @@ class _Snail(nn.Module):
         return tuple(next_rings), cache, policy_and_value(x, self.spec, self.init_log_std)
 
 
+@any_observation
 def snail_actor_critic(
     spec: Spec,
     length: int,

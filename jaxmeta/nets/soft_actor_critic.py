@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -12,7 +11,8 @@ from flax import linen as nn
 from flax import struct
 
 from jaxmeta.nets.heads import Gaussian
-from jaxmeta.types import Array, Continuous, Key, Params, Spec
+from jaxmeta.nets.observations import vector_size
+from jaxmeta.types import Array, Continuous, Discrete, Key, Params, Spec
 
 LOG_SCALE_BOUNDS = (-20.0, 2.0)
 
@@ -69,11 +69,12 @@ def soft_actor_critic(
       action_scale: half side of the box of actions that the actor can take; by default the environment's limit.
 
     Raises:
-      ValueError: if actions are not real vectors.
+      ValueError: if actions are not real vectors, or an observation is not one float32 array.
     """
     if not isinstance(spec.action, Continuous):
-        raise ValueError(f"tasks.action is one of {spec.action.num} choices; soft actor-critic needs real vectors")
-    size, obs_size = spec.action.size, math.prod(spec.observation)
+        kind = f"one of {spec.action.num} choices" if isinstance(spec.action, Discrete) else f"{spec.action}"
+        raise ValueError(f"tasks.action is {kind}; soft actor-critic needs real vectors")
+    size, obs_size = spec.action.size, vector_size(spec, "soft actor-critic")
     actor, critic = _Layers(tuple(hidden), 2 * size), _Layers(tuple(hidden), 1)
     obs, action, z = jnp.zeros(obs_size), jnp.zeros(size), jnp.zeros(context_size)
 

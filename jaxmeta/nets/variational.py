@@ -15,8 +15,9 @@ from flax import linen as nn
 from flax import struct
 
 from jaxmeta.nets.networks import MLPWithOutput
+from jaxmeta.nets.observations import action_vector, vector_size
 from jaxmeta.nets.recurrent import CELLS, remember
-from jaxmeta.types import Array, Discrete, Key, Params, Spec
+from jaxmeta.types import Array, Key, Params, Spec
 
 
 class Posterior(struct.PyTreeNode):
@@ -63,7 +64,7 @@ class _Memory(nn.Module):
 
     @nn.compact
     def __call__(self, state: tuple[Array], action: Array, reward: Array, next_obs: Array) -> tuple[Array]:
-        parts = (_as_vector(action, self.action), reward[None], next_obs.reshape(-1))
+        parts = (action_vector(action, self.action), reward[None], next_obs.reshape(-1))
         sized = [(part, size) for part, size in zip(parts, self.embeddings, strict=True) if size]
         seen = [jax.nn.relu(nn.Dense(size)(part)) for part, size in sized]
         return cast(tuple[Array], remember(CELLS["gru"], self.hidden, self.length, state, jnp.concatenate(seen)))
@@ -79,7 +80,11 @@ def recurrent_belief(
       hidden: size of the recurrent state, which begins at zero.
       embeddings: sizes that action, reward and next observation are brought to first; what has 0 is not seen.
       length: steps of a trial, over which units of the state last at first, at most.
+
+    Raises:
+      ValueError: if an observation is not one float32 array.
     """
+    vector_size(spec, "a belief that is learned from transitions")
     memory, head = _Memory(spec.action, hidden, length, embeddings), nn.Dense(2 * size)
     nothing, example = (jnp.zeros(hidden),), spec.example_input()
 
@@ -112,7 +117,7 @@ def reward_decoder(
     module, example = MLPWithOutput(tuple(hidden), 1), spec.example_input()
 
     def told(z: Array, obs: Array, action: Array, next_obs: Array) -> Array:
-        before = [obs.reshape(-1), _as_vector(action, spec.action)] if from_transition else []
+        before = [obs.reshape(-1), action_vector(action, spec.action)] if from_transition else []
         return jnp.concatenate([z, next_obs.reshape(-1), *before])
 
     def log_likelihood(params: Params, z: Array, obs: Array, action: Array, reward: Array, next_obs: Array) -> Array:
@@ -159,7 +164,7 @@ def state_decoder(spec: Spec, size: int, hidden: Sequence[int] = (32, 32)) -> Be
     module = MLPWithOutput(tuple(hidden), example.obs.size)
 
     def told(z: Array, obs: Array, action: Array) -> Array:
-        return jnp.concatenate([z, obs.reshape(-1), _as_vector(action, spec.action)])
+        return jnp.concatenate([z, obs.reshape(-1), action_vector(action, spec.action)])
 
     def log_likelihood(params: Params, z: Array, obs: Array, action: Array, reward: Array, next_obs: Array) -> Array:
         predicted = cast(Array, module.apply(params, jax.vmap(told, (None, 0, 0))(z, obs, action)))
@@ -167,8 +172,3 @@ def state_decoder(spec: Spec, size: int, hidden: Sequence[int] = (32, 32)) -> Be
 
     seen = (jnp.zeros(size), example.obs, example.prev_action)
     return BeliefDecoder(lambda key: module.init(key, told(*seen)), log_likelihood)
-
-
-def _as_vector(action: Array, space: Any) -> Array:
-    """Lays an action out as a vector, one-hot if it is discrete."""
-    return jax.nn.one_hot(action, space.num) if isinstance(space, Discrete) else action

@@ -182,7 +182,7 @@ def gradient_chunk(learner: Learner, trials: Trial) -> int | None:
     stored: few trials are enough, and more cost up to twice the time.
     """
     rounds = trials.rounds
-    seen = rounds.replace(inputs=rounds.inputs.replace(prev_next_obs=()), next_obs=(), terminated=())
+    seen = rounds.replace(inputs=rounds.inputs.replace(prev_next_obs=()), next_obs=(), terminated=(), success=())
     # what steps led to is for those who replay transitions: a loss on trials does not touch it
     chunk = parallel.cache_chunk(parallel.tree_bytes(seen) // rounds.reward.shape[0])
     if chunk is None or trials.adapt_keys.shape[1]:

@@ -3,6 +3,7 @@
 from jaxmeta.rl.advantages import (
     Advantage,
     Estimator,
+    check_linear_baseline,
     fit_linear_baseline,
     linear_baseline,
     masked_mean,
@@ -20,6 +21,7 @@ __all__ = [
     "Objective",
     "Trajectory",
     "chain_kl",
+    "check_linear_baseline",
     "clipped",
     "dice",
     "discounted_return",

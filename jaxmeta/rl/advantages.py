@@ -6,6 +6,7 @@ through it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxmeta.rl.returns import discounted_return, generalized_advantage
-from jaxmeta.types import Array, Rollout
+from jaxmeta.types import Array, Rollout, Spec
+
+BYTES_PER_NUMBER = 4
+LARGEST_EQUATIONS = 2**28
+"""Bytes that the normal equations of the linear baseline may take, per task and round."""
+TOLERANCE = 1e-4
+"""How much worse than no baseline at all a fitted one may be, relative, before its ridge is raised."""
 
 
 class Advantage(NamedTuple):
@@ -82,7 +89,11 @@ def linear_baseline(discount: float = 0.99, trace: float = 1.0, normalize: bool 
 def value_baseline(
     discount: float = 0.99, trace: float = 0.95, normalize: bool = True, across_episodes: bool = False
 ) -> Estimator:
-    """Uses the values that the behaviour policy predicted, by GAE."""
+    """Uses the values that the behaviour policy predicted, by GAE.
+
+    Within an episode nothing is bootstrapped where it ends, be it by termination, truncation or the horizon; across
+    episodes the value at the start of the next one is.
+    """
 
     def estimate(experience: Rollout) -> Advantage:
         value = experience.output.value
@@ -96,24 +107,79 @@ def value_baseline(
 def fit_linear_baseline(experience: Rollout, returns: Array, ridge: float = 1e-5) -> Array:
     """Predicts returns [T, E] by ridge regression on observation, its square, and a cubic in time.
 
-    The time is that of the episode, in hundreds of steps. Invalid steps do not count in the fit.
+    The time is that of the episode, in hundreds of steps. Invalid steps do not count in the fit. Where features are so
+    collinear that float32 cannot solve the equations, the ridge is raised tenfold until it can (Duan et al., 2016).
+
+    Raises:
+      ValueError: if an observation has too many numbers, see `check_linear_baseline`.
     """
     length, streams = returns.shape
-    obs = jnp.clip(experience.inputs.obs.reshape(length, streams, -1), -10.0, 10.0)
+    obs = _observed_numbers(experience)
+    _check_size(obs.shape[-1])
     time = _time_in_episode(experience)[..., None] / 100.0
     features = jnp.concatenate([obs, obs**2, time, time**2, time**3, jnp.ones_like(time)], axis=-1)
     # unit columns keep the normal equations solvable in float32
     weighted = features * experience.valid[..., None]
     scale = jnp.sqrt(jnp.mean(jnp.square(weighted), (0, 1))) + 1e-6
     weighted, features = (x.reshape(length * streams, -1) / scale for x in (weighted, features))
-    size = length * streams
-    gram = weighted.T @ weighted / size + ridge * jnp.eye(features.shape[-1])
-    factor = jax.scipy.linalg.cho_factor(gram)
-    coefficients = jnp.zeros_like(scale)
-    for _ in range(2):  # the second time solves for what rounding left, which the ill-conditioned equations enlarge
-        residual = weighted.T @ (returns.reshape(-1) - weighted @ coefficients) / size - ridge * coefficients
-        coefficients += jax.scipy.linalg.cho_solve(factor, residual)
+    coefficients = _ridge_regression(weighted, returns.reshape(-1), ridge)
     return (features @ coefficients).reshape(length, streams)
+
+
+def check_linear_baseline(spec: Spec) -> None:
+    """Raises a ValueError where observations have too many numbers to fit a linear baseline to."""
+    _check_size(sum(math.prod(form.shape) for form in jax.tree.leaves(spec.observation_form())))
+
+
+def _check_size(size: int) -> None:
+    needed = BYTES_PER_NUMBER * (2 * size + 4) ** 2  # the normal equations of features and their squares
+    if needed > LARGEST_EQUATIONS:
+        raise ValueError(
+            f"baseline is 'linear'; for an observation of {size} numbers it would need {needed / 2**30:.1f} GiB per"
+            " task and round, so take baseline none"
+        )
+
+
+def _observed_numbers(experience: Rollout) -> Array:
+    """Lays observations out as [T, E, D], clipped to ±10; bytes count in units of 255."""
+    batch = experience.reward.shape
+
+    def numbers(leaf: Array) -> Array:
+        unit = 255.0 if leaf.dtype == jnp.uint8 else 1.0
+        flat = leaf.reshape(*batch, -1)
+        return flat if jnp.issubdtype(leaf.dtype, jnp.floating) else flat.astype(jnp.float32) / unit
+
+    parts = [numbers(leaf) for leaf in jax.tree.leaves(experience.inputs.obs)]
+    return jnp.clip(parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1), -10.0, 10.0)
+
+
+def _ridge_regression(features: Array, targets: Array, ridge: float) -> Array:
+    """Solves min_w |targets - features w|² / M + ridge |w|² for features [M, F], with as small a ridge as works.
+
+    A solution works if it is finite and no worse than w = 0, as the exact one is; if none does, w is 0.
+    """
+    count, size = features.shape
+    features, targets = jax.lax.stop_gradient((features, targets))  # there is no gradient of the loop below
+    gram = features.T @ features / count
+
+    def solve(ridge: Array) -> Array:
+        factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(size))
+        coefficients = jnp.zeros(size)
+        for _ in range(2):  # the second time solves for what rounding left, which the ill-conditioned equations enlarge
+            residual = features.T @ (targets - features @ coefficients) / count - ridge * coefficients
+            coefficients += jax.scipy.linalg.cho_solve(factor, residual)
+        return coefficients
+
+    def attempt(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        ridge = state[0]
+        coefficients = solve(ridge)
+        worst = (1.0 + TOLERANCE) * jnp.mean(jnp.square(targets))
+        return 10.0 * ridge, coefficients, jnp.mean(jnp.square(targets - features @ coefficients)) <= worst
+
+    # the first attempt stands outside: a loop that is hardly ever entered costs nothing
+    state = attempt((jnp.asarray(ridge, gram.dtype), jnp.zeros(size), jnp.array(False)))
+    _, coefficients, works = jax.lax.while_loop(lambda state: ~state[2] & (state[0] < 10.0), attempt, state)
+    return jnp.where(works, coefficients, 0.0)
 
 
 def _time_in_episode(experience: Rollout) -> Array:

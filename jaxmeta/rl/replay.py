@@ -82,7 +82,13 @@ class TaskRings(struct.PyTreeNode):
 
 
 def transition_rows(spec: Spec) -> Rows:
-    """Lays out the transitions of an environment with real actions: 2 |obs| + |action| + 2 numbers."""
+    """Lays out the transitions of an environment with real actions: 2 |obs| + |action| + 2 numbers.
+
+    Raises:
+      ValueError: if an observation is not one float32 array: bytes would take four times their size.
+    """
+    if not spec.is_plain:
+        raise ValueError(f"tasks.observation is {spec.observation}; a replay buffer keeps one float32 array")
     example = spec.example_input()
     like = Transition(example.obs, example.prev_action, jnp.zeros(()), example.obs, jnp.zeros(()))
     shapes = [leaf.shape for leaf in jax.tree.leaves(like)]

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from jaxmeta.types import Array, EnvState, Key, Spec, Step, Task
 
+TASK = "task"
+"""Part of a dict observation in which `reveal` shows the task."""
+
 
 class Env(Protocol):
     """An immutable environment. It holds no task: the task is an argument of every call.
@@ -23,7 +26,7 @@ class Env(Protocol):
     @property
     def spec(self) -> Spec: ...
 
-    def reset(self, key: Key, task: Task) -> tuple[EnvState, Array]:
+    def reset(self, key: Key, task: Task) -> tuple[EnvState, Any]:
         """Begins an episode and returns the state and the first observation."""
         ...
 
@@ -101,7 +104,11 @@ def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskF
 
 @dataclasses.dataclass(frozen=True)
 class Revealed:
-    """An environment whose observation ends with the description of the task."""
+    """An environment that shows the description of the task.
+
+    A single float32 array ends with it, a dict has it as `task`, and any other observation becomes a dict of `obs` and
+    `task`.
+    """
 
     env: Env
     encode: Callable[[Task], Array]
@@ -111,9 +118,14 @@ class Revealed:
     @property
     def spec(self) -> Spec:
         spec = self.env.spec
-        return dataclasses.replace(spec, observation=(math.prod(spec.observation) + self.size,))
+        if spec.is_plain:
+            return dataclasses.replace(spec, observation=(math.prod(spec.observation) + self.size,))
+        parts = spec.observation if isinstance(spec.observation, dict) else {"obs": spec.observation}
+        if TASK in parts:
+            raise ValueError(f"tasks.observation has a part {TASK!r} already; rename it, or do without reveal")
+        return dataclasses.replace(spec, observation=parts | {TASK: (self.size,)})
 
-    def reset(self, key: Key, task: Task) -> tuple[EnvState, Array]:
+    def reset(self, key: Key, task: Task) -> tuple[EnvState, Any]:
         state, obs = self.env.reset(key, task)
         return state, self._with_task(obs, task)
 
@@ -121,22 +133,28 @@ class Revealed:
         state, step = self.env.step(key, state, action, task)
         return state, step.replace(obs=self._with_task(step.obs, task))
 
-    def _with_task(self, obs: Array, task: Task) -> Array:
-        return jnp.concatenate([obs.reshape(-1), self.encode(task)])
+    def _with_task(self, obs: Any, task: Task) -> Any:
+        if self.env.spec.is_plain:
+            return jnp.concatenate([obs.reshape(-1), self.encode(task)])
+        return (obs if isinstance(obs, dict) else {"obs": obs}) | {TASK: self.encode(task)}
+
+    def without_task(self, obs: Any) -> Any:
+        """Returns the observation of the environment itself."""
+        spec = self.env.spec
+        if spec.is_plain:
+            return obs[: -self.size].reshape(spec.observation)
+        parts = {name: part for name, part in obs.items() if name != TASK}
+        return parts if isinstance(spec.observation, dict) else parts["obs"]
 
 
 def reveal(family: TaskFamily) -> TaskFamily:
     """Shows the task to the policy: what is trained on the result is an oracle, or a multi-task agent."""
     code = jax.eval_shape(lambda key: family.encode(family.sample(key)), jax.random.key(0))
-    size, shape, dense, cells = code.shape[0], family.env.spec.observation, family.dense_reward, family.cells
-
-    def hidden(obs: Array) -> Array:
-        return obs[:-size].reshape(shape)
-
+    env, dense, cells = Revealed(family.env, family.encode, code.shape[0]), family.dense_reward, family.cells
     return family._replace(
-        env=Revealed(family.env, family.encode, size),
-        dense_reward=dense and (lambda obs, task: dense(hidden(obs), task)),
-        cells=cells and Cells(cells.number, lambda obs: cells.of(hidden(obs))),
+        env=env,
+        dense_reward=dense and (lambda obs, task: dense(env.without_task(obs), task)),
+        cells=cells and Cells(cells.number, lambda obs: cells.of(env.without_task(obs))),
     )
 
 

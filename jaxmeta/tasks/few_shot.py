@@ -87,4 +87,6 @@ class FewShot:
         inputs = Input(question, answer, nothing, nothing, question, nothing + 1)
         output = Output(dist=answer, value=nothing)
         episode = (inputs, answer, question, nothing, nothing + 1, nothing + 1, nothing, output)
-        return Rollout(*episode, reset_key=())  # pyright: ignore[reportArgumentType]  no policy drew anything
+        never = jnp.zeros((1, 1), bool)
+        no_key: Any = ()  # no policy drew anything
+        return Rollout(*episode, reset_key=no_key, success=never, fault=never)

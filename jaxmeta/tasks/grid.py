@@ -61,8 +61,9 @@ class GridState(struct.PyTreeNode):
 class GridNavigation:
     """A square of cells to walk on, from the corner (0, 0).
 
-    The reward is 1 where a step ends on the goal and -0.1 elsewhere; the goal ends nothing, an agent that knows it
-    walks there and stays. The observation is the position: the goal is what the agent must find out.
+    The reward is 1 where a step ends on the goal, which is a success, and -0.1 elsewhere; the goal ends nothing, an
+    agent that knows it walks there and stays. The observation is the position: the goal is what the agent must find
+    out.
     """
 
     size: int = 5
@@ -70,7 +71,7 @@ class GridNavigation:
 
     @property
     def spec(self) -> Spec:
-        return Spec(observation=(2,), action=Discrete(len(MOVES)), horizon=self.horizon)
+        return Spec(observation=(2,), action=Discrete(len(MOVES)), horizon=self.horizon, success=True)
 
     @property
     def num_cells(self) -> int:
@@ -87,8 +88,10 @@ class GridNavigation:
 
     def step(self, key: Key, state: GridState, action: Array, task: GridTask) -> tuple[GridState, Step]:
         position = jnp.clip(state.position + jnp.array(MOVES)[action], 0, self.size - 1)
-        reward = jnp.where(jnp.all(position == task.goal), 1.0, -0.1).astype(jnp.float32)
-        step = Step(obs=position.astype(jnp.float32), reward=reward, terminated=jnp.array(False))
+        arrived = jnp.all(position == task.goal)
+        reward = jnp.where(arrived, 1.0, -0.1).astype(jnp.float32)
+        obs, never = position.astype(jnp.float32), jnp.array(False)
+        step = Step(obs=obs, reward=reward, terminated=never, success=arrived)
         return GridState(position), step
 
 

@@ -98,7 +98,10 @@ class MazeState(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Maze:
-    """A square of rooms to walk through, one room or one quarter turn at a step. The goal ends the episode."""
+    """A square of rooms to walk through, one room or one quarter turn at a step.
+
+    The goal ends the episode, which is a success.
+    """
 
     size: int = 5
     view: int = 2
@@ -107,7 +110,7 @@ class Maze:
     @property
     def spec(self) -> Spec:
         shape = (2 * self.view + 1, WIDTH, 2)
-        return Spec(observation=shape, action=Discrete(len(TURNS)), horizon=self.horizon, terminates=True)
+        return Spec(shape, Discrete(len(TURNS)), self.horizon, terminates=True, success=True)
 
     def reset(self, key: Key, task: MazeTask) -> tuple[MazeState, Array]:
         state = MazeState(room=task.start, heading=task.heading)
@@ -120,7 +123,8 @@ class Maze:
         state = MazeState(room=room, heading=(state.heading + jnp.array(TURNS)[action]) % 4)
         at_goal = room == task.goal
         reward = -0.04 - 0.001 * (forward & ~open_ahead) + at_goal
-        return state, Step(obs=self._observe(state, task), reward=reward.astype(jnp.float32), terminated=at_goal)
+        obs, reward = self._observe(state, task), reward.astype(jnp.float32)
+        return state, Step(obs=obs, reward=reward, terminated=at_goal, success=at_goal)
 
     def _displacement(self, heading: Array) -> Array:
         """Returns what a step ahead adds to the number of the room."""

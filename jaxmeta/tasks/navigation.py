@@ -50,14 +50,14 @@ class Navigation:
     """A point that starts at the origin and moves by at most 0.1 m per coordinate and step.
 
     The reward is the negative distance to the goal after the move; the episode ends within 0.01 m of the goal in both
-    coordinates. The observation is the position: the goal is what the agent must find out.
+    coordinates, which is a success. The observation is the position: the goal is what the agent must find out.
     """
 
     horizon: int = 100
 
     @property
     def spec(self) -> Spec:
-        return Spec(observation=(2,), action=Continuous(2, MAX_MOVE), horizon=self.horizon, terminates=True)
+        return Spec((2,), Continuous(2, MAX_MOVE), self.horizon, terminates=True, success=True)
 
     def reset(self, key: Key, task: PointTask) -> tuple[PointState, Array]:
         position = jnp.zeros(2)
@@ -67,7 +67,8 @@ class Navigation:
         position = state.position + jnp.clip(action, -MAX_MOVE, MAX_MOVE)
         offset = position - task.goal
         arrived = jnp.all(jnp.abs(offset) < 0.01)
-        return PointState(position), Step(obs=position, reward=-jnp.linalg.norm(offset), terminated=arrived)
+        reward = -jnp.linalg.norm(offset)
+        return PointState(position), Step(obs=position, reward=reward, terminated=arrived, success=arrived)
 
 
 def navigation(config: NavigationConfig = NavigationConfig()) -> TaskFamily:

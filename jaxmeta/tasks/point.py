@@ -75,13 +75,21 @@ class PointRobot:
 
 @dataclasses.dataclass(frozen=True)
 class SparsePointRobot(PointRobot):
-    """A point that starts at the origin and is paid only within a radius of the goal."""
+    """A point that starts at the origin and is paid only within a radius of the goal, which is a success."""
 
     goal_radius: float = 0.2
+
+    @property
+    def spec(self) -> Spec:
+        return dataclasses.replace(super().spec, success=True)
 
     def reset(self, key: Key, task: PointTask) -> tuple[PointState, Array]:
         position = jnp.zeros(2)
         return PointState(position), position
+
+    def step(self, key: Key, state: PointState, action: Array, task: PointTask) -> tuple[PointState, Step]:
+        state, step = super().step(key, state, action, task)
+        return state, step.replace(success=self.dense_reward(step.obs, task) >= -self.goal_radius)
 
     def reward(self, obs: Array, task: PointTask) -> Array:
         """Computes what is paid for a step that ends at `obs`, a position [2]."""

@@ -123,8 +123,8 @@ def test_a_memoryless_policy_replays_in_one_batched_call(monkeypatch):
 
 def _blank(spec):
     inputs = jax.tree.map(lambda leaf: jnp.zeros((4, 2, *leaf.shape), leaf.dtype), spec.example_input())
-    flat = jnp.zeros((4, 2))
-    return engine.Rollout(inputs, flat, inputs.obs, flat, flat, flat, flat, (), jax.random.split(jax.random.key(0), 2))
+    flat, never, keys = jnp.zeros((4, 2)), jnp.zeros((4, 2), bool), jax.random.split(jax.random.key(0), 2)
+    return engine.Rollout(inputs, flat, inputs.obs, flat, flat, flat, flat, (), keys, never, never)
 
 
 @pytest.mark.parametrize("plan", [{"rounds": -1}, {"streams": 0}, {"episodes": 0}])

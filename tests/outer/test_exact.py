@@ -48,6 +48,8 @@ def experience(action, theta):
         terminated=jnp.ones((1, 1)),
         output=Output(dist=jnp.stack([theta, 0.0])[None, None], value=jnp.zeros((1, 1))),
         reset_key=jax.random.split(jax.random.key(0), 1),
+        success=jnp.zeros((1, 1), bool),
+        fault=jnp.zeros((1, 1), bool),
     )
 
 

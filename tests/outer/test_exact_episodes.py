@@ -44,6 +44,8 @@ def experience(actions, theta):
         terminated=column(np.arange(HORIZON) == length - 1),
         output=Output(dist=jnp.tile(jnp.stack([theta, 0.0]), (HORIZON, 1, 1)), value=jnp.zeros((HORIZON, 1))),
         reset_key=jax.random.split(jax.random.key(0), 1),
+        success=jnp.zeros((HORIZON, 1), bool),
+        fault=jnp.zeros((HORIZON, 1), bool),
     )
 
 

@@ -70,6 +70,8 @@ def experience(reward, done, valid=None, obs=None):
         terminated=blank,
         output=Output(dist=(), value=blank),
         reset_key=(),
+        success=jnp.zeros_like(blank, bool),
+        fault=jnp.zeros_like(blank, bool),
     )
 
 
@@ -107,3 +109,46 @@ def test_linear_baseline_is_finite_without_rewards_and_with_constant_observation
     stored = experience(jnp.zeros((20, 4)), jnp.zeros((20, 4)))
     estimate = rl.linear_baseline()(stored)
     np.testing.assert_allclose(estimate.advantage, 0.0, atol=1e-6)
+
+
+def _collinear(name):
+    """Observations [T, E, D] on which the normal equations cannot be solved in float32 with the smallest ridge."""
+    key, time = jax.random.key(0), jnp.arange(10_000)[:, None, None] / 10_000
+    pixels = jax.random.uniform(key, (50, 20, 30))
+    return {
+        "constant pixels": jnp.where(jnp.arange(30) % 3 == 0, 0.5, pixels),
+        "smooth pixels": jnp.sin(jnp.linspace(0, 3, 300) + jax.random.normal(key, (50, 20, 1))),
+        "10,000 steps": jnp.broadcast_to(jax.random.uniform(key, (27,)) + 0 * time, (10_000, 2, 27)),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["constant pixels", "smooth pixels", "10,000 steps"])
+def test_linear_baseline_predicts_from_collinear_observations(name):
+    obs = _collinear(name)
+    length, streams, _ = obs.shape
+    stored = experience(jnp.zeros((length, streams)), jnp.zeros((length, streams)), obs=obs)
+    returns = 10.0 * obs[..., 1] + jnp.exp(-jnp.linspace(0, 5, length))[:, None]
+    residual = jax.jit(rl.fit_linear_baseline)(stored, returns) - returns
+    assert jnp.mean(jnp.square(residual)) < 0.02 * jnp.var(returns)
+
+
+def test_linear_baseline_of_one_task_does_not_depend_on_a_collinear_neighbour():
+    rough = jax.random.normal(jax.random.key(1), (50, 20, 30))
+    both = jnp.stack([rough, _collinear("constant pixels")])
+    blank = jnp.zeros((50, 20))
+    fit = jax.jit(jax.vmap(lambda obs: rl.fit_linear_baseline(experience(blank, blank, obs=obs), obs[..., 0])))
+    np.testing.assert_array_equal(fit(both)[0], fit(jnp.stack([rough, rough]))[0])
+
+
+def test_linear_baseline_refuses_pictures():
+    stored = experience(jnp.zeros((2, 1)), jnp.zeros((2, 1)), obs=jnp.zeros((2, 1, 64, 64, 3), jnp.uint8))
+    with pytest.raises(ValueError, match="12288 numbers it would need 2.3 GiB per task and round, so take baseline no"):
+        rl.fit_linear_baseline(stored, jnp.zeros((2, 1)))
+
+
+def test_linear_baseline_reads_every_part_of_an_observation():
+    key = jax.random.key(0)
+    parts = {"pixels": jax.random.randint(key, (50, 8, 2, 2), 0, 256).astype(jnp.uint8), "code": jnp.ones((50, 8), int)}
+    stored = experience(jnp.zeros((50, 8)), jnp.zeros((50, 8)), obs=parts)
+    returns = parts["pixels"][..., 1, 0] / 255.0 - 2.0 * parts["pixels"][..., 0, 1] / 255.0
+    np.testing.assert_allclose(rl.fit_linear_baseline(stored, returns), returns, atol=2e-2)
