@@ -45,6 +45,7 @@ _NAMES = {
     "ReptileConfig": "jaxmeta.algos.reptile",
     "SACConfig": "jaxmeta.algos.sac",
     "SNAILConfig": "jaxmeta.algos.snail",
+    "StopTraining": "jaxmeta.core.train",
     "TaskFamily": "jaxmeta.tasks.base",
     "VariBADConfig": "jaxmeta.algos.varibad",
     "anil": "jaxmeta.algos.anil",
