@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from jaxmeta import checks, inner, nets, outer
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.algos.whole_trials import TrialsConfig, scaled
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -78,6 +79,7 @@ class VariBADConfig(TrialsConfig):
         return self.action_embedding, self.reward_embedding, self.obs_embedding
 
 
+@recipe
 def varibad(family: TaskFamily, config: VariBADConfig = VariBADConfig()) -> MetaLearner:
     """Builds VariBAD.
 
