@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxmeta import contracts
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, by_mode
 from jaxmeta.core.rollout import collect, episode_returns, replay_fast, rollout, stepping_chunk
-from jaxmeta.tasks.base import Env
+from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.types import Array, Key, Params, Plan, Task
 
 MAX_TASKS_AT_ONCE = 1024
@@ -50,17 +51,31 @@ class Report(struct.PyTreeNode):
 
 
 def evaluate(
-    learner: Learner, params: Params, env: Env, tasks: Task, key: Key, plan: Plan, deterministic: bool = False
+    learner: Learner,
+    params: Params,
+    env: Env | TaskFamily,
+    tasks: Task,
+    key: Key,
+    plan: Plan,
+    deterministic: bool = False,
 ) -> Report:
     """Runs one trial on each of a batch of tasks, spread over all devices.
 
     Args:
       learner: any learner: a trained one, an oracle, a classical reference.
+      env: the environment of the tasks, or their family.
       tasks: leaves [N, ...], for instance `jax.vmap(family.sample_test)(keys)`.
       plan: may have more rounds than in meta-training.
       deterministic: whether to report what the policies do by their modes. The agent still adapts on what it sampled:
         at the mode of a Gaussian the policy gradient of its mean is zero.
+
+    Raises:
+      ValueError: if these are no tasks of the environment, or no batch.
     """
+    if isinstance(env, TaskFamily):
+        contracts.check_forms(env)
+        env = env.env
+    contracts.check_tasks(env, tasks)
     modal = by_mode(learner)._replace(values=None)
     if not plan.rounds:  # nobody asks for them: no adaptation follows
         learner = learner._replace(values=None)
