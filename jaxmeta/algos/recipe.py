@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from jaxmeta import contracts
+from jaxmeta import contracts, settings
 from jaxmeta.core.learner import MetaLearner
 
 Build = TypeVar("Build", bound=Callable[..., MetaLearner])
@@ -23,6 +23,7 @@ def recipe(build: Build) -> Build:
     signature = inspect.signature(build)
     right = type(signature.parameters["config"].default)
 
+    @settings.standard
     @functools.wraps(build)
     def checked(*arguments: Any, **named: Any) -> MetaLearner:
         given = signature.bind(*arguments, **named)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxmeta import contracts
+from jaxmeta import contracts, settings
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, by_mode
 from jaxmeta.core.rollout import collect, episode_returns, replay_fast, rollout, stepping_chunk
@@ -50,6 +50,7 @@ class Report(struct.PyTreeNode):
         return summarize(per_task[..., -1, -1] - per_task[..., 0, 0])
 
 
+@settings.standard
 def evaluate(
     learner: Learner,
     params: Params,

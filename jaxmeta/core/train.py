@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmeta import settings
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.types import Array, Experience, Key, Metrics, TrainState
@@ -35,6 +36,7 @@ class Callback(Protocol):
         ...
 
 
+@settings.standard
 def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> TrainState:
     """Makes the state that meta-training starts from.
 
@@ -49,6 +51,7 @@ def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> Tra
     return parallel.compiled(init, out_shardings=placement)(keys)
 
 
+@settings.standard
 def state_form(meta: MetaLearner, num_seeds: int | None = None) -> TrainState:
     """Says what `init_state` makes, without making it: shapes, and the devices that each leaf lives on."""
     key = jax.random.key(0)
@@ -113,6 +116,7 @@ def make_chunk(meta: MetaLearner, num_updates: int, num_seeds: int | None = None
     return Chunk(program, num_updates)
 
 
+@settings.standard
 def train(
     meta: MetaLearner,
     state: TrainState,

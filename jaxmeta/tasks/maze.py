@@ -239,7 +239,7 @@ def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
             return key, draw(draw_key)
 
         def is_known(state):
-            return jnp.any(jnp.all(known == _packed(state[1]), axis=1))
+            return jnp.any(jnp.all(known == _packed(state[1])[None], axis=1))
 
         return jax.lax.while_loop(is_known, again, again((key, None)))[1]
 
