@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 AN_EPISODE = "an episode needs at least 1 step"
 A_TRIAL = "a trial needs at least 1 episode"
@@ -129,7 +130,7 @@ def _check(config: Any, names, holds, remedy: str) -> None:
     for name in names:
         value = getattr(config, name)
         # None stands for a default that is found elsewhere, and the value of a tracer is not known
-        if value is None or isinstance(value, jax.core.Tracer):
+        if value is None or isinstance(value, Tracer):
             continue
         if not holds(value):
             raise ValueError(f"{name} is {value}; {remedy}")

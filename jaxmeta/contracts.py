@@ -20,8 +20,7 @@ from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.types import Continuous, Discrete, Spec, Step, Task
 
 DRAW = "(try jax.vmap(family.sample_test)(jax.random.split(key, num_tasks)))"
-OUTSIDE = (str(Path(__file__).parent), str(Path(jax.__file__).parent))
-"""Folders whose frames are not the user's."""
+PACKAGE = str(Path(__file__).parent)
 
 
 class ContractError(AssertionError, ValueError):
@@ -60,14 +59,21 @@ def check_spec(env: Env) -> Spec:
     spec = getattr(env, "spec", None)
     require(isinstance(spec, Spec), f"env.spec is {spec!r}; it must be a jaxmeta.types.Spec")
     assert isinstance(spec, Spec)
-    observation = spec.observation
-    is_shape = isinstance(observation, tuple) and all(_is_integer(size) for size in observation)
-    hint = f" (try {tuple(observation)})" if isinstance(observation, list) else ""
-    require(is_shape, f"spec.observation is {observation!r}; it must be a shape, a tuple of integers{hint}")
+    _check_observation(spec.observation)
     require(_is_integer(spec.horizon), f"spec.horizon is {spec.horizon!r}; it must be an integer")
     require(spec.horizon >= 1, f"spec.horizon is {spec.horizon}; an episode needs at least 1 step")
     require(isinstance(spec.terminates, bool), f"spec.terminates is {spec.terminates!r}; it must be True or False")
-    action = spec.action
+    _check_action(spec.action)
+    return spec
+
+
+def _check_observation(observation: Any) -> None:
+    is_shape = isinstance(observation, tuple) and all(_is_integer(size) for size in observation)
+    hint = f" (try {tuple(observation)})" if isinstance(observation, list) else ""
+    require(is_shape, f"spec.observation is {observation!r}; it must be a shape, a tuple of integers{hint}")
+
+
+def _check_action(action: Any) -> None:
     known = isinstance(action, Discrete | Continuous)
     require(known, f"spec.action is {action!r}; it must be Discrete or Continuous")
     name = "num" if isinstance(action, Discrete) else "size"
@@ -76,7 +82,6 @@ def check_spec(env: Env) -> Spec:
     require(number >= 1, f"spec.action is {action}; its {name} must be at least 1")
     limit = getattr(action, "limit", 1.0)
     require(isinstance(limit, int | float) and limit > 0, f"spec.action is {action}; its limit must be above 0")
-    return spec
 
 
 def check_tasks_of(family: TaskFamily) -> Task:
@@ -90,11 +95,11 @@ def check_tasks_of(family: TaskFamily) -> Task:
     key = jax.random.key(0)
     task = form_of_call("family.sample(key)", family.sample, key)
     require(bool(jax.tree.leaves(task)), "family.sample gives a task without arrays; it needs one (try jnp.zeros(()))")
-    same_form(
-        "family.sample_test", form_of_call("family.sample_test(key)", family.sample_test, key), "family.sample", task
-    )
+    test_task = form_of_call("family.sample_test(key)", family.sample_test, key)
+    same_form("family.sample_test", test_task, "family.sample", task)
     if family.train_tasks is not None:
-        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), family.train_tasks)
+        take = lambda tasks: jax.tree.map(lambda leaf: leaf[0], tasks)  # noqa: E731
+        first = form_of_call("taking one of family.train_tasks", take, family.train_tasks)
         same_form("one of family.train_tasks", first, "family.sample", task)
     keys = [jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(task) if _is_key(leaf)]
     hint = f" (task{keys[0]} is a key, which describes nothing: encode something else)" if keys else ""
@@ -241,8 +246,9 @@ def _pair(name: str, result: Any, right: str) -> tuple[Any, Any]:
 def _where(error: BaseException) -> str:
     """Says at which line of the user's code an error arose."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(OUTSIDE) and Path(frame.filename).exists():
-            return f" ({Path(frame.filename).name}, line {frame.lineno})"
+        file = Path(frame.filename)
+        if file.exists() and "site-packages" not in file.parts and not frame.filename.startswith(PACKAGE):
+            return f" ({file.name}, line {frame.lineno})"
     return ""
 
 

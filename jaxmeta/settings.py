@@ -32,6 +32,6 @@ def standard(function: Function) -> Function:
 
 def refuse_x64() -> None:
     """Raises a ValueError where JAX computes in 64 bits."""
-    if jax.config.jax_enable_x64:
+    if getattr(jax.config, "jax_enable_x64", False):
         remedy = "jax.config.update('jax_enable_x64', False), or unset JAX_ENABLE_X64"
         raise ValueError(f"jax_enable_x64 is on; jaxmeta computes in float32 (try {remedy})")

@@ -311,6 +311,8 @@ WRONG = [
         {"sample": lambda key: {"goal": key}, "sample_test": lambda key: {"goal": key}},
         r"family.encode\(task\) raises .*task\['goal'\] is a key, which describes nothing",
     ),
+    ({"train_tasks": tasks.PointTask(goal=jnp.zeros((3, 1)))}, r"one of family.train_tasks has float32\[1\] at .goal"),
+    ({"train_tasks": ["left"]}, "taking one of family.train_tasks raises"),
     ({"episodes": 0}, "family.episodes is 0; a trial needs at least 1 episode"),
     (with_spec(horizon=10.0), "spec.horizon is 10.0; it must be an integer"),
     (with_spec(action=Discrete(0)), r"spec.action is Discrete\(num=0\); its num must be at least 1"),

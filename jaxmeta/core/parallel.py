@@ -133,7 +133,7 @@ def use_cpu_cores(num_devices: int | None = None) -> None:
     """
     if num_devices is None:
         flag = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-        if flag or jax.config.jax_num_cpu_devices > 0:
+        if flag or getattr(jax.config, "jax_num_cpu_devices", -1) > 0:
             return
         num_devices = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -157,7 +159,8 @@ def train(
     try:
         while done < num_updates:
             length = min(chunk, num_updates - done)
-            state, metrics = run(state, length)
+            with _interrupted_later():
+                state, metrics = run(state, length)
             done += length
             fetched = jax.tree.map(lambda rows, length=length: rows[:length], jax.device_get(metrics))
             asked_to_stop = _call(callbacks, done, state, fetched)
@@ -180,6 +183,32 @@ def _call(callbacks: Sequence[Callback], update: int, state: TrainState, metrics
         except StopTraining:
             stop = True
     return stop
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Lets Ctrl-C wait for the end of the block; a second one does not.
+
+    Python raises KeyboardInterrupt as soon as a device call returns, before its result has a name, while the rings
+    that the call was given are gone already.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _attach(error: BaseException, state: TrainState) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 
 import chex
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta.core.train import make_chunk
+from jaxmeta.core.train import Chunk, make_chunk
 from jaxmeta.rl.replay import TaskRings
 from jaxmeta.types import TrainState
 from tests import tiny
@@ -183,3 +185,21 @@ def test_an_interrupt_keeps_the_last_state(kind, make):
     assert "attribute `state`" in stopped.value.__notes__[0]
     assert int(stopped.value.state.step) == 2
     assert int(jm.train(meta, stopped.value.state, 5).step) == 5
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are for the main thread")
+def test_an_interrupt_during_a_device_call_keeps_its_rings(monkeypatch):
+    meta, call = with_ring(), Chunk.__call__
+
+    def interrupted(chunk, state, count):
+        result = call(chunk, state, count)
+        signal.raise_signal(signal.SIGINT)  # Ctrl-C, before the result has a name
+        return result
+
+    monkeypatch.setattr(Chunk, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        jm.train(meta, jm.init_state(meta, jax.random.key(0)), 100)
+    monkeypatch.undo()
+    assert int(stopped.value.state.step) == 1
+    assert float(jm.train(meta, stopped.value.state, 3).opt_state[1].rows.max()) == 3.0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
