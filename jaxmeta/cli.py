@@ -276,6 +276,7 @@ class _Training:
     def __init__(self, options: Any, config: runs.RunConfig, family: Any, meta: Any):
         self.options, self.config, self.family, self.meta, self.folder = options, config, family, meta, options.out
         self.origin, self.done = provenance.origin(), 0
+        self.state: Any = None
         from jaxmeta.core import parallel
 
         self.speaks = parallel.is_first_process()
@@ -380,7 +381,7 @@ class _Training:
             chunk, num_seeds = self.options.chunk, runs.seed_axis(self.config)
             try:
                 self.state = jm.train(
-                    self.meta, self.state, total, chunk=chunk, num_seeds=num_seeds, callbacks=callbacks
+                    self.meta, self._release_state(), total, chunk=chunk, num_seeds=num_seeds, callbacks=callbacks
                 )
             except survival.Stopped as stopped:
                 self.done = stopped.update
@@ -389,6 +390,11 @@ class _Training:
                 for board in boards:
                     board.close()
         return None
+
+    def _release_state(self) -> Any:
+        """Returns the state and forgets it: training copies replay buffers, and only one of the two has to stay."""
+        state, self.state = self.state, None
+        return state
 
     def _boards(self) -> list[Any]:
         """Returns the loggers that are to be closed."""

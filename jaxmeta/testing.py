@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmeta import contracts, outer, rl
-from jaxmeta.contracts import ContractError
+from jaxmeta import outer, rl
+from jaxmeta.contracts import ContractError, check_forms
 from jaxmeta.contracts import require as _require
 from jaxmeta.contracts import same_form as _same_form
 from jaxmeta.core.checkpoint import keys_as_data
@@ -52,7 +52,7 @@ def check_env(
       max_steps: steps of an episode, at most its horizon, in which an early end is looked for if `spec.terminates` is
         False; 0 does not look.
     """
-    contracts.check_forms(family)
+    check_forms(family)
     env, spec = family.env, family.env.spec
     key = jax.random.key(0) if key is None else key
     task_key, test_key, steps_key = jax.random.split(key, 3)

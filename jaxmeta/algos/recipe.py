@@ -23,7 +23,7 @@ def recipe(build: Build) -> Build:
     signature = inspect.signature(build)
     right = type(signature.parameters["config"].default)
 
-    @settings.standard
+    @settings.standard()
     @functools.wraps(build)
     def checked(*arguments: Any, **named: Any) -> MetaLearner:
         given = signature.bind(*arguments, **named)

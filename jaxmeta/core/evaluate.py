@@ -50,7 +50,7 @@ class Report(struct.PyTreeNode):
         return summarize(per_task[..., -1, -1] - per_task[..., 0, 0])
 
 
-@settings.standard
+@settings.standard()
 def evaluate(
     learner: Learner,
     params: Params,

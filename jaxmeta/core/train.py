@@ -38,7 +38,7 @@ class Callback(Protocol):
         ...
 
 
-@settings.standard
+@settings.standard()
 def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> TrainState:
     """Makes the state that meta-training starts from.
 
@@ -53,7 +53,7 @@ def init_state(meta: MetaLearner, key: Key, num_seeds: int | None = None) -> Tra
     return parallel.compiled(init, out_shardings=placement)(keys)
 
 
-@settings.standard
+@settings.standard()
 def state_form(meta: MetaLearner, num_seeds: int | None = None) -> TrainState:
     """Says what `init_state` makes, without making it: shapes, and the devices that each leaf lives on."""
     key = jax.random.key(0)
@@ -118,7 +118,6 @@ def make_chunk(meta: MetaLearner, num_updates: int, num_seeds: int | None = None
     return Chunk(program, num_updates)
 
 
-@settings.standard
 def train(
     meta: MetaLearner,
     state: TrainState,
@@ -130,8 +129,9 @@ def train(
 ) -> TrainState:
     """Meta-trains until `num_updates` updates are done in total, those that `state` has already seen included.
 
-    A chunk keeps two copies of params and optimiser state, the one that it starts from and its own. Of replay buffers,
-    which may be large, there is one: they are copied once, when training starts, and updated in place from then on.
+    A chunk keeps two copies of params and optimiser state, the one that it starts from and its own. Replay buffers,
+    which may be large, are copied once, when training starts, and updated in place from then on. So there are two while
+    the caller holds on to `state`, and one after `state = None` or in `jm.train(meta, jm.init_state(meta, key), 100)`.
 
     Args:
       state: from `init_state` or a checkpoint; it stays as it is, and usable.
@@ -150,6 +150,7 @@ def train(
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
+    settings.refuse_x64()
     done = int(np.max(jax.device_get(state.step)))
     if guard.has_given_up(state.dropped):
         # what training was stopped with: whoever goes on with it has seen to the cause
@@ -157,17 +158,19 @@ def train(
     run = make_chunk(meta, chunk, num_seeds)
     state = _copy_rings(state)
     try:
-        while done < num_updates:
-            length = min(chunk, num_updates - done)
-            with _interrupted_later():
-                state, metrics = run(state, length)
-            done += length
-            fetched = jax.tree.map(lambda rows, length=length: rows[:length], jax.device_get(metrics))
-            asked_to_stop = _call(callbacks, done, state, fetched)
-            if guard.has_given_up(dropped := fetched["dropped"][-1]):
-                raise guard.NonFiniteError(done - int(np.max(dropped)), state)
-            if asked_to_stop:
-                break
+        # no decorator: it would keep the rings that were copied alive
+        with settings.standard():
+            while done < num_updates:
+                length = min(chunk, num_updates - done)
+                with _interrupted_later():
+                    state, metrics = run(state, length)
+                done += length
+                fetched = jax.tree.map(lambda rows, length=length: rows[:length], jax.device_get(metrics))
+                asked_to_stop = _call(callbacks, done, state, fetched)
+                if guard.has_given_up(dropped := fetched["dropped"][-1]):
+                    raise guard.NonFiniteError(done - int(np.max(dropped)), state)
+                if asked_to_stop:
+                    break
     except BaseException as error:
         _attach(error, state)
         raise

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import chex
 import jax
@@ -203,3 +204,11 @@ def test_an_interrupt_during_a_device_call_keeps_its_rings(monkeypatch):
     assert int(stopped.value.state.step) == 1
     assert float(jm.train(meta, stopped.value.state, 3).opt_state[1].rows.max()) == 3.0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_rings_that_nobody_else_holds_are_freed_when_training_starts():
+    meta, alive = with_ring(), []
+    states = [jm.init_state(meta, jax.random.key(0))]
+    first = weakref.ref(states[0].opt_state[1].rows)
+    jm.train(meta, states.pop(), 1, callbacks=[lambda update, state, metrics: alive.append(first() is not None)])
+    assert alive == [False]

@@ -93,7 +93,7 @@ class Locomotion:
         return body
 
 
-@settings.standard
+@settings.standard()
 def locomotion(name: str, config: LocomotionConfig, observe: Callable[[Any], Array], **parts: Any) -> Locomotion:
     """Builds the environment of a family.
 
