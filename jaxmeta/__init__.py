@@ -14,13 +14,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = ("beliefs", "inner", "nets", "outer", "references", "render", "rl", "tasks", "testing", "types")
 _NAMES = {
     "ANILConfig": "jaxmeta.algos.anil",
     "CAVIAConfig": "jaxmeta.algos.cavia",
     "Checkpointer": "jaxmeta.core.checkpoint",
+    "Execution": "jaxmeta.core.parallel",
     "EMAMLConfig": "jaxmeta.algos.e_maml",
     "FOMAMLConfig": "jaxmeta.algos.fomaml",
     "FewShotANILConfig": "jaxmeta.algos.few_shot",
@@ -45,6 +46,7 @@ _NAMES = {
     "ReptileConfig": "jaxmeta.algos.reptile",
     "SACConfig": "jaxmeta.algos.sac",
     "SNAILConfig": "jaxmeta.algos.snail",
+    "StopTraining": "jaxmeta.core.train",
     "TaskFamily": "jaxmeta.tasks.base",
     "VariBADConfig": "jaxmeta.algos.varibad",
     "anil": "jaxmeta.algos.anil",

@@ -1,10 +1,20 @@
-"""Checks of config fields. The message names the field, its value, and what would be right."""
+"""Checks of config fields. The message names the field, its value, and what would be right.
+
+A number may be a tracer, as under `jax.vmap` over a step size: its type is checked, its value is not known.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import Any
+import types
+import typing
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.core import Tracer
 
 AN_EPISODE = "an episode needs at least 1 step"
 A_TRIAL = "a trial needs at least 1 episode"
@@ -43,21 +53,84 @@ def choice(config: Any, name: str, *choices: str) -> None:
 
 
 def finite(config: Any) -> None:
-    """Raises a ValueError if any field of a config is NaN or infinite."""
-    names = [field.name for field in dataclasses.fields(config) if isinstance(getattr(config, field.name), float)]
+    """Raises a TypeError if a field has another type than it declares, a ValueError if one is NaN or infinite."""
+    declared_types(config)
+    names = [field.name for field in dataclasses.fields(config) if _is_number(getattr(config, field.name))]
     _check(config, names, math.isfinite, "it must be finite")
 
 
 def task_sizes(config: Any, **needs: str) -> None:
-    """Raises a ValueError unless all named sizes of a task family are at least one; the values say what needs that."""
+    """Raises a ValueError unless all named sizes of a task family are at least one; the values say what needs that.
+
+    It raises a TypeError if any field has another type than it declares.
+    """
+    declared_types(config, "tasks.")
     for name, need in needs.items():
         if getattr(config, name) < 1:
             raise ValueError(f"tasks.{name} is {getattr(config, name)}; {need}")
 
 
+def declared_types(config: Any, prefix: str = "") -> None:
+    """Raises a TypeError if a field of a config has another type than it declares; the message begins with `prefix`."""
+    hints = _hints(type(config))
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), hints.get(field.name, Any)
+        if not _fits(value, kind):
+            hint = f" (try ({value},))" if typing.get_origin(kind) is tuple and _fits(value, int) else ""
+            raise TypeError(f"{prefix}{field.name} is {value!r}; it must be {_name(kind)}{hint}")
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind)
+    except NameError:  # a config that is defined inside a function may name what only that function knows
+        return {}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Says whether a value is of a declared type; an integer is also a number, and a list also a tuple."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return any(type(value) is type(part) for part in parts)  # which ones there are is checked by `choice`
+    if origin is tuple:
+        each = parts[:1] * len(value) if isinstance(value, tuple | list) and parts[-1] is ... else parts
+        return isinstance(value, tuple | list) and len(each) == len(value) and all(map(_fits, value, each))
+    if kind is float:
+        return _is_number(value)
+    if kind is int:
+        return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if kind is bool:
+        return isinstance(value, bool | np.bool_)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, jax.Array):
+        return value.shape == () and jax.numpy.issubdtype(value.dtype, jax.numpy.number)
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _name(kind: Any) -> str:
+    """Names a declared type in a message."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_name, parts))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin is tuple:
+        return "a tuple of " + {int: "integers", float: "numbers"}.get(parts[0], _name(parts[0]))
+    known = {int: "an integer", float: "a number", bool: "True or False", str: "a string", type(None): "None"}
+    return known.get(kind) or f"a {getattr(kind, '__name__', kind)}"
+
+
 def _check(config: Any, names, holds, remedy: str) -> None:
     for name in names:
         value = getattr(config, name)
-        # None stands for a default that is found elsewhere
-        if value is not None and not holds(value):
+        # None stands for a default that is found elsewhere, and the value of a tracer is not known
+        if value is None or isinstance(value, Tracer):
+            continue
+        if not holds(value):
             raise ValueError(f"{name} is {value}; {remedy}")

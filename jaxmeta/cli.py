@@ -220,13 +220,10 @@ def _train(argv: list[str]) -> int:
         return 0
     with _importing():
         options, config = flags.train_flags(argv)
-        from jaxmeta.core import parallel
 
         _start_jax(options.cache, options.devices)
         if options.distributed:
-            parallel.use_devices(None)  # the number was of those of this process
             _join_processes(options)
-        parallel.use_fixed_order(config.deterministic)
         family, meta = config.build()
         _check_spread(options, meta)
         if config.start_from is not None and not options.resume:
@@ -255,19 +252,26 @@ def _join_processes(options: Any) -> None:
 
 def _check_spread(options: Any, meta: Any) -> None:
     """Refuses devices, or processes, that would have nothing to do."""
-    from jaxmeta.core import parallel
+    import jax
 
-    there = len(parallel.devices())
+    there = len(jax.devices())
     wanted = there if options.distributed else options.devices
     if wanted is not None and wanted > there:
         raise flags.UsageError(f"--devices is {wanted}, but there are {there} here")
-    if wanted is not None and meta.num_devices != wanted:
-        parts = ", and with --deterministic 8," if options.deterministic else ""
-        other = "" if options.distributed else f" (try --devices {meta.num_devices})"
+    used = _execution(options).mesh(meta.info.spread).size
+    if wanted is not None and used != wanted:
+        other = "" if options.distributed else f" (try --devices {used})"
         raise flags.UsageError(
-            f"{wanted} devices are to be used, but the tasks of an update spread over {meta.num_devices} only: their"
-            f" number{parts} must be a multiple of {wanted}{other}"
+            f"{wanted} devices are to be used, but the tasks of an update spread over {used} only: their number must be"
+            f" a multiple of {wanted}{other}"
         )
+
+
+def _execution(options: Any) -> Any:
+    """Returns the devices to train on; with several processes, `--devices` counts those of each, and all are used."""
+    from jaxmeta.core.parallel import Execution
+
+    return Execution(None if options.distributed else options.devices)
 
 
 class _Training:
@@ -276,6 +280,8 @@ class _Training:
     def __init__(self, options: Any, config: runs.RunConfig, family: Any, meta: Any):
         self.options, self.config, self.family, self.meta, self.folder = options, config, family, meta, options.out
         self.origin, self.done = provenance.origin(), 0
+        self.state: Any = None
+        self.execution = _execution(options)
         from jaxmeta.core import parallel
 
         self.speaks = parallel.is_first_process()
@@ -284,8 +290,8 @@ class _Training:
         """Trains, evaluates, draws; returns the exit code."""
         from jaxmeta.core import guard
 
-        if self.config.updates <= self.meta.warmup:
-            least = self.meta.warmup + 1
+        if self.config.updates <= self.meta.info.warmup:
+            least = self.meta.info.warmup + 1
             raise flags.UsageError(
                 f"--updates is {self.config.updates}; it must be at least {least}, as those before only collect"
             )
@@ -333,7 +339,7 @@ class _Training:
         return _fail(f"{error}; {where}, {kept}", 3)
 
     def _fresh(self) -> Any:
-        return runs.fresh_state(self.config, self.meta)
+        return runs.fresh_state(self.config, self.meta, self.execution)
 
     def _restore(self) -> Any:
         """Returns the state of the last good checkpoint; later ones that are damaged are put aside."""
@@ -342,7 +348,7 @@ class _Training:
         if self._checkpointer.latest() is None:
             return self._fresh()  # stopped before its first checkpoint: it starts over
         try:
-            form = jm.state_form(self.meta, runs.seed_axis(self.config))
+            form = jm.state_form(self.meta, runs.seed_axis(self.config), self.execution)
             self.done, state, skipped = self._checkpointer.restore_last(form)
         except CheckpointError as error:
             raise configs.RunError(str(error)) from error
@@ -380,7 +386,13 @@ class _Training:
             chunk, num_seeds = self.options.chunk, runs.seed_axis(self.config)
             try:
                 self.state = jm.train(
-                    self.meta, self.state, total, chunk=chunk, num_seeds=num_seeds, callbacks=callbacks
+                    self.meta,
+                    self._release_state(),
+                    total,
+                    chunk=chunk,
+                    num_seeds=num_seeds,
+                    callbacks=callbacks,
+                    execution=self.execution,
                 )
             except survival.Stopped as stopped:
                 self.done = stopped.update
@@ -389,6 +401,11 @@ class _Training:
                 for board in boards:
                     board.close()
         return None
+
+    def _release_state(self) -> Any:
+        """Returns the state and forgets it: training copies replay buffers, and only one of the two has to stay."""
+        state, self.state = self.state, None
+        return state
 
     def _boards(self) -> list[Any]:
         """Returns the loggers that are to be closed."""
@@ -402,7 +419,7 @@ class _Training:
         import jax
 
         config, spec = self.config, self.family.env.spec
-        num_tasks, plan = self.meta.collects or (1, self.meta.plan)
+        num_tasks, plan = self.meta.info.num_tasks, self.meta.info.plan
         trials = f"{num_tasks} tasks x {plan.rounds + 1} rounds x {plan.streams} streams"
         size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params)) // config.num_seeds
         print(f"jaxmeta {jm.__version__}, jax {jax.__version__}, on {self.origin['device']}")
@@ -413,8 +430,8 @@ class _Training:
         if config.reveal:
             print("           the agent is shown what the task is")
         print(f"update     {trials} x {plan.episodes} episodes x {spec.horizon} steps; {size:,} parameters")
-        if self.meta.warmup:
-            print(f"           the first {self.meta.warmup} updates only collect")
+        if self.meta.info.warmup:
+            print(f"           the first {self.meta.info.warmup} updates only collect")
         if config.start is not None:
             print(f"           it begins with what {config.start_from} had learned at update {config.start['update']}")
         seeds = f"seed {config.seed}" + (f", {config.num_seeds} runs side by side" if config.num_seeds > 1 else "")

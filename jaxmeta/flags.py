@@ -48,8 +48,6 @@ class TrainOptions:
     start_from: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Begin with what another run learned, such as one on shorter trials, instead of random parameters: of the same
     algorithm, network and `--num-seeds`. Only parameters are taken over; flags that decide first ones do nothing."""
-    deterministic: Annotated[bool, _SwitchOn] = False
-    """Results equal bit for bit on 1, 2, 4 and 8 devices; some speed is the price."""
     devices: int | None = None
     """Devices to use, on a CPU cores; by default as many as divide the tasks of an update. With `--distributed`
     those of each process."""
@@ -195,8 +193,7 @@ def train_config(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         options.num_seeds,
         options.updates,
         options.reveal,
-        options.deterministic,
-        None if options.start_from is None else str(options.start_from),
+        start_from=None if options.start_from is None else str(options.start_from),
     )
 
 
@@ -214,16 +211,15 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
         num_seeds=stored.num_seeds,
         updates=stored.updates,
         reveal=stored.reveal,
-        deterministic=stored.deterministic,
         start_from=None if stored.start_from is None else Path(stored.start_from),
     )
     # a switch that is on has no flag that turns it on
-    flags = [flag for flag in flags if not (flag in ("--reveal", "--deterministic") and getattr(stored, flag[2:]))]
+    flags = [flag for flag in flags if not (flag == "--reveal" and stored.reveal)]
     options = parse(kind, flags, f"jaxmeta train {algo} {tasks}", before)
     _check_devices(options)
     if options.start_from is not None:
         options = dataclasses.replace(options, start_from=options.start_from.resolve())
-    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", "deterministic", "start_from"):
+    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", "start_from"):
         if differs := configs.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
             _must_agree("--" + name.replace("_", "-"), given, then, folder)

@@ -24,6 +24,8 @@ EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
 NON_FINITE = "nonfinite"
 TENSORBOARD = "tensorboard"
+FORMAT = 2
+"""What `config.json` and the checkpoints look like; 1, which had no number, was that of jaxmeta 0.1."""
 LARGEST_CONFIG = 2**20
 """Bytes of the largest `config.json` that is read."""
 EVALUATION_STREAM, START_STREAM = (zlib.crc32(name) for name in (b"evaluation", b"start"))
@@ -43,8 +45,8 @@ class RunConfig:
     """Updates that the run is meant to have in the end."""
     reveal: bool = False
     """Whether the agent is shown what the task is."""
-    deterministic: bool = False
-    """Whether results are to be equal bit for bit on 1, 2, 4 and 8 devices."""
+    format: int = FORMAT
+    """Of the run folder; another one is refused."""
     start_from: str | None = None
     """Folder of the run whose parameters it begins with; None where they are random."""
     start: dict[str, Any] | None = None
@@ -162,7 +164,7 @@ def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
     return Run(folder, config, family, meta, state, skipped)
 
 
-def fresh_state(config: RunConfig, meta) -> Any:
+def fresh_state(config: RunConfig, meta, execution: Any = None) -> Any:
     """Makes the train state that the run starts from.
 
     Raises:
@@ -173,21 +175,22 @@ def fresh_state(config: RunConfig, meta) -> Any:
 
     import jaxmeta as jm
 
-    state = jm.init_state(meta, jax.random.key(config.seed), seed_axis(config))
+    execution = execution or jm.Execution()
+    state = jm.init_state(meta, jax.random.key(config.seed), seed_axis(config), execution)
     if config.start_from is None:
         return state
     # with the key of its seed alone it would meet the tasks again that the other run learned on
     keys = jax.vmap(lambda key: jax.random.fold_in(key, START_STREAM))(jnp.atleast_1d(state.key))
     key = jax.device_put(keys.reshape(state.key.shape), state.key.sharding)
-    return state.replace(params=_start_params(config, meta), key=key)
+    return state.replace(params=_start_params(config, meta, execution), key=key)
 
 
-def _start_params(config: RunConfig, meta) -> Any:
+def _start_params(config: RunConfig, meta, execution: Any) -> Any:
     """Reads the parameters that a run begins with, onto the devices that it is trained on."""
     import jaxmeta as jm
     from jaxmeta.core.checkpoint import CheckpointError
 
-    form, folder = start_form(config, meta), Path(config.start_from or "")
+    form, folder = start_form(config, meta, execution), Path(config.start_from or "")
     checkpointer = jm.Checkpointer(folder / CHECKPOINTS)
     update = (config.start or {}).get("update", last_checkpoint(folder))
     try:
@@ -198,7 +201,7 @@ def _start_params(config: RunConfig, meta) -> Any:
         checkpointer.close()
 
 
-def start_form(config: RunConfig, meta) -> Any:
+def start_form(config: RunConfig, meta, execution: Any = None) -> Any:
     """Returns what `jm.state_form` says of the run that this one begins with, on the devices of this one.
 
     Raises:
@@ -210,7 +213,14 @@ def start_form(config: RunConfig, meta) -> Any:
 
     assert config.start_from is not None
     _, other = read_config(config.start_from).build()
-    forms = [jm.state_form(one._replace(num_devices=meta.num_devices), seed_axis(config)) for one in (meta, other)]
+    forms = [
+        jm.state_form(
+            one._replace(info=dataclasses.replace(one.info, spread=meta.info.spread)),
+            seed_axis(config),
+            execution or jm.Execution(),
+        )
+        for one in (meta, other)
+    ]
     here, there = (
         {
             jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
@@ -359,6 +369,10 @@ def read_config(path: str | Path) -> RunConfig:
         raise RunError(f"{file} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise RunError(f"{file} does not hold a JSON object")
+    if (found := data.get("format", 1)) != FORMAT:
+        wrote = "0.1" if found == 1 else "another version"
+        remedy = "read it with jaxmeta 0.1 (pip install jaxmeta==0.1.0)" if found == 1 else "read it with that"
+        raise RunError(f"{file} has format {found}, of jaxmeta {wrote}; this version reads format {FORMAT}: {remedy}")
     configs = {}
     names = {field: data.get(field, "") for field in ("algo", "tasks")}
     for field, find in (

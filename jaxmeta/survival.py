@@ -133,7 +133,7 @@ class Saver:
     def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
         from jaxmeta.core import guard, parallel
 
-        if guard.has_given_up(metrics.get("dropped", (0,))[-1]):
+        if guard.has_given_up(metrics.get("skipped", (0,))[-1]):
             return  # training ends with this call: its state is dumped, and `--resume` begins before it
         self._scores += [float(score) for score in np.asarray(metrics.get(SCORE, ())).reshape(-1)]
         # all processes stop, and save, at the same update

@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmeta import nets, outer, rl
+from jaxmeta.contracts import ContractError, check_forms
+from jaxmeta.contracts import require as _require
+from jaxmeta.contracts import same_form as _same_form
 from jaxmeta.core.checkpoint import keys_as_data
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, replay, unroll
@@ -23,63 +26,117 @@ from jaxmeta.core.train import init_state, make_chunk
 from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.types import Continuous, Discrete, Key, MultiDiscrete, Output, Params, Plan, Spec, Task, Trial
 
+DRAWS = 16
+"""Tasks that `check_env` draws."""
+UNBOUNDED = 1e18
+"""A larger `limit` of actions stands for none."""
 
-class ContractError(AssertionError):
-    """A part does not hold what the engine relies on."""
 
+def check_env(
+    family: TaskFamily,
+    key: Key | None = None,
+    num_steps: int = 8,
+    tolerance: float = 1e-4,
+    max_steps: int = 1000,
+) -> None:
+    """Checks an environment and its task distribution under random actions.
 
-def check_env(family: TaskFamily, key: Key | None = None, num_steps: int = 8, tolerance: float = 1e-4) -> None:
-    """Checks an environment and its task law under random actions.
-
-    It must be pure, keep the structure of its state, match its spec, pay finite rewards, end early only if its spec
-    says so, and mean the same under vmap as alone.
+    It must be pure, keep the structure of its state, match its spec, pay finite rewards, clip actions to the limit of
+    its spec, end early only if its spec says so, and mean the same under vmap as alone. Tasks must be drawn from the
+    key; a family of a single task says so by `train_tasks` with leaves [1, ...].
 
     Args:
+      num_steps: steps of an episode that are compared.
       tolerance: largest difference between vmap and a loop, relative and absolute. Stiff physics amplifies rounding
         from step to step: there, take few steps and a wider tolerance.
+      max_steps: steps of an episode, at most its horizon, in which an early end is looked for if `spec.terminates` is
+        False; 0 does not look.
     """
-    for name in TaskFamily._fields:
-        _require(hasattr(family, name), f"the family has no {name!r}; it needs {', '.join(TaskFamily._fields)}")
-    env, spec = family.env, _checked_spec(family.env)
+    check_forms(family)
+    env, spec = family.env, family.env.spec
     key = jax.random.key(0) if key is None else key
     task_key, test_key, steps_key = jax.random.split(key, 3)
-    tasks = jax.jit(jax.vmap(family.sample))(jax.random.split(task_key, 2))
-    law, test_law = (jax.eval_shape(sample, test_key) for sample in (family.sample, family.sample_test))
-    _same_form("family.sample_test", test_law, "family.sample", law)
+    tasks = _check_sampling(family, task_key, test_key)
     task = jax.tree.map(lambda leaf: leaf[0], tasks)
-    code = jax.eval_shape(family.encode, task)
-    _require(
-        code.ndim == 1 and jnp.issubdtype(code.dtype, jnp.floating),
-        f"family.encode gives {_form(code)}; a task is described by a float vector [D]",
-    )
+    state, _ = jax.eval_shape(env.reset, key, task)
+    _check_traced_alike("env.reset", env.reset, key, task)
+    _check_traced_alike("env.step", env.step, key, state, spec.action.example(), task)
 
-    _check_env_forms(env, spec, task)
-
-    def episode(key, task):
+    def episode(key, task, actions):
         reset_key, *keys = jax.random.split(key, num_steps + 1)
 
-        def one(state, key):
+        def one(state, moment):
             env_state, obs = state
-            action_key, env_key = jax.random.split(key)
-            env_state, step = env.step(env_key, env_state, _random_action(spec, action_key, obs), task)
+            step_key, action = moment
+            action = _valid_action(spec, action, jax.random.fold_in(step_key, 1), obs)
+            env_state, step = env.step(step_key, env_state, action, task)
             return (env_state, step.obs), step
 
         state, obs = env.reset(reset_key, task)
-        return obs, jax.lax.scan(one, (state, obs), jnp.stack(keys))[1]
+        return obs, jax.lax.scan(one, (state, obs), (jnp.stack(keys), actions))[1]
 
-    keys = jax.random.split(steps_key, 2)
+    keys, two = jax.random.split(steps_key, 2), jax.tree.map(lambda leaf: leaf[:2], tasks)
+    action_keys = jax.random.split(jax.random.fold_in(steps_key, 1), (2, num_steps))
+    actions = jax.vmap(jax.vmap(lambda key: _random_action(spec, key)))(action_keys)
     alone = jax.jit(episode)  # traced once for both
-    looped = jax.jit(lambda *both: jax.lax.map(lambda one: alone(*one), both))(keys, tasks)
-    _all_close("vmap over tasks", jax.jit(jax.vmap(alone))(keys, tasks), looped, "a loop over tasks", tolerance)
+    together = jax.jit(jax.vmap(alone))
+    looped = jax.jit(lambda *all: jax.lax.map(lambda one: alone(*one), all))(keys, two, actions)
+    _all_close("vmap over tasks", together(keys, two, actions), looped, "a loop over tasks", tolerance)
     steps = jax.device_get(looped[1])
     _require(bool(np.isfinite(steps.reward).all()), "env.step pays a reward that is not finite")
     finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(steps.obs))
     _require(finite, "env.step gives an observation that is not finite")
-    _require(
-        spec.terminates or not bool(np.any(steps.terminated) or np.any(steps.truncated)),
-        "env.step ends an episode early, but spec.terminates is False",
-    )
     _require(spec.success or not bool(np.any(steps.success)), "env.step succeeds, but spec.success is False")
+    if isinstance(spec.action, Continuous) and spec.action.limit < UNBOUNDED:
+        limit = spec.action.limit
+        clipped = together(keys, two, jnp.clip(actions, -limit, limit))
+        what = f"env.step with actions beyond spec.action.limit, which is {limit},"
+        _all_close(what, looped, clipped, "the same with clipped actions", tolerance)
+    _check_ends(spec, np.logical_or(steps.terminated, steps.truncated))
+    if not spec.terminates and min(spec.horizon, max_steps) > num_steps:
+        _check_ends(spec, _ends(env, tasks, steps_key, min(spec.horizon, max_steps)))
+
+
+def _check_sampling(family: TaskFamily, key: Key, test_key: Key) -> Task:
+    """Checks that tasks depend on the key, and on nothing else that changes; returns some, [DRAWS, ...]."""
+    for name, one in (("sample", key), ("sample_test", test_key)):
+        _check_traced_alike(f"family.{name}", getattr(family, name), one)
+    tasks = jax.jit(jax.vmap(family.sample))(jax.random.split(key, DRAWS))
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(keys_as_data(tasks))]
+    single = family.train_tasks is not None and jax.tree.leaves(family.train_tasks)[0].shape[0] == 1
+    _require(
+        single or any((leaf != leaf[:1]).any() for leaf in leaves),
+        f"family.sample gives the same task for {DRAWS} keys; it must draw from its key by jax.random",
+    )
+    return tasks
+
+
+def _ends(env: Env, tasks: Task, key: Key, num_steps: int) -> np.ndarray:
+    """Says after which steps episodes ended, bool [DRAWS, num_steps]; some repeat one action, others do not."""
+
+    def episode(task, key, repeats):
+        reset_key, action_key, steps_key = jax.random.split(key, 3)
+
+        def one(state, moment):
+            step_key, time = moment
+            action = _random_action(env.spec, jax.random.fold_in(action_key, jnp.where(repeats, 0, time)))
+            env_state, obs = state
+            action = _valid_action(env.spec, action, jax.random.fold_in(step_key, 1), obs)
+            env_state, step = env.step(step_key, env_state, action, task)
+            return (env_state, step.obs), step.terminated | step.truncated
+
+        return jax.lax.scan(
+            one, env.reset(reset_key, task), (jax.random.split(steps_key, num_steps), jnp.arange(num_steps))
+        )[1]
+
+    repeats = jnp.arange(DRAWS) % 2 == 1
+    return np.asarray(jax.jit(jax.vmap(episode))(tasks, jax.random.split(key, DRAWS), repeats))
+
+
+def _check_ends(spec: Spec, terminated: np.ndarray) -> None:
+    early = not spec.terminates and bool(terminated.any())
+    after = int(np.argmax(terminated.any(0))) + 1
+    _require(not early, f"env.step ends an episode early, but spec.terminates is False; one ended after {after} steps")
 
 
 def check_learner(
@@ -185,7 +242,7 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     begun = jax.tree.map(np.array, start.params)
     halves, _ = updates(updates(start, 3)[0], 3)
     whole, metrics = updates(init_state(meta, key), 6)
-    programs = cast(Any, updates)._cache_size()
+    programs = updates._cache_size()
     _require(programs == 1, f"the same update was compiled {programs} times; a state must stay where it was placed")
     _all_close("two chunks of 3 updates", keys_as_data(halves), keys_as_data(whole), "one chunk of 6", 0.0)
     for name, values in metrics.items():
@@ -203,51 +260,19 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     _all_close("vmap over seeds", together, stacked, "separate runs", 0.05 * float(change))
 
 
-def _checked_spec(env: Env) -> Spec:
-    spec = getattr(env, "spec", None)
-    _require(isinstance(spec, Spec), f"env.spec is {spec!r}; it must be a jaxmeta.types.Spec")
-    assert isinstance(spec, Spec)
-    _require(spec.horizon >= 1, f"spec.horizon is {spec.horizon}; an episode needs at least 1 step")
-    known = isinstance(spec.action, Discrete | MultiDiscrete | Continuous)
-    _require(known, f"spec.action is {spec.action!r}; it must be Discrete, MultiDiscrete or Continuous")
-    return spec
+def _check_traced_alike(name: str, function: Callable[..., Any], *arguments: Any) -> None:
+    """Checks that a function says the same when it is traced again, which one that draws by numpy does not."""
 
+    def trace():
+        # in a function of its own: what was traced before is remembered
+        program = jax.make_jaxpr(lambda *arguments: function(*arguments))(*arguments)
+        constants = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(keys_as_data(program.consts))]
+        return re.sub("0x[0-9a-f]+", "", str(program)), constants  # without addresses
 
-def _check_env_forms(env: Env, spec: Spec, task: Task) -> None:
-    """Checks without compiling that an environment keeps the structure of its state and matches its spec."""
-    key = jax.random.key(0)
-    state, obs = jax.eval_shape(env.reset, key, task)
-    if spec.is_plain and hasattr(obs, "shape"):
-        _require(
-            obs.shape == spec.observation,
-            f"env.reset gives an observation {list(obs.shape)}; spec.observation is {list(spec.observation)}",
-        )
-        _require(obs.dtype == jnp.float32, f"env.reset gives an observation of {obs.dtype}; it must be float32")
-    _same_form("the observation of env.reset", obs, "spec.observation", spec.observation_form())
-    traced, (next_state, step) = _trace(env.step, key, state, spec.action.example(), task)
-    _same_form("the state after env.step", next_state, "the state after env.reset", state)
-    if not spec.is_plain or not hasattr(step.obs, "shape"):
-        _same_form("the observation of env.step", step.obs, "spec.observation", spec.observation_form())
-    for name, value, shape, kind in (
-        *((("obs", step.obs, spec.observation, jnp.float32),) if spec.is_plain else ()),
-        ("reward", step.reward, (), jnp.float32),
-        ("terminated", step.terminated, (), jnp.bool_),
-        ("truncated", step.truncated, (), jnp.bool_),
-        ("success", step.success, (), jnp.bool_),
-    ):
-        _require(
-            value.shape == shape and value.dtype == kind,
-            f"env.step gives {name} {_form(value)}; it must be {jnp.dtype(kind).name}{list(shape)}",
-        )
-    again, _ = _trace(env.step, key, state, spec.action.example(), task)
-    _require(traced == again, "env.step does something else when it is traced again; it must not keep state")
-
-
-def _trace(function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
-    """Says what a function does, without the addresses of what it calls, and the form of what it returns."""
-    # in a function of its own: what was traced before is remembered
-    program, form = jax.make_jaxpr(lambda *arguments: function(*arguments), return_shape=True)(*arguments)
-    return re.sub("0x[0-9a-f]+", "", str(program)), form
+    _require(
+        trace() == trace(),
+        f"{name} does something else when it is traced again; it must keep no state and draw from its key",
+    )
 
 
 def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: Plan) -> None:
@@ -265,35 +290,23 @@ def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: P
     _same_form("fast after learner.adapt", adapted, "fast after learner.start", fast)
 
 
-def _random_action(spec: Spec, key: Key, obs: Any) -> jax.Array:
-    if isinstance(spec.action, Discrete) and spec.action_mask is None:
+def _valid_action(spec: Spec, action: jax.Array, key: Key, obs: Any) -> jax.Array:
+    """Replaces an action by one that is valid at an observation, where a mask says which are."""
+    if spec.action_mask is None:
+        return action
+    logits = jnp.zeros(spec.action.num if isinstance(spec.action, Discrete) else sum(spec.action.nums))
+    output = Output(dist=nets.mask_logits(logits, obs[spec.action_mask], spec), value=jnp.zeros(()))
+    return nets.head_for(spec.action)(output).sample(seed=key).astype(jnp.int32)
+
+
+def _random_action(spec: Spec, key: Key) -> jax.Array:
+    """Draws an action, of real ones also such as the environment must clip."""
+    if isinstance(spec.action, Discrete):
         return jax.random.randint(key, (), 0, spec.action.num)
-    if isinstance(spec.action, Discrete | MultiDiscrete):
-        logits = jnp.zeros(spec.action.num if isinstance(spec.action, Discrete) else sum(spec.action.nums))
-        if spec.action_mask is not None:
-            logits = nets.mask_logits(logits, obs[spec.action_mask], spec)
-        output = Output(dist=logits, value=jnp.zeros(()))
-        return nets.head_for(spec.action)(output).sample(seed=key).astype(jnp.int32)
-    return jax.random.uniform(key, (spec.action.size,), minval=-1.0, maxval=1.0)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ContractError(message)
-
-
-def _form(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def _same_form(name: str, tree: Any, other_name: str, other: Any) -> None:
-    """Checks that two trees have the same structure, shapes and dtypes."""
-    structure, other_structure = jax.tree.structure(tree), jax.tree.structure(other)
-    _require(structure == other_structure, f"{name} has the structure {structure}; {other_name} has {other_structure}")
-    for (path, leaf), other_leaf in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(other), strict=True):
-        same = leaf.shape == other_leaf.shape and leaf.dtype == other_leaf.dtype
-        where = jax.tree_util.keystr(path) or "its root"
-        _require(same, f"{name} has {_form(leaf)} at {where}; {other_name} has {_form(other_leaf)}")
+    if isinstance(spec.action, MultiDiscrete):
+        return jax.random.randint(key, (len(spec.action.nums),), 0, jnp.array(spec.action.nums))
+    largest = 2.0 * spec.action.limit if spec.action.limit < UNBOUNDED else 1.0
+    return jax.random.uniform(key, (spec.action.size,), minval=-largest, maxval=largest)
 
 
 def _all_close(name: str, tree: Any, other: Any, other_name: str, tolerance: float) -> None:

@@ -200,7 +200,7 @@ def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_p
     ]
     before = runs.load(maml_run)
     state = jm.Checkpointer(dump).restore(jm.state_form(before.meta), 4)
-    assert (int(state.dropped), int(state.step)) == (5, 9)
+    assert (int(state.skipped), int(state.step)) == (5, 9)
     for part in ("params", "opt_state"):
         chex.assert_trees_all_equal(*(jax.device_get(getattr(one, part)) for one in (state, before.state)))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxmeta import registry, tasks, testing
-from jaxmeta.types import Step
+import jaxmeta as jm
+from jaxmeta import contracts, registry, tasks, testing
+from jaxmeta.types import Continuous, Discrete, Spec, Step
 from tests import tiny
 
 
@@ -50,7 +53,7 @@ FAMILY_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else 
 def test_task_family_holds_the_contract(name):
     factory, config = registry.TASKS[name].load()
     stiff = registry.TASKS[name].module == "jaxmeta.tasks.brax"
-    testing.check_env(factory(config()), num_steps=2, tolerance=5e-3 if stiff else 1e-6)
+    testing.check_env(factory(config()), num_steps=2, tolerance=5e-3 if stiff else 1e-6, max_steps=0 if stiff else 1000)
 
 
 FAMILIES = {"navigation": tiny.family, "bandit": lambda: tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=3))}
@@ -222,3 +225,206 @@ def test_check_algo_says_that_a_dtype_changes():
     wrong = meta._replace(update=lambda state: (state.replace(step=state.step + 1.0), {"loss": jnp.zeros(())}))
     with pytest.raises(testing.ContractError, match=r"the state after an update has float32\[\] at .step"):
         testing.check_algo(wrong)
+
+
+@dataclasses.dataclass
+class Car:
+    """A task or state that JAX does not know."""
+
+    speed: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Malformed(tasks.Navigation):
+    """A navigation environment of the wrong form."""
+
+    fault: str = ""
+
+    def reset(self, key, task):
+        state, obs = super().reset(key, task)
+        wrong = {
+            "reset swapped": (obs, state),
+            "reset alone": obs,
+            "reset dict": {"state": state, "obs": obs},
+            "reset dataclass": (Car(obs), obs),
+            "reset obs dict": (state, {"position": obs}),
+        }
+        return wrong.get(self.fault, (state, obs))
+
+    def step(self, key, state, action, task):
+        if self.fault == "if" and action[0] > 0:
+            action = -action
+        if self.fault == "numpy":
+            action = jnp.asarray(np.sign(action))
+        state, step = super().step(key, state, action, task)
+        wrong = {
+            "step of five": (step.obs, step.reward, step.terminated, False, {}),
+            "step dict": (state, {"obs": step.obs, "reward": step.reward, "terminated": step.terminated}),
+            "step swapped": (step, state),
+            "float done": (state, step.replace(terminated=step.terminated.astype(jnp.float32))),
+            "string": (state, step.replace(reward="high")),
+        }
+        return wrong.get(self.fault, (state, step))
+
+
+class Unfinished(tasks.Navigation):
+    """A navigation environment whose step forgets the task."""
+
+    def step(self, key, state, action):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return state, None
+
+
+def with_spec(**changes):
+    class Respecified(tasks.Navigation):
+        @property
+        def spec(self):
+            return dataclasses.replace(super().spec, **changes)
+
+    return {"env": Respecified(horizon=4)}
+
+
+STEP = r"it must give \(state, Step\(obs, reward, terminated\)\)"
+FORMS = {
+    "reset swapped": r"env.reset gives \(obs, state\); it must give \(state, obs\)",
+    "reset alone": r"env.reset gives one array; it must give \(state, obs\)",
+    "reset dict": r"env.reset gives a dict; it must give \(state, obs\)",
+    "reset dataclass": r"gives a Car at \[0\]; JAX does not know it \(try @flax.struct.dataclass\)",
+    "reset obs dict": r"env.reset gives a dict as the observation; it must be an array",
+    "if": r"env.step\(.*\) raises TracerBoolConversionError: .* \(test_contracts.py, line \d+\); .*jnp.where",
+    "numpy": r"env.step\(.*\) raises TracerArrayConversionError: .* \(test_contracts.py, line \d+\); use jax.numpy",
+    "step of five": "env.step gives a tuple of 5; " + STEP,
+    "step dict": r"env.step gives \(state, dict\); " + STEP,
+    "step swapped": r"env.step gives \(Step, state\); " + STEP,
+    "float done": r"env.step gives terminated float32\[\]; it must be bool\[\]",
+    "string": r"gives a str at \[1\].reward; all leaves must be arrays",
+}
+WRONG = [
+    *(pytest.param({"env": Malformed(4, fault)}, message, id=fault) for fault, message in FORMS.items()),
+    ({"env": Unfinished(4)}, r"env.step\(key, state, action, task\) raises TypeError: .*takes 4 positional arguments"),
+    ({"encode": None}, r"family.encode is None; it must be a function \(try jm.tasks.flatten_task\)"),
+    ({"encode": lambda task: task.goal[0]}, r"family.encode gives float32\[\]; a task is described by a float vector"),
+    ({"sample": lambda key: ()}, "family.sample gives a task without arrays"),
+    ({"sample": lambda key: {"name": "left"}}, r"family.sample\(key\) gives a str at \['name'\]"),
+    ({"sample": lambda key: Car(jnp.zeros(()))}, r"family.sample\(key\) gives a Car; JAX does not know it"),
+    ({"sample": lambda: 1}, r"family.sample\(key\) raises TypeError: .* takes 0 positional arguments but 1 was given"),
+    (
+        {"sample": lambda key: {"goal": key}, "sample_test": lambda key: {"goal": key}},
+        r"family.encode\(task\) raises .*task\['goal'\] is a key, which describes nothing",
+    ),
+    ({"train_tasks": tasks.PointTask(goal=jnp.zeros((3, 1)))}, r"one of family.train_tasks has float32\[1\] at .goal"),
+    ({"train_tasks": ["left"]}, "taking one of family.train_tasks raises"),
+    ({"episodes": 0}, "family.episodes is 0; a trial needs at least 1 episode"),
+    (with_spec(horizon=10.0), "spec.horizon is 10.0; it must be an integer"),
+    (with_spec(action=Discrete(0)), r"spec.action is Discrete\(num=0\); its num must be at least 1"),
+    (with_spec(action=Discrete(2.0)), r"spec.action is Discrete\(num=2.0\); its num must be an integer"),
+    (with_spec(action=Continuous(2, -1.0)), "its limit must be above 0"),
+    (with_spec(observation=[2]), r"spec.observation is \[2\]; it must be .* tuple of integers \(try \(2,\)\)"),
+    (with_spec(terminates=1), "spec.terminates is 1; it must be True or False"),
+]
+
+
+@pytest.mark.parametrize(("parts", "message"), WRONG)
+def test_a_malformed_family_is_one_line_from_the_check_and_from_an_algorithm(parts, message):
+    family = tiny.family()._replace(**parts)
+    for check in (testing.check_env, jm.maml):
+        with pytest.raises(testing.ContractError, match=message) as found:
+            check(family)
+        assert "\n" not in str(found.value) and not hasattr(found.value, "__notes__")
+        assert found.value.__suppress_context__ or found.value.__context__ is None
+
+
+def test_a_well_formed_family_is_checked_in_no_time():
+    family = tiny.family()
+    begun = time.perf_counter()
+    for _ in range(10):
+        contracts.check_forms(family)
+    assert time.perf_counter() - begun < 10 * 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Late(tasks.Navigation):
+    """Ends after 17 steps, or whenever it walks in one direction for long."""
+
+    far: float = 0.0
+
+    @property
+    def spec(self):
+        return Spec(observation=(2,), action=Continuous(2, 0.1), horizon=50)
+
+    def reset(self, key, task):
+        state, obs = super().reset(key, task)
+        return (state, jnp.zeros((), jnp.int32)), obs
+
+    def step(self, key, state, action, task):
+        state, time = state
+        state, step = super().step(key, state, action, task)
+        ends = jnp.abs(step.obs).max() > self.far if self.far else time == 16
+        return (state, time + 1), step.replace(terminated=ends)
+
+
+@pytest.mark.parametrize(("far", "after"), [(0.0, "17"), (2.0, r"\d\d")])
+def test_check_env_finds_an_end_that_comes_late(far, after):
+    message = f"ends an episode early, but spec.terminates is False; one ended after {after} steps"
+    with pytest.raises(testing.ContractError, match=message):
+        testing.check_env(tiny.family()._replace(env=Late(far=far)))
+    testing.check_env(tiny.family()._replace(env=Late(far=far)), max_steps=0)
+
+
+def constant_task(key):
+    return tasks.PointTask(goal=jnp.full(2, 0.3))
+
+
+def numpy_task(key):
+    return tasks.PointTask(goal=jnp.asarray(np.random.uniform(size=2), jnp.float32))  # noqa: NPY002
+
+
+def test_check_env_finds_tasks_that_are_not_drawn_from_the_key():
+    with pytest.raises(testing.ContractError, match="family.sample gives the same task for 16 keys"):
+        testing.check_env(tiny.family()._replace(sample=constant_task))
+    for name in ("sample", "sample_test"):
+        with pytest.raises(testing.ContractError, match=f"family.{name} does something else when it is traced again"):
+            testing.check_env(tiny.family()._replace(**{name: numpy_task}))
+    single = tasks.PointTask(goal=jnp.full((1, 2), 0.3))
+    testing.check_env(tiny.family()._replace(sample=constant_task, sample_test=constant_task, train_tasks=single))
+
+
+class Unlimited(tasks.Navigation):
+    """Moves as far as the action says."""
+
+    def step(self, key, state, action, task):
+        position = state.position + action
+        return state.replace(position=position), Step(position, -jnp.linalg.norm(position), jnp.array(False))
+
+
+def test_check_env_finds_actions_that_are_not_clipped():
+    with pytest.raises(testing.ContractError, match="beyond spec.action.limit, which is 0.1, differs from the same"):
+        testing.check_env(tiny.family()._replace(env=Unlimited(horizon=4)))
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "message"),
+    [
+        (tasks.Navigation(), jm.MAMLConfig(), r"family is a Navigation, an environment; maml takes a TaskFamily \(try"),
+        (tasks.navigation, jm.MAMLConfig(), "family is a function; maml takes a TaskFamily"),
+        (None, jm.RL2Config(), "config is a RL2Config; maml takes a MAMLConfig"),
+        (None, jm.RL2Config, r"config is the class RL2Config; maml takes a MAMLConfig\(\)"),
+        (None, 3, "config is a int; maml takes a MAMLConfig"),
+    ],
+)
+def test_an_algorithm_refuses_other_arguments(family, config, message):
+    with pytest.raises(TypeError, match=message):
+        jm.maml(family or tiny.family(), config)
+
+
+@pytest.mark.parametrize(
+    ("tasks_module", "name"),
+    [(registry.ALGOS, name) for name in registry.ALGOS] + [(registry.SUPERVISED_ALGOS, "learned-optimizer")],
+)
+def test_every_algorithm_checks_its_arguments(tasks_module, name):
+    build, _ = tasks_module[name].load()
+    with pytest.raises(TypeError, match="family is a Navigation, an environment; .* takes a TaskFamily"):
+        build(tasks.Navigation())
+    with pytest.raises(TypeError, match="config is a int; .* takes a .*Config"):
+        build(tiny.family(), 3)
+    with pytest.raises(testing.ContractError, match="spec.horizon is 10.0"):
+        build(tiny.family()._replace(**with_spec(horizon=10.0)))

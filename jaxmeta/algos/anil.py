@@ -7,6 +7,7 @@ import dataclasses
 from jaxmeta import inner
 from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -17,6 +18,7 @@ class ANILConfig(GradientStepsConfig):
 
 
 @few_shot.also(few_shot.anil)
+@recipe
 def anil(family: TaskFamily, config: ANILConfig = ANILConfig()) -> MetaLearner:
     """Builds MAML whose step changes the action head; the layers below are the same for all tasks."""
     return by_gradient_steps(config.policy(family), inner.adapt_only(config.rule(), "head"), family, config)

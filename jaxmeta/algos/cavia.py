@@ -7,6 +7,7 @@ import dataclasses
 from jaxmeta import checks, inner, nets
 from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -33,6 +34,7 @@ class CAVIAConfig(GradientStepsConfig):
 
 
 @few_shot.also(few_shot.cavia)
+@recipe
 def cavia(family: TaskFamily, config: CAVIAConfig = CAVIAConfig()) -> MetaLearner:
     """Builds an agent that adapts by φ' = -α ∇_φ L(θ, φ = 0), where φ is the context; the outer loop improves θ."""
     updater = inner.adapt_only(config.rule(), "context")

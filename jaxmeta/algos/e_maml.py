@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -18,6 +19,7 @@ class EMAMLConfig(GradientStepsConfig):
     sampling_weight: float = 1.0
 
 
+@recipe
 def e_maml(family: TaskFamily, config: EMAMLConfig = EMAMLConfig()) -> MetaLearner:
     """Builds MAML that explores: actions before the step are reinforced where the returns after it are high.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from jaxmeta import checks, inner, nets, outer
+from jaxmeta.algos.recipe import check_family, recipe
 from jaxmeta.algos.update_rule import ImplicitConfig, UpdateRuleConfig
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -138,6 +139,7 @@ def few_shot_env(family: TaskFamily) -> FewShot:
     raise ValueError(f"the tasks are of {type(family.env).__name__}; a supervised loop needs those of tasks.FewShot")
 
 
+@recipe
 def maml(family: TaskFamily, config: FewShotMAMLConfig = FewShotMAMLConfig()) -> MetaLearner:
     """Builds MAML: the params from which one step on the support predicts the query best."""
     updater = config.rule()
@@ -145,27 +147,32 @@ def maml(family: TaskFamily, config: FewShotMAMLConfig = FewShotMAMLConfig()) ->
     return _on_query(family, config, learner)
 
 
+@recipe
 def meta_sgd(family: TaskFamily, config: FewShotMetaSGDConfig = FewShotMetaSGDConfig()) -> MetaLearner:
     """Builds Meta-SGD: MAML whose step sizes are learned, one for every parameter."""
     return _on_query(family, config, config.learner(family, config.rule()))
 
 
+@recipe
 def imaml(family: TaskFamily, config: FewShotIMAMLConfig = FewShotIMAMLConfig()) -> MetaLearner:
     """Builds implicit MAML: descend close to a minimum near θ, and differentiate what a minimum must fulfil."""
     return _on_query(family, config, config.settling(*config.policy(family)))
 
 
+@recipe
 def anil(family: TaskFamily, config: FewShotANILConfig = FewShotANILConfig()) -> MetaLearner:
     """Builds ANIL: MAML that adapts the last layer only."""
     return _on_query(family, config, config.learner(family, inner.adapt_only(config.rule(), "head")))
 
 
+@recipe
 def cavia(family: TaskFamily, config: FewShotCAVIAConfig = FewShotCAVIAConfig()) -> MetaLearner:
     """Builds CAVIA: MAML that adapts a context only, which is zero when a task begins."""
     updater = inner.adapt_only(config.rule(), "context")
     return _on_query(family, config, config.learner(family, updater, config.context, anew=("context",)))
 
 
+@recipe
 def reptile(family: TaskFamily, config: FewShotReptileConfig = FewShotReptileConfig()) -> MetaLearner:
     """Builds Reptile: no query, no second derivative, no derivative at all through the adaptation."""
     learner = config.learner(family, config.rule())
@@ -198,6 +205,7 @@ def also(recipe: Callable[..., MetaLearner]) -> Callable[[Callable[..., MetaLear
     def decorate(interactive: Callable[..., MetaLearner]) -> Callable[..., MetaLearner]:
         @functools.wraps(interactive)
         def build(family: TaskFamily, *config: Any, **named: Any) -> MetaLearner:
+            check_family(interactive.__name__, family)
             supervised = isinstance(family.env, FewShot)
             chosen = recipe if supervised else interactive
             given = config[0] if config else named.get("config")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -21,6 +22,7 @@ class FOMAMLConfig(GradientStepsConfig):
             raise ValueError("first_order is False; this algorithm is MAML with it (try maml)")
 
 
+@recipe
 def fomaml(family: TaskFamily, config: FOMAMLConfig = FOMAMLConfig()) -> MetaLearner:
     """Builds MAML whose meta-gradient does not see that the step depends on the params: ∇L(θ') moves θ."""
     return by_gradient_steps(config.policy(family), config.rule(), family, config)

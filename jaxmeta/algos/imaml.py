@@ -7,6 +7,7 @@ import dataclasses
 from jaxmeta import inner
 from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, improved
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.algos.update_rule import ImplicitConfig
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -25,6 +26,7 @@ class IMAMLConfig(ImplicitConfig, GradientStepsConfig):
 
 
 @few_shot.also(few_shot.imaml)
+@recipe
 def imaml(family: TaskFamily, config: IMAMLConfig = IMAMLConfig()) -> MetaLearner:
     """Builds MAML that adapts by φ = argmin L(φ) + λ/2 |φ - θ|², whose Jacobian is (I + ∇²L(φ) / λ)⁻¹ at the minimum.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta import checks, nets, outer
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.algos.whole_trials import WholeTrialsConfig, on_whole_trials
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -38,6 +39,7 @@ class L2RLConfig(WholeTrialsConfig):
         checks.not_negative(self, "value_weight", "entropy_weight")
 
 
+@recipe
 def l2rl(family: TaskFamily, config: L2RLConfig = L2RLConfig()) -> MetaLearner:
     """Builds L2RL: one gradient step per batch of trials, on policy, value and entropy together.
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from jaxmeta import checks, inner, nets, outer
 from jaxmeta.algos.few_shot import few_shot_env, on_examples
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.algos.update_rule import FIXED
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -51,6 +52,7 @@ class LearnedOptimizerConfig:
             raise ValueError(f"outer.segment is {self.outer.segment}; it must divide rounds, which is {self.rounds}")
 
 
+@recipe
 def learned_optimizer(family: TaskFamily, config: LearnedOptimizerConfig = LearnedOptimizerConfig()) -> MetaLearner:
     """Builds an update rule that is trained on functions of a family, each from a random start."""
     nominal = FIXED[config.nominal](config.inner_lr)

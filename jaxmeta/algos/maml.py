@@ -6,6 +6,7 @@ import dataclasses
 
 from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -16,6 +17,7 @@ class MAMLConfig(GradientStepsConfig):
 
 
 @few_shot.also(few_shot.maml)
+@recipe
 def maml(family: TaskFamily, config: MAMLConfig = MAMLConfig()) -> MetaLearner:
     """Builds MAML for reinforcement learning, with a linear baseline fitted per task and round.
 

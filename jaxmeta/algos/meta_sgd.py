@@ -8,6 +8,7 @@ from typing import Literal
 from jaxmeta import checks
 from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -24,6 +25,7 @@ class MetaSGDConfig(GradientStepsConfig):
 
 
 @few_shot.also(few_shot.meta_sgd)
+@recipe
 def meta_sgd(family: TaskFamily, config: MetaSGDConfig = MetaSGDConfig()) -> MetaLearner:
     """Builds an agent that adapts by θ' = θ - α ⊙ ∇L(θ); the outer loop improves θ and α alike."""
     return by_gradient_steps(config.policy(family), config.rule(), family, config)

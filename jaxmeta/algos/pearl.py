@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from jaxmeta import checks, inner, nets, outer
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner, by_mode
 from jaxmeta.rl import replay
 from jaxmeta.tasks.base import TaskFamily
@@ -72,6 +73,7 @@ class PEARLConfig:
             raise ValueError("encoder_hidden is (); a recurrent encoder takes the first width as the size of its state")
 
 
+@recipe
 def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearner:
     """Builds PEARL.
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from jaxmeta import checks, inner, nets, outer, rl
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
@@ -46,6 +47,7 @@ class PPOConfig:
         self.ppo.check_divides(self.num_tasks)
 
 
+@recipe
 def ppo(family: TaskFamily, config: PPOConfig = PPOConfig()) -> MetaLearner:
     """Builds PPO with one policy for all tasks.
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from jaxmeta import checks, outer
 from jaxmeta.algos.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -23,6 +24,7 @@ class ProMPConfig(GradientStepsConfig):
         super().__post_init__()
 
 
+@recipe
 def promp(family: TaskFamily, config: ProMPConfig = ProMPConfig()) -> MetaLearner:
     """Builds MAML with the inner loss of low variance curvature, `ratio`, and several outer steps on the same trials.
 

@@ -7,6 +7,7 @@ import dataclasses
 from jaxmeta import inner, outer, rl
 from jaxmeta.algos import few_shot
 from jaxmeta.algos.gradient_steps import AdaptationConfig
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -26,6 +27,7 @@ class ReptileConfig(AdaptationConfig):
 
 
 @few_shot.also(few_shot.reptile)
+@recipe
 def reptile(family: TaskFamily, config: ReptileConfig = ReptileConfig()) -> MetaLearner:
     """Builds Reptile: on every task, take k policy-gradient steps from θ to φ; then θ moves towards the mean of the φ.
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from jaxmeta import checks, nets, outer
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.algos.whole_trials import WholeTrialsConfig, on_whole_trials
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -43,6 +44,7 @@ class RL2Config(WholeTrialsConfig):
             raise ValueError("value_steps is 0; RL² needs at least 1, as its advantages are taken from the values")
 
 
+@recipe
 def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
     """Builds RL².
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta import checks, inner, nets, outer
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner, by_mode
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
@@ -34,6 +35,7 @@ class SACConfig:
         checks.widths(self, "hidden")
 
 
+@recipe
 def sac(family: TaskFamily, config: SACConfig = SACConfig()) -> MetaLearner:
     """Builds SAC with one actor for all tasks.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta import checks, nets, outer
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.algos.whole_trials import WholeTrialsConfig, on_whole_trials
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -48,6 +49,7 @@ class SNAILConfig(WholeTrialsConfig):
         self.ppo.check_divides(self.num_tasks)
 
 
+@recipe
 def snail(family: TaskFamily, config: SNAILConfig = SNAILConfig()) -> MetaLearner:
     """Builds SNAIL with PPO.
 

@@ -7,6 +7,7 @@ import math
 from typing import Literal
 
 from jaxmeta import checks, inner, nets, outer
+from jaxmeta.algos.recipe import recipe
 from jaxmeta.algos.whole_trials import TrialsConfig, scaled
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import MetaLearner
@@ -80,6 +81,7 @@ class VariBADConfig(TrialsConfig):
         return self.action_embedding, self.reward_embedding, self.obs_embedding
 
 
+@recipe
 def varibad(family: TaskFamily, config: VariBADConfig = VariBADConfig()) -> MetaLearner:
     """Builds VariBAD.
 

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxmeta import contracts, settings
 from jaxmeta.core import parallel
 from jaxmeta.core.learner import Learner, by_mode
 from jaxmeta.core.parallel import Execution
 from jaxmeta.core.rollout import collect, episode_returns, episode_successes, replay_fast, rollout, stepping_chunk
-from jaxmeta.tasks.base import Env
+from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.types import Array, Key, Params, Plan, Task
 
 MAX_TASKS_AT_ONCE = 1024
@@ -55,10 +56,11 @@ class Report(struct.PyTreeNode):
         return summarize(per_task[..., -1, -1] - per_task[..., 0, 0])
 
 
+@settings.standard()
 def evaluate(
     learner: Learner,
     params: Params,
-    env: Env,
+    env: Env | TaskFamily,
     tasks: Task,
     key: Key,
     plan: Plan,
@@ -69,12 +71,20 @@ def evaluate(
 
     Args:
       learner: any learner: a trained one, an oracle, a classical reference.
+      env: the environment of the tasks, or their family.
       tasks: leaves [N, ...], for instance `jax.vmap(family.sample_test)(keys)`.
       plan: may have more rounds than in meta-training.
       deterministic: whether to report what the policies do by their modes. The agent still adapts on what it sampled:
         at the mode of a Gaussian the policy gradient of its mean is zero.
       execution: the devices to run on; by default all that divide the number of tasks.
+
+    Raises:
+      ValueError: if these are no tasks of the environment, or no batch.
     """
+    if isinstance(env, TaskFamily):
+        contracts.check_forms(env)
+        env = env.env
+    contracts.check_tasks(env, tasks)
     modal = by_mode(learner)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     chunk = stepping_chunk(env, tasks, plan)

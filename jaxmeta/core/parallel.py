@@ -7,11 +7,11 @@ decided by who runs a program: `jm.train` enters a mesh, and what is traced with
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -86,14 +86,26 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def use_cpu_cores(num_devices: int | None = None) -> None:
-    """Makes every CPU core a device of its own; call it before JAX starts, else it has no effect.
+    """Makes every CPU core a device of its own; call it before JAX starts, else it only warns.
 
     Args:
-      num_devices: how many; by default as many as the process may use.
+      num_devices: how many; by default what `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` say, where a user has set one, and
+        else as many as the process may use.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(RuntimeError):  # raised once a backend runs: its devices stay as they are
-        jax.config.update("jax_num_cpu_devices", num_devices or cores)
+    if num_devices is None:
+        flag = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+        if flag or getattr(jax.config, "jax_num_cpu_devices", -1) > 0:
+            return
+        num_devices = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", num_devices)
+    except RuntimeError:  # a backend runs: its devices stay as they are
+        if jax.default_backend() == "cpu" and (there := jax.local_device_count()) != num_devices:
+            stay = "1 CPU device, which stays" if there == 1 else f"{there} CPU devices, which stay"
+            warnings.warn(
+                f"use_cpu_cores: JAX has started with {stay}, not {num_devices}; call it before anything uses JAX",
+                stacklevel=2,
+            )
 
 
 def join_processes(

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmeta import settings
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.core.parallel import Execution
 from jaxmeta.types import Array, Key, Metrics, TrainState
 
 
+class StopTraining(Exception):
+    """Raised by a callback to end training: `train` then returns the state, once the other callbacks have run."""
+
+
 class Callback(Protocol):
-    """Called after every chunk, outside of the device program."""
+    """Called after every chunk, outside of the device program. Raise `jm.StopTraining` to end training."""
 
     def __call__(self, update: int, state: TrainState, metrics: dict[str, np.ndarray]) -> None:
         """Reacts to progress.
 
         Args:
           update: updates done since the run began, restarts included.
-          state: after that update; with several seeds its leaves have a leading axis.
+          state: after that update; with several seeds its leaves have a leading axis. Params, optimiser state, key and
+            step may be kept. The state of the source, such as replay buffers, may not: the next chunk reuses its
+            memory, so copy what is needed later (`jax.device_get`).
           metrics: of the updates of this chunk, [chunk] or, with several seeds, [chunk, seeds].
         """
         ...
 
 
+@settings.standard()
 def init_state(
     meta: MetaLearner, key: Key, num_seeds: int | None = None, execution: Execution = Execution()
 ) -> TrainState:
@@ -46,6 +57,7 @@ def init_state(
     return parallel.compiled(init, out_shardings=placement)(keys)
 
 
+@settings.standard()
 def state_form(meta: MetaLearner, num_seeds: int | None = None, execution: Execution = Execution()) -> TrainState:
     """Says what `init_state` makes, without making it: shapes, and the devices that each leaf lives on."""
     key = jax.random.key(0)
@@ -60,30 +72,36 @@ def state_form(meta: MetaLearner, num_seeds: int | None = None, execution: Execu
 
 
 class Chunk:
-    """Several updates as one device call that consumes its argument's memory: (state, count=all, data=()) -> ...
+    """Compiled updates: a function of a state, of how many updates to do, at most `num_updates`, and of fixed data.
 
-    Returns the next state and metrics with leaves [num_updates, ...], zero where none was done; one program does every
-    number of updates up to `num_updates`.
+    One program does all such numbers. It returns the next state and metrics with leaves [num_updates, ...], zero where
+    none was done. It consumes the state of the source, whose memory it reuses, and nothing else.
     """
 
     def __init__(self, meta: MetaLearner, num_updates: int, num_seeds: int | None, execution: Execution):
         self._num_updates, self._mesh = num_updates, execution.mesh(meta.info.spread)
         update = guard.guarded(meta.update)
-        if num_seeds is not None:
-            update = jax.vmap(update, in_axes=(0, None))
-        self._update = update
-        self.program = parallel.compiled(self._several, donate_argnums=0)
+        self._update = update if num_seeds is None else jax.vmap(update, in_axes=(0, None))
+        self._program = parallel.compiled(self._several, donate_argnums=1)
 
     def __call__(self, state: TrainState, count: int | None = None, data: Any = ()) -> tuple[TrainState, Metrics]:
         with jax.set_mesh(self._mesh):
-            return self.program(state, self._num_updates if count is None else count, data)
+            return self._program(*self._arguments(state, count, data))
 
     def lower(self, state: TrainState, count: int | None = None, data: Any = ()) -> Any:
-        """Lowers the program, as `jax.jit(...).lower` does."""
+        """Lowers the program for states of this form, as `jax.jit(...).lower` does."""
         with jax.set_mesh(self._mesh):
-            return self.program.lower(state, self._num_updates if count is None else count, data)
+            return self._program.lower(*self._arguments(state, count, data))
 
-    def _several(self, state: TrainState, count: Array, data: Any) -> tuple[TrainState, Metrics]:
+    def _cache_size(self) -> int:
+        """Counts the compiled programs: one, unless states differ in form or in where they lie."""
+        return self._program._cache_size()
+
+    def _arguments(self, state: TrainState, count: int | None, data: Any) -> tuple[Any, ...]:
+        return state.replace(source=()), state.source, self._num_updates if count is None else count, data
+
+    def _several(self, state: TrainState, source: Any, count: Array, data: Any) -> tuple[TrainState, Metrics]:
+        state = state.replace(source=source)
         traced = jax.jit(self._update, inline=True)  # once, for its form and for the loop
         form = jax.eval_shape(traced, state, data)[1]
         rows = jax.tree.map(lambda leaf: jnp.zeros((self._num_updates, *leaf.shape), leaf.dtype), form)
@@ -115,11 +133,16 @@ def train(
 ) -> TrainState:
     """Meta-trains until `num_updates` updates are done in total, those that `state` has already seen included.
 
+    A chunk keeps two copies of params and optimiser state, the one that it starts from and its own. Replay buffers,
+    which may be large, are copied once, when training starts, and updated in place from then on. So there are two while
+    the caller holds on to `state`, and one after `state = None` or in `jm.train(meta, jm.init_state(meta, key), 100)`.
+
     Args:
-      state: from `init_state` or a checkpoint; it is consumed.
+      state: from `init_state` or a checkpoint; it stays as it is, and usable.
       chunk: updates per device call; the callbacks run between calls.
       num_seeds: as given to `init_state`.
-      callbacks: called in order after every chunk.
+      callbacks: called in order after every chunk. Where one raises `StopTraining`, the others are still called, and
+        training ends.
       data: a fixed dataset, given to every update and in no checkpoint; it is placed on the devices once.
       execution: the devices to run on; by default all that divide the tasks of an update.
 
@@ -128,23 +151,80 @@ def train(
 
     Raises:
       guard.NonFiniteError: if so many updates in a row were not finite that training makes no sense.
+      BaseException: whatever ends training early, such as an error in a callback or a KeyboardInterrupt, with the last
+        state as its attribute `state`; in a notebook that is `sys.last_value.state`.
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
+    settings.refuse_x64()
     done = int(np.max(jax.device_get(state.step)))
     if guard.has_given_up(state.skipped):  # resuming resets the counter
         state = state.replace(skipped=jnp.where(state.skipped >= guard.MAX_SKIPPED, 0, state.skipped))
-    run = make_chunk(meta, chunk, num_seeds, execution)
-    mesh = execution.mesh(meta.info.spread)
+    run, mesh = make_chunk(meta, chunk, num_seeds, execution), execution.mesh(meta.info.spread)
     state = jax.device_put(state, parallel.placement(state, mesh, leading=num_seeds is not None))
+    state = state.replace(source=jax.tree.map(jnp.copy, state.source))  # that of the caller stays
     data = jax.device_put(data, parallel.everywhere(mesh))
-    while done < num_updates:
-        length = min(chunk, num_updates - done)
-        state, metrics = run(state, length, data)
-        done += length
-        fetched = jax.tree.map(lambda rows, length=length: rows[:length], jax.device_get(metrics))
-        for callback in callbacks:
-            callback(done, state, fetched)
-        if guard.has_given_up(skipped := fetched["skipped"][-1]):
-            raise guard.NonFiniteError(done - int(np.max(skipped)), state)
+    try:
+        # no decorator: it would keep the source's state that was copied alive
+        with settings.standard():
+            while done < num_updates:
+                length = min(chunk, num_updates - done)
+                with _interrupted_later():
+                    state, metrics = run(state, length, data)
+                done += length
+                fetched = jax.tree.map(lambda rows, length=length: rows[:length], jax.device_get(metrics))
+                asked_to_stop = _call(callbacks, done, state, fetched)
+                if guard.has_given_up(skipped := fetched["skipped"][-1]):
+                    raise guard.NonFiniteError(done - int(np.max(skipped)), state)
+                if asked_to_stop:
+                    break
+    except BaseException as error:
+        _attach(error, state)
+        raise
     return state
+
+
+def _call(callbacks: Sequence[Callback], update: int, state: TrainState, metrics: dict[str, np.ndarray]) -> bool:
+    """Calls all callbacks and says whether one of them asked to stop."""
+    stop = False
+    for callback in callbacks:
+        try:
+            callback(update, state, metrics)
+        except StopTraining:
+            stop = True
+    return stop
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Lets Ctrl-C wait for the end of the block; a second one does not.
+
+    Python raises KeyboardInterrupt as soon as a device call returns, before its result has a name, while the state
+    of the source that the call was given is gone already.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+def _attach(error: BaseException, state: TrainState) -> None:
+    """Makes the state that an exception leaves behind its attribute `state`, and says so in a note."""
+    if hasattr(error, "state"):
+        return
+    with contextlib.suppress(AttributeError):  # an exception may have slots
+        error.state = state  # pyright: ignore[reportAttributeAccessIssue]
+        error.add_note("jaxmeta: the last state of training is the attribute `state` of this exception")

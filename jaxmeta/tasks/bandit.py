@@ -54,10 +54,10 @@ class DependentBanditConfig:
     """Pulls in a trial of an agent that remembers; each pull is an episode of one step."""
 
     def __post_init__(self):
+        checks.task_sizes(self, num_pulls=A_TRIAL)
         if self.variant != "uniform" and self.variant not in WORSE_ARM:
             known = ", ".join(("uniform", *WORSE_ARM))
             raise ValueError(f"tasks.variant is {self.variant!r}; known variants are {known}")
-        checks.task_sizes(self, num_pulls=A_TRIAL)
 
 
 WORSE_ARM = {"easy": 0.1, "medium": 0.25, "hard": 0.4}

@@ -76,7 +76,7 @@ def _write(letter: Array, key: Key, number: int, config: GlyphsConfig) -> Array:
         size * scale * jax.random.uniform(key, (number, *shape), minval=-1.0)
         for key, scale, shape in zip(keys, (0.26, 0.1, 0.1), ((), (), (2,)), strict=True)
     )
-    shaken = letter - 0.5 + size * 0.02 * jax.random.normal(shake_key, (number, *letter.shape))
+    shaken = letter[None] - 0.5 + size * 0.02 * jax.random.normal(shake_key, (number, *letter.shape))
     cos, sin = jnp.cos(turn) * (1.0 + grow), jnp.sin(turn) * (1.0 + grow)
     rotation = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2)
     moved = jnp.einsum("nij,nspj->nspi", rotation, shaken) + shift[:, None, None] + 0.5
@@ -88,7 +88,7 @@ def _ink(curves: Array, pixels: int) -> Array:
     time = jnp.linspace(0.0, 1.0, POINTS)[:, None]
     weights = jnp.concatenate([(1 - time) ** 2, 2 * time * (1 - time), time**2], axis=1)
     dots = jnp.einsum("tp,spi->sti", weights, curves).reshape(-1, 2)
-    middle = (jnp.arange(pixels) + 0.5) / pixels
+    middle = (jnp.arange(pixels, dtype=jnp.float32) + 0.5) / pixels
     # a Gaussian dot is a product of two, so that all dots together are one product of matrices
-    along = jnp.exp(-0.5 * jnp.square((middle[:, None, None] - dots) / INK))
+    along = jnp.exp(-0.5 * jnp.square((middle[:, None, None] - dots[None]) / INK))
     return (1.0 - jnp.exp(-along[..., 1] @ along[..., 0].T)).reshape(-1)

@@ -36,11 +36,11 @@ class GridConfig:
     """Episodes in a trial of an agent that remembers."""
 
     def __post_init__(self):
+        checks.task_sizes(self, horizon=checks.AN_EPISODE, num_episodes=checks.A_TRIAL)
         if self.size < 3:
             raise ValueError(
                 f"tasks.size is {self.size}; a side needs at least 3 cells, as no goal lies in the start's 2x2 block"
             )
-        checks.task_sizes(self, horizon=checks.AN_EPISODE, num_episodes=checks.A_TRIAL)
 
 
 class GridTask(struct.PyTreeNode):

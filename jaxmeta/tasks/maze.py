@@ -57,18 +57,18 @@ class MazeConfig:
     """Episodes in a trial of an agent that remembers."""
 
     def __post_init__(self):
-        if self.size < 2:
-            raise ValueError(f"tasks.size is {self.size}; a side needs at least 2 rooms, for a start and a goal")
-        if not 0 <= self.openings <= 1:
-            raise ValueError(f"tasks.openings is {self.openings}; it must lie in [0, 1], as it is a probability")
-        if self.num_train < 0:
-            raise ValueError(f"tasks.num_train is {self.num_train}; it must be at least 1, or 0 for the whole law")
         checks.task_sizes(
             self,
             view="an agent needs to see at least 1 room ahead",
             horizon=checks.AN_EPISODE,
             num_episodes=checks.A_TRIAL,
         )
+        if self.size < 2:
+            raise ValueError(f"tasks.size is {self.size}; a side needs at least 2 rooms, for a start and a goal")
+        if not 0 <= self.openings <= 1:
+            raise ValueError(f"tasks.openings is {self.openings}; it must lie in [0, 1], as it is a probability")
+        if self.num_train < 0:
+            raise ValueError(f"tasks.num_train is {self.num_train}; it must be at least 1, or 0 for the whole law")
 
 
 class MazeTask(struct.PyTreeNode):
@@ -243,7 +243,7 @@ def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
             return key, draw(draw_key)
 
         def is_known(state):
-            return jnp.any(jnp.all(known == _packed(state[1]), axis=1))
+            return jnp.any(jnp.all(known == _packed(state[1])[None], axis=1))
 
         return jax.lax.while_loop(is_known, again, again((key, None)))[1]
 

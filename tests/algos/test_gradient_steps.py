@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxmeta.outer.leave_out import without_outliers
 
 import jaxmeta as jm
 from jaxmeta import outer, registry, rl
@@ -18,7 +19,6 @@ from jaxmeta.algos.update_rule import FIXED, LEARNED
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.rollout import collect
 from jaxmeta.outer.kl_penalty import RANGE, adapted_weights
-from jaxmeta.outer.leave_out import without_outliers
 from tests import tiny
 
 FAMILY = tiny.family()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
+from jaxmeta import tasks
 from jaxmeta.core.evaluate import interquartile_mean
 from jaxmeta.core.rollout import episode_returns
 from tests import tiny
@@ -49,9 +50,8 @@ def test_a_single_value_has_no_error():
 def test_evaluation_can_adapt_for_more_rounds_than_training_and_act_by_the_mode():
     meta, family = tiny.algo("maml"), tiny.family()
     params = meta.learner.init(jax.random.key(0))
-    tasks = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(1), 4))
     plan = jm.Plan(rounds=2, streams=3)
-    report = jm.evaluate(meta.learner, params, family.env, tasks, jax.random.key(2), plan, deterministic=True)
+    report = jm.evaluate(meta.learner, params, family.env, draw(4), jax.random.key(2), plan, deterministic=True)
     assert report.returns.shape == (4, 3, 3, 1)
     # without noise in the policy or the environment all streams of a round are the same
     np.testing.assert_array_equal(report.returns[:, 0, 0], report.returns[:, 0, 2])
@@ -70,7 +70,67 @@ def test_values_are_not_computed_where_no_adaptation_asks_for_them():
         raise AssertionError("values of an evaluation")
 
     silent, params = meta.learner._replace(values=asked), meta.learner.init(jax.random.key(0))
-    tasks = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), 2))
     for deterministic in (False, True):
-        report = jm.evaluate(silent, params, family.env, tasks, jax.random.key(2), meta.plan, deterministic)
+        report = jm.evaluate(silent, params, family.env, draw(2), jax.random.key(2), meta.plan, deterministic)
         assert np.isfinite(report.returns).all()
+
+
+class Own(tasks.Navigation):
+    """An environment of which no family has been checked, and which does not broadcast."""
+
+    def reset(self, key, task):
+        state, obs = super().reset(key, task)
+        return state, obs + 0.0 * jnp.stack([task.goal[0], task.goal[1]])
+
+
+def draw(count):
+    return jax.vmap(tiny.family().sample_test)(jax.random.split(jax.random.key(1), count))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: draw(1).replace(goal=jnp.zeros((0, 2))), "tasks is an empty batch; an evaluation needs at least 1"),
+        (lambda: [tiny.family().sample(jax.random.key(1))] * 3, r"tasks is a list; stack it \(try jax.tree.map"),
+        (tiny.family, r"tasks is a TaskFamily; it must be a batch of its tasks \(try jax.vmap"),
+        (lambda: (), "tasks holds no arrays"),
+        (lambda: draw(1).replace(goal=jnp.zeros(())), r"tasks.goal is float32\[\]; a batch of tasks has a first axis"),
+        (lambda: draw(1).replace(goal="left"), "tasks.goal is a str; a batch of tasks has a first axis"),
+    ],
+)
+def test_what_is_no_batch_of_tasks_is_refused_in_one_line(own, make, message):
+    meta, env = tiny.algo("ppo"), Own(4) if own else tiny.family().env
+    with pytest.raises(ValueError, match=message) as found:
+        jm.evaluate(meta.learner, (), env, make(), jax.random.key(2), meta.plan)
+    assert "\n" not in str(found.value)
+
+
+def test_tasks_without_a_batch_axis_are_refused():
+    family, meta = tiny.family(), tiny.algo("ppo")
+    one = family.sample_test(jax.random.key(1))
+    for env in (family.env, family):
+        # a goal [2] would be two goals [] to an environment that broadcasts
+        with pytest.raises(ValueError, match=r"tasks.goal is float32\[2\], which is one task; it must be a batch"):
+            jm.evaluate(meta.learner, (), env, one, jax.random.key(2), meta.plan)
+    with pytest.raises(ValueError, match="tasks is no batch of tasks of this Own: env.reset.* raises"):
+        jm.evaluate(meta.learner, (), Own(4), one, jax.random.key(2), meta.plan)
+
+
+def test_tasks_of_another_family_are_refused():
+    meta = tiny.algo("ppo")
+    other = jax.vmap(tasks.grid_navigation().sample)(jax.random.split(jax.random.key(0), 3))
+    with pytest.raises(ValueError, match="tasks holds a GridTask; a task of this Navigation is a PointTask"):
+        jm.evaluate(meta.learner, (), tiny.family().env, other, jax.random.key(2), meta.plan)
+    arms = jax.vmap(tasks.bandit().sample)(jax.random.split(jax.random.key(0), 3))
+    with pytest.raises(ValueError, match="tasks is no batch of tasks of this Own: env.reset.* raises AttributeError"):
+        jm.evaluate(meta.learner, (), Own(4), arms, jax.random.key(2), meta.plan)
+
+
+def test_a_family_stands_for_its_environment():
+    family, meta = tiny.family(), tiny.algo("ppo")
+    params = meta.learner.init(jax.random.key(0))
+    one, other = (
+        jm.evaluate(meta.learner, params, env, draw(2), jax.random.key(2), meta.plan) for env in (family, family.env)
+    )
+    np.testing.assert_array_equal(one.returns, other.returns)

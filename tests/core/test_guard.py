@@ -136,13 +136,13 @@ def test_every_algorithm_learns_from_the_sound_tasks(name):
     state = jm.init_state(meta, jax.random.key(3))
     begun = jax.tree.map(np.array, state.params)
     state, metrics = make_chunk(meta, 4)(state)
-    num_tasks = meta.collects[0]
+    num_tasks = meta.info.num_tasks
     assert 0 < metrics["faulty_tasks"].sum() < 4 * num_tasks
     for leaf in jax.tree.leaves(state.params):
         assert np.isfinite(leaf).all()
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (begun, state.params)), strict=True))
     # only where all tasks had a fault did an update come to nothing
-    np.testing.assert_array_equal(metrics["dropped"] > 0, metrics["faulty_tasks"] == num_tasks)
+    np.testing.assert_array_equal(metrics["skipped"] > 0, metrics["faulty_tasks"] == num_tasks)
 
 
 def test_means_are_over_the_sound_tasks():
@@ -167,7 +167,7 @@ def test_updates_that_come_to_nothing_stop_before_the_params_change():
     # at once in a call of ten: none after the fifth changed anything
     after = stopped.value.state
     chex.assert_trees_all_equal(begun, jax.device_get((after.params, after.opt_state)))
-    assert int(after.dropped) == 10 and int(after.step) == 10
+    assert int(after.skipped) == 10 and int(after.step) == 10
 
 
 def scripted(bad):
@@ -198,7 +198,7 @@ def test_what_was_stopped_with_can_be_gone_on_with():
     with pytest.raises(guard.NonFiniteError) as stopped:
         jm.train(scripted(bad), jm.init_state(scripted(bad), jax.random.key(0)), 30)
     state = jm.train(scripted([*bad, 12]), stopped.value.state, 20)
-    assert (float(state.params), int(state.dropped)) == (7.0 + 7.0, 0)
+    assert (float(state.params), int(state.skipped)) == (7.0 + 7.0, 0)
 
 
 def test_an_evaluation_does_not_hide_a_fault():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -270,3 +271,26 @@ def test_deterministic_training_is_equal_bit_for_bit_on_1_2_4_and_8_devices(name
 def test_so_is_supervised_training_whose_devices_are_given_nothing_but_keys(name):
     found = digests(name, "supervised")
     assert len(found) == 4 and len(set(found)) == 1
+
+
+COUNT = "import jax, jaxmeta as jm; {}; print(jax.local_device_count())"
+
+
+@pytest.mark.parametrize(
+    ("setting", "program", "count"),
+    [
+        ({"JAX_NUM_CPU_DEVICES": "3"}, "jm.use_cpu_cores()", 3),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, "jm.use_cpu_cores()", 3),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, "jm.use_cpu_cores(5)", 5),
+        ({}, "jax.devices(); jm.use_cpu_cores(5)", 1),
+    ],
+)
+def test_cores_become_devices_unless_a_user_has_said_how_many(setting, program, count):
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
+    }
+    command = [sys.executable, "-c", COUNT.format(program)]
+    run = subprocess.run(command, env=environment | setting, capture_output=True, text=True, check=True)
+    assert int(run.stdout) == count
+    late = "use_cpu_cores: JAX has started with 1 CPU device, which stays, not 5; call it before"
+    assert (late in run.stderr) == program.startswith("jax.devices(); jm.use_cpu_cores(5)")

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
+import weakref
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta.core.train import make_chunk
+from jaxmeta.core.train import Chunk, make_chunk
+from jaxmeta.rl.replay import TaskRings
 from jaxmeta.types import TrainState
 from tests import tiny
 
@@ -81,6 +86,7 @@ def test_a_hundred_updates_trace_once(tmp_path):
 FULLY_OPTIMISED = """
 import jaxmeta as jm
 jm.use_cpu_cores(2)
+import chex
 import jax
 from tests import tiny
 meta = tiny.algo("maml")
@@ -105,3 +111,104 @@ def test_the_orthogonal_weights_of_many_seeds_do_not_wait_for_each_other():
     state = jm.init_state(meta, jax.random.key(0), num_seeds=5)
     one = jm.init_state(meta, jax.random.split(jax.random.key(0), 5)[3])
     jax.tree.map(lambda many, leaf: np.testing.assert_array_equal(many[3], leaf), state.params, one.params)
+
+
+def with_ring():
+    """A meta-learner whose state holds a ring of what it was given, beside its params."""
+
+    def init(key):
+        rings = TaskRings(rows=jnp.zeros((2, 3, 1)), written=jnp.zeros(2, jnp.int32))
+        return counter().init(key).replace(opt_state=(jnp.zeros(3), rings))
+
+    def update(state):
+        momentum, rings = state.opt_state
+        state, metrics = counter().update(state)
+        return state.replace(opt_state=(momentum + 1.0, rings.replace(rows=rings.rows + 1.0))), metrics
+
+    return counter()._replace(init=init, update=update)
+
+
+@pytest.mark.parametrize("make", [counter, with_ring])
+def test_training_leaves_the_state_it_starts_from(make):
+    meta = make()
+    start = jm.init_state(meta, jax.random.key(0))
+    before = jax.device_get(start.replace(key=()))
+    one, other = jm.train(meta, start, 3), jm.train(meta, start, 3)
+    chex.assert_trees_all_equal(before, jax.device_get(start.replace(key=())))
+    chex.assert_trees_all_equal(one.replace(key=()), other.replace(key=()))
+
+
+def test_rings_are_updated_in_place():
+    meta = with_ring()
+    seen = []
+    callback = lambda update, state, metrics: seen.append(state.opt_state)  # noqa: E731
+    state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 3, callbacks=[callback])
+    # params and optimiser state of every chunk may be kept, rings may not
+    assert [float(momentum[0]) for momentum, _ in seen] == [1.0, 2.0, 3.0]
+    assert [rings.rows.is_deleted() for _, rings in seen] == [True, True, False]
+    assert float(state.opt_state[1].rows.max()) == 3.0
+
+
+def test_a_callback_keeps_what_it_gets():
+    meta = tiny.algo("maml-vpg")
+    seen = []
+    callback = lambda update, state, metrics: seen.append(state)  # noqa: E731
+    jm.train(meta, jm.init_state(meta, jax.random.key(0)), 3, callbacks=[callback])
+    for update, state in enumerate(seen):
+        assert int(state.step) == update + 1
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
+
+
+def test_a_callback_stops_training_and_the_state_comes_back():
+    meta, seen = counter(), []
+
+    def stop(update, state, metrics):
+        if update == 4:
+            raise jm.StopTraining
+
+    last = lambda update, state, metrics: seen.append(update)  # noqa: E731
+    state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 100, chunk=2, callbacks=[stop, last])
+    assert int(state.step) == 4 and seen == [2, 4]
+    assert int(jm.train(meta, state, 7).step) == 7
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("make", [counter, with_ring])
+def test_an_interrupt_keeps_the_last_state(kind, make):
+    meta = make()
+
+    def interrupt(update, state, metrics):
+        if update == 2:
+            raise kind("enough")
+
+    with pytest.raises(kind, match="enough") as stopped:
+        jm.train(meta, jm.init_state(meta, jax.random.key(0)), 100, callbacks=[interrupt])
+    assert "attribute `state`" in stopped.value.__notes__[0]
+    assert int(stopped.value.state.step) == 2
+    assert int(jm.train(meta, stopped.value.state, 5).step) == 5
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are for the main thread")
+def test_an_interrupt_during_a_device_call_keeps_its_rings(monkeypatch):
+    meta, call = with_ring(), Chunk.__call__
+
+    def interrupted(chunk, state, count):
+        result = call(chunk, state, count)
+        signal.raise_signal(signal.SIGINT)  # Ctrl-C, before the result has a name
+        return result
+
+    monkeypatch.setattr(Chunk, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        jm.train(meta, jm.init_state(meta, jax.random.key(0)), 100)
+    monkeypatch.undo()
+    assert int(stopped.value.state.step) == 1
+    assert float(jm.train(meta, stopped.value.state, 3).opt_state[1].rows.max()) == 3.0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_rings_that_nobody_else_holds_are_freed_when_training_starts():
+    meta, alive = with_ring(), []
+    states = [jm.init_state(meta, jax.random.key(0))]
+    first = weakref.ref(states[0].opt_state[1].rows)
+    jm.train(meta, states.pop(), 1, callbacks=[lambda update, state, metrics: alive.append(first() is not None)])
+    assert alive == [False]

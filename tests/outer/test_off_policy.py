@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxmeta.outer.off_policy import SoftState, _visited, gradient_step, soft_loss
 
 import jaxmeta as jm
 from jaxmeta import inner, nets, outer, tasks
 from jaxmeta.core import parallel
 from jaxmeta.core.checkpoint import Checkpointer, keys_as_data
-from jaxmeta.outer.off_policy import SoftState, _visited, gradient_step, soft_loss
 from jaxmeta.rl.replay import Transition, context_size, transition_rows
 from jaxmeta.types import Continuous, Spec, Step
 from tests import tiny
@@ -361,7 +361,7 @@ def test_batch_and_context_of_a_gradient_step_are_of_one_task(vary_context, monk
     update, state, tasks = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0)), set()
     for index in range(8):
         state, metrics = update(state)
-        if index >= meta.warmup:
+        if index >= meta.info.warmup:
             assert metrics["apart"] == 0.0 and metrics["seen"] >= 1.0
             tasks.add(float(metrics["task"]))
     assert len(tasks) > 3  # means over other tasks
@@ -387,7 +387,7 @@ def test_a_task_that_never_brought_anything_is_not_learned_from(monkeypatch):
         update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
         for _ in range(4):
             state, said = update(state)
-        np.testing.assert_array_equal(state.replay.transitions.written > 0, [False, True, True, True])
+        np.testing.assert_array_equal(state.source.transitions.written > 0, [False, True, True, True])
         assert said["of_sound"] == 1.0 and said["counts"] == share and said["faulty_tasks"] == 1.0
 
 
@@ -396,8 +396,8 @@ def test_a_faulty_visit_leaves_the_context_of_earlier_ones():
     update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
     state, _ = update(state)
     before = jax.device_get(state.replay)
-    tasks_now = state.replay.tasks.at[0].set(jnp.nan)
-    after = update(state.replace(replay=state.replay.replace(tasks=tasks_now)))[0].replay
+    tasks_now = state.source.tasks.at[0].set(jnp.nan)
+    after = update(state.replace(replay=state.source.replace(tasks=tasks_now)))[0].replay
     np.testing.assert_array_equal(after.transitions.written[0], before.transitions.written[0])
     chex.assert_trees_all_equal(held(after.context, 0), held(before.context, 0))
     assert after.transitions.written[1] > before.transitions.written[1]
@@ -521,7 +521,7 @@ def test_annealing_shrinks_the_steps_to_nothing():
     """Adam's first step is as long as the share of the updates that are left."""
     meta = diary_meta(sac=dataclasses.replace(tiny.SAC, gradient_steps=1, anneal_over=8))
     update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
-    for _ in range(meta.warmup):
+    for _ in range(meta.info.warmup):
         state, _ = update(state)
     moved = {}
     for step in (2, 5, 8, 9):

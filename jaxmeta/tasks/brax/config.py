@@ -27,11 +27,11 @@ class LocomotionConfig:
     """Line-search steps in an iteration, mjx only; by default Brax's choice: 4 for ant and humanoid, else 50."""
 
     def __post_init__(self):
+        checks.task_sizes(self, horizon=checks.AN_EPISODE)
         for name in ("solver_iterations", "line_search_iterations"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"tasks.{name} is {value}; the solver needs at least 1")
-        checks.task_sizes(self, horizon=checks.AN_EPISODE)
         if self.backend not in BACKENDS:
             raise ValueError(f"tasks.backend is {self.backend!r}; known backends are {', '.join(BACKENDS)}")
 

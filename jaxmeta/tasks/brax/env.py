@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmeta import settings
 from jaxmeta.tasks.brax.config import LocomotionConfig, load
 from jaxmeta.tasks.brax.physics import lane_stepper
 from jaxmeta.types import Array, Continuous, Key, Spec, Step, Task
@@ -92,6 +93,7 @@ class Locomotion:
         return body
 
 
+@settings.standard()
 def locomotion(name: str, config: LocomotionConfig, observe: Callable[[Any], Array], **parts: Any) -> Locomotion:
     """Builds the environment of a family.
 
