@@ -63,7 +63,11 @@ def _measure_batch(batch: int, config: FewShotBenchmark) -> dict[str, Any]:
         "ours": _stateful(train.make_chunk(meta, updates), train.init_state(meta, jax.random.key(0))),
         "plain": _stateful(*_plain(batch, updates)),
     }
-    row: dict[str, Any] = {"num_tasks": batch, "updates_per_turn": updates, "num_devices": meta.num_devices}
+    row: dict[str, Any] = {
+        "num_tasks": batch,
+        "updates_per_turn": updates,
+        "num_devices": jm.Execution().mesh(meta.info.spread).size,
+    }
     for clock, read in (("wall", time.perf_counter), ("cpu", time.process_time)):
         seconds = take_turns(programs, config.repeats, read)
         ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["plain"], strict=True)]

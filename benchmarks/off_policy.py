@@ -90,18 +90,23 @@ class StandIn:
         return obs, Step(obs=obs, reward=-jnp.abs(obs[0] - task), terminated=jnp.array(False))
 
 
-def _bare_products(config: OffPolicyBenchmark, num_devices: int) -> Callable[[], object]:
+def _bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Callable[[], object]:
     """Builds a program of nothing but the products between the hidden layers in an update."""
     count = config.gradient_steps * PASSES * (LAYERS - 1)
     weights = jnp.eye(config.hidden)
 
-    def multiply(weights: Array, rows: Array) -> Array:
+    def multiply(weights: Array, rows: Array) -> tuple[Array, tuple[()]]:
         rows = rows.reshape(-1, config.hidden)
-        return parallel.task_mean(jax.lax.fori_loop(0, count, lambda _, rows: rows @ weights, rows).mean(0))
+        return parallel.task_mean(jax.lax.fori_loop(0, count, lambda _, rows: rows @ weights, rows).mean(0)), ()
 
-    program = jax.jit(parallel.over_tasks(multiply, config.meta_batch, num_devices))
+    program = jax.jit(lambda weights, rows: parallel.over_tasks(multiply, weights, rows)[0])
     rows = jax.random.normal(jax.random.key(0), (config.meta_batch, config.batch_size, config.hidden))
-    return lambda: jax.block_until_ready(program(weights, rows))
+
+    def run() -> object:
+        with jax.set_mesh(mesh):
+            return jax.block_until_ready(program(weights, rows))
+
+    return run
 
 
 def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
         ),
     )
     state = train.init_state(meta, jax.random.key(0))
-    compiled = train.make_chunk(meta, 1).lower(state).compile()
+    compiled = train.make_chunk(meta, 1)
     while int(state.step) < config.num_train_tasks // 4:  # until every task was visited there is nothing to learn from
         state, _ = compiled(state)
     holder = [state]
@@ -133,7 +138,8 @@ def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
         holder[0], metrics = compiled(holder[0])
         jax.block_until_ready((holder[0].params, metrics))
 
-    turns = take_turns({"update": update, "products": _bare_products(config, meta.num_devices)}, config.repeats)
+    mesh = jm.Execution().mesh(meta.info.spread)
+    turns = take_turns({"update": update, "products": _bare_products(config, mesh)}, config.repeats)
     seconds, bare = (statistics.median(turns[name]) for name in ("update", "products"))
     flop = 2 * config.meta_batch * config.batch_size * config.hidden**2 * (LAYERS - 1) * PASSES * config.gradient_steps
     layout = replay.transition_rows(env.spec)
@@ -142,11 +148,11 @@ def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
         "most_gradient_steps_per_s": config.gradient_steps / bare,
         "products_flop_per_s": flop / bare,
         "bytes_per_transition": replay.bytes_per_transition(layout),
-        "replay_bytes": parallel.tree_bytes(holder[0].replay.transitions),
+        "replay_bytes": parallel.tree_bytes(holder[0].source["transitions"]),
         "update_s": seconds,
         "repeats_s": turns,
         "peak_memory_bytes": peak_memory(),
-        "num_devices": meta.num_devices,
+        "num_devices": mesh.size,
         "sizes": {
             name: value for name, value in dataclasses.asdict(config).items() if name not in ("json", "out", "repeats")
         },

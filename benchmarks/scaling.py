@@ -70,7 +70,7 @@ def time_updates(tasks: str, horizon: int, tasks_per_device: int, count: int) ->
     make_algo, algo_config = registry.ALGOS["maml"].load()
     config = algo_config(num_tasks=tasks_per_device * count)
     meta = make_algo(make_family(family_config(horizon=horizon)), config)
-    assert meta.num_devices == count
+    assert parallel.Execution().mesh(meta.info.spread).size == count
     state = train.init_state(meta, jax.random.key(0))
     update, seconds = train.make_chunk(meta, 1), []
     for _ in range(3):
@@ -111,7 +111,7 @@ def estimate(config: ScalingConfig, algo: str, tasks: str) -> dict[str, Any]:
     meta = make_algo(family, recipe)
     form = train.state_form(meta)
     count = sum(leaf.size for leaf in jax.tree.leaves(form.params))
-    num_tasks, plan = meta.collects
+    num_tasks, plan = meta.info.num_tasks, meta.info.plan
     collected = num_tasks * (plan.rounds + 1) * plan.streams * plan.episodes * family.env.spec.horizon
     network_steps = RECIPES[algo, tasks](recipe, collected)
     compute = 2 * count * network_steps / config.rate

@@ -483,10 +483,6 @@ def _start_jax(cache: bool, devices: int | None = None) -> None:
     jm.use_cpu_cores(devices)
     import jax
 
-    from jaxmeta.core import parallel
-
-    parallel.use_devices(devices)
-
     if not cache:
         jax.config.update("jax_compilation_cache_dir", None)  # the environment may name one
         return

@@ -56,7 +56,10 @@ def check_forms(family: TaskFamily) -> None:
 
 def check_spec(env: Env) -> Spec:
     """Checks the spec of an environment and returns it."""
-    spec = getattr(env, "spec", None)
+    try:
+        spec = getattr(env, "spec", None)
+    except ValueError as error:  # of `Spec` itself
+        raise ContractError(str(error)) from None
     require(isinstance(spec, Spec), f"env.spec is {spec!r}; it must be a jaxmeta.types.Spec")
     assert isinstance(spec, Spec)
     _check_observation(spec.observation)

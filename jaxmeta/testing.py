@@ -21,6 +21,7 @@ from jaxmeta.contracts import require as _require
 from jaxmeta.contracts import same_form as _same_form
 from jaxmeta.core.checkpoint import keys_as_data
 from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core.parallel import Execution
 from jaxmeta.core.rollout import collect, replay, unroll
 from jaxmeta.core.train import init_state, make_chunk
 from jaxmeta.tasks.base import Env, TaskFamily
@@ -228,7 +229,8 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     """Checks the outer loop of an algorithm.
 
     An update must keep structure and dtypes, change the params, report finite scalars; six updates in one device call
-    must equal three and three bit for bit; vmap over seeds must equal separate runs.
+    must equal three and three bit for bit; another number of devices must give the same params up to 1e-5 of their
+    norm; vmap over seeds must equal separate runs.
     """
     key = jax.random.key(0) if key is None else key
     state = jax.eval_shape(meta.init, key)
@@ -250,6 +252,7 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     moved = jax.tree.map(lambda before, after: not np.array_equal(before, after), begun, whole.params)
     _require(any(jax.tree.leaves(moved)), "6 updates left all params as they were")
 
+    _check_devices(meta, key, updates)
     # an update may amplify rounding: allowed is a small part of what it changes
     together = make_chunk(meta, 3, num_seeds=2)(init_state(meta, key, num_seeds=2))[0].params
     alone = [updates(init_state(meta, one), 3)[0].params for one in jax.random.split(key, 2)]
@@ -258,6 +261,26 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
         np.abs(after - before).max() for after, before in zip(*map(jax.tree.leaves, (whole.params, begun)), strict=True)
     )
     _all_close("vmap over seeds", together, stacked, "separate runs", 0.05 * float(change))
+
+
+def _check_devices(meta: MetaLearner, key: Key, updates: Any) -> None:
+    """Checks that the first update that learns gives the same params on one device, up to rounding."""
+    if Execution().mesh(meta.info.spread).size == 1:
+        return
+    one, first = Execution(devices=1), meta.info.warmup + 1
+    alone = make_chunk(meta, first, execution=one)(init_state(meta, key, execution=one))[0].params
+    together, done = init_state(meta, key), 0
+    while done < first:
+        count = min(6, first - done)
+        together, done = updates(together, count)[0], done + count
+    flat = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(params))])
+        for params in (alone, together.params)
+    ]
+    apart = np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0])
+    _require(
+        apart <= 1e-5, f"params after an update differ by {apart:.3g} of their norm from those of one device; 1e-5 may"
+    )
 
 
 def _check_traced_alike(name: str, function: Callable[..., Any], *arguments: Any) -> None:

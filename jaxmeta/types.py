@@ -78,6 +78,9 @@ class Spec:
     never draws the others. Where no action is valid, all are."""
 
     def __post_init__(self):
+        if isinstance(self.observation, list):
+            hint = f"it must be a shape, a tuple of integers (try {tuple(self.observation)})"
+            raise ValueError(f"spec.observation is {self.observation}; {hint}")
         forms = jax.tree.map(_form, self.observation, is_leaf=_is_form)
         if not jax.tree.leaves(forms):
             raise ValueError(f"spec.observation is {self.observation}; it needs at least one array")

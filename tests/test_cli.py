@@ -21,7 +21,6 @@ import pytest
 import jaxmeta as jm
 from jaxmeta import cli, configs, flags, logging, provenance, registry, runs, tasks
 from jaxmeta.algos.maml import MAMLConfig
-from jaxmeta.core import parallel
 from jaxmeta.core.checkpoint import keys_as_data
 from tests import tiny
 
@@ -157,18 +156,14 @@ def test_resumed_run_equals_uninterrupted(maml_run, tmp_path, capsys, monkeypatc
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     sizes = ["--tasks.num-pulls", "2", "--algo.num-tasks", "4", "--algo.streams", "2", "--algo.hidden", "4"]
     train = ["train", "ppo", "bandit", *sizes, "--algo.ppo.epochs", "1", "--algo.ppo.minibatches", "1"]
-    train += ["--deterministic", "--eval-tasks", "0"]
-    try:
-        for folder, devices, updates, more in (
-            ("mixed", "2", "1", []),
-            ("mixed", "1", "2", ["--resume"]),
-            ("one", "1", "2", []),
-        ):
-            out = ["--out", str(tmp_path / folder), "--devices", devices, "--updates", updates]
-            assert cli.main([*train, *out, *more]) == 0
-    finally:
-        parallel.use_fixed_order(False)
-        parallel.use_devices(None)
+    train += ["--eval-tasks", "0"]
+    for folder, devices, updates, more in (
+        ("mixed", "2", "1", []),
+        ("mixed", "1", "2", ["--resume"]),
+        ("one", "1", "2", []),
+    ):
+        out = ["--out", str(tmp_path / folder), "--devices", devices, "--updates", updates]
+        assert cli.main([*train, *out, *more]) == 0
     mixed, one = (keys_as_data(runs.load(tmp_path / folder).state) for folder in ("mixed", "one"))
     chex.assert_trees_all_equal(*map(jax.device_get, (mixed, one)))
 

@@ -215,14 +215,14 @@ def test_check_env_says_what_a_family_lacks():
 
 def test_check_algo_says_that_an_update_does_nothing():
     meta = tiny.algo("maml")
-    idle = meta._replace(update=lambda state: (state.replace(step=state.step + 1), {"loss": jnp.zeros(())}))
+    idle = meta._replace(update=lambda state, data=(): (state.replace(step=state.step + 1), {"loss": jnp.zeros(())}))
     with pytest.raises(testing.ContractError, match="6 updates left all params as they were"):
         testing.check_algo(idle)
 
 
 def test_check_algo_says_that_a_dtype_changes():
     meta = tiny.algo("maml")
-    wrong = meta._replace(update=lambda state: (state.replace(step=state.step + 1.0), {"loss": jnp.zeros(())}))
+    wrong = meta._replace(update=lambda state, data=(): (state.replace(step=state.step + 1.0), {"loss": jnp.zeros(())}))
     with pytest.raises(testing.ContractError, match=r"the state after an update has float32\[\] at .step"):
         testing.check_algo(wrong)
 

@@ -152,12 +152,12 @@ def test_a_signal_in_the_last_device_call_stops_too(tmp_path):
     assert checkpointer.updates() == [4]
 
 
-@pytest.mark.parametrize("dropped", [[4.0], [5.0], [[0.0, 5.0]]])
-def test_what_training_ends_with_for_its_faults_is_no_checkpoint(tmp_path, dropped):
+@pytest.mark.parametrize("skipped", [[4.0], [5.0], [[0.0, 5.0]]])
+def test_what_training_ends_with_for_its_faults_is_no_checkpoint(tmp_path, skipped):
     saver, *_, checkpointer = make_saver(tmp_path)
-    saver(10, STATE, {"dropped": np.array(dropped)})
+    saver(10, STATE, {"skipped": np.array(skipped)})
     finish(checkpointer)
-    assert checkpointer.updates() == ([10] if dropped == [4.0] else [])
+    assert checkpointer.updates() == ([10] if skipped == [4.0] else [])
 
 
 def test_what_cannot_be_told_does_not_end_a_run(tmp_path, disk):

@@ -84,23 +84,27 @@ def guarded(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Skips updates that are not finite.
 
-    Where params, optimiser or a metric would no longer be finite, params, optimiser and sampler stay as they were; the
-    key goes on, and so does the source, which holds experience. The metric `skipped` counts such updates in a row.
+    Where params, optimiser or a metric would no longer be finite, params and optimiser stay as they were. The key goes
+    on, and so do the source, which holds experience, and the sampler, which is told which tasks were finite and must
+    not offer the same ones again, unless its own state is not finite. The metric `skipped` counts such updates in a
+    row.
     """
 
     def update_if_finite(state: TrainState, data: Any = ()) -> tuple[TrainState, Metrics]:
         after, metrics = update(state, data)
         finite = _is_finite((after.params, after.opt_state, metrics)) & (state.skipped < MAX_SKIPPED)
-        learned = {
-            name: jax.tree.map(lambda new, old: jnp.where(finite, new, old), getattr(after, name), getattr(state, name))
-            for name in ("params", "opt_state", "sampler")
-        }
+
+        def keep_if(good: Array, name: str) -> Any:
+            return jax.tree.map(lambda new, old: jnp.where(good, new, old), getattr(after, name), getattr(state, name))
+
+        chosen = {name: keep_if(finite, name) for name in ("params", "opt_state")}
+        chosen["sampler"] = keep_if(_is_finite(after.sampler), "sampler")
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        return after.replace(skipped=skipped, **learned), metrics | {"skipped": skipped.astype(jnp.float32)}
+        return after.replace(skipped=skipped, **chosen), metrics | {"skipped": skipped.astype(jnp.float32)}
 
     return update_if_finite
 
 
 def _is_finite(tree) -> Array:
     numbers = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in numbers] or [jnp.array(True)]))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay
 from jaxmeta.outer.loss import divergence, gradient_chunk
@@ -49,7 +49,9 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pol
             return divergence(learner, outputs, stored)
 
         each = parallel.chunked_vmap(of_one, batch.data, gradient_chunk(learner, batch.data))
-        total, share = parallel.task_mean((jnp.mean(each * batch.weight[:, None], 0), jnp.mean(batch.weight)))
+        weight = batch.weight * guard.is_sound(each, leading=1)
+        each = jnp.where(weight[:, None] > 0, each, 0.0)
+        total, share = parallel.task_mean((jnp.mean(each * weight[:, None], 0), jnp.mean(weight)))
         return total / jnp.where(share > 0, share, 1.0)
 
     def step(params: Params, state: PenalisedState, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:

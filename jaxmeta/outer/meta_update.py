@@ -117,7 +117,10 @@ def meta_update(
         weight = draw.weight * seen.finite
         scores = jax.vmap(sampler.score)(seen.outcome)
         params, opt_state, metrics = improve.step(params, opt_state, Batch(batch, improve_keys, weight), step)
-        return (params, opt_state, metrics | seen.metrics), (memory, scores, seen.finite)
+        # tasks that the source found faulty have no weight, so the improvement does not count them again
+        faulty = [told["faulty_tasks"] for told in (metrics, seen.metrics) if "faulty_tasks" in told]
+        metrics |= seen.metrics | ({"faulty_tasks": sum(faulty)} if faulty else {})
+        return (params, opt_state, metrics), (memory, scores, seen.finite)
 
     def update(state: TrainState, data: Any = ()) -> tuple[TrainState, Metrics]:
         key, draw_key, source_key, improve_key = jax.random.split(state.key, 4)

@@ -13,7 +13,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxmeta import checks, rl
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay_last
 from jaxmeta.outer.aggregates import Aggregate, mean, weighted_mean
@@ -101,7 +101,8 @@ def trust_region(
         piece = gradient_chunk(learner, batch.data)
         options = credit(batch.data, batch.weight)
         first = aggregate(loss, params, prepared(batch, options), piece)
-        batch = batch.replace(weight=first.weight)
+        # a task that was left out may give what is not finite: a weight of zero alone would not hide that
+        batch = batch.replace(data=guard.empty(batch.data, first.weight == 0), weight=first.weight)
         told = prepared(batch, options)
         flat, unravel = ravel_pytree(params)
         gradient, _ = ravel_pytree(first.gradient)

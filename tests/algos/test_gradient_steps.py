@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jaxmeta.outer.leave_out import without_outliers
 
 import jaxmeta as jm
 from jaxmeta import outer, registry, rl
 from jaxmeta.algos.gradient_steps import GradientStepsConfig
 from jaxmeta.algos.update_rule import FIXED, LEARNED
-from jaxmeta.core import guard, parallel
+from jaxmeta.core import guard
 from jaxmeta.core.rollout import collect
 from jaxmeta.outer.kl_penalty import RANGE, adapted_weights
 from tests import tiny
@@ -153,8 +152,13 @@ def test_meta_training_leaves_the_context_alone():
     np.testing.assert_array_equal(state.params.policy["context"], 0.0)
 
 
-def credit_of(credit, both):
-    return jax.jit(parallel.over_tasks(lambda _, both: credit(both), 2, 1))((), both)
+def batch_of(trials, weight=None):
+    size = len(trials.rounds.reward)
+    return outer.Batch(trials, jax.random.split(KEY, size), jnp.ones(size) if weight is None else weight)
+
+
+def credit_of(credit, trials, weight=None):
+    return jax.jit(credit)(trials, batch_of(trials, weight).weight)
 
 
 @pytest.mark.parametrize("faulty", [False, True])
@@ -164,10 +168,9 @@ def test_unbiased_credit_is_the_distance_from_the_other_tasks(trials, faulty):
     # the third pays more, in its last round
     trials = trials.replace(rounds=trials.rounds.replace(reward=trials.rounds.reward.at[2, -1, 0].add(1.0)))
     returns = np.asarray(trials.rounds.reward[:, -1].sum(1).mean(1))
-    if faulty:
-        trials = guard.leave_out(trials, jnp.array([False, True, False]))
+    left_out = jnp.array([False, faulty, False])
     credit = outer.unbiased_credit(rl.plain_returns(), 0.5, num_tasks=3)
-    got = jax.jit(parallel.over_tasks(lambda _, some: credit(some), 3, 1))((), trials)
+    got = credit_of(credit, guard.empty(trials, left_out), 1.0 - left_out)
     others = [[1, 2], [0, 2], [0, 1]] if not faulty else [[2], [0], [0]]
     for index in (0, 2):
         found = got["sampling_correction"] * (returns[index] - got["return_baseline"])
@@ -224,29 +227,62 @@ def test_weights_of_the_penalty_follow_the_target():
     np.testing.assert_allclose(weights, 1e-3 * np.array([RANGE, RANGE, 1 / RANGE, 1 / RANGE]), rtol=1e-6)
 
 
-def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(trials):
+@pytest.fixture(scope="module")
+def four(trials):
+    """Four trials, the last of which pays what is no number; their gradients' lengths, and a bound among them."""
     learner, params, both = trials
-    advantage = rl.linear_baseline()
     four = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), both)
     four = four.replace(rounds=four.rounds.replace(reward=four.rounds.reward.at[3].set(jnp.nan)))
-    slope = jax.grad(outer.trial_loss(learner, rl.ratio, advantage), has_aux=True)
-    lengths = jax.jit(jax.vmap(lambda trial: optax.global_norm(slope(params, trial)[0])))(four)
-    bound = float((lengths[0] + lengths[1]) / 2)
+    loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
+    slope = jax.jit(jax.vmap(jax.grad(lambda params, trial: loss(params, trial)[0]), (None, 0)))(params, four)
+    lengths = np.asarray(jax.vmap(optax.global_norm)(slope))
+    return four, slope, lengths, float((lengths[0] + lengths[1]) / 2)
 
-    def see(params, opt_state, trials, keys, step):
-        return params, opt_state, {"valid": trials.rounds.valid.sum((1, 2, 3)), "reward": trials.rounds.reward}
 
-    improve = without_outliers(learner, advantage, see, bound)
-    one_device = jax.vmap(lambda four: improve(params, (), four, KEY, 0)[2], axis_name=parallel.AXIS)
-    said = jax.jit(one_device)(jax.tree.map(lambda leaf: leaf[None], four))
-    kept = np.asarray(lengths <= bound)
+@pytest.mark.parametrize("piece", [None, 2])
+def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(trials, four, piece):
+    learner, params, _ = trials
+    four, slope, lengths, bound = four
+    loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
+    kept = lengths <= bound
     assert kept.sum() in (1, 2) and not kept[3]
-    np.testing.assert_array_equal(said["valid"][0] > 0, kept)
-    assert np.isfinite(said["reward"]).all()
-    np.testing.assert_allclose(said["masked_tasks"], 1 - kept.mean())
+    found = jax.jit(
+        lambda batch: outer.masked(bound)(lambda params, trial, key: loss(params, trial), params, batch, piece)
+    )(batch_of(four))
+    np.testing.assert_array_equal(found.weight, kept)
+    expected = jax.tree.map(lambda leaf: np.mean(np.asarray(leaf)[kept], 0), slope)
+    np.testing.assert_allclose(flat(found.gradient), flat(expected), rtol=1e-4, atol=1e-6)
+    chex.assert_tree_all_finite(found)
+    np.testing.assert_allclose(found.metrics["masked_tasks"], 1 - kept.mean())
+    assert found.metrics["faulty_tasks"] == 1.0
 
 
-def test_the_length_of_a_meta_gradient_counts_its_credit(trials):
+@pytest.mark.parametrize("loop", ["trpo", "ppo"])
+def test_an_update_is_that_of_the_tasks_that_are_not_left_out(trials, four, loop):
+    """Neither a step nor what decides on it sees the others, whatever numbers they hold."""
+    learner, params, _ = trials
+    four, _, lengths, bound = four
+    kept = lengths <= bound
+    sound = jax.tree.map(lambda leaf: leaf[kept], four)
+
+    def improve(aggregate):
+        if loop == "trpo":
+            return outer.trust_region(learner, rl.linear_baseline(), tiny.TRPO, aggregate=aggregate)
+        config = outer.PolicyGradientConfig(epochs=1, clip=None)
+        return outer.policy_gradient(learner, rl.linear_baseline(), config, aggregate=aggregate)
+
+    ways = []
+    for aggregate, some in ((outer.masked(bound), four), (outer.mean(), sound)):
+        loop_of = improve(aggregate)
+        after, _, metrics = jax.jit(loop_of.step)(params, loop_of.init(params), batch_of(some), jnp.int32(0))
+        chex.assert_tree_all_finite((after, metrics))
+        ways.append(flat(after) - flat(params))
+    assert np.abs(ways[1]).max() > 1e-4
+    np.testing.assert_allclose(ways[0], ways[1], rtol=1e-3, atol=1e-3 * np.abs(ways[1]).max())
+
+
+@pytest.mark.parametrize("loop", ["trpo", "ppo"])
+def test_the_length_of_a_meta_gradient_counts_its_credit(trials, loop):
     learner, params, both = trials
     advantage = rl.plain_returns()
     credit = outer.unbiased_credit(advantage, 1e3, num_tasks=2)
@@ -259,15 +295,13 @@ def test_the_length_of_a_meta_gradient_counts_its_credit(trials):
     whole = lengths(**options)
     bound = float(whole.mean())
     assert (lengths() < bound).all()  # without their credit none would be too long
-
-    def see(params, opt_state, trials, keys, step):
-        return params, opt_state, {"kept": trials.rounds.valid.sum((1, 2, 3)) > 0}
-
-    improve = without_outliers(learner, advantage, see, bound, credit)
-    said = jax.jit(jax.vmap(lambda some: improve(params, (), some, KEY, 0)[2], axis_name=parallel.AXIS))(
-        jax.tree.map(lambda leaf: leaf[None], both)
-    )
-    np.testing.assert_array_equal(said["kept"][0], whole <= bound)
+    told = {"credit": credit, "aggregate": outer.masked(bound)}
+    if loop == "trpo":
+        improve = outer.trust_region(learner, advantage, tiny.TRPO, **told)
+    else:
+        improve = outer.policy_gradient(learner, advantage, outer.PolicyGradientConfig(epochs=1, clip=None), **told)
+    *_, metrics = jax.jit(improve.step)(params, improve.init(params), batch_of(both), jnp.int32(0))
+    assert metrics["masked_tasks"] == 1 - np.mean(whole <= bound) == 0.5
 
 
 def test_a_trial_that_is_left_out_has_neither_loss_nor_gradient(trials):
@@ -275,7 +309,7 @@ def test_a_trial_that_is_left_out_has_neither_loss_nor_gradient(trials):
     loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
     value_and_grad = jax.jit(jax.value_and_grad(lambda trial, params: loss(params, trial)[0], argnums=1))
     broken = both.replace(rounds=both.rounds.replace(reward=both.rounds.reward.at[1].set(jnp.nan)))
-    guarded = guard.leave_out(broken, jnp.array([False, True]))
+    guarded = guard.empty(broken, jnp.array([False, True]))
     one, other = (jax.tree.map(lambda leaf, index=index: leaf[index], guarded) for index in (0, 1))
     chex.assert_trees_all_equal(value_and_grad(one, params), value_and_grad(_first(both), params))
     value, gradient = value_and_grad(other, params)

@@ -62,19 +62,6 @@ def test_evaluation_can_adapt_for_more_rounds_than_training_and_act_by_the_mode(
     assert table[0][0]["mean"] == pytest.approx(float(report.returns[:, 0].mean()), rel=1e-5)
 
 
-def test_values_are_not_computed_where_no_adaptation_asks_for_them():
-    family, meta = tiny.family(), tiny.algo("rl2-lru")
-    assert meta.learner.values is not None and meta.plan.rounds == 0
-
-    def asked(params, fast, experience):
-        raise AssertionError("values of an evaluation")
-
-    silent, params = meta.learner._replace(values=asked), meta.learner.init(jax.random.key(0))
-    for deterministic in (False, True):
-        report = jm.evaluate(silent, params, family.env, draw(2), jax.random.key(2), meta.plan, deterministic)
-        assert np.isfinite(report.returns).all()
-
-
 class Own(tasks.Navigation):
     """An environment of which no family has been checked, and which does not broadcast."""
 

@@ -286,6 +286,9 @@ def test_what_cannot_read_parts_refuses_them_when_it_is_built():
         def spec(self):
             return dataclasses.replace(super().spec, action=Continuous(2), action_mask=None)
 
+        def step(self, key, state, action, task):
+            return super().step(key, state, jnp.zeros(2, jnp.int32), task)
+
     real = family()._replace(env=Real())
     for build in (jm.sac, jm.pearl, jm.varibad, lambda of: jm.cavia(of, jm.CAVIAConfig(baseline="none"))):
         with pytest.raises(ValueError, match=r"tasks.observation is .* needs one float32 array \("):
@@ -297,7 +300,15 @@ def test_what_cannot_read_parts_refuses_them_when_it_is_built():
     class Screen(Corridor):
         @property
         def spec(self):
-            return Spec(jax.ShapeDtypeStruct((64, 64, 3), jnp.uint8), Discrete(2), 4)
+            return Spec(jax.ShapeDtypeStruct((64, 64, 3), jnp.uint8), Discrete(2), 4, terminates=True, success=True)
+
+        def reset(self, key, task):
+            state, _ = super().reset(key, task)
+            return state, jnp.zeros((64, 64, 3), jnp.uint8)
+
+        def step(self, key, state, action, task):
+            state, step = super().step(key, state, jnp.zeros(2, jnp.int32), task)
+            return state, step.replace(obs=jnp.zeros((64, 64, 3), jnp.uint8))
 
     with pytest.raises(ValueError, match="'linear'; for an observation of 12288 numbers it would need 2.3 GiB"):
         jm.maml(family()._replace(env=Screen()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from benchmarks import faults
 from jaxmeta import registry, rl
 from jaxmeta.core import parallel, train
 from jaxmeta.core.rollout import collect, replay
@@ -29,6 +27,7 @@ def adapt_and_score(theta, target):
 
 TARGETS = jnp.arange(4.0)[:, None] + jnp.array([0.0, 10.0])
 THETA = jnp.array([1.0, 2.0])
+MESH = parallel.Execution().mesh(4)
 
 
 def test_there_are_two_devices():
@@ -37,7 +36,7 @@ def test_there_are_two_devices():
 
 def test_inner_gradients_do_not_mix_over_devices():
     """The default of shard_map would sum them: adapted params of all tasks would be equal."""
-    run = parallel.map_over_tasks(lambda theta, target: adapt_and_score(theta, target)[1], 4)
+    run = parallel.map_over_tasks(lambda theta, target: adapt_and_score(theta, target)[1], MESH)
     expected = jax.vmap(lambda target: adapt_and_score(THETA, target)[1])(TARGETS)
     np.testing.assert_allclose(jax.jit(run)(THETA, TARGETS), expected, rtol=1e-6)
 
@@ -60,13 +59,30 @@ def test_meta_gradient_equals_that_of_one_device():
     def mean_score(theta, targets):
         return jnp.mean(jax.vmap(lambda target: adapt_and_score(theta, target)[0])(targets))
 
-    run = parallel.over_tasks(lambda theta, targets: parallel.task_mean(jax.grad(mean_score)(theta, targets)), 4)
-    np.testing.assert_allclose(jax.jit(run)(THETA, TARGETS), jax.grad(mean_score)(THETA, TARGETS), rtol=1e-6)
+    def local(theta, targets):
+        assert parallel.num_devices() == 2 and len(targets) == 2
+        return parallel.task_mean(jax.grad(mean_score)(theta, targets)), ()
+
+    with jax.set_mesh(MESH):
+        gradient, _ = jax.jit(lambda *both: parallel.over_tasks(local, *both))(THETA, TARGETS)
+    np.testing.assert_allclose(gradient, jax.grad(mean_score)(THETA, TARGETS), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("tasks", "devices"), [(1, 1), (2, 2), (3, 1), (4, 2)])
 def test_a_batch_uses_as_many_devices_as_divide_it(tasks, devices):
-    assert parallel.num_devices_for(tasks) == devices
+    assert parallel.Execution().mesh(tasks).size == devices
+    assert parallel.Execution(devices=1).mesh(tasks).size == 1
+
+
+def test_a_program_outside_of_a_mesh_runs_on_one_device():
+    assert parallel.num_devices() == 1
+    shared, each = parallel.over_tasks(lambda theta, some: (parallel.task_sum(some.sum()), some), (), jnp.arange(4.0))
+    assert float(shared) == 6.0 and each.shape == (4,)
+
+
+def test_an_execution_needs_a_device():
+    with pytest.raises(ValueError, match="devices is 0; a program needs at least 1"):
+        parallel.Execution(devices=0)
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 4, 5, 100])
@@ -87,78 +103,6 @@ def test_an_odd_number_of_tasks_trains_and_evaluates():
     tasks = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), 5))
     report = jm.evaluate(meta.learner, state.params, family.env, tasks, jax.random.key(2), meta.plan)
     assert report.returns.shape == (5, 2, 2, 1)
-
-
-def mean_of_squares(count):
-    """Averages over 16 tasks, on so many devices."""
-    parallel.use_devices(count)
-    values = jnp.sin(jnp.arange(16.0 * 300).reshape(16, 300))
-    run = parallel.over_tasks(
-        lambda theta, mine: parallel.mean_over_tasks(lambda some: jnp.mean(jnp.sin(some * theta) ** 2, 0), mine), 16
-    )
-    return np.asarray(jax.jit(run)(jnp.float32(1.7), values))
-
-
-def test_a_fixed_order_gives_equal_bits_and_the_same_mean():
-    fast = mean_of_squares(2)
-    parallel.use_fixed_order()
-    try:
-        one, two = mean_of_squares(1), mean_of_squares(2)
-        assert parallel.num_devices_for(12) == 2
-    finally:
-        parallel.use_fixed_order(False)
-        parallel.use_devices(None)
-    np.testing.assert_array_equal(one, two)
-    np.testing.assert_allclose(fast, one, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("tasks", "devices", "can"), [(16, 8, True), (20, 4, True), (20, 5, False), (3, 1, False)])
-def test_a_fixed_order_needs_parts_for_all_devices(tasks, devices, can):
-    assert parallel.can_fix_order(tasks, devices) is can
-
-
-def test_agents_that_adapt_between_rounds_sum_in_a_fixed_order_unasked():
-    """What they do next depends on how they adapted: rounding would grow from update to update."""
-    states = []
-    for count in (1, 2):
-        parallel.use_devices(count)
-        try:
-            meta = faults.sixteen_tasks("fomaml")
-            assert meta.fixed_order and not faults.sixteen_tasks("rl2").fixed_order
-            states.append(jm.train(meta, jm.init_state(meta, jax.random.key(0)), 5))
-        finally:
-            parallel.use_devices(None)
-    assert faults.equal(*states)
-    assert not parallel.has_fixed_order()
-
-
-def test_one_device_rounds_as_two_do():
-    """What a policy gradient computes twice, a compiler for one device merges later than one for two."""
-    values = jnp.sin(jnp.arange(16.0 * 12).reshape(16, 4, 3))
-
-    def adapt(theta, value):
-        weight = rl.standardize(value, jnp.ones_like(value))
-
-        def loss(policy):
-            log_prob = -0.5 * jnp.square((value - policy[0]) / jnp.exp(policy[1])) - policy[1]
-            return jnp.mean(jnp.exp(log_prob - jax.lax.stop_gradient(log_prob)) * weight)
-
-        policy = jnp.stack([theta, 0.1 * theta])
-        for _ in range(2):
-            policy -= 0.1 * jax.grad(loss)(policy)
-        return policy
-
-    parallel.use_fixed_order()
-    try:
-        adapted = []
-        for count in (1, 2):
-            parallel.use_devices(count)
-            run = parallel.map_over_tasks(adapt, 16)
-            adapted.append(np.asarray(parallel.compiled(run)(jnp.float32(1.7), values)))
-    finally:
-        parallel.use_fixed_order(False)
-        parallel.use_devices(None)
-    np.testing.assert_array_equal(*adapted)
 
 
 def test_a_fitted_baseline_hardly_enlarges_rounding():
@@ -223,74 +167,22 @@ def test_an_evaluation_can_be_part_of_a_program_for_a_gpu(monkeypatch):
         jax.vmap(mean_return)(jax.tree.map(lambda leaf: leaf[None], params))
 
 
-@pytest.mark.parametrize(("size", "parts"), [(1, 1), (6, 2), (8, 8), (20, 4), (48, 8)])
-def test_parts_do_not_depend_on_the_devices(size, parts):
-    assert parallel.parts_of(size) == parts
+@pytest.mark.parametrize(("size", "strata"), [(1, 1), (6, 2), (8, 8), (20, 4), (48, 8)])
+def test_strata_do_not_depend_on_the_devices(size, strata):
+    assert parallel.num_strata(size) == strata
 
 
-BITS = """
-import hashlib, sys
-from jaxmeta.core import parallel, train
-parallel.use_cpu_cores(8)
-import subprocess
+COUNTS = """
 import sys
-
-import jax
 from benchmarks import faults
-from tests import tiny
-from jaxmeta.core.checkpoint import keys_as_data
-parallel.use_fixed_order()
-for count in (1, 2, 4, 8):
-    parallel.use_devices(count)
-    supervised = sys.argv[2:] == ["supervised"]
-    meta = tiny.supervised(sys.argv[1], num_tasks=16) if supervised else faults.sixteen_tasks(sys.argv[1])
-    assert meta.num_devices == count
-    state = train.train(meta, train.init_state(meta, jax.random.key(0)), 3)
-    leaves = jax.tree.leaves(jax.device_get(keys_as_data(state)))
-    print(hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest())
+faults.compare_counts(sys.argv[1], [1, 2, 4, 8])
 """
-
-
-def digests(*arguments):
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", BITS, *arguments], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return run.stdout.split()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", registry.ALGOS)
-def test_deterministic_training_is_equal_bit_for_bit_on_1_2_4_and_8_devices(name):
-    found = digests(name)
-    assert len(found) == 4 and len(set(found)) == 1
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("learned-optimizer", "reptile")] + ["maml"]
-)
-def test_so_is_supervised_training_whose_devices_are_given_nothing_but_keys(name):
-    found = digests(name, "supervised")
-    assert len(found) == 4 and len(set(found)) == 1
-
-
-COUNT = "import jax, jaxmeta as jm; {}; print(jax.local_device_count())"
-
-
-@pytest.mark.parametrize(
-    ("setting", "program", "count"),
-    [
-        ({"JAX_NUM_CPU_DEVICES": "3"}, "jm.use_cpu_cores()", 3),
-        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, "jm.use_cpu_cores()", 3),
-        ({"JAX_NUM_CPU_DEVICES": "3"}, "jm.use_cpu_cores(5)", 5),
-        ({}, "jax.devices(); jm.use_cpu_cores(5)", 1),
-    ],
-)
-def test_cores_become_devices_unless_a_user_has_said_how_many(setting, program, count):
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
-    }
-    command = [sys.executable, "-c", COUNT.format(program)]
-    run = subprocess.run(command, env=environment | setting, capture_output=True, text=True, check=True)
-    assert int(run.stdout) == count
-    late = "use_cpu_cores: JAX has started with 1 CPU device, which stays, not 5; call it before"
-    assert (late in run.stderr) == program.startswith("jax.devices(); jm.use_cpu_cores(5)")
+def test_an_update_on_1_2_4_and_8_devices_is_the_same_up_to_rounding(name):
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COUNTS, name], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert float(run.stdout) <= 1e-5

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmeta import inner, nets
+import jaxmeta as jm
+from jaxmeta import inner, nets, outer
 from jaxmeta.core import rollout as engine
 from jaxmeta.core.learner import Learner
+from jaxmeta.outer.policy_gradient import with_values
 from jaxmeta.types import Continuous, Output, Plan, Spec, Step
 from tests import tiny
 
@@ -151,7 +153,8 @@ def test_values_of_a_network_of_their_own_are_those_of_stepping_it(cell):
     """Through an environment that ends early, where a network that is not needed to act sees only what happened."""
     env = Counter(4, terminates=True)
     network = nets.recurrent_actor_critic(env.spec, cell, hidden=4)
-    learner = inner.memory(nets.scale_value(nets.separate_value(network, network), 3.0))
+    both = nets.scale_value(nets.separate_value(network, network), 3.0)
+    learner, critic = inner.memory(both), inner.critic(both)
     params = jax.tree.map(lambda leaf: leaf + 0.1, learner.init(jax.random.key(0)))
     experience = engine.rollout(learner, params, (), env, jnp.float32(3), jax.random.key(1), 2, episodes=2)
     carry = learner.reset(params, (), jax.random.key(0))
@@ -160,29 +163,35 @@ def test_values_of_a_network_of_their_own_are_those_of_stepping_it(cell):
     stepped = inner.memory(network._replace(unroll=None))
     value = 3.0 * engine.unroll(stepped, params["value"], (), experience).value
     assert np.abs(value[np.asarray(experience.valid) > 0]).min() > 0.01
+    assert (critic is None) == (cell == "gru")
+    if critic is not None:
+        np.testing.assert_array_equal(experience.output.value, 0.0)
+        np.testing.assert_allclose(critic(params, experience), value, rtol=1e-4)
+        return
     for ours in (experience.output.value, engine.unroll(learner, params, (), experience).value):
         np.testing.assert_allclose(ours, value, rtol=1e-4)
 
 
-def test_a_value_that_is_not_finite_is_a_fault_though_the_agent_acts_without_it():
+def test_a_trial_whose_critic_is_not_finite_is_left_out():
     env = Counter()
     network = nets.recurrent_actor_critic(env.spec, "associative", hidden=4)
-    learner = inner.memory(nets.separate_value(network, network))
+    network = nets.separate_value(network, network)
+    learner, critic = inner.memory(network), inner.critic(network)
     params = learner.init(jax.random.key(0))
+    collect = lambda key: engine.collect(learner, params, env, jnp.float32(1), key, jm.Plan(0, 2, 2))  # noqa: E731
+    trials = jax.vmap(collect)(jax.random.split(jax.random.key(1), 3))
+    batch = outer.Batch(trials, jax.random.split(jax.random.key(2), 3), jnp.ones(3))
+    spoiled = trials.rounds.reset_key[1, 0]
 
-    def values(params, fast, experience):
-        return jnp.where(experience.inputs.prev_done > 0, jnp.nan, learner.values(params, fast, experience))
+    def broken(params, experience):
+        odd = (jax.random.key_data(experience.reset_key) == jax.random.key_data(spoiled)).all()
+        return jnp.where(odd, jnp.nan, critic(params, experience))
 
-    sound, broken = (
-        engine.rollout(one, params, (), env, jnp.float32(1), jax.random.key(1), 2, episodes=2)
-        for one in (learner, learner._replace(values=values))
-    )
-    assert not sound.fault.any() and sound.valid.all()
-    at = np.arange(6) == 3
-    for name in ("fault", "valid", "reward"):
-        there, before = np.asarray(getattr(broken, name)), np.asarray(getattr(sound, name))
-        np.testing.assert_array_equal(there[~at], before[~at])
-        assert (there[at] == (name == "fault")).all()
+    sound, left = (with_values(learner, one, params, batch) for one in (critic, broken))
+    np.testing.assert_array_equal(sound.weight, [1, 1, 1])
+    np.testing.assert_array_equal(left.weight, [1, 0, 1])
+    assert np.abs(sound.data.rounds.output.value).max() == 0 and not left.data.rounds.valid[1].any()
+    np.testing.assert_array_equal(left.data.rounds.reward[::2], sound.data.rounds.reward[::2])
 
 
 def _goal(where=0.3):

@@ -25,7 +25,7 @@ def counter():
     def init(key):
         return TrainState(params=jnp.zeros(()), opt_state=(), key=key, step=jnp.zeros((), jnp.int32))
 
-    def update(state):
+    def update(state, data=()):
         return state.replace(params=state.params + 1.0, step=state.step + 1), {"count": state.params}
 
     return jm.MetaLearner(learner=None, plan=jm.Plan(), init=init, update=update)
@@ -67,7 +67,7 @@ def test_a_hundred_updates_trace_once(tmp_path):
     traced = []
     meta = tiny.algo("ppo")
 
-    def update(state):
+    def update(state, data=()):
         traced.append(1)
         return meta.update(state)
 
@@ -118,12 +118,12 @@ def with_ring():
 
     def init(key):
         rings = TaskRings(rows=jnp.zeros((2, 3, 1)), written=jnp.zeros(2, jnp.int32))
-        return counter().init(key).replace(opt_state=(jnp.zeros(3), rings))
+        return counter().init(key).replace(opt_state=jnp.zeros(3), source=rings)
 
-    def update(state):
-        momentum, rings = state.opt_state
+    def update(state, data=()):
+        momentum, rings = state.opt_state, state.source
         state, metrics = counter().update(state)
-        return state.replace(opt_state=(momentum + 1.0, rings.replace(rows=rings.rows + 1.0))), metrics
+        return state.replace(opt_state=momentum + 1.0, source=rings.replace(rows=rings.rows + 1.0)), metrics
 
     return counter()._replace(init=init, update=update)
 
@@ -141,12 +141,12 @@ def test_training_leaves_the_state_it_starts_from(make):
 def test_rings_are_updated_in_place():
     meta = with_ring()
     seen = []
-    callback = lambda update, state, metrics: seen.append(state.opt_state)  # noqa: E731
+    callback = lambda update, state, metrics: seen.append((state.opt_state, state.source))  # noqa: E731
     state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 3, callbacks=[callback])
     # params and optimiser state of every chunk may be kept, rings may not
     assert [float(momentum[0]) for momentum, _ in seen] == [1.0, 2.0, 3.0]
     assert [rings.rows.is_deleted() for _, rings in seen] == [True, True, False]
-    assert float(state.opt_state[1].rows.max()) == 3.0
+    assert float(state.source.rows.max()) == 3.0
 
 
 def test_a_callback_keeps_what_it_gets():
@@ -192,8 +192,8 @@ def test_an_interrupt_keeps_the_last_state(kind, make):
 def test_an_interrupt_during_a_device_call_keeps_its_rings(monkeypatch):
     meta, call = with_ring(), Chunk.__call__
 
-    def interrupted(chunk, state, count):
-        result = call(chunk, state, count)
+    def interrupted(chunk, state, count, data):
+        result = call(chunk, state, count, data)
         signal.raise_signal(signal.SIGINT)  # Ctrl-C, before the result has a name
         return result
 
@@ -202,13 +202,13 @@ def test_an_interrupt_during_a_device_call_keeps_its_rings(monkeypatch):
         jm.train(meta, jm.init_state(meta, jax.random.key(0)), 100)
     monkeypatch.undo()
     assert int(stopped.value.state.step) == 1
-    assert float(jm.train(meta, stopped.value.state, 3).opt_state[1].rows.max()) == 3.0
+    assert float(jm.train(meta, stopped.value.state, 3).source.rows.max()) == 3.0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_rings_that_nobody_else_holds_are_freed_when_training_starts():
     meta, alive = with_ring(), []
     states = [jm.init_state(meta, jax.random.key(0))]
-    first = weakref.ref(states[0].opt_state[1].rows)
+    first = weakref.ref(states[0].source.rows)
     jm.train(meta, states.pop(), 1, callbacks=[lambda update, state, metrics: alive.append(first() is not None)])
     assert alive == [False]

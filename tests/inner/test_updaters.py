@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jaxmeta import inner
+from jaxmeta.core.learner import adaptation_metrics
 
 PARAMS = {"body": jnp.array([1.0, -2.0]), "ActionHead": jnp.array([0.5])}
 RULES = {
@@ -92,8 +93,8 @@ def test_a_bound_shortens_long_steps_alone_and_counts_them():
     short = jax.tree.map(lambda leaf: leaf / 100.0, gradient)
     step, state = tx.update(short, state, PARAMS)
     np.testing.assert_allclose(step["ActionHead"], [-0.04], rtol=1e-6)
-    assert inner.tally(state) == {"bounded_steps": 0.5}
-    assert inner.tally(RULES["sgd"].tx(()).init(PARAMS)) == {}
+    assert adaptation_metrics(state) == {"bounded_steps": 0.5}
+    assert adaptation_metrics(RULES["sgd"].tx(()).init(PARAMS)) == {}
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])

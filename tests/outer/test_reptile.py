@@ -51,8 +51,40 @@ def test_log_tells_how_often_a_bound_acted_and_that_no_task_was_left_out():
     config = jm.ReptileConfig(num_tasks=2, streams=4, hidden=(4,), rounds=1, max_inner_step=1e-3)
     meta = jm.reptile(FAMILY, config)
     _, metrics = jax.jit(meta.update)(jm.init_state(meta, jax.random.key(0)))
-    assert (metrics["bounded_steps"], metrics["masked_tasks"]) == (1.0, 0.0)
-    assert 0.0 < metrics["distance"] <= 2.001e-3  # two steps of that length; tasks go their own ways
+    assert (metrics["bounded_steps"], metrics["faulty_tasks"]) == (1.0, 0.0)
+    assert 0.0 < metrics["grad_norm"] <= 2.001e-3  # two steps of that length; tasks go their own ways
+
+
+def test_a_task_whose_adaptation_is_not_finite_is_left_out_and_counted():
+    """Where the last step alone overflows, the trial itself is sound."""
+    agent, plan = tiny.algo("reptile").learner, jm.Plan(rounds=1, streams=3)
+    end = outer.after_last_round(agent, lambda params, fast: params.replace(policy=fast.policy))
+    source, info = outer.fresh(agent, FAMILY, plan), outer.Info(2, plan, spread=2)
+
+    def build(adapted):
+        improve = outer.reptile(adapted, outer.ReptileConfig(1.0))
+        return outer.meta_update(agent, plan, outer.uniform(FAMILY), source, improve, info)
+
+    start = build(end).init(jax.random.key(0))
+    keys = jax.random.split(jax.random.split(start.key, 4)[3], 2)
+
+    def spoiled(params, trial, key):
+        spoil = jnp.all(jax.random.key_data(key) == jax.random.key_data(keys[0]))
+        there, metrics = end(params, trial, key)
+        return jax.tree.map(lambda leaf: jnp.where(spoil, jnp.inf, leaf), there), metrics
+
+    def alone(params, trial, key):
+        """The spoiled task stays where it is, so that the mean goes half of the way of the other."""
+        spoil = jnp.all(jax.random.key_data(key) == jax.random.key_data(keys[0]))
+        there, metrics = end(params, trial, key)
+        return jax.tree.map(lambda leaf, begin: jnp.where(spoil, begin, leaf), there, params), metrics
+
+    after, metrics = jax.jit(build(spoiled).update)(start)
+    half, _ = jax.jit(build(alone).update)(start)
+    way = 2.0 * (flat(half.params) - flat(start.params))
+    assert np.abs(way).max() > 1e-3
+    np.testing.assert_allclose(flat(after.params) - flat(start.params), way, rtol=1e-4, atol=1e-6)
+    assert metrics["faulty_tasks"] == 1.0
 
 
 def test_step_size_must_be_positive():

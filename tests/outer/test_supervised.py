@@ -39,6 +39,26 @@ def learner(updater):
     return inner.descent(inner.predictor(NETWORK, ENV.split), loss, updater)
 
 
+def on_examples(agent, improve, num_tasks, rounds, family=FAMILY):
+    plan = jm.Plan(rounds=rounds)
+    info = outer.Info(num_tasks, plan, spread=num_tasks)
+    return outer.meta_update(agent, plan, outer.uniform(family), outer.examples(plan), improve, info)
+
+
+def following(agent, num_tasks, config=outer.SupervisedConfig(), family=FAMILY):
+    return on_examples(agent, outer.follow_query(agent, ENV, 1, config), num_tasks, 1, family)
+
+
+def reptile(agent, num_tasks, rounds=1, config=outer.ReptileConfig(), family=FAMILY):
+    return on_examples(agent, outer.reptile(outer.after_batches(agent, ENV, rounds), config), num_tasks, rounds, family)
+
+
+def keys_of(state, num_tasks):
+    """The keys by which an update draws its tasks, and those of their adaptations."""
+    _, draw_key, _, improve_key = jax.random.split(state.key, 4)
+    return jax.random.split(draw_key, num_tasks), jax.random.split(improve_key, num_tasks)
+
+
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_gradient_of_the_query_goes_through_all_steps(steps):
     agent = learner(inner.sgd(0.1))
@@ -74,14 +94,12 @@ def test_gradient_of_a_learned_step_size_is_minus_the_product_of_both_gradients(
 
 def one_update(meta):
     state = meta.init(jax.random.key(0))
-    task = FAMILY.sample(jax.random.split(state.key, 3)[0])
+    task = FAMILY.sample(keys_of(state, 1)[0][0])
     return state.params.policy, task, jax.jit(meta.update)(state)[0].params.policy
 
 
 def test_reptile_with_one_task_and_a_full_step_ends_where_the_task_ends():
-    config = jm.FewShotReptileConfig(num_tasks=1, hidden=(8,), rounds=2, activation="relu", inner_lr=0.1)
-    loop = outer.ReptileConfig(step_size=1.0)
-    meta = outer.supervised_reptile(learner(inner.sgd(0.1)), FAMILY, jm.Plan(rounds=2), config.num_tasks, loop)
+    meta = reptile(learner(inner.sgd(0.1)), 1, rounds=2, config=outer.ReptileConfig(step_size=1.0))
     theta, task, after = one_update(meta)
     # 3 + 4 examples are two batches of 3, and one that is left over
     examples = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), task.support, task.query)
@@ -91,14 +109,13 @@ def test_reptile_with_one_task_and_a_full_step_ends_where_the_task_ends():
 
 
 def test_reptile_of_one_step_is_gradient_descent():
-    loop = outer.ReptileConfig(step_size=0.5)
-    meta = outer.supervised_reptile(learner(inner.sgd(0.1)), FAMILY, jm.Plan(rounds=1), 1, loop)
+    meta = reptile(learner(inner.sgd(0.1)), 1, config=outer.ReptileConfig(step_size=0.5))
     theta, task, after = one_update(meta)
     chex.assert_trees_all_close(after, descend(theta, task.support, 0.05), rtol=1e-4, atol=1e-6)
 
 
 def test_reptile_leaves_a_learned_update_rule_as_it_is():
-    meta = outer.supervised_reptile(learner(inner.per_parameter(0.1)), FAMILY, jm.Plan(rounds=1), 1)
+    meta = reptile(learner(inner.per_parameter(0.1)), 1)
     state = meta.init(jax.random.key(0))
     after, _ = jax.jit(meta.update)(state)
     chex.assert_trees_all_equal(after.params.updater, state.params.updater)
@@ -122,15 +139,15 @@ BOUNDED = learner(inner.bounded(inner.sgd(0.1), 1e-3))
 def test_a_task_that_diverges_is_left_out_and_counted(factor, most, counts):
     """An update by four tasks, one of them spoiled, follows the mean of what the other three say."""
     agent = learner(inner.sgd(0.1))
-    start = outer.supervised(agent, FAMILY, jm.Plan(rounds=1), 4).init(jax.random.key(5))
-    keys = jax.random.split(start.key, 9)  # as an update does: to draw tasks, for all else, and the next key
+    start = following(agent, 4).init(jax.random.key(5))
+    draws, others = keys_of(start, 4)
     config = outer.SupervisedConfig(max_task_gradient=most)
-    meta = outer.supervised(agent, tiny.spoiled(FAMILY, keys[0], factor), jm.Plan(rounds=1), 4, config)
+    meta = following(agent, 4, config, tiny.spoiled(FAMILY, draws[0], factor))
     state, metrics = jax.jit(meta.update)(start)
     sound = slice(0 if factor == 1.0 else 1, 4)
-    tasks = jax.vmap(FAMILY.sample)(keys[sound])
+    tasks = jax.vmap(FAMILY.sample)(draws[sound])
     of_one = jax.grad(outer.query_loss(agent, ENV, 1), has_aux=True)
-    each = jax.jit(jax.vmap(of_one, (None, 0, 0)))(start.params, tasks, keys[4:8][sound])
+    each = jax.jit(jax.vmap(of_one, (None, 0, 0)))(start.params, tasks, others[sound])
     gradient, told = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), each)
     assert {name: float(metrics[name]) for name in counts} == counts
     np.testing.assert_allclose(metrics["grad_norm"], optax.global_norm(gradient), rtol=1e-5)
@@ -140,12 +157,12 @@ def test_a_task_that_diverges_is_left_out_and_counted(factor, most, counts):
 
 def test_reptile_leaves_a_task_that_diverges_out_too():
     agent = learner(inner.sgd(0.1))
-    start = outer.supervised_reptile(agent, FAMILY, jm.Plan(rounds=1), 4).init(jax.random.key(5))
-    keys = jax.random.split(start.key, 9)
-    family = tiny.spoiled(FAMILY, keys[0], jnp.inf)
-    meta = outer.supervised_reptile(agent, family, jm.Plan(rounds=1), 4, outer.ReptileConfig(1.0))
+    start = reptile(agent, 4).init(jax.random.key(5))
+    draws, _ = keys_of(start, 4)
+    family = tiny.spoiled(FAMILY, draws[0], jnp.inf)
+    meta = reptile(agent, 4, config=outer.ReptileConfig(1.0), family=family)
     state, metrics = jax.jit(meta.update)(start)
-    ends = [descend(start.params.policy, FAMILY.sample(key).support, 0.1) for key in keys[1:4]]
+    ends = [descend(start.params.policy, FAMILY.sample(key).support, 0.1) for key in draws[1:]]
     mean = jax.tree.map(lambda *leaves: jnp.mean(jnp.stack(leaves), 0), *ends)
     chex.assert_trees_all_close(state.params.policy, mean, rtol=1e-4, atol=1e-6)
     assert metrics["faulty_tasks"] == 1.0
@@ -153,7 +170,7 @@ def test_reptile_leaves_a_task_that_diverges_out_too():
 
 def test_nothing_changes_where_every_task_diverges():
     broken = FAMILY._replace(sample=lambda key: jax.tree.map(lambda leaf: leaf * jnp.inf, FAMILY.sample(key)))
-    meta = outer.supervised(BOUNDED, broken, jm.Plan(rounds=1), 4)
+    meta = following(BOUNDED, 4, family=broken)
     start = jm.init_state(meta, jax.random.key(0))
     state, metrics = jax.jit(guard.guarded(meta.update))(start)
     assert metrics["skipped"] == 1.0 and metrics["faulty_tasks"] == 4.0

@@ -89,7 +89,9 @@ def test_curvature_is_the_hessian_of_the_divergence(name):
 
     vector = jax.random.normal(jax.random.key(3), flat.shape)
     expected = jax.jit(lambda v: jax.jvp(jax.grad(divergence), (flat,), (v,))[1])(vector)
-    np.testing.assert_allclose(jax.jit(curvature(agent, params, trials))(vector), expected, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(
+        jax.jit(curvature(agent, params, trials, jnp.ones(2)))(vector), expected, rtol=2e-3, atol=2e-4
+    )
 
 
 def test_values_are_fitted_without_moving_the_policy():

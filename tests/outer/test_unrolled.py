@@ -30,10 +30,21 @@ def error(theta, examples):
     return jnp.mean((NETWORK.apply(theta, examples.inputs) - examples.targets) ** 2)
 
 
+def unrolled(config, family=FAMILY):
+    agent, source = learner(), outer.examples(PLAN)
+    improve = outer.unrolled(agent, ENV, PLAN.rounds, config)
+    return outer.meta_update(agent, PLAN, outer.uniform(family), source, improve, outer.Info(NUM_TASKS, PLAN))
+
+
+def keys_of(state):
+    """The keys by which an update draws its tasks, and those of their adaptations."""
+    _, draw_key, _, improve_key = jax.random.split(state.key, 4)
+    return jax.random.split(draw_key, NUM_TASKS), jax.random.split(improve_key, NUM_TASKS)
+
+
 def by_hand(rates, keys, config):
     """One update of the step sizes, a loop over segments, tasks and steps; the losses of the segments too."""
-    drawn = [FAMILY.sample(key).support for key in keys[:NUM_TASKS]]
-    thetas = [NETWORK.init(key) for key in keys[NUM_TASKS : 2 * NUM_TASKS]]
+    drawn, thetas = [FAMILY.sample(key).support for key in keys[0]], [NETWORK.init(key) for key in keys[1]]
     tx = optax.adam(config.learning_rate)
     state, losses = tx.init(rates), []
 
@@ -65,10 +76,10 @@ def by_hand(rates, keys, config):
 @pytest.mark.parametrize(("segment", "log_floor"), [(4, None), (2, None), (2, 0.1)])
 def test_an_update_is_that_of_a_loop(segment, log_floor):
     config = outer.UnrolledConfig(segment=segment, log_floor=log_floor, learning_rate=1e-2, max_grad_norm=0.05)
-    meta = outer.unrolled(learner(), FAMILY, PLAN, NUM_TASKS, config)
+    meta = unrolled(config)
     start = meta.init(jax.random.key(0))
     after, metrics = jax.jit(meta.update)(start)
-    rates, losses = by_hand(start.params.updater, jax.random.split(start.key, 2 * NUM_TASKS + 1), config)
+    rates, losses = by_hand(start.params.updater, keys_of(start), config)
     chex.assert_trees_all_close(after.params.updater, rates, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
     assert metrics["faulty_tasks"] == 0.0
@@ -76,13 +87,11 @@ def test_an_update_is_that_of_a_loop(segment, log_floor):
 
 def test_a_function_that_diverges_is_left_out_and_counted():
     config = outer.UnrolledConfig(segment=2, learning_rate=1e-2)
-    start = outer.unrolled(learner(), FAMILY, PLAN, NUM_TASKS, config).init(jax.random.key(0))
-    keys = jax.random.split(start.key, 2 * NUM_TASKS + 1)
-    meta = outer.unrolled(learner(), tiny.spoiled(FAMILY, keys[0], jnp.inf), PLAN, NUM_TASKS, config)
-    after, metrics = jax.jit(meta.update)(start)
-    # by hand the sound one alone: as the only task its keys are the second and the fourth
-    alone = [keys[1], keys[1], keys[3], keys[3]]
-    rates, losses = by_hand(start.params.updater, alone, config)
+    start = unrolled(config).init(jax.random.key(0))
+    draws, others = keys_of(start)
+    after, metrics = jax.jit(unrolled(config, tiny.spoiled(FAMILY, draws[0], jnp.inf)).update)(start)
+    # by hand the sound one alone
+    rates, losses = by_hand(start.params.updater, (draws[1:], others[1:]), config)
     chex.assert_trees_all_close(after.params.updater, rates, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
     assert metrics["faulty_tasks"] == 1.0
