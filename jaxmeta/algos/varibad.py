@@ -103,7 +103,7 @@ def varibad(family: TaskFamily, config: VariBADConfig = VariBADConfig()) -> Meta
     strata = parallel.num_strata(math.gcd(part, config.vae.batch_size, config.vae.capacity))
     if config.vae.capacity < config.num_tasks:
         raise ValueError(
-            f"capacity is {config.vae.capacity}; the rings must hold the {config.num_tasks} trials of an update"
+            f"capacity is {config.vae.capacity}; the ring must hold the {config.num_tasks} trials of an update"
         )
     ring = outer.trajectory_ring(inner.trajectories, example, config.vae.capacity // strata)
     return outer.meta_update(

@@ -127,7 +127,7 @@ def test_an_agent_is_judged_before_any_training_and_on_tasks_that_it_never_met()
     family = tasks.finite(tiny.family(), num_train=4, num_test=3, key=jax.random.key(0))
     meta = tiny.algo("pearl", family)
     state = jm.init_state(meta, jax.random.key(0))
-    assert (state.source.transitions.written == 0).all()
+    assert (state.source["transitions"].written == 0).all()
     held_out = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(1), 6))
 
     def judged(state):

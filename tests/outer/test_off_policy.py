@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import functools
 import itertools
 
 import chex
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jaxmeta.outer.off_policy import SoftState, _visited, gradient_step, soft_loss
 
 import jaxmeta as jm
 from jaxmeta import inner, nets, outer, tasks
-from jaxmeta.core import parallel
 from jaxmeta.core.checkpoint import Checkpointer, keys_as_data
+from jaxmeta.core.train import make_chunk
+from jaxmeta.outer.soft_actor_critic import Drawn, drawn, soft_loss
 from jaxmeta.rl.replay import Transition, context_size, transition_rows
 from jaxmeta.types import Continuous, Spec, Step
 from tests import tiny
@@ -67,7 +67,9 @@ def terms(config, num_tasks=TASKS, networks=None, meta_batch=None):
 
     def run(params, targets, *data):
         keys = jax.random.split(KEY, len(data[0].reward))
-        total, metrics = jax.tree.map(jnp.mean, jax.vmap(loss, (None, None, 0))(params, targets, (*data, keys)))
+        total, metrics = jax.tree.map(
+            jnp.mean, jax.vmap(functools.partial(loss, targets=targets), (None, 0, 0))(params, Drawn(*data), keys)
+        )
         return metrics | {"total": total}
 
     return run
@@ -196,38 +198,33 @@ def test_the_divergence_is_summed_over_the_tasks_of_a_meta_batch():
     np.testing.assert_allclose(divergence(TASKS, 2 * TASKS)[0], twice, rtol=1e-4)
 
 
-def test_a_step_does_not_depend_on_how_many_tasks_are_differentiated_side_by_side(monkeypatch):
+def gradient(params, targets, data, keys, weight, piece=None):
+    loss = functools.partial(soft_loss(networks_of(), ENCODER, 4, LEARNED), targets=targets)
+    return outer.mean()(loss, params, outer.Batch(Drawn(*data), keys, weight), piece).gradient
+
+
+def test_a_step_does_not_depend_on_how_many_tasks_are_differentiated_side_by_side():
     params, targets, *data = problem(4)
-    tx = optax.sgd(0.1)
-    state = (params, SoftState(tx.init(params), targets))
-
-    def stepped(cache):
-        monkeypatch.setattr(parallel, "CACHE_BYTES", cache)
-        step = gradient_step(networks_of(), ENCODER, 4, LEARNED)
-        one_device = jax.vmap(lambda keys: step(state, *data, jnp.ones(4), keys, tx), axis_name=parallel.AXIS)
-        return jax.jit(one_device)(jax.random.split(KEY, (1, 4)))
-
-    together, apart = stepped(2**20), stepped(1)
+    together, apart = (
+        jax.jit(functools.partial(gradient, piece=piece))(params, targets, data, jax.random.split(KEY, 4), jnp.ones(4))
+        for piece in (None, 1)
+    )
     chex.assert_trees_all_close(together, apart, rtol=1e-5, atol=1e-6)
-    assert size_of(jax.tree.map(lambda new, old: new - old, apart[0][0], params)) > 1e-3
+    assert size_of(apart) > 1e-3
 
 
 def test_a_task_that_does_not_count_leaves_the_step_to_the_others():
     params, targets, *data = problem(4)
-    tx, keys = optax.sgd(0.1), jax.random.split(KEY, 4)
-    step = gradient_step(networks_of(), ENCODER, 4, LEARNED)
+    keys = jax.random.split(KEY, 4)
 
-    def stepped(some, counts):
-        seen = jax.tree.map(lambda leaf: leaf[some][None], (*data, jnp.array(counts), keys))
-        one_device = jax.vmap(
-            lambda seen: step((params, SoftState(tx.init(params), targets)), *seen, tx), axis_name=parallel.AXIS
-        )
-        return jax.jit(one_device)(seen)
+    def stepped(some, weight):
+        data_of, keys_of = jax.tree.map(lambda leaf: leaf[some], (data, keys))
+        return jax.jit(gradient)(params, targets, data_of, keys_of, jnp.array(weight))
 
     two_of_four = stepped(np.arange(4), [0.0, 1.0, 1.0, 0.0])
     chex.assert_trees_all_close(two_of_four, stepped(np.array([1, 2, 1, 2]), np.ones(4)), rtol=1e-5, atol=1e-6)
     apart = jax.tree.map(lambda one, other: one - other, two_of_four, stepped(np.arange(4), np.ones(4)))
-    assert size_of(apart[0][0]) > 1e-3
+    assert size_of(apart) > 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,18 +260,37 @@ def diary_family():
         return ENDS[jax.random.randint(key, (), 0, 4)]
 
     held_out = lambda key: jax.random.uniform(key, minval=20.0, maxval=30.0)  # noqa: E731
-    return tasks.TaskFamily(Diary(), sample, held_out, lambda task: task[None], train_tasks=ENDS)
+    encode = lambda task: task[None]  # noqa: E731
+    return tasks.TaskFamily(Diary(), sample, held_out, encode, train_tasks=ENDS, dense_reward=Diary().dense_reward)
 
 
 def diary_meta(**changes):
     return jm.pearl(diary_family(), dataclasses.replace(tiny.ALGOS["pearl"], streams=2, **changes))
 
 
+def updating(meta):
+    """One update on all devices, as training does it; the state that it is given stays."""
+    chunk = make_chunk(meta, 1)
+
+    def update(state):
+        state, metrics = chunk(state.replace(source=jax.tree.map(jnp.copy, state.source)))
+        return state, {name: values[0] for name, values in metrics.items()}
+
+    return update
+
+
+def steps_on(source, sac, context, ordered=False, strata=2):
+    """What the gradient steps of an update would learn from, leaves [steps, tasks, ...]."""
+    minibatches = drawn(Diary().spec, sac, context, ordered, sac.meta_batch, strata)
+    batch = outer.Batch(((), source), jax.random.split(KEY, strata), jnp.ones(strata))
+    return jax.vmap(lambda taken: minibatches.take(batch, taken))(minibatches.deal(batch))
+
+
 @pytest.fixture(scope="module")
 def history():
     """The states after 0, 1, ... 8 updates, on two devices; the first two warm up."""
     meta = diary_meta()
-    update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+    update, state = updating(meta), jm.init_state(meta, jax.random.key(0))
     states, metrics = [jax.device_get(keys_as_data(state))], []
     for _ in range(8):
         state, said = update(state)
@@ -292,18 +308,24 @@ def held(rings, task):
 def visits(states):
     """(update, task) of every visit, with the transitions that it brought."""
     for index, (before, after) in enumerate(itertools.pairwise(states)):
-        more = after.replay.transitions.written - before.replay.transitions.written
+        more = after.source["transitions"].written - before.source["transitions"].written
         for task in np.flatnonzero(more):
-            brought = jax.tree.map(lambda leaf, n=more[task]: leaf[-n:], held(after.replay.transitions, task))
+            brought = jax.tree.map(lambda leaf, n=more[task]: leaf[-n:], held(after.source["transitions"], task))
             yield index, task, brought
 
 
 def test_tasks_are_visited_in_turn_while_warming_up_and_then_at_random_without_repetition():
-    chosen = jax.jit(jax.vmap(lambda update, key: _visited(update, 6, key, 6, 2)))
-    tasks = np.asarray(chosen(jnp.arange(30), jax.random.split(KEY, 30)))
-    np.testing.assert_array_equal(tasks[:6].ravel(), [*range(6), *range(6)])
-    assert (tasks[6:, 0] != tasks[6:, 1]).all()
-    assert len(np.unique(np.sort(tasks[6:], axis=1), axis=0)) > 6
+    sampler = outer.revisit(diary_family()._replace(train_tasks=jnp.arange(6.0)), 6, in_turn=6)
+    known, _ = sampler.init(KEY)
+    draw = jax.vmap(lambda update, key: sampler.sample((known, update), (), key, 2)[1])
+    drawn_tasks = jax.jit(draw)(jnp.arange(30), jax.random.split(KEY, 30))
+    chosen = np.asarray(drawn_tasks.slot)
+    np.testing.assert_array_equal(drawn_tasks.tasks, chosen)
+    np.testing.assert_array_equal(chosen[:6].ravel(), [*range(6), *range(6)])
+    assert (chosen[6:, 0] != chosen[6:, 1]).all()
+    assert len(np.unique(np.sort(chosen[6:], axis=1), axis=0)) > 6
+    # an update counts, whatever came of it
+    assert int(sampler.update((known, jnp.int32(3)), None, jnp.zeros(2), jnp.zeros(2, bool))[0][1]) == 4
 
 
 def test_warming_up_visits_every_task_and_changes_no_params(history):
@@ -326,7 +348,9 @@ def test_every_visit_brings_all_its_rounds_and_each_task_keeps_its_own(history):
         steps[index] += len(brought.reward)
     np.testing.assert_array_equal(steps, [said["env_steps"] for said in metrics])
     np.testing.assert_allclose(
-        metrics[-1]["replay"], np.mean(np.minimum(states[-1].replay.transitions.written, 40) / 40), rtol=1e-6
+        metrics[-1]["replay/transitions"],
+        np.mean(np.minimum(states[-1].source["transitions"].written, 40) / 40),
+        rtol=1e-6,
     )
 
 
@@ -334,7 +358,7 @@ def test_the_context_holds_the_first_round_of_the_latest_visit_alone(history):
     states, _, _ = history
     revisited = 0
     for index, task, brought in visits(states):
-        context = held(states[index + 1].replay.context, task)
+        context = held(states[index + 1].source["context"], task)
         half = len(brought.reward) // 2
         for name in ("obs", "action", "next_obs", "terminated"):
             np.testing.assert_array_equal(getattr(context, name), getattr(brought, name)[:half])
@@ -344,89 +368,67 @@ def test_the_context_holds_the_first_round_of_the_latest_visit_alone(history):
     assert revisited == 12
 
 
-@pytest.mark.parametrize("vary_context", [False, True])
-def test_batch_and_context_of_a_gradient_step_are_of_one_task(vary_context, monkeypatch):
+@pytest.mark.parametrize("first_ones", [False, True])
+def test_batch_and_context_of_a_gradient_step_are_of_one_task(first_ones, history):
     """Both show which task they are of."""
-
-    def compare(*_):
-        def step(state, batch, context, valid, *_):
-            shown = jnp.concatenate([batch.obs[..., 0], jnp.where(valid > 0, context[..., 0], batch.obs[:, :1, 0])], 1)
-            said = {"apart": jnp.ptp(shown, axis=1), "task": shown[:, 0], "seen": valid.sum(1)}
-            return state, {name: parallel.mean_over_tasks(jnp.mean, value) for name, value in said.items()}
-
-        return step
-
-    monkeypatch.setattr(importlib.import_module("jaxmeta.outer.off_policy"), "gradient_step", compare)
-    meta = diary_meta(vary_context=vary_context)
-    update, state, tasks = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0)), set()
-    for index in range(8):
-        state, metrics = update(state)
-        if index >= meta.info.warmup:
-            assert metrics["apart"] == 0.0 and metrics["seen"] >= 1.0
-            tasks.add(float(metrics["task"]))
-    assert len(tasks) > 3  # means over other tasks
+    sac, context = dataclasses.replace(tiny.SAC, gradient_steps=20), outer.ContextConfig(3, first_ones=first_ones)
+    steps = steps_on(history[2].source, sac, context)
+    obs, valid = steps.data.transitions.obs[..., 0], steps.data.valid
+    shown = np.concatenate([obs, np.where(valid > 0, steps.data.context[..., 0], obs[..., :1])], -1)
+    assert (np.ptp(shown, axis=-1) == 0.0).all() and (valid.sum(-1) >= 1.0).all() and (steps.weight == 1.0).all()
+    assert set(shown[..., 0].ravel()) == set(np.asarray(ENDS))
+    assert (valid == 1.0).all() != first_ones
 
 
-def test_a_task_that_never_brought_anything_is_not_learned_from(monkeypatch):
+def test_a_task_that_never_brought_anything_is_not_learned_from():
     """Neither where there are others of its stratum, nor where it is alone in it."""
-
-    def note(*_):
-        def step(state, batch, context, valid, counts, *_):
-            sound = jnp.isfinite(batch.obs[..., 0]) & (batch.obs[..., 0] > 0)
-            said = {"counts": counts, "of_sound": jnp.where(counts > 0, sound.all(1), True).astype(jnp.float32)}
-            return state, {name: parallel.mean_over_tasks(jnp.mean, value) for name, value in said.items()}
-
-        return step
-
-    monkeypatch.setattr(importlib.import_module("jaxmeta.outer.off_policy"), "gradient_step", note)
     lost = jnp.array([jnp.nan, 9.0, 3.0, 8.0])
     config = dataclasses.replace(tiny.ALGOS["pearl"], streams=2, tasks_per_update=4)
     for meta_batch, share in ((2, 1.0), (4, 0.75)):
         sac = dataclasses.replace(config.sac, meta_batch=meta_batch)
         meta = jm.pearl(diary_family()._replace(train_tasks=lost), dataclasses.replace(config, sac=sac))
-        update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+        update, state = updating(meta), jm.init_state(meta, jax.random.key(0))
         for _ in range(4):
             state, said = update(state)
-        np.testing.assert_array_equal(state.source.transitions.written > 0, [False, True, True, True])
-        assert said["of_sound"] == 1.0 and said["counts"] == share and said["faulty_tasks"] == 1.0
+        np.testing.assert_array_equal(state.source["transitions"].written > 0, [False, True, True, True])
+        assert said["faulty_tasks"] == 1.0 and np.isfinite(said["loss/critic"]) and said["skipped"] == 0.0
+        steps = steps_on(state.source, sac, outer.ContextConfig(3), strata=meta_batch)
+        obs = np.asarray(steps.data.transitions.obs[..., 0])
+        assert (obs[np.asarray(steps.weight) > 0] > 0).all() and float(steps.weight.mean()) == share
 
 
 def test_a_faulty_visit_leaves_the_context_of_earlier_ones():
     meta = diary_meta(tasks_per_update=4)
-    update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+    update, state = updating(meta), jm.init_state(meta, jax.random.key(0))
     state, _ = update(state)
-    before = jax.device_get(state.replay)
-    tasks_now = state.source.tasks.at[0].set(jnp.nan)
-    after = update(state.replace(replay=state.source.replace(tasks=tasks_now)))[0].replay
-    np.testing.assert_array_equal(after.transitions.written[0], before.transitions.written[0])
-    chex.assert_trees_all_equal(held(after.context, 0), held(before.context, 0))
-    assert after.transitions.written[1] > before.transitions.written[1]
+    before, (known, count) = jax.device_get(state.source), state.sampler
+    after = update(state.replace(sampler=(known.at[0].set(jnp.nan), count)))[0].source
+    np.testing.assert_array_equal(after["transitions"].written[0], before["transitions"].written[0])
+    chex.assert_trees_all_equal(held(after["context"], 0), held(before["context"], 0))
+    assert after["transitions"].written[1] > before["transitions"].written[1]
+
+
+def test_a_recurrent_encoder_reads_the_beginning_of_a_visit_in_its_order(history):
+    steps = steps_on(history[2].source, tiny.SAC, outer.ContextConfig(3), ordered=True)
+    # from step to step the time goes on, or an episode begins
+    time, valid = steps.data.context[..., 2], steps.data.valid
+    moves = np.where(time[..., 1:] > 0, time[..., 1:] - time[..., :-1] == 1, True) | (valid[..., 1:] == 0)
+    assert moves.all() and (time[..., 0] == 0).all()
 
 
 def test_what_is_asked_for_reaches_the_gradient_step(monkeypatch):
-    """A recurrent encoder reads the beginning of a visit, in its order."""
     seen = {}
 
-    def note(networks, encoder, meta_batch, config):
-        seen.update(meta_batch=meta_batch, config=config, ordered=encoder.ordered)
+    def note(spec, config, context, ordered, meta_batch, strata):
+        seen.update(config=config, context=context, ordered=ordered, meta_batch=meta_batch)
+        return outer.whole()
 
-        def step(state, batch, context, valid, *_):
-            # from step to step the time goes on, or an episode begins
-            time = context[..., 2]
-            moves = jnp.where(time[:, 1:] > 0, time[:, 1:] - time[:, :-1] == 1, True) | (valid[:, 1:] == 0)
-            in_order = (moves.all(1) & (time[:, 0] == 0)).astype(jnp.float32)
-            return state, {"in_order": parallel.mean_over_tasks(jnp.mean, in_order)}
-
-        return step
-
-    monkeypatch.setattr(importlib.import_module("jaxmeta.outer.off_policy"), "gradient_step", note)
+    monkeypatch.setattr("jaxmeta.outer.soft_actor_critic.drawn", note)
     sac = dataclasses.replace(tiny.SAC, temperature=0.3, meta_batch=2)
-    meta = diary_meta(encoder="recurrent", sac=sac)
-    update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
-    np.testing.assert_allclose(state.params.log_temperature, np.log(0.3), rtol=1e-6)
-    for _ in range(4):
-        state, said = update(state)
-    assert seen == {"meta_batch": 2, "config": sac, "ordered": True} and said["in_order"] == 1.0
+    meta = diary_meta(encoder="recurrent", posterior_context=True, context_batch=9, use_next_obs=True, sac=sac)
+    np.testing.assert_allclose(meta.init(KEY).params.log_temperature, np.log(0.3), rtol=1e-6)
+    context = outer.ContextConfig(batch=9, rounds=2, first_ones=False, use_next_obs=True)
+    assert seen == {"meta_batch": 2, "config": sac, "ordered": True, "context": context}
 
 
 def test_rounds_that_the_encoder_cannot_reach_are_refused():
@@ -443,13 +445,13 @@ def test_rounds_that_the_encoder_cannot_reach_are_refused():
 
 def test_the_context_may_hold_the_rounds_with_z_from_the_belief_too():
     meta = diary_meta(posterior_context=True, vary_context=True)
-    update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+    update, state = updating(meta), jm.init_state(meta, jax.random.key(0))
     states = [jax.device_get(keys_as_data(state))]
     for _ in range(3):
         state, said = update(state)
         states.append(jax.device_get(keys_as_data(state)))
     for index, task, brought in visits(states):
-        context = held(states[index + 1].replay.context, task)
+        context = held(states[index + 1].source["context"], task)
         np.testing.assert_array_equal(context.obs, brought.obs)
     assert np.isfinite(said["loss/critic"]) and said["loss/critic"] != 0.0
 
@@ -460,7 +462,7 @@ def test_a_visit_leaves_the_tasks_alone_that_it_is_not_for(history):
     for index, task in itertools.product(range(8), range(4)):
         if (index, task) not in pairs:
             for ring in ("transitions", "context"):
-                before, after = (held(getattr(states[i].replay, ring), task) for i in (index, index + 1))
+                before, after = (held(states[i].source[ring], task) for i in (index, index + 1))
                 chex.assert_trees_all_equal(before, after)
 
 
@@ -468,15 +470,15 @@ def test_the_replay_holds_all_visits_until_it_is_full(history):
     states, _, _ = history
     for task in range(4):
         nonces = np.concatenate([brought.obs[:, 1] for _, where, brought in visits(states) if where == task])
-        np.testing.assert_array_equal(held(states[-1].replay.transitions, task).obs[:, 1], nonces[-40:])
+        np.testing.assert_array_equal(held(states[-1].source["transitions"], task).obs[:, 1], nonces[-40:])
         assert len(nonces) > 4 * LENGTHS[task]
 
 
 def test_rewards_are_stored_as_paid_and_unscaled_dense_ones_for_the_critics_alone(history):
     states, _, _ = history
-    replay = states[-1].replay
+    replay = states[-1].source
     for task in range(4):
-        kept, context = held(replay.transitions, task), held(replay.context, task)
+        kept, context = held(replay["transitions"], task), held(replay["context"], task)
         np.testing.assert_array_equal(context.reward, context.next_obs[:, 2])
         np.testing.assert_array_equal(kept.reward, -kept.next_obs[:, 2] - 10.0 * ENDS[task])
 
@@ -484,7 +486,7 @@ def test_rewards_are_stored_as_paid_and_unscaled_dense_ones_for_the_critics_alon
 def test_the_end_of_a_horizon_is_no_terminal_and_an_early_end_is(history):
     states, _, _ = history
     for task in range(4):
-        kept = held(states[-1].replay.transitions, task)
+        kept = held(states[-1].source["transitions"], task)
         np.testing.assert_array_equal(kept.terminated, kept.next_obs[:, 2] >= ENDS[task])
         assert kept.next_obs[:, 2].max() == LENGTHS[task]
         assert kept.terminated.any() == (LENGTHS[task] < 4)
@@ -492,7 +494,7 @@ def test_the_end_of_a_horizon_is_no_terminal_and_an_early_end_is(history):
 
 def test_what_belongs_to_tasks_stays_on_their_devices(history):
     state = history[2]
-    for leaf in jax.tree.leaves(state.replay):
+    for leaf in jax.tree.leaves(state.source):
         assert [shard.data.shape[0] for shard in leaf.addressable_shards] == [2, 2]
         assert {shard.index[0].start or 0 for shard in leaf.addressable_shards} == {0, 2}
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((state.params, state.opt_state)))
@@ -508,7 +510,7 @@ def test_target_critics_follow_by_their_rate():
     config = dataclasses.replace(tiny.SAC, gradient_steps=1, target_rate=0.25)
     meta = diary_meta(sac=config)
     state = jm.init_state(meta, jax.random.key(0))
-    update = jax.jit(meta.update)
+    update = updating(meta)
     state, _ = update(update(state)[0])
     after, _ = update(state)
     expected = jax.tree.map(
@@ -520,12 +522,20 @@ def test_target_critics_follow_by_their_rate():
 def test_annealing_shrinks_the_steps_to_nothing():
     """Adam's first step is as long as the share of the updates that are left."""
     meta = diary_meta(sac=dataclasses.replace(tiny.SAC, gradient_steps=1, anneal_over=8))
-    update, state = jax.jit(meta.update), jm.init_state(meta, jax.random.key(0))
+    update, state = updating(meta), jm.init_state(meta, jax.random.key(0))
     for _ in range(meta.info.warmup):
         state, _ = update(state)
     moved = {}
+
+    def counted(count):
+        def set_count(node):
+            return node._replace(count=jnp.int32(count)) if isinstance(node, optax.ScaleByScheduleState) else node
+
+        is_schedule = lambda node: isinstance(node, optax.ScaleByScheduleState)  # noqa: E731
+        return jax.tree.map(set_count, state.opt_state, is_leaf=is_schedule)
+
     for step in (2, 5, 8, 9):
-        after, _ = update(state.replace(step=jnp.array(step)))
+        after, _ = update(state.replace(opt_state=counted(step - 2)))
         change = jax.tree.map(jnp.subtract, after.params, state.params)
         moved[step] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(change)])
     np.testing.assert_allclose(np.abs(moved[2]).max(), 0.75 * tiny.SAC.learning_rate, rtol=1e-3)
@@ -540,24 +550,20 @@ def test_a_resumed_run_equals_the_uninterrupted_one_replay_included(tmp_path):
     half = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 2)
     Checkpointer(tmp_path).save(2, half)
     restored = Checkpointer(tmp_path).restore(jm.init_state(meta, jax.random.key(5)))
-    assert [shard.data.shape[0] for shard in restored.replay.context.rows.addressable_shards] == [2, 2]
+    assert [shard.data.shape[0] for shard in restored.source["context"].rows.addressable_shards] == [2, 2]
     resumed = jm.train(meta, restored, 4)
     chex.assert_trees_all_equal(*jax.device_get((keys_as_data(whole), keys_as_data(resumed))))
-    assert size_of(whole.replay.transitions.rows) > 0
+    assert size_of(whole.source["transitions"].rows) > 0
 
 
 def test_a_replay_goes_on_with_another_number_of_devices(tmp_path):
     meta = diary_meta()
     whole = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 4)
     Checkpointer(tmp_path).save(2, jm.train(meta, jm.init_state(meta, jax.random.key(0)), 2))
-    parallel.use_devices(1)
-    try:
-        alone = diary_meta()
-        restored = Checkpointer(tmp_path).restore(jm.state_form(alone))
-        assert [shard.data.shape[0] for shard in restored.replay.context.rows.addressable_shards] == [4]
-        resumed = jm.train(alone, restored, 4)
-    finally:
-        parallel.use_devices(None)
+    one = jm.Execution(devices=1)
+    restored = Checkpointer(tmp_path).restore(jm.state_form(meta, execution=one))
+    assert [shard.data.shape[0] for shard in restored.source["context"].rows.addressable_shards] == [4]
+    resumed = jm.train(meta, restored, 4, execution=one)
     chex.assert_trees_all_close(*jax.device_get((keys_as_data(whole), keys_as_data(resumed))), atol=1e-6)
 
 

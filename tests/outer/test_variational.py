@@ -8,11 +8,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import inner, outer, tasks
-from jaxmeta.outer.variational import model_improvement
+from jaxmeta import outer, tasks
+from jaxmeta.outer.variational import model_steps
+from jaxmeta.rl import replay
 from tests import tiny
 
 GRID = tasks.grid_navigation(tasks.GridConfig(size=3, horizon=4, num_episodes=2))
@@ -34,15 +36,15 @@ def rows(state, family=GRID):
     """What the ring holds, [C, T, ...]."""
     from jax.flatten_util import ravel_pytree
 
-    from jaxmeta.outer.variational import _example
-
-    unflatten = ravel_pytree(_example(family, CONFIG.plan(family)))[1]
-    return jax.vmap(unflatten)(jnp.asarray(state.opt_state.trials.rows[0]))
+    unflatten = ravel_pytree(outer.example_trajectory(family, CONFIG.plan(family)))[1]
+    # the first of every ring before the second of any
+    kept = jnp.swapaxes(jnp.asarray(state.source["trials"].rows), 0, 1)
+    return jax.vmap(unflatten)(kept.reshape(-1, kept.shape[-1]))
 
 
 def test_the_ring_holds_whole_trials_with_rewards_as_paid(once):
     held = rows(once)
-    assert once.opt_state.trials.written == [4]
+    np.testing.assert_array_equal(once.source["trials"].written, [2, 2])
     assert set(np.unique(np.round(held.reward[:4], 3))) <= {np.float32(-0.1), np.float32(1.0)}
     np.testing.assert_array_equal(held.reward[4:], 0.0)
     np.testing.assert_array_equal(held.valid[:4], 1.0)
@@ -54,7 +56,8 @@ def test_the_ring_holds_whole_trials_with_rewards_as_paid(once):
 
 def test_the_oldest_trials_give_way():
     state = updated(CONFIG, updates=3)
-    assert state.opt_state.trials.written == [12] and state.opt_state.trials.rows.shape[:2] == (1, 8)
+    np.testing.assert_array_equal(state.source["trials"].written, [6, 6])
+    assert state.source["trials"].rows.shape[:2] == (2, 4)
     assert (rows(state).valid == 1.0).all()
 
 
@@ -77,40 +80,16 @@ def test_how_the_model_learns_does_not_touch_the_policy_in_the_same_update(once)
 @pytest.mark.slow
 def test_an_update_does_not_depend_on_the_number_of_devices():
     states = []
-    for devices in (1, 2):
-        meta = spread(devices)
-        assert meta.num_devices == devices
-        states.append(jax.device_get(jm.train(meta, jm.init_state(meta, jax.random.key(0)), 2)))
-    one, two = states
-    chex.assert_trees_all_equal(one.opt_state.trials.written, two.opt_state.trials.written)
-    np.testing.assert_allclose(one.opt_state.trials.rows, two.opt_state.trials.rows, atol=1e-6)
-    chex.assert_trees_all_close(one.params, two.params, atol=2e-4)
-
-
-def spread(devices):
-    """The recipe's agent, on a number of devices."""
     meta = jm.varibad(GRID, CONFIG)
-    from jaxmeta import nets
-    from jaxmeta.algos.varibad import belief_model
-
-    encoder, decoders = belief_model(GRID, CONFIG)
-    policy = nets.actor_critic(
-        inner.hyper_spec(GRID.env.spec, CONFIG.latent), CONFIG.hidden, CONFIG.activation, value=True
-    )
-    return outer.variational(
-        inner.belief(policy, encoder, decoders),
-        inner.memory(policy),
-        inner.hyper_trials,
-        inner.trajectories,
-        inner.negative_elbo(encoder, decoders, {"reward": 1.0}, CONFIG.kl_weight),
-        GRID,
-        meta.plan,
-        CONFIG.num_tasks,
-        CONFIG.advantage(),
-        CONFIG.ppo,
-        CONFIG.vae,
-        num_devices=devices,
-    )
+    for devices in (1, 2):
+        execution = jm.Execution(devices)
+        assert execution.mesh(meta.info.spread).size == devices
+        start = jm.init_state(meta, jax.random.key(0), execution=execution)
+        states.append(jax.device_get(jm.train(meta, start, 2, execution=execution)))
+    one, two = states
+    chex.assert_trees_all_equal(one.source["trials"].written, two.source["trials"].written)
+    np.testing.assert_allclose(one.source["trials"].rows, two.source["trials"].rows, atol=1e-6)
+    chex.assert_trees_all_close(one.params, two.params, atol=2e-4)
 
 
 def test_the_step_size_of_the_model_falls_to_zero():
@@ -150,18 +129,23 @@ def test_cells_are_decoded_only_where_there_are_some():
 
 def test_the_model_alone_learns_from_a_batch():
     """A model of one number learns the mean reward of the trials in the ring."""
-    from jax.sharding import PartitionSpec as P
+    from jax.flatten_util import ravel_pytree
 
     example = jax.tree.map(lambda leaf: leaf[0], rows_of(jnp.zeros((1, 3))))
-    config = outer.VariationalConfig(learning_rate=0.1, steps=200, batch_size=4, capacity=4)
-    init, improve = model_improvement(
-        lambda mean, one, key: (jnp.mean((one.reward - mean) ** 2), {"loss": jnp.zeros(())}), example, config
+    config = outer.VariationalConfig(steps=200, batch_size=4, capacity=4)
+
+    def loss(mean, one, key):
+        return jnp.mean((one.reward - mean) ** 2), {"loss": jnp.zeros(())}
+
+    improve = outer.descend(loss, optax.adam(0.1), minibatches=model_steps(example, config, strata=1))
+    fresh = jax.vmap(lambda one: ravel_pytree(one)[0])(rows_of(jnp.full((2, 3), 3.0)))
+    kept = replay.write(
+        replay.empty_rings(1, 4, fresh.shape[1]), jnp.zeros(1, jnp.int32), fresh[None], jnp.ones((1, 2))
     )
-    fresh = rows_of(jnp.full((2, 3), 3.0))
-    mesh = jax.sharding.Mesh(jax.devices()[:1], ("task",))
-    run = jax.shard_map(lambda *args: improve(*args)[0], mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    batch = outer.Batch(((), {"trials": kept}), jax.random.split(jax.random.key(0), 1), jnp.ones(1))
     params = jnp.zeros(())
-    np.testing.assert_allclose(run(params, *init(params), fresh, jnp.ones(2), jax.random.key(0), 0), 3.0, atol=0.05)
+    learned, _, _ = jax.jit(improve.step)(params, improve.init(params), batch, 0)
+    np.testing.assert_allclose(learned, 3.0, atol=0.05)
 
 
 def rows_of(reward):
