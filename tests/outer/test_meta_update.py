@@ -1,0 +1,111 @@
+"""Toy pieces for the families that are to come, each trained for three updates on two devices."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxmeta as jm
+from jaxmeta import inner, nets, outer, rl
+from jaxmeta.types import Plan
+from tests import tiny
+
+FAMILY, PLAN = tiny.family(), Plan(streams=2)
+POLICY = inner.memory(nets.actor_critic(FAMILY.env.spec, (8,)))
+
+
+def trained(meta, data=()):
+    """The state after three updates on two devices, and that of one device."""
+    states = []
+    for devices in (2, 1):
+        execution = jm.Execution(devices)
+        assert execution.mesh(meta.info.spread).size == devices
+        start = jm.init_state(meta, jax.random.key(0), execution=execution)
+        states.append(jax.device_get(jm.train(meta, start, 3, chunk=3, data=data, execution=execution)))
+    two, one = states
+    for a, b in zip(jax.tree.leaves(two.params), jax.tree.leaves(one.params), strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    return two
+
+
+def built(sampler=None, source=None, improve=None):
+    return outer.meta_update(
+        POLICY,
+        PLAN,
+        sampler or outer.uniform(FAMILY),
+        source or outer.fresh(POLICY, FAMILY, PLAN),
+        improve or outer.policy_gradient(POLICY, rl.plain_returns()),
+        outer.Info(4, PLAN, spread=4),
+    )
+
+
+def test_a_sampler_keeps_the_scores_of_tasks():
+    """A curriculum: it remembers the returns of the tasks that it drew."""
+
+    def sample(state, params, key, num_tasks):
+        draw = outer.uniform(FAMILY).sample((), params, key, num_tasks)[1]
+        return state, draw.replace(slot=jnp.arange(num_tasks), weight=draw.weight.at[0].set(0.0))
+
+    def update(state, draw, scores, finite):
+        return state.at[draw.slot].add(jnp.where(finite, scores, 0.0)), {"score": scores.mean()}
+
+    sampler = outer.Sampler(lambda key: jnp.zeros(4), sample, lambda trial: trial.rounds.reward.sum(), update)
+    scores = trained(built(sampler=sampler)).sampler
+    assert (scores < -0.1).all() and len(np.unique(scores)) == 4
+
+
+def test_an_aggregate_sees_the_gram_matrix_of_all_tasks():
+    """Coefficients of 1 / N are the mean; the others depend on what the tasks' gradients have in common."""
+
+    def loss(params, trial, key):
+        return outer.trial_loss(POLICY, rl.ratio, rl.plain_returns())(params, trial)
+
+    def with_aggregate(aggregate):
+        return trained(built(improve=outer.descend(loss, optax.adam(1e-2), aggregate))).params
+
+    mean = with_aggregate(outer.mean())
+    same = with_aggregate(outer.combined(lambda gram: jnp.full(len(gram), 1.0 / len(gram))))
+    for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    other = with_aggregate(outer.combined(lambda gram: 1.0 / (len(gram) * jnp.sqrt(jnp.diagonal(gram) + 1e-6))))
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(other), strict=True))
+
+
+def test_a_source_learns_from_demonstrations_that_nobody_collected():
+    """Cloning: the dataset is an argument of the update, and no checkpoint holds it."""
+    demonstrations = {"obs": jnp.linspace(-1, 1, 8).reshape(4, 2), "action": jnp.full((4, 2), 0.05)}
+
+    def pick(state, params, draw, data, keys):
+        index = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(keys)
+        seen = outer.Seen((), jnp.ones(len(keys), bool), {})
+        return state, jax.tree.map(lambda leaf: leaf[index], data), seen._replace(outcome=index)
+
+    def loss(params, one, key):
+        inputs = FAMILY.env.spec.example_input().replace(obs=one["obs"])
+        _, output = POLICY.act(params, (), (), inputs)
+        return -POLICY.head(output).log_prob(one["action"]), {}
+
+    source = outer.Source(lambda key: (), pick)
+    state = trained(built(source=source, improve=outer.descend(loss, optax.sgd(0.1))), demonstrations)
+    assert state.source == ()
+
+
+def test_a_task_lives_for_several_updates():
+    """A task in progress is the state of the source: one round per update, and the next goes on from its fast state."""
+
+    def init(key):
+        return {"age": jnp.arange(4) % 3, "goal": jax.vmap(FAMILY.sample)(jax.random.split(key, 4)).goal}
+
+    def go_on(state, params, draw, data, keys):
+        over = state["age"] >= 2
+        goal = jnp.where(over[:, None], draw.tasks.goal, state["goal"])
+        fresh = outer.fresh(POLICY, FAMILY, PLAN)
+        tasks = draw.tasks.replace(goal=goal)
+        _, trials, seen = fresh.next((), params, draw.replace(tasks=tasks), data, keys)
+        return {"age": jnp.where(over, 0, state["age"] + 1), "goal": goal}, trials, seen
+
+    state = trained(built(source=outer.Source(init, go_on)))
+    np.testing.assert_array_equal(state.source["age"], [0, 1, 2, 0])
