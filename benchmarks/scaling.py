@@ -115,7 +115,8 @@ def estimate(config: ScalingConfig, algo: str, tasks: str) -> dict[str, Any]:
     collected = num_tasks * (plan.rounds + 1) * plan.streams * plan.episodes * family.env.spec.horizon
     network_steps = RECIPES[algo, tasks](recipe, collected)
     compute = 2 * count * network_steps / config.rate
-    reduces = all_reduces(jax.make_jaxpr(meta.update)(form).jaxpr)
+    with jax.set_mesh(parallel.Execution().mesh(meta.info.spread)):
+        reduces = all_reduces(jax.make_jaxpr(meta.update)(form).jaxpr)
     among = {}
     for devices in (8, 64, 512):
         seconds = sum(times * all_reduce_seconds(config, size, devices) for size, times in reduces)

@@ -126,7 +126,8 @@ def raw_program(env: Any, plan: Any, num_tasks: int, spread: bool) -> Callable:
 
     def engine(tasks, keys):
         chunk = stepping_chunk(env, tasks, plan)
-        return parallel.map_over_tasks(lambda _, one: roll(*one), num_tasks, chunk)((), (tasks, keys))
+        mesh = parallel.Execution().mesh(num_tasks)
+        return parallel.map_over_tasks(lambda _, one: roll(*one), mesh, chunk)((), (tasks, keys))
 
     return jax.jit(engine)
 
@@ -150,7 +151,8 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
         meta = algo(family, variant)
         state = train.init_state(meta, jax.random.key(0))
         begun = time.perf_counter()
-        compiled = train.make_chunk(meta, config.updates).lower(state).compile()
+        compiled = train.make_chunk(meta, config.updates)
+        compiled.lower(state).compile()
         compile_s[name] = time.perf_counter() - begun
         programs[name] = _stateful(compiled, state)
     plan = algo(family, base).plan

@@ -165,7 +165,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
         out = ["--out", str(tmp_path / folder), "--devices", devices, "--updates", updates]
         assert cli.main([*train, *out, *more]) == 0
     mixed, one = (keys_as_data(runs.load(tmp_path / folder).state) for folder in ("mixed", "one"))
-    chex.assert_trees_all_equal(*map(jax.device_get, (mixed, one)))
+    chex.assert_trees_all_close(*map(jax.device_get, (mixed, one)), rtol=1e-5, atol=1e-6)
 
 
 def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_path, capsys, monkeypatch):
