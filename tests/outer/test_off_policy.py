@@ -416,19 +416,27 @@ def test_a_recurrent_encoder_reads_the_beginning_of_a_visit_in_its_order(history
     assert moves.all() and (time[..., 0] == 0).all()
 
 
-def test_what_is_asked_for_reaches_the_gradient_step(monkeypatch):
-    seen = {}
+@pytest.mark.parametrize(("encoder", "vary"), [("recurrent", False), ("product", True)])
+def test_what_is_asked_for_reaches_the_gradient_step(encoder, vary, monkeypatch):
+    seen, told = {}, {}
 
     def note(spec, config, context, ordered, meta_batch, strata):
         seen.update(config=config, context=context, ordered=ordered, meta_batch=meta_batch)
         return outer.whole()
 
+    def note_loss(networks, encoder, meta_batch, config):
+        told.update(config=config, ordered=encoder.ordered, meta_batch=meta_batch)
+        return soft_loss(networks, encoder, meta_batch, config)
+
     monkeypatch.setattr("jaxmeta.outer.soft_actor_critic.drawn", note)
+    monkeypatch.setattr("jaxmeta.outer.soft_actor_critic.soft_loss", note_loss)
     sac = dataclasses.replace(tiny.SAC, temperature=0.3, meta_batch=2)
-    meta = diary_meta(encoder="recurrent", posterior_context=True, context_batch=9, use_next_obs=True, sac=sac)
+    context = {"vary_context": vary, "posterior_context": True, "context_batch": 9, "use_next_obs": not vary}
+    meta = diary_meta(encoder=encoder, sac=sac, **context)
     np.testing.assert_allclose(meta.init(KEY).params.log_temperature, np.log(0.3), rtol=1e-6)
-    context = outer.ContextConfig(batch=9, rounds=2, first_ones=False, use_next_obs=True)
-    assert seen == {"meta_batch": 2, "config": sac, "ordered": True, "context": context}
+    expected = {"meta_batch": 2, "config": sac, "ordered": encoder == "recurrent"}
+    context = outer.ContextConfig(batch=9, rounds=2, first_ones=vary, use_next_obs=not vary)
+    assert seen == {**expected, "context": context} and told == expected
 
 
 def test_rounds_that_the_encoder_cannot_reach_are_refused():
