@@ -25,6 +25,9 @@ from jaxmeta.types import Array, Key, Metrics, Params, Plan, Rollout, Task, Tria
 
 ModelLoss = Callable[[Params, rl.Trajectory, Key], tuple[Array, Metrics]]
 
+OWN_STREAM = 2**31 - 1
+"""What keys are folded with here: the policy's passes fold the same keys with their numbers, from 0 on."""
+
 
 @dataclasses.dataclass(frozen=True)
 class VariationalConfig:
@@ -77,7 +80,7 @@ def model_steps(example: rl.Trajectory, config: VariationalConfig, strata: int) 
 
     def deal(batch: Batch) -> Key:
         count = strata // parallel.num_devices()
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(batch.keys[:: len(batch.keys) // count])
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, OWN_STREAM))(batch.keys[:: len(batch.keys) // count])
         return jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key, config.steps))(keys), 0, 1)
 
     def take(batch: Batch, keys: Key) -> Batch:
@@ -89,7 +92,9 @@ def model_steps(example: rl.Trajectory, config: VariationalConfig, strata: int) 
 
         rows = jax.vmap(of_stratum)(jnp.arange(len(keys)), draw_keys).reshape(len(keys) * here, -1)
         keys = jax.vmap(lambda key: jax.random.split(key, here))(step_keys).reshape(-1)
-        return Batch(jax.vmap(unflatten)(rows), keys, jnp.ones(len(rows)))
+        # where every trial of a stratum was faulty so far, its ring is empty, and what is drawn from it has no weight
+        weight = jnp.repeat((kept["trials"].size > 0).astype(jnp.float32), here)
+        return Batch(jax.vmap(unflatten)(rows), keys, weight)
 
     return Minibatches(deal, take)
 
