@@ -85,7 +85,14 @@ print("largest entry:", max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leav
 
 # %%
 num_tasks, num_updates = (2, 2) if QUICK else (20, 60)
-meta = outer.trust_region(learner, family, plan, num_tasks, advantage)
+meta = outer.meta_update(
+    learner,
+    plan,
+    outer.uniform(family),
+    outer.fresh(learner, family, plan),
+    outer.trust_region(learner, advantage),
+    outer.Info(num_tasks, plan, spread=num_tasks),
+)
 history = []
 state = jm.train(
     meta,

@@ -127,11 +127,14 @@ def test_orthogonal_weights_that_tasks_draw_side_by_side_do_not_wait_for_each_ot
     init, keys = orthogonal(2.0), jax.random.split(jax.random.key(0), 16)
 
     def draw(_, keys):
-        return parallel.task_mean(jnp.mean(jax.vmap(lambda key: init(key, (100, 100)))(keys), 0))
+        return parallel.task_mean(jnp.mean(jax.vmap(lambda key: init(key, (100, 100)))(keys), 0)), ()
 
-    run = jax.jit(parallel.over_tasks(draw, 16, 2))
-    for _ in range(5):
-        mean = jax.block_until_ready(run((), keys))
+    run = jax.jit(lambda keys: parallel.over_tasks(draw, (), keys)[0])
+    mesh = parallel.Execution(devices=2).mesh(16)
+    assert mesh.size == 2
+    with jax.set_mesh(mesh):
+        for _ in range(5):
+            mean = jax.block_until_ready(run(keys))
     each = [np.asarray(init(key, (100, 100))) for key in keys]
     np.testing.assert_allclose(mean, np.mean(each, 0), atol=1e-6)
     np.testing.assert_allclose(each[0] @ each[0].T, 4.0 * np.eye(100), atol=1e-4)
