@@ -241,17 +241,32 @@ def chunked_vmap(function: Callable[..., Any], batch, chunk: int | None = None):
 
 def mean_over_chunks(function: Callable[..., Any], per_task, chunk: int | None = None):
     """Averages `function(some tasks) -> mean over those` over all tasks, in pieces of at most `chunk` tasks."""
+    return mean_and_each(lambda some: (function(some), ()), per_task, chunk)[0]
+
+
+def mean_and_each(function: Callable[..., Any], per_task, chunk: int | None = None) -> tuple[Any, Any]:
+    """Averages the first of what `function(some tasks) -> (mean over those, of each [m, ...])` returns.
+
+    The tasks [n, ...] are those of this device, taken in pieces of at most `chunk`.
+
+    Returns:
+      The mean over all of them, and the second of every piece put together, [n, ...].
+    """
     size = jax.tree.leaves(per_task)[0].shape[0]
     length = piece_size(size, chunk)
     if length == size:
         return function(per_task)
     pieces = _cut(per_task, length)
-    zero = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], pieces)),
-    )
-    total, _ = jax.lax.scan(lambda total, piece: (jax.tree.map(jnp.add, total, function(piece)), None), zero, pieces)
-    return jax.tree.map(lambda leaf: leaf * (length / size), total)
+    form, _ = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], pieces))
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
+
+    def add(total, piece):
+        mean, each = function(piece)
+        return jax.tree.map(jnp.add, total, mean), each
+
+    total, each = jax.lax.scan(add, zero, pieces)
+    mean = jax.tree.map(lambda leaf: leaf * (length / size), total)
+    return mean, jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), each)
 
 
 def piece_size(size: int, chunk: int | None) -> int:

@@ -85,8 +85,8 @@ def masked(max_norm: float | None = None) -> Aggregate:
             means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (output, keep, faulty))
             return means, keep
 
-        (output, share, faulty), keep = _mean_and_each(of_some, batch, piece)
-        before = parallel.task_mean(jnp.mean(batch.weight))
+        means, keep = parallel.mean_and_each(of_some, batch, piece)
+        (output, share, faulty), before = parallel.task_mean((means, jnp.mean(batch.weight)))
         value, metrics, gradient = _per_weight(output, share, jnp.nan)
         metrics |= {"faulty_tasks": faulty * batch.weight.size * parallel.num_devices()}
         if max_norm is not None:
@@ -115,43 +115,26 @@ def per_task(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tup
 def combined(combine: Callable[[Array], Array]) -> Aggregate:
     """Adds the tasks' gradients up by coefficients that depend on their inner products alone, as surgery does.
 
+    The gradient of a task is multiplied by its weight first, so one without a weight is zero.
+
     Args:
       combine: the Gram matrix [N, N] of the gradients of all tasks -> the coefficients [N]; 1/N each is the mean.
     """
 
     def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
-        value, gradient, metrics = per_task(loss, params, batch, piece)
+        each = per_task(loss, params, batch, piece)
+        value, gradient, metrics = jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(leaf, batch.weight), each)
         flat = jnp.concatenate([leaf.reshape(len(value), -1) for leaf in jax.tree.leaves(gradient)], axis=1)
         whole = parallel.gather_tasks(flat)
         here = len(value) * parallel.device_index() + jnp.arange(len(value))
         coefficients = combine(whole @ whole.T)[here]
         total = jax.tree.map(lambda leaf: parallel.task_sum(jnp.tensordot(coefficients, leaf, 1)), gradient)
-        share = jnp.mean(batch.weight)
-        means = jax.tree.map(lambda leaf: jnp.mean(leaf * batch.weight), (value, metrics))
-        (value, metrics), share = parallel.task_mean((means, share))
+        means = jax.tree.map(jnp.mean, (value, metrics, batch.weight))
+        value, metrics, share = parallel.task_mean(means)
         value, metrics = _per_weight((value, metrics), share)
         return Gradient(value, total, metrics, batch.weight)
 
     return aggregate
-
-
-def _mean_and_each(of_some: Callable[[Batch], tuple[Any, Array]], batch: Batch, piece: int | None) -> tuple[Any, Array]:
-    """Averages the first of what `of_some(some tasks)` returns over all tasks, and keeps the second, [n], of each."""
-    size = batch.weight.shape[0]
-    length = parallel.piece_size(size, piece)
-    if length == size:
-        means, each = of_some(batch)
-        return parallel.task_mean(means), each
-    pieces = jax.tree.map(lambda leaf: leaf.reshape(size // length, length, *leaf.shape[1:]), batch)
-    form = jax.eval_shape(of_some, jax.tree.map(lambda leaf: leaf[0], pieces))[0]
-
-    def add(total: Any, some: Batch) -> tuple[Any, Array]:
-        means, each = of_some(some)
-        return jax.tree.map(jnp.add, total, means), each
-
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
-    total, each = jax.lax.scan(add, zero, pieces)
-    return parallel.task_mean(jax.tree.map(lambda leaf: leaf * (length / size), total)), each.reshape(size)
 
 
 def _per_weight(tree: Any, share: Array, empty: float = 1.0) -> Any:

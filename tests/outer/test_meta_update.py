@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jaxmeta as jm
 from jaxmeta import inner, nets, outer, rl
@@ -72,6 +73,23 @@ def test_an_aggregate_sees_the_gram_matrix_of_all_tasks():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     other = with_aggregate(outer.combined(lambda gram: 1.0 / (len(gram) * jnp.sqrt(jnp.diagonal(gram) + 1e-6))))
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(other), strict=True))
+
+
+@pytest.mark.parametrize("piece", [None, 2])
+def test_a_task_without_a_weight_is_in_no_aggregate(piece):
+    """Losses with gradients 1, 2, 3 and 4: the last two count twice and not at all."""
+
+    def loss(theta, slope, key):
+        return slope * theta, {"slope": slope}
+
+    slopes, weight = jnp.arange(1.0, 5.0), jnp.array([1.0, 1.0, 2.0, 0.0])
+    batch = outer.Batch(slopes, jax.random.split(jax.random.key(0), 4), weight)
+    for aggregate in (outer.mean(), outer.masked()):
+        found = aggregate(loss, jnp.float32(1.0), batch, piece)
+        np.testing.assert_allclose(found.gradient, 9.0 / 4.0, rtol=1e-6)
+    gram = lambda gram: (gram == jnp.outer(slopes * weight, slopes * weight)).all() * jnp.full(4, 1.0)  # noqa: E731
+    found = outer.combined(gram)(loss, jnp.float32(1.0), batch, piece)
+    np.testing.assert_allclose((found.gradient, found.loss, found.metrics["slope"]), (9.0, 2.25, 2.25), rtol=1e-6)
 
 
 def test_a_source_learns_from_demonstrations_that_nobody_collected():
