@@ -62,19 +62,11 @@ def check_spec(env: Env) -> Spec:
         raise ContractError(str(error)) from None
     require(isinstance(spec, Spec), f"env.spec is {spec!r}; it must be a jaxmeta.types.Spec")
     assert isinstance(spec, Spec)
-    _check_observation(spec.observation)
     require(_is_integer(spec.horizon), f"spec.horizon is {spec.horizon!r}; it must be an integer")
     require(spec.horizon >= 1, f"spec.horizon is {spec.horizon}; an episode needs at least 1 step")
     require(isinstance(spec.terminates, bool), f"spec.terminates is {spec.terminates!r}; it must be True or False")
     _check_action(spec.action)
     return spec
-
-
-def _check_observation(observation: Any) -> None:
-    if not isinstance(observation, list | set | int | float | str | None):
-        return  # `Spec` itself checks shapes and trees of them
-    hint = f" (try {tuple(observation)})" if isinstance(observation, list) else ""
-    require(False, f"spec.observation is {observation!r}; it must be a shape, a tuple of integers{hint}")
 
 
 def _check_action(action: Any) -> None:
