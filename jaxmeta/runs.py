@@ -370,9 +370,8 @@ def read_config(path: str | Path) -> RunConfig:
     if not isinstance(data, dict):
         raise RunError(f"{file} does not hold a JSON object")
     if (found := data.get("format", 1)) != FORMAT:
-        wrote = "0.1" if found == 1 else "another version"
-        remedy = "read it with jaxmeta 0.1 (pip install jaxmeta==0.1.0)" if found == 1 else "read it with that"
-        raise RunError(f"{file} has format {found}, of jaxmeta {wrote}; this version reads format {FORMAT}: {remedy}")
+        remedy = "use jaxmeta 0.1" if found == 1 else "use the version that wrote it"
+        raise RunError(f"{file} has format {found}; this version reads format {FORMAT}: {remedy}")
     configs = {}
     names = {field: data.get(field, "") for field in ("algo", "tasks")}
     for field, find in (

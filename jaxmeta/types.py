@@ -6,6 +6,7 @@ Axis letters: N tasks, R rounds of adaptation, T time, E parallel streams, K epi
 from __future__ import annotations
 
 import dataclasses
+import enum
 import numbers
 from typing import Any
 
@@ -220,6 +221,14 @@ class Output(struct.PyTreeNode):
     aux: Any = ()
 
 
+class Fault(enum.IntEnum):
+    """What is the first at a step to give something that is not finite."""
+
+    NONE = 0
+    ENVIRONMENT = 1
+    POLICY = 2
+
+
 class Rollout(struct.PyTreeNode):
     """One round of experience on one task; leaves are [T, E, ...], T = episodes x horizon, unless said otherwise."""
 
@@ -242,7 +251,7 @@ class Rollout(struct.PyTreeNode):
     success: Array
     """True at valid steps at which the task was solved; false everywhere in an environment that does not say so."""
     fault: Array
-    """True where the environment or the policy gave something that is not finite; such a step is not valid."""
+    """What gave something that is not finite, a `Fault` as int8; such a step is not valid."""
 
 
 class Trial(struct.PyTreeNode):

@@ -187,9 +187,9 @@ def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_p
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxmeta: ")]
     dump = folder / runs.NON_FINITE
     assert told == [
-        "jaxmeta: 5 updates in a row were not finite; the params are those of update 4;"
+        "jaxmeta: 5 updates in a row were not finite: the environment in 2 tasks; the params are those of update 4;"
         f" the state is in {dump} to look at, the last checkpoint is of update 4",
-        "jaxmeta: 5 updates in a row were not finite; the params are those of update 4;"
+        "jaxmeta: 5 updates in a row were not finite: the environment in 2 tasks; the params are those of update 4;"
         f" the state cannot be saved to {in_the_way / runs.NON_FINITE}: [Errno 20] Not a directory:"
         f" '{in_the_way / runs.NON_FINITE / '4.partial'}', the last checkpoint is of update 4",
     ]
@@ -462,6 +462,18 @@ def test_damaged_config_is_told_by_field(path, value, words, maml_run, tmp_path)
     with pytest.raises(configs.RunError) as raised:
         runs.read_config(tmp_path)
     assert words in str(raised.value)
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(maml_run, tmp_path, capsys):
+    data = json.loads((maml_run / "config.json").read_text())
+    del data["format"]  # as 0.1 wrote it
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    for command in (["evaluate", str(tmp_path)], ["train", "maml", "navigation", "--out", str(tmp_path), "--resume"]):
+        code = cli.main(command)
+        said = capsys.readouterr().err
+        assert code == 2 and said.count("\n") == 1, said
+        assert said.endswith("has format 1; this version reads format 2: use jaxmeta 0.1\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_config_survives_json():

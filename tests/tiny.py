@@ -105,6 +105,11 @@ def spoiled(on: tasks.TaskFamily, key: jax.Array, factor: float) -> tasks.TaskFa
     return on._replace(sample=sample)
 
 
+def keys_of(state: jm.TrainState, num_tasks: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The keys by which an update draws its tasks, collects and improves, each [N]."""
+    return tuple(jax.random.split(state.key, 1 + 3 * num_tasks)[1:].reshape(3, num_tasks))
+
+
 def supervised(name: str, on: tasks.TaskFamily | None = None, **changes) -> jm.MetaLearner:
     """Builds a registered algorithm for supervised tasks at its smallest."""
     factory, _ = registry.SUPERVISED_ALGOS[name].load()

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmeta.types import Array, Metrics, TrainState, Trial
+from jaxmeta.types import Array, Fault, Metrics, TrainState, Trial
 
 LARGEST = 1e18
 """What is larger counts as not finite: its square would be."""
@@ -26,9 +26,27 @@ MAX_SKIPPED = 5
 class NonFiniteError(RuntimeError):
     """So many updates in a row were not finite that training has stopped; `state` is that before the first of them."""
 
-    def __init__(self, update: int, state: TrainState):
-        super().__init__(f"{MAX_SKIPPED} updates in a row were not finite; the params are those of update {update}")
+    def __init__(self, update: int, state: TrainState, metrics: dict[str, float]):
+        super().__init__(
+            f"{MAX_SKIPPED} updates in a row were not finite{_blame(metrics)}; the params are those of update {update}"
+        )
         self.update, self.state = update, state
+
+
+FAULTY = "faulty_tasks/"
+"""Begins the names of the metrics that count tasks by what was not finite in them."""
+
+
+def _blame(metrics: dict[str, float]) -> str:
+    """Says what was not finite in an update: in how many tasks, or in which metrics if no task stands out."""
+    tasks = {name.removeprefix(FAULTY): int(count) for name, count in metrics.items() if name.startswith(FAULTY)}
+    found = [f"the {name.replace('_', ' ')} in {count} tasks" for name, count in tasks.items() if count]
+    found = found or [name for name, value in metrics.items() if not np.isfinite(value)]
+    if not found:
+        return ""
+    gradient = not any(count for name, count in tasks.items() if name != "gradient")
+    hint = " (optax.adam inside of adaptation needs eps_root > 0 for a gradient of zero)" if gradient else ""
+    return f": {', '.join(found)}{hint}"
 
 
 def has_given_up(skipped: Any) -> bool:
@@ -53,7 +71,18 @@ def is_sound(tree, leading: int = 0, logits: bool = False) -> Array:
 def faulty_tasks(trials: Trial) -> Array:
     """Says which of the trials [n, ...] had a fault, bool [n]."""
     fault = trials.rounds.fault
-    return jnp.any(fault, axis=tuple(range(1, fault.ndim)))
+    return jnp.any(fault != Fault.NONE, axis=tuple(range(1, fault.ndim)))
+
+
+def causes(trials: Trial) -> dict[str, Array]:
+    """Says what was the first fault of each of the trials [n, ...]: bool [n] by name, at most one of them true."""
+    fault = trials.rounds.fault
+    by_round = jnp.max(fault, axis=tuple(range(2, fault.ndim)))
+    first = jnp.argmax(by_round != Fault.NONE, axis=1)
+    cause = jnp.take_along_axis(by_round, first[:, None], axis=1)[:, 0]
+    policy = cause == Fault.POLICY
+    found = {"environment": cause == Fault.ENVIRONMENT, "policy": policy & (first == 0)}
+    return found | ({"adapted_policy": policy & (first > 0)} if by_round.shape[1] > 1 else {})
 
 
 def empty_faulty(trials: Trial) -> Trial:
@@ -75,8 +104,12 @@ def empty(trials: Trial, some: Array) -> Trial:
 def kept(output, keep: Array | bool = True) -> tuple[Any, Array]:
     """Zeroes what one task gives unless it is finite and `keep` holds; returns it and whether it was kept, float32."""
     keep = is_sound(output) & keep
-    output = jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros((), leaf.dtype)), output)
-    return output, keep.astype(jnp.float32)
+    return zero_unless(keep, output), keep.astype(jnp.float32)
+
+
+def zero_unless(keep: Array, output):
+    """Zeroes all leaves unless `keep` holds."""
+    return jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros((), leaf.dtype)), output)
 
 
 def guarded(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner
 from jaxmeta.tasks.base import Env
-from jaxmeta.types import Array, Carry, Fast, Input, Key, Output, Params, Plan, Rollout, Task, Trial
+from jaxmeta.types import Array, Carry, Fast, Fault, Input, Key, Output, Params, Plan, Rollout, Task, Trial
 
 
 @parallel.in_float32
@@ -42,8 +44,8 @@ def rollout(
         next_env_state, outcome = jax.vmap(env.step, (0, 0, 0, None))(
             jax.random.split(env_key, streams), env_state, action, task
         )
-        sound = guard.is_sound((inputs.obs, action, outcome.obs, outcome.reward), leading=1)
-        sound &= guard.is_sound(output, leading=1, logits=True)
+        fault = _blame(inputs.obs, (output, action), (outcome.obs, outcome.reward))
+        sound = fault == Fault.NONE
         valid = alive & sound
         reward = jnp.where(valid, outcome.reward, 0.0)
         obs = _select(sound, outcome.obs, jax.tree.map(jnp.zeros_like, outcome.obs))
@@ -60,7 +62,7 @@ def rollout(
             output=output,
             reset_key=(),  # pyright: ignore[reportArgumentType]  one for all steps, put in below
             success=valid & outcome.success,
-            fault=alive & ~sound,
+            fault=jnp.where(alive, fault, Fault.NONE),
         )
         next_inputs = Input(
             obs=obs,
@@ -90,6 +92,15 @@ def rollout(
     _, records = jax.lax.scan(episode, start, jax.random.split(episodes_key, episodes))
     records = jax.tree.map(lambda leaf: leaf.reshape(episodes * spec.horizon, *leaf.shape[2:]), records)
     return records.replace(reset_key=reset_keys)
+
+
+def _blame(obs: Any, decision: tuple[Output, Array], outcome: Any) -> Array:
+    """Finds the first in every stream that gives something that is not finite at a step, a `Fault` [E]."""
+    output, action = decision
+    shown, after = (guard.is_sound(said, leading=1) for said in (obs, outcome))
+    decided = guard.is_sound(output, leading=1, logits=True) & guard.is_sound(action, leading=1)
+    blame = jnp.where(shown & ~decided, Fault.POLICY, Fault.ENVIRONMENT)
+    return jnp.where(shown & decided & after, Fault.NONE, blame).astype(jnp.int8)
 
 
 @parallel.in_float32

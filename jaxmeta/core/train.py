@@ -175,7 +175,9 @@ def train(
                 fetched = jax.tree.map(lambda rows, length=length: rows[:length], jax.device_get(metrics))
                 asked_to_stop = _call(callbacks, done, state, fetched)
                 if guard.has_given_up(skipped := fetched["skipped"][-1]):
-                    raise guard.NonFiniteError(done - int(np.max(skipped)), state)
+                    worst = np.unravel_index(np.argmax(skipped), np.shape(skipped))
+                    last = {name: float(rows[-1][worst]) for name, rows in fetched.items()}
+                    raise guard.NonFiniteError(done - int(np.max(skipped)), state, last)
                 if asked_to_stop:
                     break
     except BaseException as error:

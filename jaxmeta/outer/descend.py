@@ -94,7 +94,8 @@ def optimiser(
     """Builds the optimiser of an outer loop.
 
     Args:
-      anneal_over: updates over which the step size falls linearly to zero; None keeps it.
+      anneal_over: updates over which the step size falls linearly to zero; None keeps it. The optimiser counts them, so
+        an update that was skipped, because it was not finite, is not among them.
       steps: gradient steps of an update.
       first: updates that were done before the first step.
       max_grad_norm: gradients longer than this are scaled down to it; None does not.

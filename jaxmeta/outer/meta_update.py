@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.core import parallel
+from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Info, Learner, MetaLearner
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Task, TrainState
 
@@ -34,8 +34,8 @@ class Sampler(NamedTuple):
     """Decides which tasks an update visits."""
 
     init: Callable[[Key], Any]
-    sample: Callable[[Any, Params, Key, int], tuple[Any, Draw]]
-    """(state, params, key, num_tasks) -> (state, draw). Batched, so that drawing without repetition can be said."""
+    sample: Callable[[Any, Params, Key], tuple[Any, Draw]]
+    """(state, params, keys [N]) -> (state, draw). Batched, so that tasks can be drawn without replacement."""
     score: Callable[[Any], Array]
     """Scores what one task gave (`Seen.outcome` without its leading axis): a scalar."""
     update: Callable[[Any, Draw, Array, Array], tuple[Any, Metrics]]
@@ -117,21 +117,25 @@ def meta_update(
         weight = draw.weight * seen.finite
         scores = jax.vmap(sampler.score)(seen.outcome)
         params, opt_state, metrics = improve.step(params, opt_state, Batch(batch, improve_keys, weight), step)
+        metrics |= seen.metrics
         # tasks that the source found faulty have no weight, so the improvement does not count them again
-        faulty = [told["faulty_tasks"] for told in (metrics, seen.metrics) if "faulty_tasks" in told]
-        metrics |= seen.metrics | ({"faulty_tasks": sum(faulty)} if faulty else {})
+        faulty = [count for name, count in metrics.items() if name.startswith(guard.FAULTY)]
+        metrics |= {"faulty_tasks": sum(faulty)} if faulty else {}
         return (params, opt_state, metrics), (memory, scores, seen.finite)
 
     def update(state: TrainState, data: Any = ()) -> tuple[TrainState, Metrics]:
-        key, draw_key, source_key, improve_key = jax.random.split(state.key, 4)
-        memory, draw = sampler.sample(state.sampler, state.params, draw_key, info.num_tasks)
-        keys = tuple(jax.random.split(key, info.num_tasks) for key in (source_key, improve_key))
+        # one split for all: on a CPU it takes as long as a layer of a network, however many keys it makes
+        keys = jax.random.split(state.key, 1 + 3 * info.num_tasks)
+        draw_keys, source_keys, improve_keys = keys[1:].reshape(3, info.num_tasks)
+        memory, draw = sampler.sample(state.sampler, state.params, draw_keys)
         (params, opt_state, metrics), (source_state, scores, finite) = parallel.over_tasks(
-            on_device, (state.params, state.opt_state, state.step, data), (state.source, draw, *keys)
+            on_device,
+            (state.params, state.opt_state, state.step, data),
+            (state.source, draw, source_keys, improve_keys),
         )
         memory, chosen = sampler.update(memory, draw, scores, finite)
         state = state.replace(
-            params=params, opt_state=opt_state, key=key, step=state.step + 1, sampler=memory, source=source_state
+            params=params, opt_state=opt_state, key=keys[0], step=state.step + 1, sampler=memory, source=source_state
         )
         return state, metrics | chosen
 

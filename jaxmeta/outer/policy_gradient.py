@@ -81,14 +81,16 @@ def policy_gradient(
     critic: Critic | None = None,
     aggregate: Aggregate = mean(),
     rounds: int = 0,
+    tx: optax.GradientTransformation | None = None,
 ) -> Improve:
-    """Follows the meta-gradient of fresh trials with Adam.
+    """Follows the meta-gradient of fresh trials.
 
     Args:
       advantage: estimates the advantages of the last round.
       credit: for the data that was adapted on, such as `standardized_credit`; by default there is none.
       critic: predicts the values, where the policy itself does not.
       rounds: adaptations of a trial, for a penalty on the divergence before them.
+      tx: what to do with the meta-gradient; by default Adam as `config` says.
 
     Raises:
       ValueError: if there is a KL target, but no round that it is for.
@@ -105,7 +107,7 @@ def policy_gradient(
         return of_trial(params, one.trial)
 
     steps = config.epochs * config.minibatches
-    tx = optimiser(
+    tx = tx or optimiser(
         config.learning_rate,
         config.anneal_over,
         steps,

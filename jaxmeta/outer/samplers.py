@@ -16,9 +16,9 @@ from jaxmeta.types import Array, Key, Metrics, Params, Task
 def uniform(family: TaskFamily) -> Sampler:
     """Draws every task from the family's training distribution."""
 
-    def sample(state: tuple[()], params: Params, key: Key, num_tasks: int) -> tuple[tuple[()], Draw]:
-        tasks = parallel.map_tasks(family.sample, jax.random.split(key, num_tasks))
-        return state, Draw(tasks, slot=jnp.full(num_tasks, -1), weight=jnp.ones(num_tasks))
+    def sample(state: tuple[()], params: Params, keys: Key) -> tuple[tuple[()], Draw]:
+        tasks = parallel.map_tasks(family.sample, keys)
+        return state, Draw(tasks, slot=jnp.full(len(keys), -1), weight=jnp.ones(len(keys)))
 
     return Sampler(
         init=lambda key: (), sample=sample, score=lambda outcome: jnp.zeros(()), update=lambda state, *_: (state, {})
@@ -44,17 +44,17 @@ def revisit(family: TaskFamily, num_train_tasks: int, in_turn: int = 0, strata: 
         tasks = jax.vmap(family.sample)(jax.random.split(key, size)) if known is None else known
         return jax.tree.map(jnp.array, tasks), jnp.zeros((), jnp.int32)
 
-    def sample(state: tuple[Task, Array], params: Params, key: Key, num_tasks: int) -> tuple[Any, Draw]:
+    def sample(state: tuple[Task, Array], params: Params, keys: Key) -> tuple[Any, Draw]:
         tasks, updates = state
-        here, visits = size // strata, num_tasks // strata
+        here, visits = size // strata, len(keys) // strata
 
         def choose(key: Key) -> Array:
             turn = (updates * visits + jnp.arange(visits)) % here
             return jnp.where(updates < in_turn, turn, jax.random.choice(key, here, (visits,), replace=False))
 
-        chosen = jax.vmap(choose)(jax.random.split(key, strata))
+        chosen = jax.vmap(choose)(keys[:strata])
         slot = (chosen + here * jnp.arange(strata)[:, None]).reshape(-1)
-        return state, Draw(jax.tree.map(lambda leaf: leaf[slot], tasks), slot, jnp.ones(num_tasks))
+        return state, Draw(jax.tree.map(lambda leaf: leaf[slot], tasks), slot, jnp.ones(len(keys)))
 
     def update(state: tuple[Task, Array], draw: Draw, scores: Array, finite: Array) -> tuple[Any, Metrics]:
         tasks, updates = state

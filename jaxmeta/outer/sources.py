@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxmeta.core import guard, parallel
 from jaxmeta.core.learner import Learner
-from jaxmeta.core.rollout import collect, episode_returns, stepping_chunk
+from jaxmeta.core.rollout import collect, episode_returns, episode_successes, stepping_chunk
 from jaxmeta.outer.meta_update import Draw, Seen, Source
 from jaxmeta.rl import replay as rings
 from jaxmeta.rl.replay import TaskRings
@@ -28,7 +28,7 @@ def fresh(learner: Learner, family: TaskFamily, plan: Plan) -> Source:
         trials = parallel.chunked_vmap(one, (draw.tasks, keys), stepping_chunk(family.env, draw.tasks, plan))
         trials = guard.empty_faulty(trials)
         finite = ~guard.faulty_tasks(trials)
-        return state, trials, Seen(trials, finite, trial_metrics(trials, plan))
+        return state, trials, Seen(trials, finite, trial_metrics(trials, plan, family.env.spec.success))
 
     return Source(init=lambda key: (), next=next_trials)
 
@@ -101,19 +101,25 @@ def replay(source: Source, kinds: Mapping[str, Ring], num_rings: int, by_task: b
     return Source(init, next_trials)
 
 
-def trial_metrics(trials: Trial, plan: Plan) -> Metrics:
+def trial_metrics(trials: Trial, plan: Plan, success: bool = False) -> Metrics:
     """Describes the trials of all devices, of which these are the part of one.
 
     Returns of every round and of the first and last episode are means over streams and over the tasks without a fault,
-    NaN if there is none; steps, and tasks with a fault, are counted.
+    NaN if there is none, and so are the success rates of these episodes, where `success` asks for them; steps, and
+    tasks with a fault, are counted.
     """
     num_tasks = trials.rounds.reward.shape[0] * parallel.num_devices()
-    returns = episode_returns(trials.rounds.reward, plan.episodes).mean((0, 2))
-    steps = trials.rounds.valid.sum((1, 2, 3)).mean()
-    faulty = jnp.mean(guard.faulty_tasks(trials), dtype=jnp.float32)
-    returns, steps, faulty = parallel.task_mean((returns, steps, faulty))
-    faulty = jnp.round(faulty * num_tasks)
-    returns = returns / (1.0 - faulty / num_tasks)
-    by_round = {f"return/round_{index}": value for index, value in enumerate(returns.sum(-1))}
-    counts = {"env_steps": steps * num_tasks, "faulty_tasks": faulty}
-    return by_round | {"return/first": returns[0, 0], "return/last": returns[-1, -1]} | counts
+    rounds = trials.rounds
+    episodes = {"return": episode_returns(rounds.reward, plan.episodes)}
+    if success:
+        episodes["success"] = episode_successes(rounds.success, plan.episodes).astype(jnp.float32)
+    episodes = {name: values.mean((0, 2)) for name, values in episodes.items()}
+    steps = rounds.valid.sum((1, 2, 3)).mean()
+    faulty = {name: jnp.mean(found, dtype=jnp.float32) for name, found in guard.causes(trials).items()}
+    episodes, steps, faulty = parallel.task_mean((episodes, steps, faulty))
+    faulty = {guard.FAULTY + name: jnp.round(share * num_tasks) for name, share in faulty.items()}
+    episodes = {name: values / (1.0 - sum(faulty.values()) / num_tasks) for name, values in episodes.items()}
+    metrics = {f"return/round_{index}": value for index, value in enumerate(episodes["return"].sum(-1))}
+    for name, values in episodes.items():
+        metrics |= {f"{name}/first": values[0, 0], f"{name}/last": values[-1, -1]}
+    return metrics | {"env_steps": steps * num_tasks} | faulty

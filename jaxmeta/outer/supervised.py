@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxmeta import checks
 from jaxmeta.core import parallel
@@ -47,14 +48,21 @@ class SupervisedConfig:
         checks.at_least_one(self, "anneal_over", "truncation")
 
 
-def follow_query(learner: Learner, env: Any, rounds: int, config: SupervisedConfig = SupervisedConfig()) -> Improve:
-    """Follows the gradient of the query's loss, through the adaptation, with Adam.
+def follow_query(
+    learner: Learner,
+    env: Any,
+    rounds: int,
+    config: SupervisedConfig = SupervisedConfig(),
+    tx: optax.GradientTransformation | None = None,
+) -> Improve:
+    """Follows the gradient of the query's loss, through the adaptation.
 
     Args:
       env: a `tasks.FewShot`.
       rounds: steps of the inner loop.
+      tx: what to do with the gradient; by default Adam as `config` says.
     """
-    tx = optimiser(config.learning_rate, config.anneal_over, max_grad_norm=config.max_grad_norm)
+    tx = tx or optimiser(config.learning_rate, config.anneal_over, max_grad_norm=config.max_grad_norm)
     loss = query_loss(learner, env, rounds, config.truncation)
     return descend(loss, tx, masked(config.max_task_gradient), piece=few_rows)
 

@@ -95,6 +95,10 @@ def unrolled(learner: Learner, env: Any, rounds: int, config: UnrolledConfig = U
         )
         each, keep = jax.vmap(end)(fast, batch.data, batch.keys, batch.weight)
         faulty = parallel.task_sum(jnp.sum((1.0 - keep) * (batch.weight > 0)))
-        return params, opt_state, jax.tree.map(jnp.mean, metrics) | mean_of_kept(each, keep) | {"faulty_tasks": faulty}
+        return (
+            params,
+            opt_state,
+            jax.tree.map(jnp.mean, metrics) | mean_of_kept(each, keep) | {guard.FAULTY + "gradient": faulty},
+        )
 
     return Improve(tx.init, step)

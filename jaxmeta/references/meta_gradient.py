@@ -208,5 +208,5 @@ def _rollout(theta: Array, happened: Streams) -> Rollout:
         output=Output(dist=theta[happened.state], value=jnp.zeros_like(ends)),
         reset_key=jax.random.split(jax.random.key(0), num_streams),
         success=jnp.zeros_like(ends, bool),
-        fault=jnp.zeros_like(ends, bool),
+        fault=jnp.zeros_like(ends, jnp.int8),
     )

@@ -89,4 +89,4 @@ class FewShot:
         episode = (inputs, answer, question, nothing, nothing + 1, nothing + 1, nothing, output)
         never = jnp.zeros((1, 1), bool)
         no_key: Any = ()  # no policy drew anything
-        return Rollout(*episode, reset_key=no_key, success=never, fault=never)
+        return Rollout(*episode, reset_key=no_key, success=never, fault=jnp.zeros(never.shape, jnp.int8))

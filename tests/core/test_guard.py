@@ -8,13 +8,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxmeta as jm
 from jaxmeta import registry, tasks
 from jaxmeta.core import guard
 from jaxmeta.core.train import make_chunk
-from jaxmeta.types import Plan, TrainState
+from jaxmeta.types import Fault, Plan, TrainState
 from tests import tiny
 
 LIMIT = 0.5
@@ -73,7 +74,9 @@ def test_a_fault_is_found_and_neighbours_are_the_same_bit_for_bit(fault):
     # what a fault leaves is finite, and not valid
     rounds = broken.rounds
     assert np.isfinite(rounds.reward).all() and np.isfinite(rounds.next_obs).all()
-    assert not (rounds.fault & (rounds.valid > 0)).any() and not (rounds.fault & (rounds.reward != 0)).any()
+    at_fault = rounds.fault != Fault.NONE
+    assert not (at_fault & (rounds.valid > 0)).any() and not (at_fault & (rounds.reward != 0)).any()
+    np.testing.assert_array_equal(guard.causes(broken)["environment"], [False, True, False])
 
     def others(tree):
         return jax.tree.map(lambda leaf: np.asarray(leaf)[[0, 2]], tree)
@@ -107,6 +110,7 @@ def test_an_adaptation_that_is_not_finite_is_a_fault_of_its_task_alone():
     _, broken = trials_of(meta._replace(learner=learner), family, SOUND)
     found = np.asarray(guard.faulty_tasks(broken))
     assert found.sum() == 1
+    np.testing.assert_array_equal(guard.causes(broken)["adapted_policy"], found)
     # the round before the adaptation was sound
     assert not np.asarray(broken.rounds.fault)[:, 0].any() and np.asarray(broken.rounds.fault)[found, 1].all()
     for leaf, other in zip(*(jax.tree.leaves(t.rounds.replace(reset_key=())) for t in (sound, broken)), strict=True):
@@ -159,9 +163,9 @@ def test_updates_that_come_to_nothing_stop_before_the_params_change():
     meta = tiny.algo("maml-vpg", faulty(always=True))
     state = jm.init_state(meta, jax.random.key(0))
     begun = jax.tree.map(np.array, (state.params, state.opt_state))
-    with pytest.raises(
-        guard.NonFiniteError, match="5 updates in a row were not finite; the params are those of update 0"
-    ):
+    num_tasks = meta.info.num_tasks
+    message = f"not finite: the environment in {num_tasks} tasks; the params are those of update 0"
+    with pytest.raises(guard.NonFiniteError, match=f"5 updates in a row were {message}"):
         jm.train(meta, state, 20, chunk=1)
     with pytest.raises(guard.NonFiniteError) as stopped:
         jm.train(meta, jm.init_state(meta, jax.random.key(0)), 20, chunk=10)
@@ -169,6 +173,49 @@ def test_updates_that_come_to_nothing_stop_before_the_params_change():
     after = stopped.value.state
     chex.assert_trees_all_equal(begun, jax.device_get((after.params, after.opt_state)))
     assert int(after.skipped) == 10 and int(after.step) == 10
+
+
+def params_that(break_):
+    """A meta-learner whose policy is broken from the start, by what `break_` makes of its params."""
+    meta = tiny.algo("maml-vpg")
+
+    def init(key):
+        state = meta.init(key)
+        return state.replace(params=state.params.replace(policy=jax.tree.map(break_, state.params.policy)))
+
+    return meta._replace(init=init)
+
+
+def test_a_policy_that_is_not_finite_is_blamed_and_not_its_environment():
+    meta = params_that(lambda leaf: jnp.full_like(leaf, jnp.nan))
+    with pytest.raises(guard.NonFiniteError, match=f"not finite: the policy in {meta.info.num_tasks} tasks; the"):
+        jm.train(meta, jm.init_state(meta, jax.random.key(0)), 5, chunk=5)
+
+
+def test_an_optimiser_without_a_derivative_at_zero_is_named():
+    """Adam inside, where nothing is ever paid: its root has an infinite slope at a gradient of zero."""
+
+    class Unpaid(tasks.Navigation):
+        def step(self, key, state, action, task):
+            state, step = super().step(key, state, action, task)
+            return state, step.replace(reward=jnp.zeros(()))
+
+    family = tiny.family()._replace(env=Unpaid(horizon=4))
+    policy = jm.inner.memory(jm.nets.actor_critic(family.env.spec, (4,)))
+    messages = {}
+    for eps_root in (0.0, 1e-8):
+        updater = jm.inner.fixed(optax.adam(1e-2, eps_root=eps_root))
+        loss = jm.inner.policy_loss(policy, jm.rl.ratio, jm.rl.plain_returns())
+        learner = jm.inner.descent(policy, loss, updater)
+        improve = jm.outer.policy_gradient(learner, jm.rl.plain_returns())
+        source = jm.outer.fresh(learner, family, Plan(streams=2, rounds=1))
+        info = jm.outer.Info(4, Plan(streams=2, rounds=1), spread=4)
+        meta = jm.outer.meta_update(learner, info.plan, jm.outer.uniform(family), source, improve, info)
+        try:
+            jm.train(meta, jm.init_state(meta, jax.random.key(0)), 5, chunk=5)
+        except guard.NonFiniteError as error:
+            messages[eps_root] = str(error)
+    assert list(messages) == [0.0] and "grad_norm" in messages[0.0] and "needs eps_root > 0" in messages[0.0]
 
 
 def scripted(bad):

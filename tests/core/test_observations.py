@@ -119,7 +119,7 @@ def test_dtypes_last_up_to_the_encoder_and_masked_actions_are_never_drawn():
     ).rounds
     for obs in (rounds.inputs.obs, rounds.inputs.prev_next_obs, rounds.next_obs):
         assert {name: part.dtype for name, part in obs.items()} == dtypes
-    assert rounds.success.dtype == rounds.fault.dtype == jnp.bool_ and rounds.fault.shape == (1, 4, 64)
+    assert rounds.success.dtype == jnp.bool_ and rounds.fault.dtype == jnp.int8 and rounds.fault.shape == (1, 4, 64)
     at_left_end = (rounds.inputs.obs["vector"][..., 0] == 0) & (rounds.valid > 0)
     assert at_left_end.any() and not (rounds.action[..., 0] == 0)[at_left_end].any()
     assert (rounds.action[..., 0] == 0)[~at_left_end].any()
@@ -252,6 +252,17 @@ def test_an_episode_succeeds_if_any_of_its_steps_does():
     assert report.success()[0][1]["mean"] == 0.75
     success = np.array([[0.0, 1.0, 1.0, 0.0, np.nan, 0.0]]).T
     np.testing.assert_array_equal(episode_successes(jnp.asarray(success), 3), [[1, 1, np.nan]])
+
+
+def test_the_log_has_the_success_rates_of_the_first_and_last_episode():
+    tasks, plan = jnp.array([0, 1, 0, 0]), jm.Plan(streams=2, episodes=2)
+    family = TaskFamily(Counter(), lambda key: jnp.int32(0), lambda key: jnp.int32(0), lambda task: task[None])
+    draw = outer.Draw(tasks, jnp.full(4, -1), jnp.ones(4))
+    source = outer.fresh(silent(), family, plan)
+    _, _, seen = source.next((), {}, draw, (), jax.random.split(jax.random.key(0), 4))
+    assert (seen.metrics["success/first"], seen.metrics["success/last"]) == (0.75, 0.75)
+    plain = outer.sources.trial_metrics(seen.outcome, plan)
+    assert "success/last" not in plain and plain["return/last"] == seen.metrics["return/last"] == 2.0
 
 
 def test_a_family_without_success_reports_none():

@@ -49,7 +49,7 @@ def experience(action, theta):
         output=Output(dist=jnp.stack([theta, 0.0])[None, None], value=jnp.zeros((1, 1))),
         reset_key=jax.random.split(jax.random.key(0), 1),
         success=jnp.zeros((1, 1), bool),
-        fault=jnp.zeros((1, 1), bool),
+        fault=jnp.zeros((1, 1), jnp.int8),
     )
 
 

@@ -45,7 +45,7 @@ def experience(actions, theta):
         output=Output(dist=jnp.tile(jnp.stack([theta, 0.0]), (HORIZON, 1, 1)), value=jnp.zeros((HORIZON, 1))),
         reset_key=jax.random.split(jax.random.key(0), 1),
         success=jnp.zeros((HORIZON, 1), bool),
-        fault=jnp.zeros((HORIZON, 1), bool),
+        fault=jnp.zeros((HORIZON, 1), jnp.int8),
     )
 
 

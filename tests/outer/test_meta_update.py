@@ -10,6 +10,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import inner, nets, outer, rl
+from jaxmeta.rl.replay import draw
 from jaxmeta.types import Plan
 from tests import tiny
 
@@ -46,9 +47,9 @@ def built(sampler=None, source=None, improve=None):
 def test_a_sampler_keeps_the_scores_of_tasks():
     """A curriculum: it remembers the returns of the tasks that it drew."""
 
-    def sample(state, params, key, num_tasks):
-        draw = outer.uniform(FAMILY).sample((), params, key, num_tasks)[1]
-        return state, draw.replace(slot=jnp.arange(num_tasks), weight=draw.weight.at[0].set(0.0))
+    def sample(state, params, keys):
+        draw = outer.uniform(FAMILY).sample((), params, keys)[1]
+        return state, draw.replace(slot=jnp.arange(len(keys)), weight=draw.weight.at[0].set(0.0))
 
     def update(state, draw, scores, finite):
         return state.at[draw.slot].add(jnp.where(finite, scores, 0.0)), {"score": scores.mean()}
@@ -109,6 +110,41 @@ def test_a_source_learns_from_demonstrations_that_nobody_collected():
     source = outer.Source(lambda key: (), pick)
     state = trained(built(source=source, improve=outer.descend(loss, optax.sgd(0.1))), demonstrations)
     assert state.source == ()
+
+
+def test_a_loss_learns_from_whole_episodes_of_the_past():
+    """Self-imitation: the episodes of earlier updates are kept whole, and the policy is fitted to them."""
+    horizon = FAMILY.env.spec.horizon
+
+    def rows(trials, tasks):
+        last = jax.tree.map(
+            lambda leaf: jnp.swapaxes(leaf[:, -1], 1, 2), (trials.rounds.inputs.obs, trials.rounds.action)
+        )
+        flat = jnp.concatenate(last, axis=-1)  # [n, streams, time, what is seen and done]
+        return flat.reshape(*flat.shape[:2], -1), jnp.ones(flat.shape[:2])
+
+    def deal(batch):
+        return jax.vmap(lambda key: jax.random.split(key, 2))(batch.keys).swapaxes(0, 1)
+
+    def take(batch, keys):
+        _, kept = batch.data
+        episodes = jax.vmap(lambda ring, key: draw(kept["episodes"], ring[None], key, 1)[0, 0])(
+            jnp.arange(len(keys)), keys
+        )
+        return outer.Batch(episodes.reshape(len(keys), horizon, -1), keys, jnp.ones(len(keys)))
+
+    def loss(params, episode, key):
+        inputs = FAMILY.env.spec.example_input()
+        say = lambda obs: POLICY.act(params, (), (), inputs.replace(obs=obs))[1]  # noqa: E731
+        fit = jax.vmap(lambda obs, action: POLICY.head(say(obs)).log_prob(action))
+        return -fit(episode[:, :2], episode[:, 2:]).mean(), {}
+
+    ring = outer.Ring(capacity=8, width=4 * horizon, rows=rows)
+    source = outer.replay(outer.fresh(POLICY, FAMILY, PLAN), {"episodes": ring}, num_rings=4, by_task=False)
+    improve = outer.descend(loss, optax.sgd(0.1), minibatches=outer.Minibatches(deal, take))
+    kept = trained(built(source=source, improve=improve)).source["episodes"]
+    # four rings, three updates of two streams each
+    np.testing.assert_array_equal(kept.size, 6)
 
 
 def test_a_task_lives_for_several_updates():

@@ -317,7 +317,7 @@ def visits(states):
 def test_tasks_are_visited_in_turn_while_warming_up_and_then_at_random_without_repetition():
     sampler = outer.revisit(diary_family()._replace(train_tasks=jnp.arange(6.0)), 6, in_turn=6)
     known, _ = sampler.init(KEY)
-    draw = jax.vmap(lambda update, key: sampler.sample((known, update), (), key, 2)[1])
+    draw = jax.vmap(lambda update, key: sampler.sample((known, update), (), jax.random.split(key, 2))[1])
     drawn_tasks = jax.jit(draw)(jnp.arange(30), jax.random.split(KEY, 30))
     chosen = np.asarray(drawn_tasks.slot)
     np.testing.assert_array_equal(drawn_tasks.tasks, chosen)

@@ -57,6 +57,23 @@ def test_clipping_stops_the_gain_of_a_ratio_that_has_moved_far():
     assert (np.abs(slope(jnp.array([[-0.5], [0.5]]))) > 0).all()
 
 
+def test_an_optimiser_of_ones_own_takes_the_place_of_adam():
+    """Signs of a gradient have one length, which Adam's first step through two epochs would not have."""
+    family, plan = tiny.family(), jm.Plan(streams=2)
+    policy = jm.inner.memory(jm.nets.actor_critic(family.env.spec, (4,)))
+    improve = outer.policy_gradient(
+        policy, rl.plain_returns(), outer.PolicyGradientConfig(epochs=1), tx=optax.sign_sgd(0.25)
+    )
+    source, info = outer.fresh(policy, family, plan), outer.Info(2, plan, spread=2)
+    meta = outer.meta_update(policy, plan, outer.uniform(family), source, improve, info)
+    state = jm.init_state(meta, jax.random.key(0))
+    after = jm.train(meta, state, 1)
+    steps = [np.abs(a - b) for a, b in zip(*map(jax.tree.leaves, (after.params, state.params)), strict=True)]
+    for step in steps:  # where the value head has no weight in the loss, nothing moves
+        assert set(np.round(step.ravel(), 5)) <= {0.0, 0.25}
+    assert any((step > 0).any() for step in steps)
+
+
 def test_minibatches_must_divide_the_tasks():
     with pytest.raises(ValueError, match="minibatches is 4; it must divide num_tasks, which is 6"):
         jm.RL2Config(num_tasks=6, ppo=outer.PolicyGradientConfig(minibatches=4))

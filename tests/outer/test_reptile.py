@@ -25,11 +25,10 @@ def update_and_trials(num_tasks, step_size):
     meta = jm.reptile(FAMILY, config)
     state = meta.init(jax.random.key(0))
     after, metrics = jax.jit(meta.update)(state)
-    _, *keys = jax.random.split(state.key, 4)
-    tasks_key, collect_key, _ = keys
-    tasks = jax.vmap(FAMILY.sample)(jax.random.split(tasks_key, num_tasks))
+    task_keys, collect_keys, _ = tiny.keys_of(state, num_tasks)
+    tasks = jax.vmap(FAMILY.sample)(task_keys)
     run = jax.vmap(lambda task, key: collect(meta.learner, state.params, FAMILY.env, task, key, meta.plan))
-    trials = jax.jit(run)(tasks, jax.random.split(collect_key, num_tasks))
+    trials = jax.jit(run)(tasks, collect_keys)
     last = trials.rounds.reward[:, -1].sum(1).mean()
     np.testing.assert_allclose(metrics["return/last"], last, rtol=1e-5)
     return meta, state.params, after.params, trials
@@ -66,7 +65,7 @@ def test_a_task_whose_adaptation_is_not_finite_is_left_out_and_counted():
         return outer.meta_update(agent, plan, outer.uniform(FAMILY), source, improve, info)
 
     start = build(end).init(jax.random.key(0))
-    keys = jax.random.split(jax.random.split(start.key, 4)[3], 2)
+    _, _, keys = tiny.keys_of(start, 2)
 
     def spoiled(params, trial, key):
         spoil = jnp.all(jax.random.key_data(key) == jax.random.key_data(keys[0]))

@@ -53,12 +53,6 @@ def reptile(agent, num_tasks, rounds=1, config=outer.ReptileConfig(), family=FAM
     return on_examples(agent, outer.reptile(outer.after_batches(agent, ENV, rounds), config), num_tasks, rounds, family)
 
 
-def keys_of(state, num_tasks):
-    """The keys by which an update draws its tasks, and those of their adaptations."""
-    _, draw_key, _, improve_key = jax.random.split(state.key, 4)
-    return jax.random.split(draw_key, num_tasks), jax.random.split(improve_key, num_tasks)
-
-
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_gradient_of_the_query_goes_through_all_steps(steps):
     agent = learner(inner.sgd(0.1))
@@ -94,7 +88,7 @@ def test_gradient_of_a_learned_step_size_is_minus_the_product_of_both_gradients(
 
 def one_update(meta):
     state = meta.init(jax.random.key(0))
-    task = FAMILY.sample(keys_of(state, 1)[0][0])
+    task = FAMILY.sample(tiny.keys_of(state, 1)[0][0])
     return state.params.policy, task, jax.jit(meta.update)(state)[0].params.policy
 
 
@@ -140,7 +134,7 @@ def test_a_task_that_diverges_is_left_out_and_counted(factor, most, counts):
     """An update by four tasks, one of them spoiled, follows the mean of what the other three say."""
     agent = learner(inner.sgd(0.1))
     start = following(agent, 4).init(jax.random.key(5))
-    draws, others = keys_of(start, 4)
+    draws, _, others = tiny.keys_of(start, 4)
     config = outer.SupervisedConfig(max_task_gradient=most)
     meta = following(agent, 4, config, tiny.spoiled(FAMILY, draws[0], factor))
     state, metrics = jax.jit(meta.update)(start)
@@ -158,7 +152,7 @@ def test_a_task_that_diverges_is_left_out_and_counted(factor, most, counts):
 def test_reptile_leaves_a_task_that_diverges_out_too():
     agent = learner(inner.sgd(0.1))
     start = reptile(agent, 4).init(jax.random.key(5))
-    draws, _ = keys_of(start, 4)
+    draws, *_ = tiny.keys_of(start, 4)
     family = tiny.spoiled(FAMILY, draws[0], jnp.inf)
     meta = reptile(agent, 4, config=outer.ReptileConfig(1.0), family=family)
     state, metrics = jax.jit(meta.update)(start)

@@ -36,15 +36,9 @@ def unrolled(config, family=FAMILY):
     return outer.meta_update(agent, PLAN, outer.uniform(family), source, improve, outer.Info(NUM_TASKS, PLAN))
 
 
-def keys_of(state):
-    """The keys by which an update draws its tasks, and those of their adaptations."""
-    _, draw_key, _, improve_key = jax.random.split(state.key, 4)
-    return jax.random.split(draw_key, NUM_TASKS), jax.random.split(improve_key, NUM_TASKS)
-
-
 def by_hand(rates, keys, config):
     """One update of the step sizes, a loop over segments, tasks and steps; the losses of the segments too."""
-    drawn, thetas = [FAMILY.sample(key).support for key in keys[0]], [NETWORK.init(key) for key in keys[1]]
+    drawn, thetas = [FAMILY.sample(key).support for key in keys[0]], [NETWORK.init(key) for key in keys[2]]
     tx = optax.adam(config.learning_rate)
     state, losses = tx.init(rates), []
 
@@ -79,7 +73,7 @@ def test_an_update_is_that_of_a_loop(segment, log_floor):
     meta = unrolled(config)
     start = meta.init(jax.random.key(0))
     after, metrics = jax.jit(meta.update)(start)
-    rates, losses = by_hand(start.params.updater, keys_of(start), config)
+    rates, losses = by_hand(start.params.updater, tiny.keys_of(start, NUM_TASKS), config)
     chex.assert_trees_all_close(after.params.updater, rates, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
     assert metrics["faulty_tasks"] == 0.0
@@ -88,10 +82,10 @@ def test_an_update_is_that_of_a_loop(segment, log_floor):
 def test_a_function_that_diverges_is_left_out_and_counted():
     config = outer.UnrolledConfig(segment=2, learning_rate=1e-2)
     start = unrolled(config).init(jax.random.key(0))
-    draws, others = keys_of(start)
+    draws, _, others = tiny.keys_of(start, NUM_TASKS)
     after, metrics = jax.jit(unrolled(config, tiny.spoiled(FAMILY, draws[0], jnp.inf)).update)(start)
     # by hand the sound one alone
-    rates, losses = by_hand(start.params.updater, (draws[1:], others[1:]), config)
+    rates, losses = by_hand(start.params.updater, (draws[1:], None, others[1:]), config)
     chex.assert_trees_all_close(after.params.updater, rates, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
     assert metrics["faulty_tasks"] == 1.0

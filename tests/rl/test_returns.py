@@ -71,7 +71,7 @@ def experience(reward, done, valid=None, obs=None):
         output=Output(dist=(), value=blank),
         reset_key=(),
         success=jnp.zeros_like(blank, bool),
-        fault=jnp.zeros_like(blank, bool),
+        fault=jnp.zeros_like(blank, jnp.int8),
     )
 
 
