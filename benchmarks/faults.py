@@ -27,10 +27,11 @@ import jax
 import numpy as np
 import tyro
 
-from jaxmeta import registry, runs
-from jaxmeta.core import parallel, train
+from jaxmeta.core import train
 from jaxmeta.core.checkpoint import Checkpointer, keys_as_data
-from jaxmeta.provenance import provenance
+from jaxmeta.devices import Execution, use_cpu_cores
+from jaxmeta.experiment import registry, runs
+from jaxmeta.experiment.provenance import provenance
 from tests import tiny
 
 PROGRAM = "from jaxmeta.cli import main; raise SystemExit(main())"
@@ -283,10 +284,10 @@ def devices(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 def compare_counts(name: str, counts: list[int]) -> None:
     """Prints, as JSON, how far the params are apart after the first update that learns on so many devices."""
-    parallel.use_cpu_cores(max(counts))
+    use_cpu_cores(max(counts))
     meta, params = sixteen_tasks(name), []
     for count in counts:
-        execution = parallel.Execution(count)
+        execution = Execution(count)
         assert execution.mesh(meta.info.spread).size == count
         start = train.init_state(meta, jax.random.key(0), execution=execution)
         state = train.train(meta, start, meta.info.warmup + 1, execution=execution)
@@ -315,7 +316,7 @@ def sixteen_tasks(name: str) -> Any:
 
 def soak(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     """Trains for long on a small task, saves and logs, and looks at the memory of the process."""
-    from jaxmeta import logging, survival
+    from jaxmeta.experiment import logging, survival
 
     total = 200 if config.quick else 10_000
     meta = tiny.algo("rl2")
@@ -412,7 +413,7 @@ def measure(config: FaultsConfig) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     config = tyro.cli(FaultsConfig, args=argv, description=__doc__)
-    parallel.use_cpu_cores(1)
+    use_cpu_cores(1)
     record = measure(config)
     if config.json:
         print(json.dumps(record, indent=2))

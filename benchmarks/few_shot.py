@@ -24,8 +24,9 @@ import tyro
 import jaxmeta as jm
 from benchmarks.record import publish
 from benchmarks.turns import take_turns
-from jaxmeta.core import parallel, train
-from jaxmeta.provenance import provenance
+from jaxmeta import devices
+from jaxmeta.core import train
+from jaxmeta.experiment.provenance import provenance
 
 SHOTS, WIDTH, INNER_LR, OUTER_LR = 10, 40, 0.01, 1e-3
 
@@ -136,7 +137,7 @@ def _stateful(program: Callable[[Any], tuple[Any, Any]], state: Any) -> Callable
 
 def main(argv: list[str] | None = None) -> None:
     config = tyro.cli(FewShotBenchmark, args=argv, description=__doc__)
-    parallel.use_cpu_cores(config.devices)
+    devices.use_cpu_cores(config.devices)
     record = measure(config)
     if publish(record, config.out, config.json):
         return

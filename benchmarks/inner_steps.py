@@ -23,10 +23,9 @@ from jax.flatten_util import ravel_pytree
 
 from benchmarks.record import publish
 from benchmarks.turns import take_turns
-from jaxmeta import inner, nets, outer, tasks
-from jaxmeta.core import parallel
+from jaxmeta import devices, inner, nets, outer, tasks
 from jaxmeta.core.learner import Learner
-from jaxmeta.provenance import provenance
+from jaxmeta.experiment.provenance import provenance
 
 HELD = "held back"
 """What implicit gradients are compared with: it is not timed."""
@@ -121,7 +120,7 @@ def _family(config: InnerStepsBenchmark) -> tasks.TaskFamily:
 
 def main(argv: list[str] | None = None) -> None:
     config = tyro.cli(InnerStepsBenchmark, args=argv, description=__doc__)
-    parallel.use_cpu_cores()
+    devices.use_cpu_cores()
     record = measure(config)
     if publish(record, config.out, config.json):
         return

@@ -23,9 +23,9 @@ import tyro
 import jaxmeta as jm
 from benchmarks.record import publish
 from benchmarks.turns import peak_memory, take_turns
-from jaxmeta import outer
-from jaxmeta.core import parallel, train
-from jaxmeta.provenance import provenance
+from jaxmeta import devices, outer
+from jaxmeta.core import train
+from jaxmeta.experiment.provenance import provenance
 from jaxmeta.rl import replay
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Continuous, Key, Spec, Step
@@ -97,9 +97,9 @@ def _bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Calla
 
     def multiply(weights: Array, rows: Array) -> tuple[Array, tuple[()]]:
         rows = rows.reshape(-1, config.hidden)
-        return parallel.task_mean(jax.lax.fori_loop(0, count, lambda _, rows: rows @ weights, rows).mean(0)), ()
+        return devices.task_mean(jax.lax.fori_loop(0, count, lambda _, rows: rows @ weights, rows).mean(0)), ()
 
-    program = jax.jit(lambda weights, rows: parallel.over_tasks(multiply, weights, rows)[0])
+    program = jax.jit(lambda weights, rows: devices.over_tasks(multiply, weights, rows)[0])
     rows = jax.random.normal(jax.random.key(0), (config.meta_batch, config.batch_size, config.hidden))
 
     def run() -> object:
@@ -148,7 +148,7 @@ def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
         "most_gradient_steps_per_s": config.gradient_steps / bare,
         "products_flop_per_s": flop / bare,
         "bytes_per_transition": replay.bytes_per_transition(layout),
-        "replay_bytes": parallel.tree_bytes(holder[0].source["transitions"]),
+        "replay_bytes": devices.tree_bytes(holder[0].source["transitions"]),
         "update_s": seconds,
         "repeats_s": turns,
         "peak_memory_bytes": peak_memory(),
@@ -161,7 +161,7 @@ def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     config = tyro.cli(OffPolicyBenchmark, args=argv, description=__doc__)
-    parallel.use_cpu_cores(config.devices)
+    devices.use_cpu_cores(config.devices)
     record = measure(config)
     if publish(record, config.out, config.json):
         return

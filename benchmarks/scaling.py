@@ -30,9 +30,10 @@ import jax
 import tyro
 
 from benchmarks.record import publish
-from jaxmeta import registry
-from jaxmeta.core import parallel, train
-from jaxmeta.provenance import provenance
+from jaxmeta.core import train
+from jaxmeta.devices import Execution, tree_bytes, use_cpu_cores
+from jaxmeta.experiment import registry
+from jaxmeta.experiment.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +66,12 @@ class ScalingConfig:
 
 def time_updates(tasks: str, horizon: int, tasks_per_device: int, count: int) -> None:
     """Prints, as JSON, the seconds of an update on so many devices and the bytes of the params; runs in a child."""
-    parallel.use_cpu_cores(count)
+    use_cpu_cores(count)
     make_family, family_config = registry.TASKS[tasks].load()
     make_algo, algo_config = registry.ALGOS["maml"].load()
     config = algo_config(num_tasks=tasks_per_device * count)
     meta = make_algo(make_family(family_config(horizon=horizon)), config)
-    assert parallel.Execution().mesh(meta.info.spread).size == count
+    assert Execution().mesh(meta.info.spread).size == count
     state = train.init_state(meta, jax.random.key(0))
     update, seconds = train.make_chunk(meta, 1), []
     for _ in range(3):
@@ -115,13 +116,13 @@ def estimate(config: ScalingConfig, algo: str, tasks: str) -> dict[str, Any]:
     collected = num_tasks * (plan.rounds + 1) * plan.streams * plan.episodes * family.env.spec.horizon
     network_steps = RECIPES[algo, tasks](recipe, collected)
     compute = 2 * count * network_steps / config.rate
-    with jax.set_mesh(parallel.Execution().mesh(meta.info.spread)):
+    with jax.set_mesh(Execution().mesh(meta.info.spread)):
         reduces = all_reduces(jax.make_jaxpr(meta.update)(form).jaxpr)
     among = {}
     for devices in (8, 64, 512):
         seconds = sum(times * all_reduce_seconds(config, size, devices) for size, times in reduces)
         among[devices] = {"communication_s": seconds, "share": seconds / (seconds + compute)}
-    size = parallel.tree_bytes(form.params)
+    size = tree_bytes(form.params)
     return {
         "param_bytes": size,
         "all_reduces": sum(times for _, times in reduces),
@@ -188,7 +189,7 @@ RECIPES: dict[tuple[str, str], Callable[[Any, int], int]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = tyro.cli(ScalingConfig, args=argv, description=__doc__)
-    parallel.use_cpu_cores(2)  # what one device would communicate is nothing
+    use_cpu_cores(2)  # what one device would communicate is nothing
     record = measure(config)
     if publish(record, config.out, config.json):
         return

@@ -17,12 +17,12 @@ import jax
 
 import jaxmeta as jm
 from benchmarks.turns import peak_memory, take_turns
-from jaxmeta import checks, inner, nets, outer, rl
-from jaxmeta.core import parallel
+from jaxmeta import devices, inner, nets, outer, rl
+from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import collect
+from jaxmeta.experiment.provenance import provenance
 from jaxmeta.outer.loss import gradient_chunk
-from jaxmeta.provenance import provenance
 from jaxmeta.types import Params, Trial
 
 CELLS = ("gru", "lru_scan", "lru_associative", "fast_weights")
@@ -172,7 +172,7 @@ def _gradient(learner: Learner, trials: Trial) -> _Gradient:
 
     def gradient(params: Params, trials: Trial) -> Params:
         chunk = gradient_chunk(learner, trials)
-        return parallel.mean_over_chunks(lambda some: jax.grad(loss)(params, some), trials, chunk)
+        return devices.mean_over_chunks(lambda some: jax.grad(loss)(params, some), trials, chunk)
 
     begun = time.perf_counter()
     compiled = jax.jit(gradient).lower(params, trials).compile()

@@ -26,10 +26,11 @@ import tyro
 from benchmarks.record import publish
 from benchmarks.sequence import SequenceConfig, measure_sequence
 from benchmarks.turns import peak_memory, take_turns
-from jaxmeta import registry
-from jaxmeta.core import parallel, train
+from jaxmeta import devices
+from jaxmeta.core import train
 from jaxmeta.core.rollout import stepping_chunk
-from jaxmeta.provenance import provenance
+from jaxmeta.experiment import registry
+from jaxmeta.experiment.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +127,8 @@ def raw_program(env: Any, plan: Any, num_tasks: int, spread: bool) -> Callable:
 
     def engine(tasks, keys):
         chunk = stepping_chunk(env, tasks, plan)
-        mesh = parallel.Execution().mesh(num_tasks)
-        return parallel.map_over_tasks(lambda _, one: roll(*one), mesh, chunk)((), (tasks, keys))
+        mesh = devices.Execution().mesh(num_tasks)
+        return devices.map_over_tasks(lambda _, one: roll(*one), mesh, chunk)((), (tasks, keys))
 
     return jax.jit(engine)
 
@@ -196,7 +197,7 @@ def _stateful(compiled: Callable, state: Any) -> Callable[[], None]:
 
 def main(argv: list[str] | None = None) -> None:
     config = tyro.cli(ThroughputConfig, args=argv, description=__doc__)
-    parallel.use_cpu_cores()
+    devices.use_cpu_cores()
     sequence = config.tasks == "sequence"
     record = measure_sequence(config.sequence, config.repeats) if sequence else measure(config)
     if publish(record, config.out, config.json):

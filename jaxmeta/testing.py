@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmeta import nets, outer, rl
-from jaxmeta.contracts import ContractError, check_forms
-from jaxmeta.contracts import require as _require
-from jaxmeta.contracts import same_form as _same_form
 from jaxmeta.core.checkpoint import keys_as_data
+from jaxmeta.core.contracts import ContractError, check_forms
+from jaxmeta.core.contracts import require as _require
+from jaxmeta.core.contracts import same_form as _same_form
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.core.parallel import Execution
 from jaxmeta.core.rollout import collect, replay, unroll
 from jaxmeta.core.train import init_state, make_chunk
+from jaxmeta.devices import Execution
 from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.types import Continuous, Discrete, Key, MultiDiscrete, Output, Params, Plan, Spec, Task, Trial
 

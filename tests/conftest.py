@@ -9,11 +9,11 @@ import pathlib
 import jax
 import pytest
 
-from jaxmeta.core import parallel
+from jaxmeta import devices
 
 # tests compare numbers, not speed: compiling dominates, so compile little
 jax.config.update("jax_disable_most_optimizations", True)
-parallel.use_cpu_cores(2)
+devices.use_cpu_cores(2)
 with pytest.MonkeyPatch.context() as environment:
     if jax.__version_info__ < (0, 11):
         # the emitters of loops that later versions no longer have: programs compile in less than half of the time

@@ -125,7 +125,7 @@ def test_a_trial_without_steps_is_refused(field):
         dataclasses.replace(sequence.SequenceConfig(), **{field: (5, 0)})
 
 
-# what compiles for long: tests/core/test_parallel.py has the same on a small function
+# what compiles for long: tests/devices/test_devices.py has the same on a small function
 FAULTS = [pytest.param(row, marks=pytest.mark.slow) if row == "devices" else row for row in faults.ROWS]
 
 

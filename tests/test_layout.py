@@ -8,14 +8,22 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "jaxmeta"
+ABOVE = ("algos", "references", "experiment", "viz", "reproduce", "cli")
 FORBIDDEN = {
-    "core": ("inner", "outer", "algos", "nets", "rl", "cli", "runs"),
-    "rl": ("core", "inner", "outer", "algos", "nets", "tasks"),
-    "nets": ("core", "inner", "outer", "algos", "rl", "tasks"),
-    "tasks": ("core", "inner", "outer", "algos", "nets", "rl"),
-    "inner": ("outer", "algos", "tasks"),
-    "outer": ("inner", "algos"),
+    "config": ("devices", "core", "inner", "outer", "nets", "rl", "tasks", *ABOVE),
+    "devices": ("config", "core", "inner", "outer", "nets", "rl", "tasks", *ABOVE),
+    "core": ("inner", "outer", "nets", "rl", *ABOVE),
+    "rl": ("core", "inner", "outer", "nets", "tasks", *ABOVE),
+    "nets": ("core", "inner", "outer", "rl", "tasks", *ABOVE),
+    "tasks": ("core", "inner", "outer", "nets", "rl", *ABOVE),
+    "inner": ("outer", "tasks", *ABOVE),
+    "outer": ("inner", *ABOVE),
+    "algos": ("experiment", "viz", "reproduce", "cli"),
+    "references": ("experiment", "viz", "reproduce", "cli"),
+    "experiment": ("viz", "reproduce", "cli"),
+    "viz": ("reproduce", "cli"),
 }
+AT_THE_ROOT = {"__init__.py", "__main__.py", "types.py", "testing.py"}
 ONLY_IN = {
     "flax.linen": ("nets",),
     "brax": ("tasks/brax",),
@@ -43,6 +51,10 @@ def test_imports_point_one_way(room):
             parts = name.split(".")
             if parts[0] == "jaxmeta" and len(parts) > 1:
                 assert parts[1] not in FORBIDDEN[room], f"{path} imports {name}"
+
+
+def test_only_what_everybody_needs_stands_at_the_root():
+    assert {path.name for path in PACKAGE.glob("*.py")} <= AT_THE_ROOT
 
 
 @pytest.mark.parametrize("library", ONLY_IN)

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import cli, logging, plot, provenance, registry, reproduce, runs
+from jaxmeta import cli, reproduce
+from jaxmeta.experiment import logging, provenance, registry, runs
 from jaxmeta.reproduce import base, files, run, statistics
 from jaxmeta.reproduce.base import Computed, Evaluation, Reference, Required, Row, Table, Trained
+from jaxmeta.viz import plot
 
 FIELDS = ["name", "ours", "stderr", "published", "optimum", "num_trials", "seeds", "wall_s", "required", "met", "ci95"]
 FIELDS += ["command", "updates", "seed", *provenance.ORIGIN, "quick"]

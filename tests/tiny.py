@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 import jaxmeta as jm
-from jaxmeta import outer, registry, tasks
+from jaxmeta import outer, tasks
+from jaxmeta.experiment import registry
 
 PPO = outer.PolicyGradientConfig(epochs=2, minibatches=2, value_weight=0.5, entropy_weight=0.01)
 # damped: on so little data the curvature is nearly singular, and conjugate gradient would amplify rounding

@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from jaxmeta import contracts, settings
+from jaxmeta.config import settings
+from jaxmeta.core import contracts
 from jaxmeta.core.learner import MetaLearner
 
 Build = TypeVar("Build", bound=Callable[..., MetaLearner])

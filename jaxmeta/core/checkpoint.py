@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmeta.core import manifest, parallel
+from jaxmeta import devices
+from jaxmeta.core import manifest
 from jaxmeta.types import TrainState
 
 STATE = "state"
@@ -280,7 +281,7 @@ def _by_first_process(change: Callable[[], None]) -> None:
 
 def _raise_together(error: BaseException | None) -> None:
     """Raises an error of this process; where there are several all wait here, and one's error is one of all."""
-    failed = parallel.largest_of_processes(error is not None)
+    failed = devices.largest_of_processes(error is not None)
     if error is not None:
         raise error
     if failed:

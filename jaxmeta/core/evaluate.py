@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxmeta import contracts, settings
-from jaxmeta.core import parallel
+from jaxmeta import devices
+from jaxmeta.config import settings
+from jaxmeta.core import contracts
 from jaxmeta.core.learner import Learner, by_mode
-from jaxmeta.core.parallel import Execution
 from jaxmeta.core.rollout import collect, episode_returns, episode_successes, replay_fast, rollout, stepping_chunk
+from jaxmeta.devices import Execution
 from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.types import Array, Key, Params, Plan, Task
 
@@ -109,11 +110,11 @@ def evaluate(
 
     # in bounded pieces: what a trial stores is dropped once it is summed
     mesh = execution.mesh(num_tasks)
-    run = parallel.map_over_tasks(one, mesh, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
-    params = jax.device_put(params, parallel.everywhere(mesh))
+    run = devices.map_over_tasks(one, mesh, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
+    params = jax.device_put(params, devices.everywhere(mesh))
     # a process can look only at what its own devices have
-    placed: dict[str, Any] = {} if jax.process_count() == 1 else {"out_shardings": parallel.everywhere(mesh)}
-    return parallel.compiled(run, **placed)(params, (tasks, jax.random.split(key, num_tasks)))
+    placed: dict[str, Any] = {} if jax.process_count() == 1 else {"out_shardings": devices.everywhere(mesh)}
+    return devices.compiled(run, **placed)(params, (tasks, jax.random.split(key, num_tasks)))
 
 
 def _by_round_and_episode(values: Array) -> list[list[dict[str, Any]]]:

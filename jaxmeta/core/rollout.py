@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices
+from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.tasks.base import Env
 from jaxmeta.types import Array, Carry, Fast, Fault, Input, Key, Output, Params, Plan, Rollout, Task, Trial
 
 
-@parallel.in_float32
+@devices.in_float32
 def rollout(
     learner: Learner, params: Params, fast: Fast, env: Env, task: Task, key: Key, streams: int = 1, episodes: int = 1
 ) -> Rollout:
@@ -103,7 +104,7 @@ def _blame(obs: Any, decision: tuple[Output, Array], outcome: Any) -> Array:
     return jnp.where(shown & decided & after, Fault.NONE, blame).astype(jnp.int8)
 
 
-@parallel.in_float32
+@devices.in_float32
 def unroll(learner: Learner, params: Params, fast: Fast, experience: Rollout) -> Output:
     """Re-evaluates the policy, differentiably, along stored experience [T, E, ...].
 
@@ -129,7 +130,7 @@ def _scan(act, params: Params, fast: Fast, carry: Carry, experience: Rollout) ->
     return jax.lax.scan(step, carry, (experience.inputs, experience.valid))[1]
 
 
-@parallel.in_float32
+@devices.in_float32
 def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, plan: Plan) -> Trial:
     """Runs one trial on one task: `plan.rounds` rounds with an adaptation after each, and one round more."""
     start_key, adapt_key, rounds_key = jax.random.split(key, 3)
@@ -150,7 +151,7 @@ def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, pl
     return Trial(rounds=rounds, start_key=start_key, adapt_keys=adapt_keys[: plan.rounds])
 
 
-@parallel.in_float32
+@devices.in_float32
 def replay_fast(learner: Learner, params: Params, trial: Trial) -> Fast:
     """Adapts again, differentiably, on the stored experience; leaves are [R + 1, ...], one fast state per round."""
     fast = learner.start(params, trial.start_key)
@@ -182,7 +183,7 @@ def replay_last(learner: Learner, params: Params, trial: Trial) -> Output:
 def stepping_chunk(env: Env, tasks: Task, plan: Plan) -> int | None:
     """Returns how many of the tasks [N, ...] step side by side so that their environment states stay in cache."""
     state, _ = jax.eval_shape(env.reset, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], tasks))
-    return parallel.cache_chunk(plan.streams * parallel.tree_bytes(state))
+    return devices.cache_chunk(plan.streams * devices.tree_bytes(state))
 
 
 def episode_returns(reward: Array, episodes: int) -> Array:

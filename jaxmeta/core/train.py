@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmeta import settings
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices
+from jaxmeta.config import settings
+from jaxmeta.core import guard
 from jaxmeta.core.learner import MetaLearner
-from jaxmeta.core.parallel import Execution
+from jaxmeta.devices import Execution
 from jaxmeta.types import Array, Key, Metrics, TrainState
 
 
@@ -54,7 +55,7 @@ def init_state(
         # one by one: the batched decompositions behind orthogonal weights wait for each other on a CPU's devices
         init, keys = lambda keys: jax.lax.map(meta.init, keys), jax.random.split(key, num_seeds)
     placement = jax.tree.map(lambda leaf: leaf.sharding, state_form(meta, num_seeds, execution))
-    return parallel.compiled(init, out_shardings=placement)(keys)
+    return devices.compiled(init, out_shardings=placement)(keys)
 
 
 @settings.standard()
@@ -65,7 +66,7 @@ def state_form(meta: MetaLearner, num_seeds: int | None = None, execution: Execu
         form, leading = jax.eval_shape(meta.init, key), 0
     else:
         form, leading = jax.eval_shape(jax.vmap(meta.init), jax.random.split(key, num_seeds)), 1
-    placement = parallel.placement(form, execution.mesh(meta.info.spread), leading)
+    placement = devices.placement(form, execution.mesh(meta.info.spread), leading)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), form, placement
     )
@@ -82,7 +83,7 @@ class Chunk:
         self._num_updates, self._mesh = num_updates, execution.mesh(meta.info.spread)
         update = guard.guarded(meta.update)
         self._update = update if num_seeds is None else jax.vmap(update, in_axes=(0, None))
-        self._program = parallel.compiled(self._several, donate_argnums=1)
+        self._program = devices.compiled(self._several, donate_argnums=1)
 
     def __call__(self, state: TrainState, count: int | None = None, data: Any = ()) -> tuple[TrainState, Metrics]:
         with jax.set_mesh(self._mesh):
@@ -161,9 +162,9 @@ def train(
     if guard.has_given_up(state.skipped):  # resuming resets the counter
         state = state.replace(skipped=jnp.where(state.skipped >= guard.MAX_SKIPPED, 0, state.skipped))
     run, mesh = make_chunk(meta, chunk, num_seeds, execution), execution.mesh(meta.info.spread)
-    state = jax.device_put(state, parallel.placement(state, mesh, leading=num_seeds is not None))
+    state = jax.device_put(state, devices.placement(state, mesh, leading=num_seeds is not None))
     state = state.replace(source=jax.tree.map(jnp.copy, state.source))  # that of the caller stays
-    data = jax.device_put(data, parallel.everywhere(mesh))
+    data = jax.device_put(data, devices.everywhere(mesh))
     try:
         # no decorator: it would keep the source's state that was copied alive
         with settings.standard():

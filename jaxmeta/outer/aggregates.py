@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices
+from jaxmeta.core import guard
 from jaxmeta.outer.meta_update import Batch
 from jaxmeta.types import Array, Key, Metrics, Params
 
@@ -37,7 +38,7 @@ Aggregate = Callable[[Loss, Params, Batch, "int | None"], Gradient]
 
 def weighted_mean(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tuple[Array, Metrics]:
     """Averages a loss and its metrics over the tasks of all devices by their weights, without a gradient."""
-    means, share = parallel.mean_over_tasks(
+    means, share = devices.mean_over_tasks(
         lambda some: (_local_mean(loss, params, some), jnp.mean(some.weight)), batch, piece
     )
     return _per_weight(means, share)
@@ -51,7 +52,7 @@ def mean() -> Aggregate:
             value_and_grad = jax.value_and_grad(lambda params: _local_mean(loss, params, some), has_aux=True)
             return value_and_grad(params), jnp.mean(some.weight)
 
-        means, share = parallel.mean_over_tasks(of_some, batch, piece)
+        means, share = devices.mean_over_tasks(of_some, batch, piece)
         (value, metrics), gradient = _per_weight(means, share)
         return Gradient(value, gradient, metrics, batch.weight)
 
@@ -86,10 +87,10 @@ def masked(max_norm: float | None = None) -> Aggregate:
             means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (output, keep, faulty))
             return means, keep
 
-        means, keep = parallel.mean_and_each(of_some, batch, piece)
-        (output, share, faulty), before = parallel.task_mean((means, jnp.mean(batch.weight)))
+        means, keep = devices.mean_and_each(of_some, batch, piece)
+        (output, share, faulty), before = devices.task_mean((means, jnp.mean(batch.weight)))
         value, metrics, gradient = _per_weight(output, share, jnp.nan)
-        metrics |= {guard.FAULTY + "gradient": faulty * batch.weight.size * parallel.num_devices()}
+        metrics |= {guard.FAULTY + "gradient": faulty * batch.weight.size * devices.num_devices()}
         if max_norm is not None:
             metrics["masked_tasks"] = jnp.where(before > 0, 1.0 - share / before, 0.0)
         return Gradient(value, gradient, metrics, keep)
@@ -99,7 +100,7 @@ def masked(max_norm: float | None = None) -> Aggregate:
 
 def mean_of_kept(each: Any, keep: Array) -> Any:
     """Averages what `guard.kept` returned for each task of this device over those of all devices; NaN if none is."""
-    means, share = parallel.task_mean(jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (each, keep)))
+    means, share = devices.task_mean(jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (each, keep)))
     return _per_weight(means, share, jnp.nan)
 
 
@@ -109,7 +110,7 @@ def per_task(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tup
     def one(one: Batch) -> Any:
         return jax.value_and_grad(loss, has_aux=True)(params, one.data, one.keys)
 
-    (value, metrics), gradient = parallel.chunked_vmap(one, batch, piece)
+    (value, metrics), gradient = devices.chunked_vmap(one, batch, piece)
     return value, gradient, metrics
 
 
@@ -126,12 +127,12 @@ def combined(combine: Callable[[Array], Array]) -> Aggregate:
         each = per_task(loss, params, batch, piece)
         value, gradient, metrics = jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(leaf, batch.weight), each)
         flat = jnp.concatenate([leaf.reshape(len(value), -1) for leaf in jax.tree.leaves(gradient)], axis=1)
-        whole = parallel.gather_tasks(flat)
-        here = len(value) * parallel.device_index() + jnp.arange(len(value))
+        whole = devices.gather_tasks(flat)
+        here = len(value) * devices.device_index() + jnp.arange(len(value))
         coefficients = combine(whole @ whole.T)[here]
-        total = jax.tree.map(lambda leaf: parallel.task_sum(jnp.tensordot(coefficients, leaf, 1)), gradient)
+        total = jax.tree.map(lambda leaf: devices.task_sum(jnp.tensordot(coefficients, leaf, 1)), gradient)
         means = jax.tree.map(jnp.mean, (value, metrics, batch.weight))
-        value, metrics, share = parallel.task_mean(means)
+        value, metrics, share = devices.task_mean(means)
         value, metrics = _per_weight((value, metrics), share)
         return Gradient(value, total, metrics, batch.weight)
 

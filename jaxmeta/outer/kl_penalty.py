@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices
+from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay
 from jaxmeta.outer.loss import divergence, gradient_chunk
@@ -48,10 +49,10 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pol
             outputs, stored = jax.tree.map(lambda leaf: leaf[:-1], (replay(learner, params, trial), trial.rounds))
             return divergence(learner, outputs, stored)
 
-        each = parallel.chunked_vmap(of_one, batch.data, gradient_chunk(learner, batch.data))
+        each = devices.chunked_vmap(of_one, batch.data, gradient_chunk(learner, batch.data))
         weight = batch.weight * guard.is_sound(each, leading=1)
         each = jnp.where(weight[:, None] > 0, each, 0.0)
-        total, share = parallel.task_mean((jnp.mean(each * weight[:, None], 0), jnp.mean(weight)))
+        total, share = devices.task_mean((jnp.mean(each * weight[:, None], 0), jnp.mean(weight)))
         return total / jnp.where(share > 0, share, 1.0)
 
     def step(params: Params, state: PenalisedState, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:

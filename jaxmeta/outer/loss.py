@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxmeta.core import parallel
+from jaxmeta import devices
 from jaxmeta.core.learner import Learner, adaptation_metrics
 from jaxmeta.core.rollout import replay_fast, unroll
 from jaxmeta.rl import Estimator, Objective, masked_mean
@@ -165,12 +165,12 @@ def _over_tasks(trials: Trial, advantage: Estimator, weight: Array) -> tuple[Arr
     returns = jax.vmap(lambda experience: jnp.mean(advantage(experience).target[0]))(last)
 
     def mean(values: Array) -> Array:
-        total, share = parallel.task_mean((jnp.mean(values * weight), jnp.mean(weight)))
+        total, share = devices.task_mean((jnp.mean(values * weight), jnp.mean(weight)))
         return total / jnp.where(share > 0, share, 1.0)
 
     average = mean(returns)
     deviation = jnp.sqrt(mean(jnp.square(returns - average)))
-    return average, deviation, parallel.task_mean(jnp.mean(weight))
+    return average, deviation, devices.task_mean(jnp.mean(weight))
 
 
 def gradient_chunk(learner: Learner, trials: Trial) -> int | None:
@@ -184,7 +184,7 @@ def gradient_chunk(learner: Learner, trials: Trial) -> int | None:
     rounds = trials.rounds
     seen = rounds.replace(inputs=rounds.inputs.replace(prev_next_obs=()), next_obs=(), terminated=(), success=())
     # what steps led to is for those who replay transitions: a loss on trials does not touch it
-    chunk = parallel.cache_chunk(parallel.tree_bytes(seen) // rounds.reward.shape[0])
+    chunk = devices.cache_chunk(devices.tree_bytes(seen) // rounds.reward.shape[0])
     if chunk is None or trials.adapt_keys.shape[1]:
         return chunk
     *_, steps, streams = rounds.reward.shape

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices
+from jaxmeta.core import guard
 from jaxmeta.core.learner import Info, Learner, MetaLearner
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Task, TrainState
 
@@ -128,7 +129,7 @@ def meta_update(
         keys = jax.random.split(state.key, 1 + 3 * info.num_tasks)
         draw_keys, source_keys, improve_keys = keys[1:].reshape(3, info.num_tasks)
         memory, draw = sampler.sample(state.sampler, state.params, draw_keys)
-        (params, opt_state, metrics), (source_state, scores, finite) = parallel.over_tasks(
+        (params, opt_state, metrics), (source_state, scores, finite) = devices.over_tasks(
             on_device,
             (state.params, state.opt_state, state.step, data),
             (state.source, draw, source_keys, improve_keys),

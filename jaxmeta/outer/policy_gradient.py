@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxmeta import checks, rl
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices, rl
+from jaxmeta.config import checks
+from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.outer.aggregates import Aggregate, mean
 from jaxmeta.outer.descend import descend, optimiser, shuffled
@@ -146,7 +147,7 @@ def with_values(learner: Learner, critic: Critic | None, params: Params, batch: 
     if critic is None:
         return batch
     trials: Trial = batch.data
-    value = parallel.chunked_vmap(
+    value = devices.chunked_vmap(
         jax.vmap(functools.partial(critic, params)), trials.rounds, gradient_chunk(learner, trials)
     )
     finite = guard.is_sound(jnp.where(trials.rounds.valid > 0, value, 0.0), leading=1)

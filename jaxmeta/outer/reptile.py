@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmeta import checks
+from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, adaptation_metrics
 from jaxmeta.core.rollout import replay_fast
 from jaxmeta.outer.aggregates import masked

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmeta.core import parallel
+from jaxmeta import devices
 from jaxmeta.outer.meta_update import Draw, Sampler
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Params, Task
@@ -17,7 +17,7 @@ def uniform(family: TaskFamily) -> Sampler:
     """Draws every task from the family's training distribution."""
 
     def sample(state: tuple[()], params: Params, keys: Key) -> tuple[tuple[()], Draw]:
-        tasks = parallel.map_tasks(family.sample, keys)
+        tasks = devices.map_tasks(family.sample, keys)
         return state, Draw(tasks, slot=jnp.full(len(keys), -1), weight=jnp.ones(len(keys)))
 
     return Sampler(

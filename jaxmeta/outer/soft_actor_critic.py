@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxmeta import checks
-from jaxmeta.core import parallel
+from jaxmeta import devices
+from jaxmeta.config import checks
 from jaxmeta.core.learner import Info, Learner, MetaLearner
 from jaxmeta.nets import ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
 from jaxmeta.outer.descend import Minibatches, after, descend, optimiser
@@ -153,7 +153,7 @@ def drawn(spec: Spec, config: OffPolicyConfig, context: ContextConfig, ordered: 
     layout, here = rings.transition_rows(spec), meta_batch // strata
 
     def deal(batch: Batch) -> Key:
-        count = strata // parallel.num_devices()
+        count = strata // devices.num_devices()
         keys = batch.keys[:: len(batch.keys) // count]
         return jax.vmap(lambda step: jax.vmap(lambda key: jax.random.fold_in(key, step))(keys))(
             jnp.arange(config.gradient_steps)
@@ -228,7 +228,7 @@ def with_targets(tx: optax.GradientTransformation, rate: float) -> optax.Gradien
 def _gradient_piece(params: ContextParams, data: Drawn) -> int | None:
     """Returns how many tasks to differentiate in parallel so that what a layer gives for them stays in cache."""
     widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(params.critics))
-    return parallel.cache_chunk(data.transitions.reward[0].nbytes * widest)
+    return devices.cache_chunk(data.transitions.reward[0].nbytes * widest)
 
 
 def soft_loss(
@@ -334,7 +334,7 @@ def off_policy(
     num_tasks = visits.num_train_tasks if known is None else jax.tree.leaves(known)[0].shape[0]
     per_update, meta_batch = min(visits.tasks_per_update, num_tasks), min(config.meta_batch, num_tasks)
     shared = math.gcd(num_tasks, per_update, meta_batch)
-    strata, round_size = parallel.num_strata(shared), plan.streams * plan.episodes * family.env.spec.horizon
+    strata, round_size = devices.num_strata(shared), plan.streams * plan.episodes * family.env.spec.horizon
     if config.replay_capacity < (plan.rounds + 1) * round_size:
         raise ValueError(
             f"replay_capacity is {config.replay_capacity}; one visit to a task brings {(plan.rounds + 1) * round_size}"

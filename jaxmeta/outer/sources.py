@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices
+from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import collect, episode_returns, episode_successes, stepping_chunk
 from jaxmeta.outer.meta_update import Draw, Seen, Source
@@ -25,7 +26,7 @@ def fresh(learner: Learner, family: TaskFamily, plan: Plan) -> Source:
             task, key = task_and_key
             return collect(learner, params, family.env, task, key, plan)
 
-        trials = parallel.chunked_vmap(one, (draw.tasks, keys), stepping_chunk(family.env, draw.tasks, plan))
+        trials = devices.chunked_vmap(one, (draw.tasks, keys), stepping_chunk(family.env, draw.tasks, plan))
         trials = guard.empty_faulty(trials)
         finite = ~guard.faulty_tasks(trials)
         return state, trials, Seen(trials, finite, trial_metrics(trials, plan, family.env.spec.success))
@@ -42,7 +43,7 @@ def examples(plan: Plan) -> Source:
 
     def next_tasks(state: Any, params: Params, draw: Draw, data: Any, keys: Key) -> tuple[Any, Task, Seen]:
         finite = jnp.ones(draw.weight.shape, bool)
-        steps = jnp.float32(finite.size * parallel.num_devices() * (plan.rounds + 1))
+        steps = jnp.float32(finite.size * devices.num_devices() * (plan.rounds + 1))
         return state, draw.tasks, Seen(draw.tasks, finite, {"env_steps": steps})
 
     return Source(init=lambda key: (), next=next_tasks)
@@ -81,8 +82,8 @@ def replay(source: Source, kinds: Mapping[str, Ring], num_rings: int, by_task: b
         return {name: rings.empty_rings(num_rings, kind.capacity, kind.width) for name, kind in kinds.items()}
 
     def place(draw: Draw) -> Array:
-        here = num_rings // parallel.num_devices()
-        return draw.slot - here * parallel.device_index() if by_task else jnp.arange(here)
+        here = num_rings // devices.num_devices()
+        return draw.slot - here * devices.device_index() if by_task else jnp.arange(here)
 
     def next_trials(state: dict[str, TaskRings], params: Params, draw: Draw, data: Any, keys: Key):
         _, trials, seen = source.next((), params, draw, data, keys)
@@ -95,7 +96,7 @@ def replay(source: Source, kinds: Mapping[str, Ring], num_rings: int, by_task: b
                 # out of bounds, so not forgotten: tasks whose visit brought nothing because of a fault
                 kept = rings.forget(kept, jnp.where(seen.finite, where, num_rings))
             state[name] = rings.write(kept, where, rows, valid)
-        fill = {f"replay/{name}": parallel.task_mean(jnp.mean(state[name].size / sizes[name])) for name in kinds}
+        fill = {f"replay/{name}": devices.task_mean(jnp.mean(state[name].size / sizes[name])) for name in kinds}
         return state, (trials, state), seen._replace(metrics=seen.metrics | fill)
 
     return Source(init, next_trials)
@@ -108,7 +109,7 @@ def trial_metrics(trials: Trial, plan: Plan, success: bool = False) -> Metrics:
     NaN if there is none, and so are the success rates of these episodes, where `success` asks for them; steps, and
     tasks with a fault, are counted.
     """
-    num_tasks = trials.rounds.reward.shape[0] * parallel.num_devices()
+    num_tasks = trials.rounds.reward.shape[0] * devices.num_devices()
     rounds = trials.rounds
     episodes = {"return": episode_returns(rounds.reward, plan.episodes)}
     if success:
@@ -116,7 +117,7 @@ def trial_metrics(trials: Trial, plan: Plan, success: bool = False) -> Metrics:
     episodes = {name: values.mean((0, 2)) for name, values in episodes.items()}
     steps = rounds.valid.sum((1, 2, 3)).mean()
     faulty = {name: jnp.mean(found, dtype=jnp.float32) for name, found in guard.causes(trials).items()}
-    episodes, steps, faulty = parallel.task_mean((episodes, steps, faulty))
+    episodes, steps, faulty = devices.task_mean((episodes, steps, faulty))
     faulty = {guard.FAULTY + name: jnp.round(share * num_tasks) for name, share in faulty.items()}
     episodes = {name: values / (1.0 - sum(faulty.values()) / num_tasks) for name, values in episodes.items()}
     metrics = {f"return/round_{index}": value for index, value in enumerate(episodes["return"].sum(-1))}

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmeta import checks
-from jaxmeta.core import parallel
+from jaxmeta import devices
+from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, adaptation_metrics
 from jaxmeta.outer.aggregates import masked
 from jaxmeta.outer.descend import descend, optimiser
@@ -69,7 +69,7 @@ def follow_query(
 
 def few_rows(params: Params, tasks: Any) -> int | None:
     """Returns how many supervised tasks to differentiate in parallel."""
-    return None if parallel.cache_chunk(1) is None else ROWS
+    return None if devices.cache_chunk(1) is None else ROWS
 
 
 def query_loss(

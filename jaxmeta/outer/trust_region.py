@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxmeta import checks, rl
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices, rl
+from jaxmeta.config import checks
+from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay_last
 from jaxmeta.outer.aggregates import Aggregate, mean, weighted_mean
@@ -107,10 +108,10 @@ def trust_region(
         flat, unravel = ravel_pytree(params)
         gradient, _ = ravel_pytree(first.gradient)
         some, weight = _some_experience(batch.data, batch.weight, config.curvature_fraction)
-        bend, share = curvature(learner, params, some, weight), parallel.task_mean(jnp.mean(weight))
+        bend, share = curvature(learner, params, some, weight), devices.task_mean(jnp.mean(weight))
 
         def product(vector: Array) -> Array:
-            return parallel.task_mean(bend(vector)) / jnp.where(share > 0, share, 1.0) + config.damping * vector
+            return devices.task_mean(bend(vector)) / jnp.where(share > 0, share, 1.0) + config.damping * vector
 
         natural = natural_step(gradient, product, config.max_kl, config.cg_iterations)
 
@@ -141,7 +142,7 @@ def curvature(learner: Learner, params: Params, trials: Trial, weight: Array) ->
 
     def distributions(flat: Array):
         one = lambda trial: replay_last(learner, unravel(flat), trial).dist  # noqa: E731
-        return parallel.chunked_vmap(one, trials, gradient_chunk(learner, trials))
+        return devices.chunked_vmap(one, trials, gradient_chunk(learner, trials))
 
     here, push = jax.linearize(distributions, flat)
     pull = jax.linear_transpose(push, flat)
@@ -223,8 +224,8 @@ def _some_experience(trials: Trial, weight: Array, fraction: float) -> tuple[Tri
     rounds = trials.rounds
     if rounds.reward.shape[3] < 5:
         # not the first trials, and as many of every stratum: they would be others if there were more devices
-        size = rounds.reward.shape[0] * parallel.num_devices()
-        stride = math.gcd(round(1.0 / fraction), size // parallel.num_strata(size))
+        size = rounds.reward.shape[0] * devices.num_devices()
+        stride = math.gcd(round(1.0 / fraction), size // devices.num_strata(size))
         return jax.tree.map(lambda leaf: leaf[::stride], (trials, weight))
     streams = max(5, round(fraction * rounds.reward.shape[3]))
     some = jax.tree.map(lambda leaf: leaf[:, :, :, :streams], rounds.replace(reset_key=()))

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmeta import checks
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices
+from jaxmeta.config import checks
+from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.outer.aggregates import mean_of_kept
 from jaxmeta.outer.descend import optimiser
@@ -94,7 +95,7 @@ def unrolled(learner: Learner, env: Any, rounds: int, config: UnrolledConfig = U
             descend, (params, opt_state, fast), jnp.arange(1, segments + 1)
         )
         each, keep = jax.vmap(end)(fast, batch.data, batch.keys, batch.weight)
-        faulty = parallel.task_sum(jnp.sum((1.0 - keep) * (batch.weight > 0)))
+        faulty = devices.task_sum(jnp.sum((1.0 - keep) * (batch.weight > 0)))
         return (
             params,
             opt_state,

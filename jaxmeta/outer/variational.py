@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxmeta import checks, rl
-from jaxmeta.core import guard, parallel
+from jaxmeta import devices, rl
+from jaxmeta.config import checks
+from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.outer.descend import Minibatches, by_part, descend, optimiser
 from jaxmeta.outer.meta_update import Batch, Improve
@@ -79,7 +80,7 @@ def model_steps(example: rl.Trajectory, config: VariationalConfig, strata: int) 
     here = config.batch_size // strata
 
     def deal(batch: Batch) -> Key:
-        count = strata // parallel.num_devices()
+        count = strata // devices.num_devices()
         keys = jax.vmap(lambda key: jax.random.fold_in(key, OWN_STREAM))(batch.keys[:: len(batch.keys) // count])
         return jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key, config.steps))(keys), 0, 1)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import optax
 
 from jaxmeta import inner
-from jaxmeta.algos.learned_optimizer import optimises
+from jaxmeta.algos.gradient.learned_optimizer import optimises
 from jaxmeta.core.learner import Learner
 from jaxmeta.tasks.few_shot import FewShot
 

@@ -23,7 +23,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from jaxmeta import flags, registry, runs
+from jaxmeta.cli import flags
+from jaxmeta.experiment import registry, runs
 
 Point = dict[str, Any]
 """A number and how sure it is: `mean`, `stderr`, `ci95`, as `jm.summarize` returns them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmeta import runs
+from jaxmeta.experiment import runs
 
 MAX_STEPS = 10
 NUM_TASKS = 1000
@@ -25,7 +25,7 @@ def accuracy(folders: Mapping[str, Path], title: str) -> Any:
 
 
 def _draw(folders: Mapping[str, Path], title: str, what: str, sign: float) -> Any:
-    from jaxmeta import plot
+    from jaxmeta.viz import plot
 
     curves = {}
     for name, folder in folders.items():

@@ -40,7 +40,7 @@ def measure(name: str, num_streams: int) -> dict[str, float]:
 
 def draw(rows: list[dict[str, Any]], title: str, source: str) -> Any:
     """Draws deviation against bias, a line per estimator from few streams to many."""
-    from jaxmeta import plot
+    from jaxmeta.viz import plot
 
     def value(num_streams: int, name: str, part: str) -> float | None:
         return next((row["ours"] for row in rows if row["name"] == f"{_run(num_streams, name)} {part}"), None)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxmeta import configs, provenance, runs
+from jaxmeta.config import codec
+from jaxmeta.experiment import provenance, runs
 from jaxmeta.reproduce.base import Table
 
 MEASUREMENT = "rows.json"
@@ -23,7 +24,7 @@ def read_measurement(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None
     """Reads the numbers of a finished run; None if there are none, or something else decided them."""
     try:
         measurement = json.loads((folder / MEASUREMENT).read_text())
-        return measurement if measurement["key"] == json.loads(configs.to_json(key)) else None
+        return measurement if measurement["key"] == json.loads(codec.to_json(key)) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -31,7 +32,7 @@ def read_measurement(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None
 def write_measurement(folder: Path, measurement: dict[str, Any]) -> None:
     """Writes the numbers of a run into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_atomically(folder / MEASUREMENT, configs.to_json(measurement, indent=2) + "\n")
+    runs.write_atomically(folder / MEASUREMENT, codec.to_json(measurement, indent=2) + "\n")
 
 
 def move_aside(folder: Path) -> Path | None:
@@ -56,7 +57,7 @@ def read_table(file: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise configs.RunError(f"{file} cannot be read as a table: {error!r}; move it away") from error
+        raise codec.RunError(f"{file} cannot be read as a table: {error!r}; move it away") from error
     return rows if names else []
 
 
@@ -66,7 +67,7 @@ def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[s
     Returns:
       All rows of the file. What one of an older version does not say of its origin is None.
     """
-    from jaxmeta import plot
+    from jaxmeta.viz import plot
 
     with locked(file.parent):
         given = [*read_table(file), *rows]
@@ -76,7 +77,7 @@ def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[s
         ordered = table.judge([merged[name] for name in dict.fromkeys([*known, *merged])])
         drawn = io.BytesIO()
         (table.draw or plot.published)(ordered, table.title, table.source).savefig(drawn, dpi=150, format="png")
-        runs.write_atomically(file, configs.to_json({"name": table.name, "rows": ordered}, indent=2) + "\n")
+        runs.write_atomically(file, codec.to_json({"name": table.name, "rows": ordered}, indent=2) + "\n")
         runs.write_atomically(file.with_suffix(".png"), drawn.getvalue())
     return ordered
 
@@ -96,7 +97,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise configs.RunError(f"{folder} is being run by another process") from None
+            raise codec.RunError(f"{folder} is being run by another process") from None
         yield
     finally:
         os.close(handle)  # and so unlocks

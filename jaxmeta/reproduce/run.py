@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxmeta import configs, flags, provenance, registry, reproduce, runs
+from jaxmeta import reproduce
+from jaxmeta.cli import flags
+from jaxmeta.config import codec
+from jaxmeta.experiment import provenance, registry, runs
 from jaxmeta.reproduce import files, statistics
 from jaxmeta.reproduce.base import Computed, Evaluation, Point, Reference, Row, Run, Table, Trained
 
@@ -171,7 +174,7 @@ def _draw_pictures(call: Call) -> None:
     """Draws the further figures of a table from all of its runs that are trained, beside each of its files."""
     if call.table.pictures is None:
         return
-    from jaxmeta import plot
+    from jaxmeta.viz import plot
 
     trained = {run.name: call.out / run.name for run in call.table.runs if isinstance(run, Trained)}
     there = {name: folder for name, folder in trained.items() if runs.last_checkpoint(folder) is not None}
@@ -219,7 +222,7 @@ def _measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
         points = {run.row_name(row): _point(row, reports[row.evaluation]) for row in run.rows}
     seconds = time.perf_counter() - begun
     if isinstance(run, Trained):
-        origin = _origin(configs.encode(runs.read_config(folder), ""))
+        origin = _origin(codec.encode(runs.read_config(folder), ""))
         seconds = _training_seconds(call, run)
     return {
         "points": points,
@@ -350,7 +353,7 @@ def _key(call: Call, run: Run) -> dict[str, Any]:
     if isinstance(run, Computed):
         return key | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
     assert isinstance(run, Reference)
-    tasks = configs.encode(run.config().tasks_config, "tasks")
+    tasks = codec.encode(run.config().tasks_config, "tasks")
     return key | {"learner": run.learner, "arguments": dict(run.arguments), "tasks": [run.tasks, tasks]}
 
 
@@ -362,7 +365,7 @@ def _history(call: Call, run: Trained) -> dict[str, Any]:
 
 def _config(call: Call, run: Trained) -> dict[str, Any]:
     """Returns the configuration of a run as JSON has it, without where its start lies: older rows stay finished."""
-    config = configs.encode(run.config(call.seed, call.num_seeds), "")
+    config = codec.encode(run.config(call.seed, call.num_seeds), "")
     return {name: value for name, value in config.items() if name not in START}
 
 
@@ -376,7 +379,7 @@ def _check_folder(call: Call, run: Run, remedy: str = "choose another --out, or 
     wanted, stored = run.config(call.seed, call.num_seeds), runs.read_config(folder)
     elsewhere = (*START, *provenance.ORIGIN)
     wanted = dataclasses.replace(wanted, **{name: getattr(stored, name) for name in elsewhere})
-    if differs := configs.first_difference("", wanted, stored):
+    if differs := codec.first_difference("", wanted, stored):
         name = differs[0].replace("_config.", ".")
         raise flags.UsageError(f"{name} is {differs[1]}, but the run in {folder} has {differs[2]}; {remedy}")
     if (stored.start_from is None) == bool(run.start):

@@ -60,8 +60,8 @@ def _runs() -> Iterator[Run]:
 
 def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
     """Draws predictions before and after gradient steps, and the error over them, of the agents with ten shots."""
-    from jaxmeta import waves
     from jaxmeta.reproduce import curves
+    from jaxmeta.viz import waves
 
     agents = {name.removeprefix("10-shot/"): folder for name, folder in folders.items() if name.startswith("10-shot/")}
     classic = {name: agents[name] for name in ("maml", "meta-sgd") if name in agents}

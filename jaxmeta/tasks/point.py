@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxmeta import checks
+from jaxmeta.config import checks
 from jaxmeta.tasks.base import TaskFamily, flatten_task
 from jaxmeta.tasks.navigation import MAX_MOVE, PointState, PointTask
 from jaxmeta.types import Array, Continuous, Key, Spec, Step

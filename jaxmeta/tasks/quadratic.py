@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 
-from jaxmeta import checks
+from jaxmeta.config import checks
 from jaxmeta.tasks.base import TaskFamily, flatten_task
 from jaxmeta.tasks.few_shot import FewShot, FewShotTask
 from jaxmeta.types import Examples

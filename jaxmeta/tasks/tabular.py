@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta import checks
+from jaxmeta.config import checks
 from jaxmeta.tasks.base import TaskFamily, flatten_task
 from jaxmeta.types import Array, Discrete, Key, Spec, Step
 

@@ -12,11 +12,12 @@ import optax
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import outer, registry, rl
-from jaxmeta.algos.gradient_steps import GradientStepsConfig
-from jaxmeta.algos.update_rule import FIXED, LEARNED
+from jaxmeta import outer, rl
+from jaxmeta.algos.gradient.gradient_steps import GradientStepsConfig
+from jaxmeta.algos.gradient.update_rule import FIXED, LEARNED
 from jaxmeta.core import guard
 from jaxmeta.core.rollout import collect
+from jaxmeta.experiment import registry
 from jaxmeta.outer.kl_penalty import RANGE, adapted_weights
 from tests import tiny
 

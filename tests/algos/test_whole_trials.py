@@ -9,7 +9,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import outer, tasks
-from jaxmeta.algos.whole_trials import _effective_length
+from jaxmeta.algos.memory.whole_trials import _effective_length
 
 
 def test_the_effective_length_is_the_return_of_a_trial_that_pays_one_a_step():

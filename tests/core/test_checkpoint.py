@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmeta.core import manifest, parallel
+from jaxmeta import devices
+from jaxmeta.core import manifest
 from jaxmeta.core.checkpoint import Checkpointer, CheckpointError
 from jaxmeta.types import TrainState
 
@@ -220,7 +221,7 @@ def test_one_of_several_processes_that_cannot_begin_to_write_tells_the_others_wh
 
     met, checkpointer = [], Checkpointer(tmp_path)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(parallel, "largest_of_processes", lambda value: met.append(value) or value)
+    monkeypatch.setattr(devices, "largest_of_processes", lambda value: met.append(value) or value)
     monkeypatch.setattr(checkpointer._orbax, "save", full)
     checkpointer.save(1, make_state(), wait=False)
     with pytest.raises(OSError, match="No space left"):

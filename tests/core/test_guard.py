@@ -12,9 +12,10 @@ import optax
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import registry, tasks
+from jaxmeta import tasks
 from jaxmeta.core import guard
 from jaxmeta.core.train import make_chunk
+from jaxmeta.experiment import registry
 from jaxmeta.types import Fault, Plan, TrainState
 from tests import tiny
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
+from jaxmeta.core.learner import Info
 from jaxmeta.core.train import Chunk, make_chunk
 from jaxmeta.rl.replay import TaskRings
 from jaxmeta.types import TrainState
@@ -125,7 +126,8 @@ def with_ring():
         state, metrics = counter().update(state)
         return state.replace(opt_state=momentum + 1.0, source=rings.replace(rows=rings.rows + 1.0)), metrics
 
-    return counter()._replace(init=init, update=update)
+    # on one device the source's memory would not be reused
+    return counter()._replace(init=init, update=update, info=Info(2, jm.Plan(), spread=2))
 
 
 @pytest.mark.parametrize("make", [counter, with_ring])

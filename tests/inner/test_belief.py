@@ -9,7 +9,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import inner, nets, outer, rl, tasks
-from jaxmeta.algos.varibad import belief_model
+from jaxmeta.algos.inference.varibad import belief_model
 from jaxmeta.core.rollout import collect, rollout, unroll
 from jaxmeta.nets import blocks
 from jaxmeta.types import Discrete, Spec

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmeta import nets
-from jaxmeta.core import parallel
+from jaxmeta import devices, nets
 from jaxmeta.nets.orthogonal import orthogonal
 from jaxmeta.types import Continuous, Discrete, Spec
 
@@ -127,10 +126,10 @@ def test_orthogonal_weights_that_tasks_draw_side_by_side_do_not_wait_for_each_ot
     init, keys = orthogonal(2.0), jax.random.split(jax.random.key(0), 16)
 
     def draw(_, keys):
-        return parallel.task_mean(jnp.mean(jax.vmap(lambda key: init(key, (100, 100)))(keys), 0)), ()
+        return devices.task_mean(jnp.mean(jax.vmap(lambda key: init(key, (100, 100)))(keys), 0)), ()
 
-    run = jax.jit(lambda keys: parallel.over_tasks(draw, (), keys)[0])
-    mesh = parallel.Execution(devices=2).mesh(16)
+    run = jax.jit(lambda keys: devices.over_tasks(draw, (), keys)[0])
+    mesh = devices.Execution(devices=2).mesh(16)
     assert mesh.size == 2
     with jax.set_mesh(mesh):
         for _ in range(5):

@@ -13,7 +13,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import cli, inner, nets, outer, tasks
-from jaxmeta.algos import few_shot
+from jaxmeta.algos.gradient import few_shot
 from jaxmeta.core import guard
 from jaxmeta.tasks.few_shot import FewShot
 from tests import tiny

@@ -167,9 +167,8 @@ def test_weights_reach_the_loss(monkeypatch):
     import importlib
 
     given = []
-    monkeypatch.setattr(
-        importlib.import_module("jaxmeta.algos.varibad").inner, "negative_elbo", lambda *rest: given.append(rest)
-    )
+    recipe = importlib.import_module("jaxmeta.algos.inference.varibad")
+    monkeypatch.setattr(recipe.inner, "negative_elbo", lambda *rest: given.append(rest))
     jm.varibad(GRID, dataclasses.replace(CONFIG, reward_weight=2.0, state_weight=3.0, kl_weight=0.7))
     ((_, decoders, weights, kl_weight),) = given
     assert decoders.keys() == {"reward", "state"} and weights == {"reward": 2.0, "state": 3.0} and kl_weight == 0.7

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmeta import render, tasks, testing
+from jaxmeta import tasks, testing
 from jaxmeta.references import maze as reference
 from jaxmeta.tasks.maze import draw_passages
+from jaxmeta.viz import mazes
 
 KEY = jax.random.key(0)
 FORWARD, LEFT, RIGHT = range(3)
@@ -394,22 +395,22 @@ def colors(image):
 def test_a_picture_shows_walls_the_goal_and_the_agent():
     task = maze_from(DRAWN, start=(0, 0), goal=(2, 2))
     state = tasks.MazeState(room=jnp.int32(1), heading=jnp.int32(EAST))
-    image = render.render(task, state)
+    image = mazes.render(task, state)
     assert image.shape == (56, 56, 3) and image.dtype == jnp.uint8
-    assert colors(image) == {render.FLOOR, render.WALL, render.GOAL, render.AGENT}
-    assert colors(tile(image, 8, 3)) == {render.FLOOR, render.GOAL}
-    assert colors(tile(image, 1, 3)) == {render.FLOOR, render.AGENT}
-    assert colors(tile(image, 0, 3)) == {render.FLOOR}
+    assert colors(image) == {mazes.FLOOR, mazes.WALL, mazes.GOAL, mazes.AGENT}
+    assert colors(tile(image, 8, 3)) == {mazes.FLOOR, mazes.GOAL}
+    assert colors(tile(image, 1, 3)) == {mazes.FLOOR, mazes.AGENT}
+    assert colors(tile(image, 0, 3)) == {mazes.FLOOR}
     # from (0, 0) one can go to the right and down; (1, 0) has a wall on its right
-    assert colors(image[2:18, 18:20]) == colors(image[18:20, 2:18]) == {render.FLOOR}
-    assert colors(image[20:36, 18:20]) == colors(image[:2]) == colors(image[:, -2:]) == {render.WALL}
+    assert colors(image[2:18, 18:20]) == colors(image[18:20, 2:18]) == {mazes.FLOOR}
+    assert colors(image[20:36, 18:20]) == colors(image[:2]) == colors(image[:, -2:]) == {mazes.WALL}
 
 
 @pytest.mark.parametrize("heading", range(4))
 def test_the_agent_points_where_it_looks(heading):
     task = maze_from(DRAWN, start=(0, 0), goal=(2, 2))
-    image = render.render(task, tasks.MazeState(room=jnp.int32(4), heading=jnp.int32(heading)))
-    row, column = np.nonzero((tile(image, 4, 3) == render.AGENT).all(-1))
+    image = mazes.render(task, tasks.MazeState(room=jnp.int32(4), heading=jnp.int32(heading)))
+    row, column = np.nonzero((tile(image, 4, 3) == mazes.AGENT).all(-1))
     # a triangle has its centre of mass towards its base, away from the tip
     mass = np.array([row.mean(), column.mean()]) - np.array(
         [np.ptp(row) / 2 + row.min(), np.ptp(column) / 2 + column.min()]
@@ -420,38 +421,38 @@ def test_the_agent_points_where_it_looks(heading):
 def test_pictures_are_drawn_for_many_mazes_at_once():
     task = draw(tasks.maze(SMALL).sample, 3)
     state = tasks.MazeState(room=task.start, heading=task.heading)
-    images = jax.vmap(lambda task, state: render.render(task, state, 8))(task, state)
+    images = jax.vmap(lambda task, state: mazes.render(task, state, 8))(task, state)
     assert images.shape == (3, 37, 37, 3)
     for index in range(3):
         one, at = jax.tree.map(lambda leaf, index=index: leaf[index], (task, state))
-        np.testing.assert_array_equal(images[index], render.render(one, at, 8))
+        np.testing.assert_array_equal(images[index], mazes.render(one, at, 8))
 
 
 def test_a_path_is_shaded_by_time():
     task = maze_from(DRAWN, start=(2, 0), heading=UP, goal=(2, 2))
     rooms, valid = jnp.array([6, 3, 3, 0, 3, 8, 8]), jnp.array([1, 1, 1, 1, 1, 0, 0.0])
-    image = render.render_path(task, rooms, valid)
+    image = mazes.render_path(task, rooms, valid)
     shade = lambda room: tuple(tile(image, room, 3)[0, 0].tolist())  # noqa: E731
-    assert (shade(6), shade(0)) == (render.FIRST, render.LAST)
-    between = [np.interp(1 / 3, [0, 1], ends) for ends in zip(render.FIRST, render.LAST, strict=True)]
+    assert (shade(6), shade(0)) == (mazes.FIRST, mazes.LAST)
+    between = [np.interp(1 / 3, [0, 1], ends) for ends in zip(mazes.FIRST, mazes.LAST, strict=True)]
     np.testing.assert_allclose(shade(3), between, atol=1)
     # not visited, be it after the end of the episode
-    assert shade(1) == shade(8) == render.FLOOR
+    assert shade(1) == shade(8) == mazes.FLOOR
     # the passage between the two belongs to the path, and the agent stands where it started
-    assert colors(image[18:20, 2:18]) == {render.LAST}
-    assert render.AGENT in colors(tile(image, 6, 3)) and render.GOAL in colors(tile(image, 8, 3))
-    many = jax.vmap(lambda valid: render.render_path(task, rooms, valid))(jnp.stack([valid, 0 * valid]))
+    assert colors(image[18:20, 2:18]) == {mazes.LAST}
+    assert mazes.AGENT in colors(tile(image, 6, 3)) and mazes.GOAL in colors(tile(image, 8, 3))
+    many = jax.vmap(lambda valid: mazes.render_path(task, rooms, valid))(jnp.stack([valid, 0 * valid]))
     np.testing.assert_array_equal(many[0], image)
-    assert render.LAST not in colors(many[1])
+    assert mazes.LAST not in colors(many[1])
 
 
 def test_a_path_through_one_room_has_the_first_shade():
     task = maze_from(DRAWN, start=(2, 0), goal=(2, 2))
-    image = render.render_path(task, jnp.array([6, 6]), jnp.ones(2))
-    assert {render.FIRST, render.AGENT} == colors(tile(image, 6, 3)) and render.LAST not in colors(image)
+    image = mazes.render_path(task, jnp.array([6, 6]), jnp.ones(2))
+    assert {mazes.FIRST, mazes.AGENT} == colors(tile(image, 6, 3)) and mazes.LAST not in colors(image)
 
 
 def test_a_picture_too_small_to_see_is_refused():
     task = maze_from(DRAWN)
     with pytest.raises(ValueError, match="scale is 7; it must be at least 8"):
-        render.render(task, tasks.MazeState(room=task.start, heading=task.heading), scale=7)
+        mazes.render(task, tasks.MazeState(room=task.start, heading=task.heading), scale=7)

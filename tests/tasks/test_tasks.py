@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import registry, tasks, testing
+from jaxmeta import tasks, testing
+from jaxmeta.experiment import registry
 
 
 def test_finite_sets_are_fixed_disjoint_and_of_the_size_asked_for():

@@ -8,7 +8,7 @@ import io
 import warnings
 from typing import Any
 
-from jaxmeta import checks
+from jaxmeta.config import checks
 
 BACKENDS = ("spring", "generalized", "positional", "mjx")
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmeta import settings
+from jaxmeta.config import settings
 from jaxmeta.tasks.brax.config import LocomotionConfig, load
 from jaxmeta.tasks.brax.physics import lane_stepper
 from jaxmeta.types import Array, Continuous, Key, Spec, Step, Task

@@ -1,0 +1,70 @@
+"""PPO without adaptation: what meta-learning is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jaxmeta import inner, nets, outer, rl
+from jaxmeta.algos.recipe import recipe
+from jaxmeta.config import checks
+from jaxmeta.core.learner import MetaLearner
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """PPO on many tasks at once, without memory or adaptation (Schulman et al., 2017, arXiv:1707.06347)."""
+
+    num_tasks: int = 64
+    """Tasks per update."""
+    streams: int = 8
+    """Episodes per task, run in parallel."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers, of the policy and of the values."""
+    activation: Literal["tanh", "relu", "swish"] = "tanh"
+    """Nonlinearity of both."""
+    init_log_std: float = 0.0
+    """Log standard deviation of a continuous policy at the start."""
+    action_scale: float = 1.0
+    """Size of an action of 1 in the policy's own units, for environments whose actions are much smaller or larger."""
+    discount: float = 0.99
+    """γ, within an episode."""
+    trace: float = 0.95
+    """λ of generalised advantage estimation."""
+    ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
+        learning_rate=1e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.005
+    )
+    """The optimiser."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.at_least_one(self, "num_tasks", "streams")
+        checks.positive(self, "action_scale")
+        checks.fraction(self, "discount", "trace")
+        checks.widths(self, "hidden")
+        checks.choice(self, "activation", *nets.ACTIVATIONS)
+        self.ppo.check_divides(self.num_tasks)
+
+
+@recipe
+def ppo(family: TaskFamily, config: PPOConfig = PPOConfig()) -> MetaLearner:
+    """Builds PPO with one policy for all tasks.
+
+    On a family as it is, this is the multi-task agent, which does on every task what is best on average. On
+    `jm.tasks.reveal(family)`, or with `--reveal`, it sees the task: the oracle, which no agent that must find out can
+    exceed.
+    """
+    network = nets.actor_critic(
+        family.env.spec, config.hidden, config.activation, config.init_log_std, config.action_scale, value=True
+    )
+    policy, plan = inner.memory(network), Plan(streams=config.streams)
+    return outer.meta_update(
+        policy,
+        plan,
+        outer.uniform(family),
+        outer.fresh(policy, family, plan),
+        outer.policy_gradient(policy, rl.value_baseline(config.discount, config.trace), config.ppo),
+        outer.Info(config.num_tasks, plan, spread=config.num_tasks // config.ppo.minibatches),
+    )

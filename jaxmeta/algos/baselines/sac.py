@@ -1,0 +1,60 @@
+"""Soft actor-critic without adaptation: what inference is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxmeta import inner, nets, outer
+from jaxmeta.algos.recipe import recipe
+from jaxmeta.config import checks
+from jaxmeta.core.learner import MetaLearner, by_mode
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.types import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class SACConfig:
+    """SAC on one task or on many at once, without adaptation (Haarnoja et al., 2018, arXiv:1812.05905)."""
+
+    num_train_tasks: int = 100
+    """Training tasks, drawn when training begins; a family with finitely many brings its own."""
+    tasks_per_update: int = 4
+    """Tasks visited by an update."""
+    streams: int = 4
+    """Episodes at a visit, run in parallel."""
+    hidden: tuple[int, ...] = (300, 300, 300)
+    """Widths of the hidden layers, of actor and critics."""
+    action_scale: float | None = None
+    """Largest absolute action that the actor takes; by default the largest that the environment does."""
+    sac: outer.OffPolicyConfig = outer.OffPolicyConfig()
+    """The optimiser."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.at_least_one(self, "num_train_tasks", "tasks_per_update", "streams")
+        checks.positive(self, "action_scale")
+        checks.widths(self, "hidden")
+
+
+@recipe
+def sac(family: TaskFamily, config: SACConfig = SACConfig()) -> MetaLearner:
+    """Builds SAC with one actor for all tasks.
+
+    On a family as it is, this is the multi-task agent, which does on every task what is best on average. On
+    `jm.tasks.reveal(family)`, or with `--reveal`, it sees the task: the oracle, which no agent that must find out can
+    exceed. What is evaluated acts by its mode.
+
+    Raises:
+      ValueError: if the family has discrete actions.
+    """
+    networks = nets.soft_actor_critic(family.env.spec, 0, config.hidden, config.action_scale)
+    agent = inner.context(networks, nets.no_context())
+    return outer.off_policy(
+        networks,
+        nets.no_context(),
+        agent,
+        family,
+        outer.Visits(config.num_train_tasks, config.tasks_per_update, Plan(streams=config.streams)),
+        config.sac,
+        evaluation=(by_mode(agent), Plan()),
+    )

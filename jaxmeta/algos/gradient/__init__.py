@@ -1,0 +1,1 @@
+"""Algorithms that adapt by steps down a gradient."""

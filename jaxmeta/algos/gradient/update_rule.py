@@ -1,0 +1,109 @@
+"""How agents adapt by gradient steps: the update rule that all of them start from, and its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import optax
+
+from jaxmeta import inner, nets
+from jaxmeta.config import checks
+from jaxmeta.core.learner import Learner
+
+FIXED: dict[str, Callable[[float | optax.Schedule], inner.Updater]] = {"sgd": inner.sgd, "adam": inner.adam}
+LEARNED: dict[str, Callable[[float], inner.Updater]] = {
+    "per-parameter": inner.per_parameter,
+    "block-diagonal": inner.block_diagonal,
+    "kronecker": inner.kronecker,
+    "recurrent": lambda learning_rate: inner.recurrent(nets.coordinatewise_lstm((20,)), inner.sgd(learning_rate)),
+}
+"""Rules that meta-training improves; each begins as sgd."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateRuleConfig:
+    """The fields of every agent that adapts by gradient steps, of whatever loss."""
+
+    inner_lr: float = 0.1
+    """Step size of the adaptation."""
+    inner_optimizer: Literal["sgd", "adam", "per-parameter", "block-diagonal", "kronecker", "recurrent"] = "sgd"
+    """What takes the steps of the adaptation; its state lives for one task. All but the first two are learned and begin
+    as sgd: step sizes, preconditioners of layers, or an LSTM that resizes and adds to every step."""
+    later_lr_scale: float = 1.0
+    """Factor on every step of an adaptation after the first; the paper's evaluation on navigation takes 0.5."""
+    max_inner_step: float | None = None
+    """Longest step of an adaptation, in the norm over all params; `bounded_steps` in the log is the share of those that
+    were longer. None has no bound."""
+    backward: Literal["plain", "rematerialised", "mixed"] = "plain"
+    """How meta-gradients go through the steps; the last two need less memory where there are many."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.not_negative(self, "inner_lr", "later_lr_scale")
+        checks.positive(self, "max_inner_step")
+        checks.choice(self, "inner_optimizer", *FIXED, *LEARNED)
+        checks.choice(self, "backward", "plain", "rematerialised", "mixed")
+
+    def check_not_differentiated(self) -> None:
+        """Raises a ValueError where a field is about meta-gradients through the steps, of which there are none."""
+        for name, choices in (("backward", ("plain",)), ("inner_optimizer", tuple(FIXED))):
+            if getattr(self, name) not in choices:
+                remedy = f"no derivative is taken through the steps, so it is {' or '.join(choices)}"
+                raise ValueError(f"{name} is {getattr(self, name)!r}; {remedy}")
+
+    def rule(self) -> inner.Updater:
+        """Builds the update rule that the algorithms start from."""
+        name, later = self.inner_optimizer, {1: self.later_lr_scale}
+        if self.later_lr_scale == 1.0:
+            return (FIXED | LEARNED)[name](self.inner_lr)
+        if name in FIXED:
+            return FIXED[name](optax.piecewise_constant_schedule(self.inner_lr, later))
+        scaled = optax.scale_by_schedule(optax.piecewise_constant_schedule(1.0, later))
+        return inner.chain(LEARNED[name](self.inner_lr), inner.fixed(scaled))
+
+    def within_bounds(self, updater: inner.Updater) -> inner.Updater:
+        """Puts the bound on the length of a step around an update rule, if there is one."""
+        return updater if self.max_inner_step is None else inner.bounded(updater, self.max_inner_step)
+
+    def adapting(
+        self, policy: Learner, loss: inner.Loss, updater: inner.Updater, anew: tuple[str, ...] = ()
+    ) -> Learner:
+        """Lets an agent take steps down a loss by an update rule; see `inner.descent`."""
+        differentiate = inner.mixed_mode if self.backward == "mixed" else jax.grad
+        learner = inner.descent(policy, loss, self.within_bounds(updater), anew, differentiate)
+        return inner.rematerialised(learner) if self.backward == "rematerialised" else learner
+
+
+@dataclasses.dataclass(frozen=True)
+class ImplicitConfig(UpdateRuleConfig):
+    """The fields of implicit MAML (Rajeswaran et al., 2019, arXiv:1909.04630), of whatever loss.
+
+    `gradient_norm_ratio` in the log is the gradient norm at the last step over that at the first: what is
+    differentiated is the end of the descent, and it is off by as much as that is not reached.
+    """
+
+    inner_steps: int = 10
+    """Gradient steps on the data of every round; memory does not depend on them."""
+    strength: float = 2.0
+    """λ: weight of half the squared distance from where the policy was before the round."""
+    cg_iterations: int = 5
+    """Products with the Hessian of the inner loss for each meta-gradient; 0 is to first order."""
+    damping: float = 0.0
+    """What λ is raised by in a meta-gradient, against negative curvature; the larger, the nearer to first order."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_not_differentiated()
+        checks.at_least_one(self, "inner_steps")
+        checks.positive(self, "strength")
+        checks.not_negative(self, "cg_iterations", "damping")
+        if self.later_lr_scale != 1.0:
+            raise ValueError(f"later_lr_scale is {self.later_lr_scale}; every round is adapted to the end, so it is 1")
+
+    def settling(self, policy: Learner, loss: inner.Loss) -> Learner:
+        """Lets an agent go down a loss to a minimum near where it starts; see `inner.implicit`."""
+        updater = self.within_bounds(self.rule())
+        return inner.implicit(policy, loss, updater, self.inner_steps, self.strength, self.cg_iterations, self.damping)

@@ -1,0 +1,1 @@
+"""Algorithms that infer a belief about the task."""

@@ -1,0 +1,1 @@
+"""Algorithms that adapt by the state of a sequence model."""

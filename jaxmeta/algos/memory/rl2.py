@@ -1,0 +1,58 @@
+"""RL²: a recurrent policy is the learning algorithm."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jaxmeta import nets, outer
+from jaxmeta.algos.memory.whole_trials import WholeTrialsConfig, on_whole_trials
+from jaxmeta.algos.recipe import recipe
+from jaxmeta.config import checks
+from jaxmeta.core.learner import MetaLearner
+from jaxmeta.tasks.base import TaskFamily
+
+
+@dataclasses.dataclass(frozen=True)
+class RL2Config(WholeTrialsConfig):
+    """RL²: adapt in the hidden state of a recurrent policy (Duan et al., 2016, arXiv:1611.02779)."""
+
+    cell: Literal["gru", "lstm", "lru", "associative"] = "gru"
+    """Recurrent state: lru is linear recurrences, associative is tables of fast weights."""
+    hidden: int = 64
+    """Size of the recurrent state; of an associative one, width of the layers around its tables."""
+    readout: tuple[int, ...] = ()
+    """Widths of hidden layers that see state and input before the heads, which the paper has on the state alone."""
+    separate_value: bool = True
+    """Whether values come from a network of their own, as in the paper; with `outer_loop` trpo they always do."""
+    outer_loop: Literal["ppo", "trpo"] = "ppo"
+    """Optimiser of the outer loop; the paper's is TRPO."""
+    ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
+        learning_rate=2e-3, epochs=2, minibatches=8, value_weight=0.5, entropy_weight=0.05
+    )
+    """Used with `outer_loop` ppo; values are in units of the discounted length of a trial."""
+    trpo: outer.TrustRegionConfig = outer.TrustRegionConfig(value_steps=10)
+    """Used with `outer_loop` trpo."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.at_least_one(self, "hidden")
+        checks.widths(self, "readout")
+        checks.choice(self, "outer_loop", "ppo", "trpo")
+        if self.outer_loop == "ppo":
+            self.ppo.check_divides(self.num_tasks)
+        elif not self.trpo.value_steps:
+            raise ValueError("value_steps is 0; RL² needs at least 1, as its advantages are taken from the values")
+
+
+@recipe
+def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
+    """Builds RL².
+
+    A trial is several episodes on one task. The hidden state lives through all of them, and the policy maximises the
+    return of the whole trial: exploring early pays if it helps later.
+    """
+    network = nets.recurrent_actor_critic(
+        family.env.spec, config.cell, config.hidden, config.init_log_std, config.length(family), config.readout
+    )
+    return on_whole_trials(network, family, config, config.ppo if config.outer_loop == "ppo" else config.trpo)

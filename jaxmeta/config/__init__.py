@@ -1,0 +1,1 @@
+"""Configs as JSON, and checks of their fields."""

@@ -1,0 +1,63 @@
+"""The devices: the only room that knows them."""
+
+from jaxmeta.devices.compilation import GPU_OPTIONS, compiled, in_float32
+from jaxmeta.devices.mesh import (
+    AXIS,
+    PARTS,
+    Execution,
+    everywhere,
+    is_first_process,
+    join_processes,
+    largest_of_processes,
+    map_over_tasks,
+    map_tasks,
+    num_devices,
+    num_strata,
+    over_tasks,
+    placement,
+    use_cpu_cores,
+)
+from jaxmeta.devices.pieces import (
+    CACHE_BYTES,
+    cache_chunk,
+    chunked_vmap,
+    largest_divisor,
+    mean_and_each,
+    mean_over_chunks,
+    piece_size,
+    tree_bytes,
+)
+from jaxmeta.devices.reductions import device_index, gather_tasks, mean_over_tasks, task_mean, task_sum
+
+__all__ = [
+    "AXIS",
+    "CACHE_BYTES",
+    "GPU_OPTIONS",
+    "PARTS",
+    "Execution",
+    "cache_chunk",
+    "chunked_vmap",
+    "compiled",
+    "device_index",
+    "everywhere",
+    "gather_tasks",
+    "in_float32",
+    "is_first_process",
+    "join_processes",
+    "largest_divisor",
+    "largest_of_processes",
+    "map_over_tasks",
+    "map_tasks",
+    "mean_and_each",
+    "mean_over_chunks",
+    "mean_over_tasks",
+    "num_devices",
+    "num_strata",
+    "over_tasks",
+    "piece_size",
+    "placement",
+    "task_mean",
+    "task_sum",
+    "tree_bytes",
+    "use_cpu_cores",
+]

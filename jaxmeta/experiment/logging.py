@@ -1,0 +1,266 @@
+"""Callbacks of the training loop that tell what happens; and the table of an evaluation."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from jaxmeta.config import codec
+from jaxmeta.experiment import runs, survival
+
+PLAIN_SECONDS = 10.0
+"""Least time between two lines of progress where there is no terminal."""
+
+
+class Guarded:
+    """A logger whose failure is told once and otherwise ignored: training is worth more than its log."""
+
+    def __init__(self, callback, stream: TextIO | None = None):
+        self._callback = callback
+        self._stream = stream or sys.stderr
+        self._failed = False
+
+    def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
+        try:
+            self._callback(update, state, metrics)
+        except Exception as error:
+            if not self._failed:
+                name = type(self._callback).__name__
+                survival.say(f"jaxmeta: {name} failed, training goes on without it: {error}", self._stream)
+            self._failed = True
+
+
+class JsonLines:
+    """Appends one line per update to `metrics.jsonl`.
+
+    A line has `update`, `env_steps` (total of the run so far; the mean over seeds), `seconds` (of training so far) and
+    every metric of the update. With several seeds a metric is the mean over them, and `seeds` lists them one by one.
+    """
+
+    def __init__(self, folder: Path, env_steps: float = 0.0, seconds: float = 0.0):
+        self._file = folder / runs.METRICS
+        self._env_steps = env_steps
+        self._seconds = seconds
+        self._clock = time.monotonic()
+
+    def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
+        values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
+        steps = values.pop("env_steps", np.zeros(1))
+        chunk = len(steps)
+        total = self._env_steps + np.cumsum(steps.reshape(chunk, -1).mean(1))
+        now = time.monotonic()
+        # a chunk is one device call: its updates are taken to last equally long
+        seconds = self._seconds + np.linspace(0, now - self._clock, chunk + 1)[1:]
+        lines = []
+        for index in range(chunk):
+            record = {"update": update - chunk + 1 + index, "env_steps": float(total[index])}
+            record |= {"seconds": round(float(seconds[index]), 3)}
+            record |= {name: float(value[index].mean()) for name, value in values.items()}
+            several = {name: value[index].tolist() for name, value in values.items() if value.ndim > 1}
+            lines.append(codec.to_json(record | ({"seeds": several} if several else {})) + "\n")
+        # before the write: if it fails, the lines after it still count what was done
+        self._env_steps, self._seconds, self._clock = float(total[-1]), float(seconds[-1]), now
+        # opened anew each time and written at once: whoever reads along sees whole lines
+        with self._file.open("a") as file:
+            file.write("".join(lines))
+
+
+class TensorBoard:
+    """Writes every metric, averaged over seeds, as TensorBoard scalars over updates."""
+
+    def __init__(self, folder: Path, done: int = 0):
+        self._folder = str(folder / runs.TENSORBOARD)
+        self._done = done
+        self._writer = None
+
+    def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            # what an interrupted run wrote after its last checkpoint is hidden
+            self._writer = SummaryWriter(self._folder, purge_step=self._done + 1 if self._done else None, flush_secs=10)
+        for one, scalars in _scalars(update, metrics):
+            for name, scalar in scalars.items():
+                self._writer.add_scalar(name, scalar, one)
+
+    def close(self) -> None:
+        """Writes out what is pending."""
+        with contextlib.suppress(Exception):
+            if self._writer is not None:
+                self._writer.close()
+
+
+class WandB:
+    """Writes the scalars that `TensorBoard` writes to a project of Weights & Biases.
+
+    Every call of `train` is a run of its own there, named after the run folder.
+    """
+
+    def __init__(self, project: str, folder: Path, config: dict[str, Any]):
+        self._settings = {"project": project, "name": folder.name, "dir": str(folder), "config": config}
+        self._begun = False
+        self._run: Any = None
+
+    def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
+        if not self._begun:
+            self._begun = True  # if it cannot begin, each new try might wait for a network or ask for a login
+            import wandb  # pyright: ignore[reportMissingImports]
+
+            self._run = wandb.init(**self._settings)
+        if self._run is not None:
+            for one, scalars in _scalars(update, metrics):
+                self._run.log(scalars, step=one)
+
+    def close(self) -> None:
+        """Sends what is pending."""
+        with contextlib.suppress(Exception):
+            if self._run is not None:
+                self._run.finish()
+
+
+class Progress:
+    """Shows how far training is: a bar on a terminal, else a plain line every few seconds.
+
+    Use it as a context manager; it writes to `stream`, by default the standard error.
+    """
+
+    def __init__(self, done: int, total: int, stream: TextIO | None = None):
+        self._stream = stream or sys.stderr
+        self._update, self._total = done, total
+        self._bar: Any = None
+        self._task: Any = None
+        # the first device call compiles, so that rates are told from the second one on
+        self._recent: collections.deque[tuple[float, int, float]] = collections.deque(maxlen=50)
+        self._steps = 0.0
+        self._last_line = float("-inf")
+
+    def __enter__(self) -> Progress:
+        if self._stream.isatty():
+            self._bar = _make_bar(self._stream)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._total, completed=self._update, status="compiling", left="")
+        elif self._update < self._total:
+            print(f"update {self._update}/{self._total}  compiling", file=self._stream, flush=True)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
+        self._update = update
+        self._steps += float(np.sum(metrics.get("env_steps", 0.0)))
+        self._recent.append((time.monotonic(), update, self._steps))
+        status, left = self._status(metrics), self._left()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=update, status=status, left=left)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_SECONDS or update >= self._total:
+            self._last_line = now
+            parts = [f"update {update}/{self._total}", status, left]
+            print("  ".join(part for part in parts if part), file=self._stream, flush=True)
+
+    def _status(self, metrics: dict[str, np.ndarray]) -> str:
+        """Tells the speed and the returns of the last update."""
+        speed = self._per_second(2)
+        parts = [f"{_short(speed)} steps/s"] if speed else []
+        first, last = (metrics.get(f"return/{name}") for name in ("first", "last"))
+        if first is not None and last is not None:
+            parts.append(f"return {np.mean(first[-1]):.4g} → {np.mean(last[-1]):.4g}")
+        return "  ".join(parts)
+
+    def _left(self) -> str:
+        speed = self._per_second(1)
+        return f"{_clock((self._total - self._update) / speed)} left" if speed else ""
+
+    def _per_second(self, column: int) -> float | None:
+        """Returns the recent speed in updates (column 1) or environment steps (column 2)."""
+        if len(self._recent) < 2 or self._recent[-1][0] == self._recent[0][0]:
+            return None
+        first, last = self._recent[0], self._recent[-1]
+        return (last[column] - first[column]) / (last[0] - first[0])
+
+
+def print_evaluation(evaluation: dict[str, Any]) -> None:
+    """Prints the returns by round and episode as a table, and success rates where the tasks define success.
+
+    Args:
+      evaluation: as `runs.assess` returns it.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    def row(name, point):
+        texts = ["nan" if value is None else f"{value:.4g}" for value in (point["mean"], *point["ci95"], point["iqm"])]
+        return name, texts[0], f"{texts[1]} to {texts[2]}", texts[3]
+
+    count, seeds = evaluation["num_tasks"], evaluation["num_seeds"]
+    over = f"{count} held-out tasks" + (f" x {seeds} seeds, taken together" if seeds > 1 else "")
+    table = Table("")
+    for column in ("mean", "95 % interval", "IQM"):
+        table.add_column(column, justify="right", no_wrap=True)
+    rounds, success = evaluation["returns"], evaluation.get("success")
+    if success is not None:
+        table.add_column("success", justify="right", no_wrap=True)
+    for index, episodes in enumerate(rounds):
+        for number, point in enumerate(episodes):
+            parts = [f"round {index}"] if len(rounds) > 1 else []
+            parts += [f"episode {number + 1}"] if len(episodes) > 1 or not parts else []
+            mark = " (the unadapted policy)" if index == number == 0 else ""
+            rate = () if success is None else (_percent(success[index][number]["mean"]),)
+            table.add_row(*row(", ".join(parts) + mark, point), *rate)
+    table.add_section()
+    table.add_row(*row("gain, last less first", evaluation["gain"]))
+    if len(rounds[-1]) > 1:
+        table.add_row(*row("whole trial", evaluation["trial_return"]))
+    # not the table's title: that would be wrapped to the table's width
+    print(f"{evaluation['algo']} on {evaluation['tasks']} after {evaluation['step']} updates: return on {over}")
+    Console().print(table)
+
+
+def _scalars(update: int, metrics: dict[str, np.ndarray]) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yields every update of a chunk that ends with `update`, and its metrics averaged over seeds."""
+    means = {name: np.asarray(value).reshape(len(value), -1).mean(1) for name, value in metrics.items()}
+    chunk = len(next(iter(means.values()), ()))
+    for index in range(chunk):
+        yield update - chunk + 1 + index, {name: float(mean[index]) for name, mean in means.items()}
+
+
+def _make_bar(stream: TextIO):
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.BarColumn(bar_width=None),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[status]}"),
+        progress.TextColumn("{task.fields[left]}", style="cyan"),
+    )
+    return progress.Progress(*columns, console=Console(file=stream), expand=True)
+
+
+def _short(number: float) -> str:
+    """Formats 12345.6 as 12.3k."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _percent(rate: float | None) -> str:
+    """Formats 0.125 as 12.5 %."""
+    return "nan" if rate is None or rate != rate else f"{100 * rate:.3g} %"
+
+
+def _clock(seconds: float) -> str:
+    """Formats seconds as h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

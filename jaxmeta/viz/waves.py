@@ -1,0 +1,67 @@
+"""Agents on sine waves as a person can look at them: the function that they predict, step by step of adaptation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmeta.core.rollout import collect
+from jaxmeta.experiment import runs
+from jaxmeta.tasks.few_shot import FewShotTask
+from jaxmeta.tasks.sinusoid import MAX_INPUT
+from jaxmeta.types import Array, Examples
+
+STEPS = (0, 1, 5, 10)
+"""Of the inner loop, at which a prediction is drawn."""
+NUM_INPUTS = 200
+
+
+def predictions(run: runs.Run, task: FewShotTask, x: Array, steps: int) -> Array:
+    """Predicts at inputs [M] after 0 to `steps` gradient steps on the support of a task: [steps + 1, M]."""
+    env = dataclasses.replace(run.family.env, queries=len(x))
+    asked = task.replace(query=Examples(x[:, None], jnp.zeros((len(x), 1))))
+    plan = dataclasses.replace(run.meta.plan, rounds=steps)
+    trial = collect(run.meta.learner, run.first_params, env, asked, jax.random.key(0), plan)
+    return trial.rounds.action[:, 0, 0]
+
+
+def draw_trial(run: runs.Run, seed: int) -> Any:
+    """Draws what a run on `sinusoid` predicts for a held-out wave before and after gradient steps.
+
+    Args:
+      run: of any supervised algorithm; of several seeds the first is drawn.
+      seed: decides the task.
+
+    Returns:
+      A matplotlib figure.
+    """
+    title = f"{run.config.algo} after {run.step:,} updates, task {seed}"
+    return _panels({title: run}, seed)
+
+
+def draw_predictions(folders: Mapping[str, Path], seed: int = 0) -> Any:
+    """Draws `draw_trial` for several runs, each a panel: the same task, if they draw their tasks alike."""
+    return _panels({name: runs.load(folder) for name, folder in folders.items()}, seed)
+
+
+def _panels(agents: Mapping[str, runs.Run], seed: int) -> Any:
+    from jaxmeta.viz import plot
+
+    x = jnp.linspace(-MAX_INPUT, MAX_INPUT, NUM_INPUTS)
+    panels = {}
+    for name, run in agents.items():
+        task = run.family.sample_test(jax.random.key(seed))
+        said = jax.jit(lambda run=run, task=task: predictions(run, task, x, max(STEPS)))()
+        support = (task.support.inputs[:, 0], task.support.targets[:, 0])
+        panels[name] = {
+            "truth": np.asarray(task.law(x)),
+            "support": np.asarray(support),
+            "steps": {step: np.asarray(said[step]) for step in STEPS},
+        }
+    return plot.functions(np.asarray(x), panels)
