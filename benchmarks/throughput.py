@@ -143,8 +143,8 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
     base = with_fields(algo_config(), num_tasks=config.num_tasks, streams=config.streams, episodes=config.episodes)
     # by the order of the meta-gradient, for algorithms that have one
     variants = {"update": base}
-    if hasattr(base, "first_order"):
-        variants = {"second": base, "first": dataclasses.replace(base, first_order=True)}
+    if hasattr(base, "backward"):
+        variants = {"second": base, "first": dataclasses.replace(base, backward="first-order")}
     whole = next(iter(variants))
 
     compile_s, programs = {}, {}

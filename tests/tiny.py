@@ -11,10 +11,10 @@ import jaxmeta as jm
 from jaxmeta import outer, tasks
 from jaxmeta.experiment import registry
 
-PPO = outer.PolicyGradientConfig(epochs=2, minibatches=2, value_weight=0.5, entropy_weight=0.01)
+PPO = outer.ActorCriticConfig(epochs=2, minibatches=2, value_weight=0.5, entropy_weight=0.01)
 # damped: on so little data the curvature is nearly singular, and conjugate gradient would amplify rounding
 TRPO = outer.TrustRegionConfig(damping=0.1)
-TRPO_WITH_VALUES = outer.TrustRegionConfig(damping=0.1, value_steps=2)
+TRPO_WITH_VALUES = outer.TrustRegionCriticConfig(damping=0.1, value_steps=2)
 SAC = outer.OffPolicyConfig(gradient_steps=3, meta_batch=2, batch_size=4, replay_capacity=40)
 VAE = outer.VariationalConfig(steps=2, batch_size=4, capacity=8)
 SMALL_BELIEF = {"hidden": (8,), "latent": 2, "encoder_hidden": 8, "decoder_hidden": (8,), "vae": VAE}
@@ -67,6 +67,7 @@ VARIANTS = {
 SUPERVISED = {
     "anil": jm.FewShotANILConfig(num_tasks=2, hidden=(8,)),
     "cavia": jm.FewShotCAVIAConfig(num_tasks=2, hidden=(8,), context=2),
+    "fomaml": jm.FewShotFOMAMLConfig(num_tasks=2, hidden=(8,)),
     "imaml": jm.FewShotIMAMLConfig(num_tasks=2, hidden=(8,), inner_steps=3, inner_lr=0.1),
     "learned-optimizer": jm.LearnedOptimizerConfig(
         num_tasks=2, cell=(4,), rounds=4, outer=outer.UnrolledConfig(segment=2)

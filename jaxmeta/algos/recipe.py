@@ -10,35 +10,52 @@ from typing import Any, TypeVar
 from jaxmeta.config import settings
 from jaxmeta.core import contracts
 from jaxmeta.core.learner import MetaLearner
+from jaxmeta.tasks.few_shot import FewShot
 
 Build = TypeVar("Build", bound=Callable[..., MetaLearner])
 
 
-def recipe(build: Build) -> Build:
+def recipe(build: Build | None = None, *, supervised: type | None = None) -> Any:
     """Lets an algorithm, a function of `family` and `config`, check its arguments before it builds anything.
+
+    Args:
+      supervised: the config on supervised tasks, of an algorithm that takes both kinds of families.
 
     Raises:
       TypeError: if the family is no `TaskFamily`, or the config is that of another algorithm.
+      ValueError: if the config is that of the other kind of family.
       contracts.ContractError: if the family does not hold what the engine relies on; see `contracts.check_forms`.
     """
+    if build is None:
+        return functools.partial(recipe, supervised=supervised)
     signature = inspect.signature(build)
-    right = type(signature.parameters["config"].default)
+    by_kind = {False: type(signature.parameters["config"].default)}
+    by_kind[True] = supervised or by_kind[False]
 
     @settings.standard()
     @functools.wraps(build)
     def checked(*arguments: Any, **named: Any) -> MetaLearner:
-        given = signature.bind(*arguments, **named)
-        given.apply_defaults()
-        check_family(build.__name__, given.arguments["family"])
-        config = given.arguments["config"]
-        if isinstance(config, type):
-            raise TypeError(f"config is the class {config.__name__}; {build.__name__} takes a {right.__name__}()")
-        if not isinstance(config, right):
-            raise TypeError(f"config is a {type(config).__name__}; {build.__name__} takes a {right.__name__}")
-        contracts.check_forms(given.arguments["family"])
-        return build(*arguments, **named)
+        given = signature.bind(*arguments, **named).arguments
+        check_family(build.__name__, family := given["family"])
+        right = by_kind[isinstance(family.env, FewShot)]
+        config = given.get("config", right())
+        _check_config(build.__name__, family, config, right, (*by_kind.values(),))
+        contracts.check_forms(family)
+        return build(family, config)
 
-    return checked  # pyright: ignore[reportReturnType]  it has the signature of what it wraps
+    return checked
+
+
+def _check_config(name: str, family: Any, config: Any, right: type, known: tuple[type, ...]) -> None:
+    """Raises an error where a config is not that of an algorithm on such a family."""
+    if isinstance(config, right):
+        return
+    if isinstance(config, type):
+        raise TypeError(f"config is the class {config.__name__}; {name} takes a {right.__name__}()")
+    if isinstance(config, known):
+        on = f"on tasks of {type(family.env).__name__} it must be a {right.__name__}"
+        raise ValueError(f"config is a {type(config).__name__}; {on}")
+    raise TypeError(f"config is a {type(config).__name__}; {name} takes a {right.__name__}")
 
 
 def check_family(name: str, family: Any) -> None:

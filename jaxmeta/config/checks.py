@@ -53,8 +53,16 @@ def choice(config: Any, name: str, *choices: str) -> None:
 
 
 def finite(config: Any) -> None:
-    """Raises a TypeError if a field has another type than it declares, a ValueError if one is NaN or infinite."""
+    """Raises a TypeError if a field has another type than it declares.
+
+    It raises a ValueError if one is NaN or infinite, or is none of the choices that its type declares.
+    """
     declared_types(config)
+    for name, kind in _hints(type(config)).items():
+        options = [part for part in (kind, *typing.get_args(kind)) if typing.get_origin(part) is Literal]
+        value = getattr(config, name, None)
+        if options and isinstance(value, str):
+            choice(config, name, *(word for option in options for word in typing.get_args(option)))
     names = [field.name for field in dataclasses.fields(config) if _is_number(getattr(config, field.name))]
     _check(config, names, math.isfinite, "it must be finite")
 

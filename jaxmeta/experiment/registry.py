@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
-    """Where a recipe and its config live."""
+    """Where a factory and its config live."""
 
     module: str
     factory: str
@@ -25,36 +25,41 @@ class Entry(NamedTuple):
         return getattr(module, self.factory), getattr(module, self.config)
 
 
-ALGOS = {
-    "anil": Entry("jaxmeta.algos.gradient.anil", "anil", "ANILConfig"),
-    "cavia": Entry("jaxmeta.algos.gradient.cavia", "cavia", "CAVIAConfig"),
-    "e-maml": Entry("jaxmeta.algos.gradient.e_maml", "e_maml", "EMAMLConfig"),
-    "fomaml": Entry("jaxmeta.algos.gradient.fomaml", "fomaml", "FOMAMLConfig"),
-    "imaml": Entry("jaxmeta.algos.gradient.imaml", "imaml", "IMAMLConfig"),
-    "l2rl": Entry("jaxmeta.algos.memory.l2rl", "l2rl", "L2RLConfig"),
-    "maml": Entry("jaxmeta.algos.gradient.maml", "maml", "MAMLConfig"),
-    "meta-sgd": Entry("jaxmeta.algos.gradient.meta_sgd", "meta_sgd", "MetaSGDConfig"),
-    "pearl": Entry("jaxmeta.algos.inference.pearl", "pearl", "PEARLConfig"),
-    "ppo": Entry("jaxmeta.algos.baselines.ppo", "ppo", "PPOConfig"),
-    "promp": Entry("jaxmeta.algos.gradient.promp", "promp", "ProMPConfig"),
-    "reptile": Entry("jaxmeta.algos.gradient.reptile", "reptile", "ReptileConfig"),
-    "rl2": Entry("jaxmeta.algos.memory.rl2", "rl2", "RL2Config"),
-    "sac": Entry("jaxmeta.algos.baselines.sac", "sac", "SACConfig"),
-    "snail": Entry("jaxmeta.algos.memory.snail", "snail", "SNAILConfig"),
-    "varibad": Entry("jaxmeta.algos.inference.varibad", "varibad", "VariBADConfig"),
-}
+class Algo(NamedTuple):
+    """Where a recipe and its configs live."""
 
-# the same names on supervised tasks, where the loss is another and so the fields of a config
-SUPERVISED_ALGOS = {
-    "anil": Entry("jaxmeta.algos.gradient.few_shot", "anil", "FewShotANILConfig"),
-    "cavia": Entry("jaxmeta.algos.gradient.few_shot", "cavia", "FewShotCAVIAConfig"),
-    "imaml": Entry("jaxmeta.algos.gradient.few_shot", "imaml", "FewShotIMAMLConfig"),
-    "learned-optimizer": Entry(
-        "jaxmeta.algos.gradient.learned_optimizer", "learned_optimizer", "LearnedOptimizerConfig"
+    module: str
+    factory: str
+    config: str | None
+    """On tasks of reinforcement learning; None if it takes none."""
+    supervised: str | None = None
+    """On supervised tasks, where the loss is another; None if it takes none."""
+
+
+ALGORITHMS = {
+    "anil": Algo("jaxmeta.algos.gradient.anil", "anil", "ANILConfig", "FewShotANILConfig"),
+    "cavia": Algo("jaxmeta.algos.gradient.cavia", "cavia", "CAVIAConfig", "FewShotCAVIAConfig"),
+    "e-maml": Algo("jaxmeta.algos.gradient.e_maml", "e_maml", "EMAMLConfig"),
+    "fomaml": Algo("jaxmeta.algos.gradient.fomaml", "fomaml", "FOMAMLConfig", "FewShotFOMAMLConfig"),
+    "imaml": Algo("jaxmeta.algos.gradient.imaml", "imaml", "IMAMLConfig", "FewShotIMAMLConfig"),
+    "l2rl": Algo("jaxmeta.algos.memory.l2rl", "l2rl", "L2RLConfig"),
+    "learned-optimizer": Algo(
+        "jaxmeta.algos.gradient.learned_optimizer", "learned_optimizer", None, "LearnedOptimizerConfig"
     ),
-    "maml": Entry("jaxmeta.algos.gradient.few_shot", "maml", "FewShotMAMLConfig"),
-    "meta-sgd": Entry("jaxmeta.algos.gradient.few_shot", "meta_sgd", "FewShotMetaSGDConfig"),
-    "reptile": Entry("jaxmeta.algos.gradient.few_shot", "reptile", "FewShotReptileConfig"),
+    "maml": Algo("jaxmeta.algos.gradient.maml", "maml", "MAMLConfig", "FewShotMAMLConfig"),
+    "meta-sgd": Algo("jaxmeta.algos.gradient.meta_sgd", "meta_sgd", "MetaSGDConfig", "FewShotMetaSGDConfig"),
+    "pearl": Algo("jaxmeta.algos.inference.pearl", "pearl", "PEARLConfig"),
+    "ppo": Algo("jaxmeta.algos.baselines.ppo", "ppo", "PPOConfig"),
+    "promp": Algo("jaxmeta.algos.gradient.promp", "promp", "ProMPConfig"),
+    "reptile": Algo("jaxmeta.algos.gradient.reptile", "reptile", "ReptileConfig", "FewShotReptileConfig"),
+    "rl2": Algo("jaxmeta.algos.memory.rl2", "rl2", "RL2Config"),
+    "sac": Algo("jaxmeta.algos.baselines.sac", "sac", "SACConfig"),
+    "snail": Algo("jaxmeta.algos.memory.snail", "snail", "SNAILConfig"),
+    "varibad": Algo("jaxmeta.algos.inference.varibad", "varibad", "VariBADConfig"),
+}
+ALGOS = {name: Entry(algo.module, algo.factory, algo.config) for name, algo in ALGORITHMS.items() if algo.config}
+SUPERVISED_ALGOS = {
+    name: Entry(algo.module, algo.factory, algo.supervised) for name, algo in ALGORITHMS.items() if algo.supervised
 }
 
 SUPERVISED_TASKS = {

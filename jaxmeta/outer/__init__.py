@@ -4,6 +4,7 @@ from jaxmeta.core.learner import Info
 from jaxmeta.outer.aggregates import Aggregate, Gradient, combined, masked, mean, per_task
 from jaxmeta.outer.descend import Minibatches, after, by_part, descend, optimiser, shuffled, whole
 from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
+from jaxmeta.outer.kl_penalty import PenalisedConfig, with_kl_penalty
 from jaxmeta.outer.loss import (
     Credit,
     Critic,
@@ -15,18 +16,19 @@ from jaxmeta.outer.loss import (
     unbiased_credit,
 )
 from jaxmeta.outer.meta_update import Batch, Draw, Improve, Sampler, Seen, Source, meta_update
-from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_gradient
+from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
 from jaxmeta.outer.samplers import revisit, uniform
 from jaxmeta.outer.soft_actor_critic import ContextConfig, OffPolicyConfig, Visits, off_policy
 from jaxmeta.outer.sources import Ring, examples, fresh, replay
 from jaxmeta.outer.supervised import SupervisedConfig, adapted, after_batches, few_rows, follow_query, query_loss
-from jaxmeta.outer.trust_region import TrustRegionConfig, trust_region
+from jaxmeta.outer.trust_region import RegionConfig, TrustRegionConfig, TrustRegionCriticConfig, trust_region
 from jaxmeta.outer.unrolled import UnrolledConfig, unrolled
 from jaxmeta.outer.variational import VariationalConfig, example_trajectory, trajectory_ring, variational
 
 __all__ = [
     "META_GRADIENTS",
+    "ActorCriticConfig",
     "Aggregate",
     "Batch",
     "ContextConfig",
@@ -39,7 +41,10 @@ __all__ = [
     "MetaGradient",
     "Minibatches",
     "OffPolicyConfig",
+    "PenalisedConfig",
     "PolicyGradientConfig",
+    "ProximalConfig",
+    "RegionConfig",
     "ReptileConfig",
     "Ring",
     "Sampler",
@@ -47,6 +52,7 @@ __all__ = [
     "Source",
     "SupervisedConfig",
     "TrustRegionConfig",
+    "TrustRegionCriticConfig",
     "UnrolledConfig",
     "VariationalConfig",
     "Visits",
@@ -86,4 +92,5 @@ __all__ = [
     "unrolled",
     "variational",
     "whole",
+    "with_kl_penalty",
 ]

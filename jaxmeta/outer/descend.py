@@ -23,9 +23,9 @@ class Minibatches(NamedTuple):
     """(batch, what a step takes) -> the batch of that step."""
 
 
-def whole() -> Minibatches:
-    """Takes one step on the whole batch."""
-    return Minibatches(deal=lambda batch: jnp.zeros(1), take=lambda batch, _: batch)
+def whole(steps: int = 1) -> Minibatches:
+    """Takes every step on the whole batch."""
+    return Minibatches(deal=lambda batch: jnp.zeros(steps), take=lambda batch, _: batch)
 
 
 def shuffled(epochs: int, parts: int) -> Minibatches:

@@ -17,15 +17,14 @@ from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.outer.aggregates import Aggregate, mean
 from jaxmeta.outer.descend import descend, optimiser, shuffled
-from jaxmeta.outer.kl_penalty import with_kl_penalty
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
 from jaxmeta.types import Array, Key, Metrics, Params, Trial
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyGradientConfig:
-    """PPO (Schulman et al., 2017, arXiv:1707.06347); with one epoch and no clipping it is the plain policy gradient."""
+class ProximalConfig:
+    """The fields of PPO, whatever else its loss has."""
 
     learning_rate: float = 1e-3
     """Adam's step size."""
@@ -35,34 +34,40 @@ class PolicyGradientConfig:
     """Parts, of whole trials, that a pass is cut into; it divides the number of tasks."""
     clip: float | None = 0.2
     """Half-width of the trusted interval of likelihood ratios; None does not clip."""
-    value_weight: float = 0.0
-    """Weight of the value loss."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus."""
     max_grad_norm: float = 0.5
     """Meta-gradients longer than this are scaled down to it."""
     anneal_over: int | None = None
     """Meta-updates over which step size and entropy bonus fall linearly to zero; None keeps both."""
-    kl_target: float | None = None
-    """Mean KL divergence of an update, in every round before the last, that a penalty aims at (ProMP); None has no
-    penalty. Its weight is doubled or halved, for each round, when an update exceeds it or stays below by half."""
-    kl_weight: float = 5e-4
-    """Weight of that penalty at first."""
 
     def __post_init__(self):
         checks.finite(self)
-        checks.positive(self, "learning_rate", "max_grad_norm", "clip", "kl_target", "kl_weight")
+        checks.positive(self, "learning_rate", "max_grad_norm", "clip")
         checks.at_least_one(self, "epochs", "minibatches", "anneal_over")
-        checks.not_negative(self, "value_weight", "entropy_weight")
-        if self.kl_target is not None and self.epochs * self.minibatches == 1:
-            raise ValueError(
-                f"kl_target is {self.kl_target}; nothing has moved before the only step: take at least 2 epochs"
-            )
+        checks.not_negative(self, "entropy_weight")
 
     def check_divides(self, num_tasks: int) -> None:
         """Raises a ValueError unless the minibatches divide the tasks of an update."""
         if num_tasks % self.minibatches:
             raise ValueError(f"minibatches is {self.minibatches}; it must divide num_tasks, which is {num_tasks}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradientConfig(ProximalConfig):
+    """PPO (Schulman et al., 2017, arXiv:1707.06347); with one epoch and no clipping it is the plain policy gradient."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCriticConfig(ProximalConfig):
+    """PPO of a policy and of values."""
+
+    value_weight: float = 0.5
+    """Weight of the value loss."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.not_negative(self, "value_weight")
 
 
 class Prepared(struct.PyTreeNode):
@@ -76,12 +81,11 @@ class Prepared(struct.PyTreeNode):
 def policy_gradient(
     learner: Learner,
     advantage: rl.Estimator,
-    config: PolicyGradientConfig = PolicyGradientConfig(),
+    config: ProximalConfig = PolicyGradientConfig(),
     *,
     credit: Credit = no_credit,
     critic: Critic | None = None,
     aggregate: Aggregate = mean(),
-    rounds: int = 0,
     tx: optax.GradientTransformation | None = None,
 ) -> Improve:
     """Follows the meta-gradient of fresh trials.
@@ -90,21 +94,14 @@ def policy_gradient(
       advantage: estimates the advantages of the last round.
       credit: for the data that was adapted on, such as `standardized_credit`; by default there is none.
       critic: predicts the values, where the policy itself does not.
-      rounds: adaptations of a trial, for a penalty on the divergence before them.
       tx: what to do with the meta-gradient; by default Adam as `config` says.
-
-    Raises:
-      ValueError: if there is a KL target, but no round that it is for.
     """
-    if config.kl_target is not None and not rounds:
-        raise ValueError(
-            f"kl_target is {config.kl_target}; the penalty is for rounds before the last, and these trials have one"
-        )
+    value_weight = config.value_weight if isinstance(config, ActorCriticConfig) else 0.0
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
 
     def loss(params: Params, one: Prepared, key: Key) -> tuple[Array, Metrics]:
         options = {"entropy_weight": config.entropy_weight, **one.options}
-        of_trial = trial_loss(learner, objective, advantage, value_weight=config.value_weight, critic=critic, **options)
+        of_trial = trial_loss(learner, objective, advantage, value_weight=value_weight, critic=critic, **options)
         return of_trial(params, one.trial)
 
     steps = config.epochs * config.minibatches
@@ -131,8 +128,7 @@ def policy_gradient(
             options["entropy_weight"] = config.entropy_weight * share
         return inner.step(params, state, prepared(batch, options | more), updates)
 
-    improve = Improve(inner.init, step)
-    return improve if config.kl_target is None else with_kl_penalty(learner, improve, rounds, config)
+    return Improve(inner.init, step)
 
 
 def prepared(batch: Batch, options: dict[str, Array]) -> Batch:

@@ -18,6 +18,7 @@ from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay_last
 from jaxmeta.outer.aggregates import Aggregate, mean, weighted_mean
+from jaxmeta.outer.descend import descend, whole
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
 from jaxmeta.outer.policy_gradient import Prepared, prepared, with_values
@@ -25,8 +26,8 @@ from jaxmeta.types import Array, Key, Metrics, Output, Params, Trial
 
 
 @dataclasses.dataclass(frozen=True)
-class TrustRegionConfig:
-    """Natural gradient steps within a bound on the mean KL divergence."""
+class RegionConfig:
+    """The fields of TRPO, with or without values."""
 
     max_kl: float = 0.01
     """Largest mean KL divergence between the adapted policies before and after an update, in nats."""
@@ -44,26 +45,44 @@ class TrustRegionConfig:
 
     The adaptation is linearised on these streams too, so the curvature is that of a policy adapted on less data. It
     only shapes the step: the bound itself is checked on all streams of all trials."""
-    value_steps: int = 0
-    """Steps of Adam per update that fit predicted values to the returns; 0 where advantages need none. The values must
-    not share params with the policy, see `nets.separate_value`: what fits them must not move it."""
-    value_learning_rate: float = 1e-3
-    """Adam's step size for the values."""
 
     def __post_init__(self):
         checks.finite(self)
-        checks.positive(self, "max_kl", "value_learning_rate")
+        checks.positive(self, "max_kl")
         checks.at_least_one(self, "cg_iterations", "max_backtracks")
-        checks.not_negative(self, "damping", "value_steps")
+        checks.not_negative(self, "damping")
         for name, top in (("backtrack", 1.0), ("curvature_fraction", math.nextafter(1.0, 2.0))):
             if not 0 < getattr(self, name) < top:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
 
 
+@dataclasses.dataclass(frozen=True)
+class TrustRegionConfig(RegionConfig):
+    """Natural gradient steps within a bound on the mean KL divergence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustRegionCriticConfig(RegionConfig):
+    """Trust-region steps of a policy, and steps of Adam that fit values to the returns.
+
+    The values must not share params with the policy, see `nets.separate_value`.
+    """
+
+    value_steps: int = 10
+    """Steps of Adam per update."""
+    value_learning_rate: float = 1e-3
+    """Adam's step size."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.positive(self, "value_learning_rate")
+        checks.at_least_one(self, "value_steps")
+
+
 def trust_region(
     learner: Learner,
     advantage: rl.Estimator,
-    config: TrustRegionConfig = TrustRegionConfig(),
+    config: RegionConfig = TrustRegionConfig(),
     *,
     credit: Credit = no_credit,
     critic: Critic | None = None,
@@ -81,21 +100,7 @@ def trust_region(
     def loss(params: Params, one: Prepared, key: Key) -> tuple[Array, Metrics]:
         return trial_loss(learner, rl.ratio, advantage, **one.options)(params, one.trial)
 
-    def value_loss(params: Params, trial: Trial, key: Key) -> tuple[Array, Metrics]:
-        no_policy = lambda *_: jnp.zeros(())  # noqa: E731
-        return trial_loss(learner, no_policy, advantage, value_weight=1.0, critic=critic)(params, trial)
-
-    value_tx = optax.adam(config.value_learning_rate, eps=1e-5)
-
-    def fit_values(params: Params, opt_state: Any, batch: Batch, piece: int | None) -> tuple[Params, Any, Array]:
-        def descend(state, _):
-            params, opt_state = state
-            found = mean()(value_loss, params, batch, piece)
-            change, opt_state = value_tx.update(found.gradient, opt_state, params)
-            return (optax.apply_updates(params, change), opt_state), found.loss
-
-        (params, opt_state), values = jax.lax.scan(descend, (params, opt_state), None, config.value_steps)
-        return params, opt_state, values[-1]
+    values = _value_fit(learner, advantage, critic, config) if isinstance(config, TrustRegionCriticConfig) else None
 
     def step(params: Params, opt_state: Any, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
         batch = with_values(learner, critic, params, batch)
@@ -122,11 +127,30 @@ def trust_region(
         flat, metrics = line_search(evaluate, flat, natural, first.loss, config)
         params = unravel(flat)
         metrics = first.metrics | metrics | {"loss/policy": first.loss, "grad_norm": jnp.linalg.norm(gradient)}
-        if config.value_steps:
-            params, opt_state, metrics["loss/value"] = fit_values(params, opt_state, batch, piece)
+        if values is not None:
+            params, opt_state, of_values = values.step(params, opt_state, batch, updates)
+            metrics["loss/value"] = of_values["loss"]
         return params, opt_state, metrics
 
-    return Improve(init=lambda params: value_tx.init(params) if config.value_steps else (), step=step)
+    return Improve(init=(lambda params: ()) if values is None else values.init, step=step)
+
+
+def _value_fit(
+    learner: Learner, advantage: rl.Estimator, critic: Critic | None, config: TrustRegionCriticConfig
+) -> Improve:
+    """Fits predicted values to the returns of the last round; the policy stays."""
+
+    def loss(params: Params, trial: Trial, key: Key) -> tuple[Array, Metrics]:
+        no_policy = lambda *_: jnp.zeros(())  # noqa: E731
+        value, _ = trial_loss(learner, no_policy, advantage, value_weight=1.0, critic=critic)(params, trial)
+        return value, {"loss": value}
+
+    return descend(
+        loss,
+        optax.adam(config.value_learning_rate, eps=1e-5),
+        minibatches=whole(config.value_steps),
+        piece=lambda params, trials: gradient_chunk(learner, trials),
+    )
 
 
 def curvature(learner: Learner, params: Params, trials: Trial, weight: Array) -> Callable[[Array], Array]:
@@ -190,7 +214,7 @@ def line_search(
     start: Array,
     step: Array,
     before: Array,
-    config: TrustRegionConfig,
+    config: RegionConfig,
 ) -> tuple[Array, Metrics]:
     """Shortens a step until the loss falls and the divergence is within its bound; else stays.
 

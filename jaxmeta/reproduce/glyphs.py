@@ -18,7 +18,7 @@ SHOTS = (1, 5)
 ADAPTED = Required(least=0.5)
 AGENTS = {
     "maml": "--algo.inner-lr 0.1",
-    "fomaml": "--algo.inner-lr 0.1 --algo.first-order",
+    "fomaml": "--algo.inner-lr 0.1 --algo.backward first-order",
     "meta-sgd": "--algo.inner-lr 0.1",
     "anil": "--algo.inner-lr 0.1",
 }

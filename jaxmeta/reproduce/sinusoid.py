@@ -37,7 +37,7 @@ def _runs() -> Iterator[Run]:
         below = Required(no_more_than=f"{shots}-shot/maml")
         yield _run("maml", "maml", shots, 40_000, published=maml, required=Required(most=most))
         yield _run("meta-sgd", "meta-sgd", shots, 40_000, published=meta_sgd, required=below)
-    yield _run("fomaml", "maml", 10, 40_000, "--algo.first-order")
+    yield _run("fomaml", "maml", 10, 40_000, "--algo.backward first-order")
     yield _run("anil", "anil", 10, 40_000)
     yield _run("cavia", "cavia", 10, 40_000)
     for rule in ("block-diagonal", "kronecker", "recurrent"):

@@ -52,7 +52,7 @@ def test_meta_gradient_is_the_slope_of_the_meta_loss(second_order):
 
 def test_first_order_is_the_gradient_at_the_adapted_params(second_order):
     gradient, _, params, trials = second_order
-    config = dataclasses.replace(CONFIG, first_order=True)
+    config = dataclasses.replace(CONFIG, backward="first-order")
     first, meta, *_ = gradient_of(config, trials)
     assert np.abs(flat(first) - flat(gradient)).max() > 1e-4
     plain = outer.meta_loss(inner.memory(_network()), rl.ratio, ADVANTAGE)

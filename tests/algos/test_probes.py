@@ -22,7 +22,7 @@ def coin_bandit():
 
 def test_rl2_remembers_which_arm_pays():
     family = coin_bandit()
-    ppo = outer.PolicyGradientConfig(learning_rate=1e-2, epochs=4, minibatches=2, value_weight=0.5, entropy_weight=0.01)
+    ppo = outer.ActorCriticConfig(learning_rate=1e-2, epochs=4, minibatches=2, value_weight=0.5, entropy_weight=0.01)
     meta = jm.rl2(family, jm.RL2Config(num_tasks=128, hidden=16, ppo=ppo))
     state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 40, chunk=20)
     task = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(1), 512))
@@ -37,7 +37,7 @@ def test_rl2_remembers_which_arm_pays():
 def test_ppo_needs_to_be_shown_the_task():
     """Without memory no policy is right more often than by chance, unless it sees which arm pays."""
     family = coin_bandit()
-    optimiser = outer.PolicyGradientConfig(learning_rate=1e-2, epochs=4, value_weight=0.5, entropy_weight=0.01)
+    optimiser = outer.ActorCriticConfig(learning_rate=1e-2, epochs=4, value_weight=0.5, entropy_weight=0.01)
     config = jm.PPOConfig(num_tasks=32, streams=4, hidden=(8,), ppo=optimiser)
     returns = {}
     for name, shown in (("multi-task", family), ("oracle", tasks.reveal(family))):

@@ -25,7 +25,7 @@ def test_the_weight_of_values_means_the_same_for_short_and_long_trials(pulls):
         return tasks.BanditTask(probability=jnp.ones(2))
 
     family = tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=pulls))._replace(sample=certain)
-    ppo = outer.PolicyGradientConfig(epochs=1, value_weight=1.0, max_grad_norm=1e6, learning_rate=1e-3)
+    ppo = outer.ActorCriticConfig(epochs=1, value_weight=1.0, max_grad_norm=1e6, learning_rate=1e-3)
     config = jm.RL2Config(num_tasks=4, hidden=4, discount=1.0, trace=1.0, separate_value=False, ppo=ppo)
     heads = {}
     for weight in (1.0, 0.0):
@@ -42,7 +42,9 @@ def test_the_weight_of_values_means_the_same_for_short_and_long_trials(pulls):
 
 
 def test_rl2_with_a_trust_region_needs_its_values_fitted():
-    with pytest.raises(ValueError, match="value_steps is 0; RL² needs at least 1"):
+    with pytest.raises(ValueError, match="value_steps is 0; it must be at least 1"):
+        outer.TrustRegionCriticConfig(value_steps=0)
+    with pytest.raises(TypeError, match="it must be a TrustRegionCriticConfig"):
         jm.RL2Config(outer_loop="trpo", trpo=outer.TrustRegionConfig(max_kl=0.02))
 
 

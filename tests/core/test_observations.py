@@ -20,7 +20,7 @@ from jaxmeta.types import Continuous, Discrete, MultiDiscrete, Output, Spec, Ste
 IMAGE = jax.ShapeDtypeStruct((8, 8, 3), jnp.uint8)
 CODE = jax.ShapeDtypeStruct((2,), jnp.int32)
 VALID = jax.ShapeDtypeStruct((5,), jnp.bool_)
-PPO = outer.PolicyGradientConfig(epochs=1, minibatches=1, value_weight=0.5, entropy_weight=0.01)
+PPO = outer.ActorCriticConfig(epochs=1, minibatches=1, value_weight=0.5, entropy_weight=0.01)
 
 
 class Place(struct.PyTreeNode):

@@ -76,7 +76,7 @@ def test_an_optimiser_of_ones_own_takes_the_place_of_adam():
 
 def test_minibatches_must_divide_the_tasks():
     with pytest.raises(ValueError, match="minibatches is 4; it must divide num_tasks, which is 6"):
-        jm.RL2Config(num_tasks=6, ppo=outer.PolicyGradientConfig(minibatches=4))
+        jm.RL2Config(num_tasks=6, ppo=outer.ActorCriticConfig(minibatches=4))
 
 
 @pytest.mark.parametrize(

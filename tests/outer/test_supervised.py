@@ -222,7 +222,7 @@ def test_maml_takes_both_kinds_of_tasks():
     assert jm.maml(FAMILY, config=config).plan.streams == 1
     assert jm.maml(tiny.family(), tiny.ALGOS["maml"]).plan.streams == 3
     with pytest.raises(ValueError, match="the tasks are of Navigation; a supervised loop needs those of tasks.FewShot"):
-        few_shot.reptile(tiny.family())
+        few_shot.few_shot_env(tiny.family())
 
 
 def test_meta_training_learns_to_adapt_to_waves():

@@ -9,7 +9,14 @@ from jax.flatten_util import ravel_pytree
 
 import jaxmeta as jm
 from jaxmeta.core.rollout import collect, replay_last
-from jaxmeta.outer.trust_region import TrustRegionConfig, conjugate_gradient, curvature, line_search, natural_step
+from jaxmeta.outer.trust_region import (
+    TrustRegionConfig,
+    TrustRegionCriticConfig,
+    conjugate_gradient,
+    curvature,
+    line_search,
+    natural_step,
+)
 from jaxmeta.rl import masked_mean
 from tests import tiny
 
@@ -98,7 +105,7 @@ def test_values_are_fitted_without_moving_the_policy():
     """Fitting the values more changes the values only, and brings them nearer to the returns."""
 
     def build(value_steps):
-        trpo = TrustRegionConfig(damping=0.1, value_steps=value_steps, value_learning_rate=1e-2)
+        trpo = TrustRegionCriticConfig(damping=0.1, value_steps=value_steps, value_learning_rate=1e-2)
         config = jm.RL2Config(num_tasks=8, hidden=8, episodes=2, outer_loop="trpo", trpo=trpo)
         return jm.rl2(tiny.family(), config)
 

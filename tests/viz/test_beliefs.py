@@ -57,7 +57,7 @@ def test_an_agent_without_cells_has_none_to_tell():
 def test_a_trained_belief_rules_out_what_was_visited_and_knows_the_goal():
     """Where a step paid nothing no more is expected, where one paid it is; nothing but trials told the agent so."""
     vae = outer.VariationalConfig(learning_rate=5e-3, steps=10, batch_size=32, capacity=1000)
-    ppo = outer.PolicyGradientConfig(minibatches=1, epochs=1, value_weight=0.5, entropy_weight=1.0)
+    ppo = outer.ActorCriticConfig(minibatches=1, epochs=1, value_weight=0.5, entropy_weight=1.0)
     config = jm.VariBADConfig(num_tasks=32, encoder_hidden=32, vae=vae, ppo=ppo)
     meta = jm.varibad(GRID, config)
     params = jm.train(meta, jm.init_state(meta, KEY), 150, chunk=150).params

@@ -33,7 +33,7 @@ class PPOConfig:
     """γ, within an episode."""
     trace: float = 0.95
     """λ of generalised advantage estimation."""
-    ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
+    ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(
         learning_rate=1e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.005
     )
     """The optimiser."""
@@ -44,7 +44,6 @@ class PPOConfig:
         checks.positive(self, "action_scale")
         checks.fraction(self, "discount", "trace")
         checks.widths(self, "hidden")
-        checks.choice(self, "activation", *nets.ACTIVATIONS)
         self.ppo.check_divides(self.num_tasks)
 
 

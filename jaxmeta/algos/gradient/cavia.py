@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta import inner, nets
-from jaxmeta.algos.gradient import few_shot
-from jaxmeta.algos.gradient.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.gradient.few_shot import OnQueryConfig
+from jaxmeta.algos.gradient.gradient_steps import SecondOrderConfig
+from jaxmeta.algos.gradient.update_rule import DifferentiatedConfig
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, MetaLearner
@@ -14,7 +15,7 @@ from jaxmeta.tasks.base import TaskFamily
 
 
 @dataclasses.dataclass(frozen=True)
-class CAVIAConfig(GradientStepsConfig):
+class CAVIAConfig(SecondOrderConfig):
     """Fast context adaptation (Zintgraf et al., 2019, arXiv:1810.03642)."""
 
     inner_lr: float = 1.0
@@ -26,7 +27,7 @@ class CAVIAConfig(GradientStepsConfig):
         checks.at_least_one(self, "context")
 
     def policy(self, family: TaskFamily) -> Learner:
-        """Builds what adapts: a policy that also sees a context, which is all zero when a task begins."""
+        """Builds what adapts: a policy with a context as a further input, which is zero when a task begins."""
 
         def network(spec):
             return nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale)
@@ -34,9 +35,26 @@ class CAVIAConfig(GradientStepsConfig):
         return inner.memory(nets.with_context(network, family.env.spec, self.context))
 
 
-@few_shot.also(few_shot.cavia)
-@recipe
-def cavia(family: TaskFamily, config: CAVIAConfig = CAVIAConfig()) -> MetaLearner:
+@dataclasses.dataclass(frozen=True)
+class FewShotCAVIAConfig(OnQueryConfig, DifferentiatedConfig):
+    """CAVIA on supervised tasks (Zintgraf et al., 2019, arXiv:1810.03642)."""
+
+    inner_lr: float = 1.0
+    context: int = 5
+    """Inputs of the network that adapt."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.at_least_one(self, "context")
+
+    def problem(self, family: TaskFamily, context: int = 0) -> tuple[Learner, inner.Loss]:
+        """Builds what adapts, a perceptron with a context, and the loss of a support that it descends."""
+        return super().problem(family, self.context)
+
+
+@recipe(supervised=FewShotCAVIAConfig)
+def cavia(family: TaskFamily, config: CAVIAConfig | FewShotCAVIAConfig = CAVIAConfig()) -> MetaLearner:
     """Builds an agent that adapts by φ' = -α ∇_φ L(θ, φ = 0), where φ is the context; the outer loop improves θ."""
-    updater = inner.adapt_only(config.rule(), "context")
-    return by_gradient_steps(config.policy(family), updater, family, config, anew=("context",))
+    policy, loss = config.problem(family)
+    learner = config.descent(policy, loss, inner.adapt_only(config.rule(), "context"), anew=("context",))
+    return config.meta_train(learner, family)

@@ -5,18 +5,36 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jaxmeta.algos.gradient.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta import outer
+from jaxmeta.algos.gradient.gradient_steps import SecondOrderConfig
 from jaxmeta.algos.recipe import recipe
+from jaxmeta.config import checks
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
 
 @dataclasses.dataclass(frozen=True)
-class EMAMLConfig(GradientStepsConfig):
+class EMAMLConfig(SecondOrderConfig):
     """MAML with the term for how adaptation data is sampled (Stadie et al., 2018, arXiv:1803.01118)."""
 
-    inner_objective: Literal["ratio", "log_prob", "dice"] = "log_prob"
+    inner_objective: Literal["log_prob"] = "log_prob"
+    """Form of the inner loss; the others have a part of the credit already."""
     sampling_weight: float = 1.0
+    """Weight of the credit for the data that was adapted on: 1 takes its mean over the streams of a round, and
+    `streams` their sum, as the full gradient does, at a much higher variance."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.positive(self, "sampling_weight")
+        if self.baseline == "linear" and self.num_tasks == 1:
+            raise ValueError("num_tasks is 1; the credit is compared with that of other tasks, so it needs at least 2")
+
+    def credit(self) -> outer.Credit:
+        """Returns the credit for the data that was adapted on, in the unit of the advantages."""
+        weight = self.sampling_weight / self.streams
+        if self.baseline == "none":
+            return outer.unbiased_credit(self.advantage(), weight, self.num_tasks)
+        return outer.standardized_credit(self.advantage(), weight)
 
 
 @recipe
@@ -29,4 +47,6 @@ def e_maml(family: TaskFamily, config: EMAMLConfig = EMAMLConfig()) -> MetaLearn
     `baseline` none, `discount` 1 and a `sampling_weight` of as much as there are streams it is that gradient, as
     `outer.META_GRADIENTS["e-maml"]` is.
     """
-    return by_gradient_steps(config.policy(family), config.rule(), family, config)
+    policy, loss = config.problem(family)
+    learner = config.descent(policy, loss, config.rule())
+    return config.meta_train(learner, family, credit=config.credit())

@@ -1,4 +1,4 @@
-"""What the recipes of all agents that adapt by policy-gradient steps share: policy, plan, baseline and outer loops."""
+"""What the recipes of agents that adapt by policy-gradient steps share: policy, inner loss, plan and outer loops."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import dataclasses
 from typing import Any, Literal
 
 from jaxmeta import inner, nets, outer, rl
-from jaxmeta.algos.gradient.update_rule import UpdateRuleConfig
+from jaxmeta.algos.gradient.update_rule import DifferentiatedConfig, UpdateRuleConfig
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
-
-NO_VALUES = "the policy predicts no values"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +45,7 @@ class AdaptationConfig(UpdateRuleConfig):
         checks.at_least_one(self, "num_tasks", "streams")
         checks.positive(self, "action_scale")
         checks.fraction(self, "discount", "trace")
-        checks.choice(self, "baseline", "linear", "none")
         checks.widths(self, "hidden")
-        checks.choice(self, "activation", *nets.ACTIVATIONS)
         if self.baseline == "none" and self.trace != 1.0:
             raise ValueError(f"trace is {self.trace}; it is that of a baseline, so with baseline none it is 1")
 
@@ -64,6 +60,15 @@ class AdaptationConfig(UpdateRuleConfig):
             rl.check_linear_baseline(spec)
         return inner.memory(nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale))
 
+    def objective(self) -> rl.Objective:
+        """Returns the form of the inner loss."""
+        return rl.ratio
+
+    def problem(self, family: TaskFamily) -> tuple[Learner, inner.Loss]:
+        """Builds what adapts, and the loss of a round that it descends."""
+        policy = self.policy(family)
+        return policy, inner.policy_loss(policy, self.objective(), self.advantage())
+
     def advantage(self) -> rl.Estimator:
         """Returns the estimator of both loops."""
         if self.baseline == "none":
@@ -72,18 +77,9 @@ class AdaptationConfig(UpdateRuleConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class GradientStepsConfig(AdaptationConfig):
-    """The fields of every agent whose outer loop follows a policy gradient through the adaptation."""
+class OuterLoopConfig(AdaptationConfig):
+    """The fields of every agent whose outer loop follows the policy gradient of the adapted policies."""
 
-    inner_objective: Literal["ratio", "log_prob", "dice"] = "ratio"
-    """Form of the inner loss; it decides the second derivative."""
-    dice_decay: float = 1.0
-    """With dice, λ of its loaded form: how much an action still counts for the reward of a step later; 1 is DiCE."""
-    first_order: bool = False
-    """Whether meta-gradients ignore how the adaptation depends on the params (FOMAML)."""
-    sampling_weight: float = 0.0
-    """Weight of the credit for the data that was adapted on (E-MAML): 1 takes its mean over the streams of a round, and
-    `streams` their sum, as the full gradient does, at a much higher variance."""
     max_task_gradient: float | None = None
     """Tasks whose own meta-gradient is longer than this, or not finite, are left out of an update; `masked_tasks` in
     the log is their share. None trusts all."""
@@ -96,91 +92,65 @@ class GradientStepsConfig(AdaptationConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        checks.not_negative(self, "sampling_weight")
         checks.positive(self, "max_task_gradient")
-        checks.choice(self, "outer_loop", "trpo", "ppo", "vpg")
-        checks.choice(self, "inner_objective", "ratio", "log_prob", "dice")
-        checks.fraction(self, "dice_decay")
         if self.outer_loop == "ppo":
             self.ppo.check_divides(self.num_tasks)
-        self._check_used()
 
-    def _check_used(self) -> None:
-        """Raises a ValueError where one field makes another without effect, or would count something twice."""
-        for wrong, field, remedy in (
-            (self.dice_decay != 1.0 and self.inner_objective != "dice", "dice_decay", "it needs inner_objective dice"),
-            (
-                self.sampling_weight and self.inner_objective != "log_prob",
-                "sampling_weight",
-                f"{self.inner_objective} has a part of that credit already, so it needs inner_objective log_prob",
-            ),
-            (
-                self.sampling_weight and self.baseline == "linear" and self.num_tasks == 1,
-                "num_tasks",
-                "the credit of sampling_weight is compared with that of other tasks, so it needs at least 2",
-            ),
-            (
-                self.backward != "plain" and self.first_order,
-                "backward",
-                "to first order no derivative is taken through the steps, so it is plain",
-            ),
-            (
-                self.backward == "mixed" and self.outer_loop == "trpo",
-                "backward",
-                "trpo also differentiates forwards (try rematerialised, or outer_loop ppo)",
-            ),
-        ):
-            if wrong:
-                raise ValueError(f"{field} is {getattr(self, field)!r}; {remedy}")
-        if self.ppo.value_weight:
-            raise ValueError(f"ppo.value_weight is {self.ppo.value_weight}; {NO_VALUES}, so it is 0")
-        if self.trpo.value_steps:
-            raise ValueError(f"trpo.value_steps is {self.trpo.value_steps}; {NO_VALUES}, so it is 0")
-        if self.ppo.kl_target is not None and self.outer_loop != "ppo":
-            raise ValueError(f"ppo.kl_target is {self.ppo.kl_target}; the penalty needs outer_loop ppo")
+    def meta_train(self, learner: Learner, family: TaskFamily, credit: outer.Credit = outer.no_credit) -> MetaLearner:
+        """Collects trials of an agent and improves its params by the returns of the last round.
+
+        Args:
+          credit: for the data that was adapted on.
+        """
+        options: dict[str, Any] = {"credit": credit, "aggregate": aggregate(self.max_task_gradient)}
+        if self.outer_loop == "trpo":
+            improve, parts = outer.trust_region(learner, self.advantage(), self.trpo, **options), 1
+        else:
+            plain = {"clip": None, "epochs": 1, "minibatches": 1} if self.outer_loop == "vpg" else {}
+            ppo = dataclasses.replace(self.ppo, **plain)
+            improve, parts = outer.policy_gradient(learner, self.advantage(), ppo, **options), ppo.minibatches
+        return on_fresh_trials(learner, family, self, improve, parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondOrderConfig(OuterLoopConfig, DifferentiatedConfig):
+    """The fields of every agent whose meta-gradient goes through policy-gradient steps."""
+
+    inner_objective: Literal["ratio", "log_prob", "dice"] = "ratio"
+    """Form of the inner loss; it decides the second derivative."""
+    dice_decay: float = 1.0
+    """With dice, λ of its loaded form: how much an action still counts for the reward of a step later; 1 is DiCE."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.fraction(self, "dice_decay")
+        if self.dice_decay != 1.0 and self.inner_objective != "dice":
+            raise ValueError(f"dice_decay is {self.dice_decay}; it needs inner_objective dice")
+        if self.backward == "mixed" and self.outer_loop == "trpo":
+            remedy = "trpo also differentiates forwards (try rematerialised, or outer_loop ppo)"
+            raise ValueError(f"backward is 'mixed'; {remedy}")
 
     def objective(self) -> rl.Objective:
-        """Returns the inner loss."""
+        """Returns the form of the inner loss."""
         forms = {"ratio": rl.ratio, "log_prob": rl.log_prob, "dice": rl.loaded_dice(self.dice_decay)}
         return forms[self.inner_objective]
 
-    def credit(self) -> outer.Credit:
-        """Returns what an agent is credited with for the data that it adapted on, in the unit of the advantages."""
-        weight = self.sampling_weight / self.streams
-        if not weight:
-            return outer.no_credit
-        if self.baseline == "none":
-            return outer.unbiased_credit(self.advantage(), weight, self.num_tasks)
-        return outer.standardized_credit(self.advantage(), weight)
+
+def aggregate(max_task_gradient: float | None) -> outer.Aggregate:
+    """Averages the tasks' gradients, without those longer than a threshold if there is one."""
+    return outer.mean() if max_task_gradient is None else outer.masked(max_task_gradient)
 
 
-def by_gradient_steps(
-    policy: Learner,
-    updater: inner.Updater,
-    family: TaskFamily,
-    config: GradientStepsConfig,
-    anew: tuple[str, ...] = (),
+def on_fresh_trials(
+    learner: Learner, family: TaskFamily, config: AdaptationConfig, improve: outer.Improve, minibatches: int = 1
 ) -> MetaLearner:
-    """Meta-trains a policy that an update rule adapts, with what the config asks for around the rule.
-
-    Args:
-      anew: see `inner.descent`.
-    """
-    updater = inner.first_order(updater) if config.first_order else updater
-    loss = inner.policy_loss(policy, config.objective(), config.advantage())
-    return improved(config.adapting(policy, loss, updater, anew), family, config)
-
-
-def improved(learner: Learner, family: TaskFamily, config: GradientStepsConfig) -> MetaLearner:
-    """Puts the outer loop that the config names around an agent."""
-    plan, info = config.plan(), outer.Info(config.num_tasks, config.plan(), spread=config.num_tasks)
-    aggregate = outer.mean() if config.max_task_gradient is None else outer.masked(config.max_task_gradient)
-    options: dict[str, Any] = {"credit": config.credit(), "aggregate": aggregate}
-    if config.outer_loop == "trpo":
-        improve = outer.trust_region(learner, config.advantage(), config.trpo, **options)
-    else:
-        plain = {"clip": None, "epochs": 1, "minibatches": 1} if config.outer_loop == "vpg" else {}
-        ppo = dataclasses.replace(config.ppo, **plain)
-        improve = outer.policy_gradient(learner, config.advantage(), ppo, rounds=config.rounds, **options)
-        info = dataclasses.replace(info, spread=config.num_tasks // ppo.minibatches)
-    return outer.meta_update(learner, plan, outer.uniform(family), outer.fresh(learner, family, plan), improve, info)
+    """Builds a meta-learner that draws tasks uniformly and learns from one trial on each."""
+    plan = config.plan()
+    return outer.meta_update(
+        learner,
+        plan,
+        outer.uniform(family),
+        outer.fresh(learner, family, plan),
+        improve,
+        outer.Info(config.num_tasks, plan, spread=config.num_tasks // minibatches),
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
-from jaxmeta import inner
-from jaxmeta.algos.gradient import few_shot
-from jaxmeta.algos.gradient.gradient_steps import GradientStepsConfig, improved
+from jaxmeta import rl
+from jaxmeta.algos.gradient.few_shot import OnQueryConfig
+from jaxmeta.algos.gradient.gradient_steps import OuterLoopConfig
 from jaxmeta.algos.gradient.update_rule import ImplicitConfig
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
@@ -14,24 +15,33 @@ from jaxmeta.tasks.base import TaskFamily
 
 
 @dataclasses.dataclass(frozen=True)
-class IMAMLConfig(ImplicitConfig, GradientStepsConfig):
+class IMAMLConfig(ImplicitConfig, OuterLoopConfig):
     """MAML with implicit gradients (Rajeswaran et al., 2019, arXiv:1909.04630)."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.first_order:
-            raise ValueError("first_order is True; no derivative is taken through the steps (try cg_iterations 0)")
-        if self.inner_objective == "dice":
-            raise ValueError("inner_objective is 'dice'; it has derivatives, but no minimum (try ratio)")
+    inner_objective: Literal["ratio", "log_prob"] = "ratio"
+    """Form of the inner loss. After the first step the policy is no longer the one that acted, which the ratio
+    corrects; dice has derivatives, but no minimum."""
+
+    def objective(self) -> rl.Objective:
+        """Returns the form of the inner loss."""
+        return rl.ratio if self.inner_objective == "ratio" else rl.log_prob
 
 
-@few_shot.also(few_shot.imaml)
-@recipe
-def imaml(family: TaskFamily, config: IMAMLConfig = IMAMLConfig()) -> MetaLearner:
-    """Builds MAML that adapts by φ = argmin L(φ) + λ/2 |φ - θ|², whose Jacobian is (I + ∇²L(φ) / λ)⁻¹ at the minimum.
+@dataclasses.dataclass(frozen=True)
+class FewShotIMAMLConfig(ImplicitConfig, OnQueryConfig):
+    """Implicit MAML on supervised tasks (Rajeswaran et al., 2019, arXiv:1909.04630)."""
 
-    The inner loss is the ratio by default: after its first step the policy is no longer the one that acted.
+    inner_lr: float = 0.005
+    inner_steps: int = 32
+    damping: float = 20.0
+
+
+@recipe(supervised=FewShotIMAMLConfig)
+def imaml(family: TaskFamily, config: IMAMLConfig | FewShotIMAMLConfig = IMAMLConfig()) -> MetaLearner:
+    """Builds MAML that adapts by φ = argmin L(φ) + λ/2 |φ - θ|².
+
+    The meta-gradient goes through the Jacobian at the minimum, (I + ∇²L(φ) / λ)⁻¹.
     """
-    policy = config.policy(family)
-    loss = inner.policy_loss(policy, config.objective(), config.advantage())
-    return improved(config.settling(policy, loss), family, config)
+    policy, loss = config.problem(family)
+    learner = config.proximal_descent(policy, loss)
+    return config.meta_train(learner, family)

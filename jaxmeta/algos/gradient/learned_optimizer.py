@@ -44,10 +44,8 @@ class LearnedOptimizerConfig:
     def __post_init__(self):
         checks.finite(self)
         checks.not_negative(self, "inner_lr", "scale")
-        checks.choice(self, "nominal", *FIXED)
         checks.at_least_one(self, "rounds", "num_tasks")
         checks.widths(self, "hidden")
-        checks.choice(self, "activation", *nets.ACTIVATIONS)
         checks.widths(self, "cell")
         if self.rounds % self.outer.segment:
             raise ValueError(f"outer.segment is {self.outer.segment}; it must divide rounds, which is {self.rounds}")
@@ -61,7 +59,7 @@ def learned_optimizer(family: TaskFamily, config: LearnedOptimizerConfig = Learn
     rule = rule if config.second_order else inner.first_order(rule)
     env = few_shot_env(family)
     learner = optimises(env, rule, config.hidden, config.activation)
-    return on_examples(family, config, learner, outer.unrolled(learner, env, config.rounds, config.outer))
+    return on_examples(learner, family, config, outer.unrolled(learner, env, config.rounds, config.outer))
 
 
 def optimises(env: FewShot, rule: inner.Updater, hidden: tuple[int, ...], activation: str = "tanh") -> Learner:

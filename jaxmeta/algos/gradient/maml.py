@@ -1,27 +1,34 @@
-"""MAML: learn the params from which one policy-gradient step adapts best."""
+"""MAML: learn the params from which one gradient step adapts best."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from jaxmeta.algos.gradient import few_shot
-from jaxmeta.algos.gradient.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.gradient.few_shot import OnQueryConfig
+from jaxmeta.algos.gradient.gradient_steps import SecondOrderConfig
+from jaxmeta.algos.gradient.update_rule import DifferentiatedConfig
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
 
 @dataclasses.dataclass(frozen=True)
-class MAMLConfig(GradientStepsConfig):
+class MAMLConfig(SecondOrderConfig):
     """Model-agnostic meta-learning: adapt by policy-gradient steps (Finn et al., 2017, arXiv:1703.03400)."""
 
 
-@few_shot.also(few_shot.maml)
-@recipe
-def maml(family: TaskFamily, config: MAMLConfig = MAMLConfig()) -> MetaLearner:
-    """Builds MAML for reinforcement learning, with a linear baseline fitted per task and round.
+@dataclasses.dataclass(frozen=True)
+class FewShotMAMLConfig(OnQueryConfig, DifferentiatedConfig):
+    """MAML on supervised tasks (Finn et al., 2017, arXiv:1703.03400)."""
 
-    Every update: sample tasks; on each, roll out θ, take a policy-gradient step to θ', roll out θ'; move θ so that the
-    returns of the θ' rise, through the step.
+
+@recipe(supervised=FewShotMAMLConfig)
+def maml(family: TaskFamily, config: MAMLConfig | FewShotMAMLConfig = MAMLConfig()) -> MetaLearner:
+    """Builds MAML.
+
+    Every update: sample tasks; on each, collect with θ, take a gradient step to θ', collect with θ'; move θ so that
+    the θ' do better, through the step. On supervised tasks the step is on the support and what counts is the query.
     """
-    return by_gradient_steps(config.policy(family), config.rule(), family, config)
+    policy, loss = config.problem(family)
+    learner = config.descent(policy, loss, config.rule())
+    return config.meta_train(learner, family)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 from jaxmeta import outer
-from jaxmeta.algos.gradient.gradient_steps import GradientStepsConfig, by_gradient_steps
+from jaxmeta.algos.gradient.gradient_steps import AdaptationConfig, aggregate, on_fresh_trials
+from jaxmeta.algos.gradient.update_rule import DifferentiatedConfig
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import MetaLearner
@@ -14,22 +14,33 @@ from jaxmeta.tasks.base import TaskFamily
 
 
 @dataclasses.dataclass(frozen=True)
-class ProMPConfig(GradientStepsConfig):
+class ProMPConfig(AdaptationConfig, DifferentiatedConfig):
     """Proximal meta-policy search (Rothfuss et al., 2019, arXiv:1810.06784)."""
 
-    outer_loop: Literal["ppo"] = "ppo"
-    ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(clip=0.3, kl_target=0.01)
+    max_task_gradient: float | None = None
+    """Tasks whose own meta-gradient is longer than this, or not finite, are left out of an update; `masked_tasks` in
+    the log is their share. None trusts all."""
+    ppo: outer.PenalisedConfig = outer.PenalisedConfig()
+    """The outer loop."""
 
     def __post_init__(self):
-        checks.choice(self, "outer_loop", "ppo")
         super().__post_init__()
+        checks.at_least_one(self, "rounds")
+        checks.positive(self, "max_task_gradient")
+        self.ppo.check_divides(self.num_tasks)
 
 
 @recipe
 def promp(family: TaskFamily, config: ProMPConfig = ProMPConfig()) -> MetaLearner:
-    """Builds MAML with the inner loss of low variance curvature, `ratio`, and several outer steps on the same trials.
+    """Builds MAML with the inner loss of low variance curvature, `rl.ratio`, and several outer steps on one batch.
 
-    The outer loss is clipped in how far the adapted policies move, and has a penalty, of adaptive weight, on how far
-    those before each adaptation do.
+    The outer loss is clipped in how far the adapted policies move, and has a penalty, of adaptive weight, on the KL
+    divergence of those before each adaptation.
     """
-    return by_gradient_steps(config.policy(family), config.rule(), family, config)
+    policy, loss = config.problem(family)
+    learner = config.descent(policy, loss, config.rule())
+    clipped = outer.policy_gradient(
+        learner, config.advantage(), config.ppo, aggregate=aggregate(config.max_task_gradient)
+    )
+    improve = outer.with_kl_penalty(learner, clipped, config.rounds, config.ppo)
+    return on_fresh_trials(learner, family, config, improve, config.ppo.minibatches)

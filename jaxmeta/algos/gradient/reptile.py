@@ -1,14 +1,15 @@
-"""Reptile: move the params towards where plain policy-gradient steps end."""
+"""Reptile: move the params towards where plain gradient steps end."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
-from jaxmeta import inner, outer, rl
-from jaxmeta.algos.gradient import few_shot
-from jaxmeta.algos.gradient.gradient_steps import AdaptationConfig
+from jaxmeta import inner, outer
+from jaxmeta.algos.gradient.few_shot import FewShotConfig, few_shot_env, on_examples
+from jaxmeta.algos.gradient.gradient_steps import AdaptationConfig, on_fresh_trials
 from jaxmeta.algos.recipe import recipe
-from jaxmeta.core.learner import MetaLearner
+from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
 
@@ -16,38 +17,51 @@ from jaxmeta.tasks.base import TaskFamily
 class ReptileConfig(AdaptationConfig):
     """Reptile with policy gradients (Nichol et al., 2018, arXiv:1803.02999); the paper has no results on these."""
 
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """What takes the steps; no derivative is taken through them, so it cannot be learned."""
     rounds: int = 4
     """Adaptations per trial; meta-training takes one step more, on the last round."""
     outer: outer.ReptileConfig = outer.ReptileConfig()
     """The outer loop."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_not_differentiated()
+    def meta_train(self, learner: Learner, family: TaskFamily) -> MetaLearner:
+        """Moves the params towards where the adaptation to fresh trials ends."""
+
+        def adapted(params: inner.GradientParams, fast: inner.GradientFast) -> inner.GradientParams:
+            return params.replace(policy=fast.policy)
+
+        end = outer.after_last_round(learner, adapted)
+        piece = lambda params, trials: outer.gradient_chunk(learner, trials)  # noqa: E731
+        return on_fresh_trials(learner, family, self, outer.reptile(end, self.outer, piece))
 
 
-@few_shot.also(few_shot.reptile)
-@recipe
-def reptile(family: TaskFamily, config: ReptileConfig = ReptileConfig()) -> MetaLearner:
-    """Builds Reptile: on every task, take k policy-gradient steps from θ to φ; then θ moves towards the mean of the φ.
+@dataclasses.dataclass(frozen=True)
+class FewShotReptileConfig(FewShotConfig):
+    """Reptile on supervised tasks (Nichol et al., 2018, arXiv:1803.02999)."""
 
-    No derivative is taken through the steps, whose inner loss may therefore have any of its forms.
+    inner_lr: float = 0.02
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """What takes the steps; no derivative is taken through them, so it cannot be learned."""
+    rounds: int = 5
+    """Gradient steps; each is on as many examples as the support has, from support and query together."""
+    num_tasks: int = 1
+    hidden: tuple[int, ...] = (64, 64)
+    activation: Literal["tanh", "relu", "swish"] = "tanh"
+    outer: outer.ReptileConfig = outer.ReptileConfig()
+    """The outer loop."""
+
+    def meta_train(self, learner: Learner, family: TaskFamily) -> MetaLearner:
+        """Moves the params towards where descent on batches of all examples ends."""
+        end = outer.after_batches(learner, few_shot_env(family), self.rounds)
+        return on_examples(learner, family, self, outer.reptile(end, self.outer, piece=outer.few_rows))
+
+
+@recipe(supervised=FewShotReptileConfig)
+def reptile(family: TaskFamily, config: ReptileConfig | FewShotReptileConfig = ReptileConfig()) -> MetaLearner:
+    """Builds Reptile: on every task, take k gradient steps from θ to φ; then θ moves towards the mean of the φ.
+
+    There is no query and no derivative through the steps, whose loss may therefore have any of its forms.
     """
-    learner = inner.gradient(config.policy(family), rl.ratio, config.within_bounds(config.rule()), config.advantage())
-
-    def adapted(params: inner.GradientParams, fast: inner.GradientFast) -> inner.GradientParams:
-        return params.replace(policy=fast.policy)
-
-    plan = config.plan()
-    return outer.meta_update(
-        learner,
-        plan,
-        outer.uniform(family),
-        outer.fresh(learner, family, plan),
-        outer.reptile(
-            outer.after_last_round(learner, adapted),
-            config.outer,
-            piece=lambda params, trials: outer.gradient_chunk(learner, trials),
-        ),
-        outer.Info(config.num_tasks, plan, spread=config.num_tasks),
-    )
+    policy, loss = config.problem(family)
+    learner = inner.descent(policy, loss, config.rule())
+    return config.meta_train(learner, family)

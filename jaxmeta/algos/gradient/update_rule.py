@@ -37,43 +37,40 @@ class UpdateRuleConfig:
     max_inner_step: float | None = None
     """Longest step of an adaptation, in the norm over all params; `bounded_steps` in the log is the share of those that
     were longer. None has no bound."""
-    backward: Literal["plain", "rematerialised", "mixed"] = "plain"
-    """How meta-gradients go through the steps; the last two need less memory where there are many."""
 
     def __post_init__(self):
         checks.finite(self)
         checks.not_negative(self, "inner_lr", "later_lr_scale")
         checks.positive(self, "max_inner_step")
-        checks.choice(self, "inner_optimizer", *FIXED, *LEARNED)
-        checks.choice(self, "backward", "plain", "rematerialised", "mixed")
-
-    def check_not_differentiated(self) -> None:
-        """Raises a ValueError where a field is about meta-gradients through the steps, of which there are none."""
-        for name, choices in (("backward", ("plain",)), ("inner_optimizer", tuple(FIXED))):
-            if getattr(self, name) not in choices:
-                remedy = f"no derivative is taken through the steps, so it is {' or '.join(choices)}"
-                raise ValueError(f"{name} is {getattr(self, name)!r}; {remedy}")
 
     def rule(self) -> inner.Updater:
-        """Builds the update rule that the algorithms start from."""
+        """Builds the update rule: the optimizer with its step sizes, within the bound on a step."""
         name, later = self.inner_optimizer, {1: self.later_lr_scale}
         if self.later_lr_scale == 1.0:
-            return (FIXED | LEARNED)[name](self.inner_lr)
+            return self.bounded((FIXED | LEARNED)[name](self.inner_lr))
         if name in FIXED:
-            return FIXED[name](optax.piecewise_constant_schedule(self.inner_lr, later))
+            return self.bounded(FIXED[name](optax.piecewise_constant_schedule(self.inner_lr, later)))
         scaled = optax.scale_by_schedule(optax.piecewise_constant_schedule(1.0, later))
-        return inner.chain(LEARNED[name](self.inner_lr), inner.fixed(scaled))
+        return self.bounded(inner.chain(LEARNED[name](self.inner_lr), inner.fixed(scaled)))
 
-    def within_bounds(self, updater: inner.Updater) -> inner.Updater:
-        """Puts the bound on the length of a step around an update rule, if there is one."""
+    def bounded(self, updater: inner.Updater) -> inner.Updater:
+        """Bounds the norm of an update, if there is a bound."""
         return updater if self.max_inner_step is None else inner.bounded(updater, self.max_inner_step)
 
-    def adapting(
-        self, policy: Learner, loss: inner.Loss, updater: inner.Updater, anew: tuple[str, ...] = ()
-    ) -> Learner:
-        """Lets an agent take steps down a loss by an update rule; see `inner.descent`."""
+
+@dataclasses.dataclass(frozen=True)
+class DifferentiatedConfig(UpdateRuleConfig):
+    """The fields of every agent whose meta-gradient goes through the steps."""
+
+    backward: Literal["plain", "rematerialised", "mixed", "first-order"] = "plain"
+    """How meta-gradients go through the steps: the second and third need less memory where there are many, and
+    first-order takes the inner gradient for a constant (FOMAML)."""
+
+    def descent(self, policy: Learner, loss: inner.Loss, updater: inner.Updater, anew: tuple[str, ...] = ()) -> Learner:
+        """Lets a policy take a step down a loss after every round; see `inner.descent`."""
+        updater = inner.first_order(updater) if self.backward == "first-order" else updater
         differentiate = inner.mixed_mode if self.backward == "mixed" else jax.grad
-        learner = inner.descent(policy, loss, self.within_bounds(updater), anew, differentiate)
+        learner = inner.descent(policy, loss, updater, anew, differentiate)
         return inner.rematerialised(learner) if self.backward == "rematerialised" else learner
 
 
@@ -85,6 +82,8 @@ class ImplicitConfig(UpdateRuleConfig):
     differentiated is the end of the descent, and it is off by as much as that is not reached.
     """
 
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """What takes the steps; no derivative is taken through them, so it cannot be learned."""
     inner_steps: int = 10
     """Gradient steps on the data of every round; memory does not depend on them."""
     strength: float = 2.0
@@ -96,14 +95,14 @@ class ImplicitConfig(UpdateRuleConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_not_differentiated()
         checks.at_least_one(self, "inner_steps")
         checks.positive(self, "strength")
         checks.not_negative(self, "cg_iterations", "damping")
         if self.later_lr_scale != 1.0:
             raise ValueError(f"later_lr_scale is {self.later_lr_scale}; every round is adapted to the end, so it is 1")
 
-    def settling(self, policy: Learner, loss: inner.Loss) -> Learner:
-        """Lets an agent go down a loss to a minimum near where it starts; see `inner.implicit`."""
-        updater = self.within_bounds(self.rule())
-        return inner.implicit(policy, loss, updater, self.inner_steps, self.strength, self.cg_iterations, self.damping)
+    def proximal_descent(self, policy: Learner, loss: inner.Loss) -> Learner:
+        """Lets a policy descend to a minimum near where it starts; see `inner.implicit`."""
+        return inner.implicit(
+            policy, loss, self.rule(), self.inner_steps, self.strength, self.cg_iterations, self.damping
+        )

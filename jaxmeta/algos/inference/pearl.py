@@ -64,7 +64,6 @@ class PEARLConfig:
         checks.positive(self, "action_scale")
         checks.widths(self, "hidden")
         checks.widths(self, "encoder_hidden")
-        checks.choice(self, "encoder", "product", "recurrent")
         if self.episodes <= self.prior_episodes:
             raise ValueError(
                 f"episodes is {self.episodes}; it must exceed prior_episodes, which is {self.prior_episodes}: a belief"

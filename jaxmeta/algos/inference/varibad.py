@@ -52,7 +52,7 @@ class VariBADConfig(TrialsConfig):
     half the squared errors of what else is decoded."""
     vae: outer.VariationalConfig = outer.VariationalConfig()
     """The optimiser of encoder and decoders."""
-    ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
+    ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(
         learning_rate=1e-3, epochs=2, minibatches=8, value_weight=0.5, entropy_weight=0.05
     )
     """The optimiser of the policy; values are in units of the discounted length of a trial."""
@@ -63,11 +63,8 @@ class VariBADConfig(TrialsConfig):
         checks.not_negative(self, "action_embedding", "reward_embedding", "obs_embedding")
         checks.not_negative(self, "reward_weight", "state_weight", "kl_weight")
         checks.widths(self, "hidden")
-        checks.choice(self, "activation", *nets.ACTIVATIONS)
-        if self.reward_decoder is not None:
-            checks.choice(self, "reward_decoder", "cells", "transition", "next-obs")
-            if not self.reward_weight:
-                raise ValueError(f"reward_decoder is {self.reward_decoder!r}, but reward_weight is 0: there is none")
+        if self.reward_decoder is not None and not self.reward_weight:
+            raise ValueError(f"reward_decoder is {self.reward_decoder!r}, but reward_weight is 0: there is none")
         checks.widths(self, "decoder_hidden")
         self.ppo.check_divides(self.num_tasks)
         if not any(self.embeddings):

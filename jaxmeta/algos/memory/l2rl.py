@@ -51,7 +51,7 @@ def l2rl(family: TaskFamily, config: L2RLConfig = L2RLConfig()) -> MetaLearner:
         family.env.spec, "lstm", config.hidden, config.init_log_std, config.length(family)
     )
     # one pass without clipping: at the params that collected, the ratio's gradient is that of the log-probability
-    actor_critic = outer.PolicyGradientConfig(
+    actor_critic = outer.ActorCriticConfig(
         learning_rate=config.learning_rate,
         epochs=1,
         minibatches=1,

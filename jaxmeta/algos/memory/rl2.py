@@ -27,22 +27,19 @@ class RL2Config(WholeTrialsConfig):
     """Whether values come from a network of their own, as in the paper; with `outer_loop` trpo they always do."""
     outer_loop: Literal["ppo", "trpo"] = "ppo"
     """Optimiser of the outer loop; the paper's is TRPO."""
-    ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
+    ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(
         learning_rate=2e-3, epochs=2, minibatches=8, value_weight=0.5, entropy_weight=0.05
     )
     """Used with `outer_loop` ppo; values are in units of the discounted length of a trial."""
-    trpo: outer.TrustRegionConfig = outer.TrustRegionConfig(value_steps=10)
+    trpo: outer.TrustRegionCriticConfig = outer.TrustRegionCriticConfig()
     """Used with `outer_loop` trpo."""
 
     def __post_init__(self):
         super().__post_init__()
         checks.at_least_one(self, "hidden")
         checks.widths(self, "readout")
-        checks.choice(self, "outer_loop", "ppo", "trpo")
         if self.outer_loop == "ppo":
             self.ppo.check_divides(self.num_tasks)
-        elif not self.trpo.value_steps:
-            raise ValueError("value_steps is 0; RL² needs at least 1, as its advantages are taken from the values")
 
 
 @recipe

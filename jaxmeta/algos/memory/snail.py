@@ -37,7 +37,7 @@ class SNAILConfig(WholeTrialsConfig):
     init_gain: float = 1.0
     """Initial scale of the first layer and of keys and queries, in units of LeCun's; with one-hot inputs, attention
     learns to look up sooner with 2.5."""
-    ppo: outer.PolicyGradientConfig = outer.PolicyGradientConfig(
+    ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(
         learning_rate=1e-3, epochs=2, minibatches=8, value_weight=5.0, entropy_weight=0.05
     )
     """The outer loop, with values in units of the discounted length of a trial; the paper's is TRPO."""

@@ -64,7 +64,7 @@ def on_whole_trials(
     network: nets.Network,
     family: TaskFamily,
     config: WholeTrialsConfig,
-    optimiser: outer.PolicyGradientConfig | outer.TrustRegionConfig,
+    optimiser: outer.ActorCriticConfig | outer.TrustRegionCriticConfig,
 ) -> MetaLearner:
     """Trains a memory to maximise the return of whole trials, with a value function that looks across episodes.
 
@@ -73,7 +73,7 @@ def on_whole_trials(
     """
     scale = config.value_scale(family)
     network = nets.scale_value(network, scale)
-    by_trust_region = isinstance(optimiser, outer.TrustRegionConfig)
+    by_trust_region = isinstance(optimiser, outer.TrustRegionCriticConfig)
     if config.separate_value or by_trust_region:
         network = nets.separate_value(network, network)
     learner, critic, plan, advantage = (
@@ -98,7 +98,7 @@ def on_whole_trials(
     )
 
 
-def scaled(optimiser: outer.PolicyGradientConfig, scale: float) -> outer.PolicyGradientConfig:
+def scaled(optimiser: outer.ActorCriticConfig, scale: float) -> outer.ActorCriticConfig:
     """Counts the errors of values in units of `scale`."""
     return dataclasses.replace(optimiser, value_weight=optimiser.value_weight / scale**2)
 
