@@ -85,7 +85,8 @@ def declared_types(config: Any, prefix: str = "") -> None:
         value, kind = getattr(config, field.name), hints.get(field.name, Any)
         if not _fits(value, kind):
             hint = f" (try ({value},))" if typing.get_origin(kind) is tuple and _fits(value, int) else ""
-            raise TypeError(f"{prefix}{field.name} is {value!r}; it must be {_name(kind)}{hint}")
+            given = _article(type(value).__name__) if dataclasses.is_dataclass(value) else repr(value)
+            raise TypeError(f"{prefix}{field.name} is {given}; it must be {_name(kind)}{hint}")
 
 
 @functools.cache
@@ -131,7 +132,11 @@ def _name(kind: Any) -> str:
     if origin is tuple:
         return "a tuple of " + {int: "integers", float: "numbers"}.get(parts[0], _name(parts[0]))
     known = {int: "an integer", float: "a number", bool: "True or False", str: "a string", type(None): "None"}
-    return known.get(kind) or f"a {getattr(kind, '__name__', kind)}"
+    return known.get(kind) or _article(getattr(kind, "__name__", str(kind)))
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'AEIOU' else 'a'} {noun}"
 
 
 def _check(config: Any, names, holds, remedy: str) -> None:

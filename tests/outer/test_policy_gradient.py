@@ -116,7 +116,9 @@ def test_annealing_takes_the_entropy_bonus_along():
     directions = {}
     for entropy_weight, step in ((0.2, 1), (0.1, 0), (0.2, 0)):
         # the first moment of Adam is a tenth of the gradient, whatever the step size
-        ppo = outer.PolicyGradientConfig(epochs=1, entropy_weight=entropy_weight, anneal_over=2, max_grad_norm=1e6)
+        ppo = outer.ActorCriticConfig(
+            epochs=1, value_weight=0.0, entropy_weight=entropy_weight, anneal_over=2, max_grad_norm=1e6
+        )
         meta = jm.rl2(tiny.family(), jm.RL2Config(num_tasks=4, hidden=4, ppo=ppo))
         state, _ = jax.jit(meta.update)(meta.init(jax.random.key(0)).replace(step=jnp.array(step)))
         (moments,) = [leaf for leaf in jax.tree.leaves(state.opt_state, is_leaf=_is_adam) if _is_adam(leaf)]
@@ -144,7 +146,7 @@ def _is_schedule(leaf):
 
 def test_annealing_shrinks_the_steps_to_nothing():
     """The update before the last takes half of Adam's step, and the one after the last takes none."""
-    ppo = outer.PolicyGradientConfig(epochs=1, learning_rate=1e-2, entropy_weight=0.1)
+    ppo = outer.ActorCriticConfig(epochs=1, value_weight=0.0, learning_rate=1e-2, entropy_weight=0.1)
     moved = {}
     for anneal_over in (None, 2):
         meta = jm.rl2(
