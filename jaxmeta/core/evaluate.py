@@ -13,7 +13,8 @@ from flax import struct
 from jaxmeta import devices
 from jaxmeta.config import settings
 from jaxmeta.core import contracts
-from jaxmeta.core.learner import Learner, by_mode
+from jaxmeta.core import learner as agents
+from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import collect, episode_returns, episode_successes, replay_fast, rollout, stepping_chunk
 from jaxmeta.devices import Execution
 from jaxmeta.tasks.base import Env, TaskFamily
@@ -86,7 +87,7 @@ def evaluate(
         contracts.check_forms(env)
         env = env.env
     contracts.check_tasks(env, tasks)
-    modal = by_mode(learner)
+    modal = agents.deterministic(learner)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     chunk = stepping_chunk(env, tasks, plan)
 

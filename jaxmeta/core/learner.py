@@ -80,8 +80,8 @@ def adaptation_metrics(fast: Fast) -> Metrics:
     return {name: jnp.mean(jnp.stack(found)) for name, found in values.items()}
 
 
-def by_mode(learner: Learner) -> Learner:
-    """Makes an agent deterministic: it does what is most likely, also where it learns from what it did."""
+def deterministic(learner: Learner) -> Learner:
+    """Replaces sampling from the action distribution by its mode, also in the rounds that are adapted to."""
     return learner._replace(head=lambda output: _Mode(learner.head(output)))
 
 

@@ -15,7 +15,7 @@ from jaxmeta.inner.belief import (
 from jaxmeta.inner.context import ContextFast, context
 from jaxmeta.inner.derivatives import mixed_mode, rematerialised
 from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient, policy_loss
-from jaxmeta.inner.implicit import held_back, implicit, proximal_point
+from jaxmeta.inner.implicit import implicit, proximal, proximal_point
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory
 from jaxmeta.inner.supervised import predictor, support_loss
@@ -53,7 +53,6 @@ __all__ = [
     "fixed",
     "from_scratch",
     "gradient",
-    "held_back",
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",
@@ -66,6 +65,7 @@ __all__ = [
     "policy_loss",
     "posteriors",
     "predictor",
+    "proximal",
     "proximal_point",
     "recurrent",
     "rematerialised",

@@ -10,7 +10,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import inner, nets
-from jaxmeta.core.learner import by_mode
+from jaxmeta.core.learner import deterministic
 from jaxmeta.core.rollout import replay, replay_fast
 from jaxmeta.rl.replay import Transition, context_rows, context_size, stored
 from tests import tiny
@@ -130,7 +130,7 @@ def test_the_encoder_is_not_told_where_episodes_end():
 
 def test_an_agent_judged_by_its_mode_does_the_same_whatever_the_noise():
     """Given z, and so the keys of the streams, what it does is the pressed mean of its Gaussian."""
-    learner = by_mode(agent())
+    learner = deterministic(agent())
     params, trial = trial_of(learner)
     z = drawn(learner, params, trial)
     dist = spoken(params, z, trial.rounds)

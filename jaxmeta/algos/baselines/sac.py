@@ -7,7 +7,7 @@ import dataclasses
 from jaxmeta import inner, nets, outer
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
-from jaxmeta.core.learner import MetaLearner, by_mode
+from jaxmeta.core.learner import MetaLearner, deterministic
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
 
@@ -56,5 +56,5 @@ def sac(family: TaskFamily, config: SACConfig = SACConfig()) -> MetaLearner:
         family,
         outer.Visits(config.num_train_tasks, config.tasks_per_update, Plan(streams=config.streams)),
         config.sac,
-        evaluation=(by_mode(agent), Plan()),
+        evaluation=(deterministic(agent), Plan()),
     )

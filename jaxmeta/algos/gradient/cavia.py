@@ -39,4 +39,4 @@ class CAVIAConfig(GradientStepsConfig):
 def cavia(family: TaskFamily, config: CAVIAConfig = CAVIAConfig()) -> MetaLearner:
     """Builds an agent that adapts by φ' = -α ∇_φ L(θ, φ = 0), where φ is the context; the outer loop improves θ."""
     updater = inner.adapt_only(config.rule(), "context")
-    return by_gradient_steps(config.policy(family), updater, family, config, anew=("context",))
+    return by_gradient_steps(config.policy(family), updater, family, config, zero_at_start=("context",))

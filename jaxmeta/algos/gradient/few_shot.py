@@ -43,10 +43,10 @@ class FewShotConfig(UpdateRuleConfig):
         checks.choice(self, "activation", *nets.ACTIVATIONS)
 
     def learner(
-        self, family: TaskFamily, updater: inner.Updater, context: int = 0, anew: tuple[str, ...] = ()
+        self, family: TaskFamily, updater: inner.Updater, context: int = 0, zero_at_start: tuple[str, ...] = ()
     ) -> Learner:
-        """Builds the perceptron that adapts to the support by an update rule; `anew` is that of `inner.descent`."""
-        return self.adapting(*self.policy(family, context), updater, anew)
+        """Builds a perceptron that adapts to the support by an update rule; for `zero_at_start` see `inner.descent`."""
+        return self.adapting(*self.policy(family, context), updater, zero_at_start)
 
     def policy(self, family: TaskFamily, context: int = 0) -> tuple[Learner, inner.Loss]:
         """Builds the perceptron, and what it loses on a support."""
@@ -170,7 +170,7 @@ def anil(family: TaskFamily, config: FewShotANILConfig = FewShotANILConfig()) ->
 def cavia(family: TaskFamily, config: FewShotCAVIAConfig = FewShotCAVIAConfig()) -> MetaLearner:
     """Builds CAVIA: MAML that adapts a context only, which is zero when a task begins."""
     updater = inner.adapt_only(config.rule(), "context")
-    return _on_query(family, config, config.learner(family, updater, config.context, anew=("context",)))
+    return _on_query(family, config, config.learner(family, updater, config.context, zero_at_start=("context",)))
 
 
 @recipe

@@ -159,16 +159,16 @@ def by_gradient_steps(
     updater: inner.Updater,
     family: TaskFamily,
     config: GradientStepsConfig,
-    anew: tuple[str, ...] = (),
+    zero_at_start: tuple[str, ...] = (),
 ) -> MetaLearner:
     """Meta-trains a policy that an update rule adapts, with what the config asks for around the rule.
 
     Args:
-      anew: see `inner.descent`.
+      zero_at_start: see `inner.descent`.
     """
     updater = inner.first_order(updater) if config.first_order else updater
     loss = inner.policy_loss(policy, config.objective(), config.advantage())
-    return improved(config.adapting(policy, loss, updater, anew), family, config)
+    return improved(config.adapting(policy, loss, updater, zero_at_start), family, config)
 
 
 def improved(learner: Learner, family: TaskFamily, config: GradientStepsConfig) -> MetaLearner:

@@ -69,11 +69,11 @@ class UpdateRuleConfig:
         return updater if self.max_inner_step is None else inner.bounded(updater, self.max_inner_step)
 
     def adapting(
-        self, policy: Learner, loss: inner.Loss, updater: inner.Updater, anew: tuple[str, ...] = ()
+        self, policy: Learner, loss: inner.Loss, updater: inner.Updater, zero_at_start: tuple[str, ...] = ()
     ) -> Learner:
         """Lets an agent take steps down a loss by an update rule; see `inner.descent`."""
         differentiate = inner.mixed_mode if self.backward == "mixed" else jax.grad
-        learner = inner.descent(policy, loss, self.within_bounds(updater), anew, differentiate)
+        learner = inner.descent(policy, loss, self.within_bounds(updater), zero_at_start, differentiate)
         return inner.rematerialised(learner) if self.backward == "rematerialised" else learner
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxmeta import inner, nets, outer
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
-from jaxmeta.core.learner import MetaLearner, by_mode
+from jaxmeta.core.learner import MetaLearner, deterministic
 from jaxmeta.rl import replay
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
@@ -111,5 +111,5 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         outer.ContextConfig(
             config.context_batch, 1 + config.posterior_context, config.vary_context, config.use_next_obs
         ),
-        evaluation=(by_mode(tested), Plan(rounds=config.rounds)),
+        evaluation=(deterministic(tested), Plan(rounds=config.rounds)),
     )
