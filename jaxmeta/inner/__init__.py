@@ -17,7 +17,7 @@ from jaxmeta.inner.derivatives import mixed_mode, rematerialised
 from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient, policy_loss
 from jaxmeta.inner.implicit import implicit, proximal, proximal_point
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
-from jaxmeta.inner.memory import critic, memory
+from jaxmeta.inner.memory import critic, memory, policy
 from jaxmeta.inner.supervised import predictor, support_loss
 from jaxmeta.inner.updaters import (
     Updater,
@@ -62,6 +62,7 @@ __all__ = [
     "mixed_mode",
     "negative_elbo",
     "per_parameter",
+    "policy",
     "policy_loss",
     "posteriors",
     "predictor",

@@ -71,7 +71,7 @@ def descent(
     """Builds an agent that takes one step down a loss of its experience after every round.
 
     Args:
-      policy: a learner without adaptation of its own, such as `memory(network)`; its params are what adapts.
+      policy: a learner without adaptation of its own, such as `inner.policy(network)`; its params are what adapts.
       loss: of params and a round.
       updater: what to do with the gradient. The meta-gradient goes through it, second order included, unless it is
         wrapped in `first_order`.

@@ -177,7 +177,7 @@ def _agent(theta: Array, by: MetaGradient, step_size: float) -> Learner:
     )
     updater = inner.sgd(step_size)
     updater = inner.first_order(updater) if by.first_order else updater
-    return inner.gradient(inner.memory(network), by.objective, updater, rl.plain_returns())
+    return inner.gradient(inner.policy(network), by.objective, updater, rl.plain_returns())
 
 
 def _trial(agent: Learner, params: Params, all_streams: Streams, outcomes: Array, last: Array) -> Trial:

@@ -55,7 +55,7 @@ def test_first_order_is_the_gradient_at_the_adapted_params(second_order):
     config = dataclasses.replace(CONFIG, first_order=True)
     first, meta, *_ = gradient_of(config, trials)
     assert np.abs(flat(first) - flat(gradient)).max() > 1e-4
-    plain = outer.meta_loss(inner.memory(_network()), rl.ratio, ADVANTAGE)
+    plain = outer.meta_loss(inner.policy(_network()), rl.ratio, ADVANTAGE)
 
     def of_one_task(trial):
         adapted = jax.tree.map(lambda leaf: leaf[-1], replay_fast(meta.learner, params, trial)).policy
@@ -71,7 +71,7 @@ def test_first_order_is_the_gradient_at_the_adapted_params(second_order):
 
 def test_a_zero_step_gives_the_plain_policy_gradient():
     gradient, _, params, trials = gradient_of(dataclasses.replace(CONFIG, inner_lr=0.0))
-    plain = outer.meta_loss(inner.memory(_network()), rl.ratio, ADVANTAGE)
+    plain = outer.meta_loss(inner.policy(_network()), rl.ratio, ADVANTAGE)
     last = trials.replace(
         rounds=jax.tree.map(lambda leaf: leaf[:, -1:], trials.rounds), adapt_keys=trials.adapt_keys[:, :0]
     )

@@ -202,7 +202,7 @@ def test_an_optimiser_without_a_derivative_at_zero_is_named():
             return state, step.replace(reward=jnp.zeros(()))
 
     family = tiny.family()._replace(env=Unpaid(horizon=4))
-    policy = jm.inner.memory(jm.nets.actor_critic(family.env.spec, (4,)))
+    policy = jm.inner.policy(jm.nets.actor_critic(family.env.spec, (4,)))
     messages = {}
     for eps_root in (0.0, 1e-8):
         updater = jm.inner.fixed(optax.adam(1e-2, eps_root=eps_root))

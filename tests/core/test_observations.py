@@ -188,7 +188,7 @@ def silent():
         initial_state=lambda: (),
         head=nets.head_for(Discrete(2)),
     )
-    return inner.memory(network)
+    return inner.policy(network)
 
 
 def test_truncation_ends_an_episode_without_terminating_it():

@@ -148,6 +148,12 @@ def test_recurrent_policy_sees_the_reward_of_the_last_step_of_an_episode():
     assert not np.allclose(before[4], after[4])
 
 
+def test_a_policy_has_no_recurrent_state():
+    network = nets.recurrent_actor_critic(Counter().spec, "gru", hidden=4)
+    with pytest.raises(ValueError, match="use inner.memory"):
+        inner.policy(network)
+
+
 @pytest.mark.parametrize("cell", ["gru", "associative"])
 def test_values_of_a_network_of_their_own_are_those_of_stepping_it(cell):
     """Through an environment that ends early, where a network that is not needed to act sees only what happened."""

@@ -186,7 +186,7 @@ def test_the_policy_is_trained_on_what_it_saw(agent, trial):
     assert spec.observation == (2 + 2 * CONFIG.latent,)
     network = nets.actor_critic(spec, CONFIG.hidden, CONFIG.activation, value=True)
     seen = jax.tree.map(lambda leaf: leaf[0], inner.hyper_trials(trial).rounds)
-    said = jax.jit(lambda: unroll(inner.memory(network), params.policy, (), seen))()
+    said = jax.jit(lambda: unroll(inner.policy(network), params.policy, (), seen))()
     np.testing.assert_allclose(said.dist, trial.rounds.output.dist[0], atol=1e-6)
 
 

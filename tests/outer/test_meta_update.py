@@ -15,7 +15,7 @@ from jaxmeta.types import Plan
 from tests import tiny
 
 FAMILY, PLAN = tiny.family(), Plan(streams=2)
-POLICY = inner.memory(nets.actor_critic(FAMILY.env.spec, (8,)))
+POLICY = inner.policy(nets.actor_critic(FAMILY.env.spec, (8,)))
 
 
 def trained(meta, data=()):

@@ -60,7 +60,7 @@ def test_clipping_stops_the_gain_of_a_ratio_that_has_moved_far():
 def test_an_optimiser_of_ones_own_takes_the_place_of_adam():
     """Signs of a gradient have one length, which Adam's first step through two epochs would not have."""
     family, plan = tiny.family(), jm.Plan(streams=2)
-    policy = jm.inner.memory(jm.nets.actor_critic(family.env.spec, (4,)))
+    policy = jm.inner.policy(jm.nets.actor_critic(family.env.spec, (4,)))
     improve = outer.policy_gradient(
         policy, rl.plain_returns(), outer.PolicyGradientConfig(epochs=1), tx=optax.sign_sgd(0.25)
     )

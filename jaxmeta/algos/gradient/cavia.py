@@ -31,7 +31,7 @@ class CAVIAConfig(GradientStepsConfig):
         def network(spec):
             return nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale)
 
-        return inner.memory(nets.with_context(network, family.env.spec, self.context))
+        return inner.policy(nets.with_context(network, family.env.spec, self.context))
 
 
 @few_shot.also(few_shot.cavia)

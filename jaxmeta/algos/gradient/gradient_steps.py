@@ -62,7 +62,7 @@ class AdaptationConfig(UpdateRuleConfig):
         spec = family.env.spec
         if self.baseline == "linear":
             rl.check_linear_baseline(spec)
-        return inner.memory(nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale))
+        return inner.policy(nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale))
 
     def advantage(self) -> rl.Estimator:
         """Returns the estimator of both loops."""
