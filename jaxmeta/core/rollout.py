@@ -46,10 +46,10 @@ def rollout(
             jax.random.split(env_key, streams), env_state, action, task
         )
         fault = _blame(inputs.obs, (output, action), (outcome.obs, outcome.reward))
-        sound = fault == Fault.NONE
-        valid = alive & sound
+        finite = fault == Fault.NONE
+        valid = alive & finite
         reward = jnp.where(valid, outcome.reward, 0.0)
-        obs = _select(sound, outcome.obs, jax.tree.map(jnp.zeros_like, outcome.obs))
+        obs = _select(finite, outcome.obs, jax.tree.map(jnp.zeros_like, outcome.obs))
         over = outcome.terminated | outcome.truncated
         ends = over | last
         record = Rollout(
@@ -98,10 +98,10 @@ def rollout(
 def _blame(obs: Any, decision: tuple[Output, Array], outcome: Any) -> Array:
     """Finds the first in every stream that gives something that is not finite at a step, a `Fault` [E]."""
     output, action = decision
-    shown, after = (guard.is_sound(said, leading=1) for said in (obs, outcome))
-    decided = guard.is_sound(output, leading=1, logits=True) & guard.is_sound(action, leading=1)
-    blame = jnp.where(shown & ~decided, Fault.POLICY, Fault.ENVIRONMENT)
-    return jnp.where(shown & decided & after, Fault.NONE, blame).astype(jnp.int8)
+    obs_finite, outcome_finite = (guard.is_finite(tree, leading=1) for tree in (obs, outcome))
+    policy_finite = guard.is_finite(output, leading=1, logits=True) & guard.is_finite(action, leading=1)
+    blame = jnp.where(obs_finite & ~policy_finite, Fault.POLICY, Fault.ENVIRONMENT)
+    return jnp.where(obs_finite & policy_finite & outcome_finite, Fault.NONE, blame).astype(jnp.int8)
 
 
 @devices.in_float32

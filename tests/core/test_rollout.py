@@ -193,11 +193,11 @@ def test_a_trial_whose_critic_is_not_finite_is_left_out():
         odd = (jax.random.key_data(experience.reset_key) == jax.random.key_data(spoiled)).all()
         return jnp.where(odd, jnp.nan, critic(params, experience))
 
-    sound, left = (with_values(learner, one, params, batch) for one in (critic, broken))
-    np.testing.assert_array_equal(sound.weight, [1, 1, 1])
+    whole, left = (with_values(learner, one, params, batch) for one in (critic, broken))
+    np.testing.assert_array_equal(whole.weight, [1, 1, 1])
     np.testing.assert_array_equal(left.weight, [1, 0, 1])
-    assert np.abs(sound.data.rounds.output.value).max() == 0 and not left.data.rounds.valid[1].any()
-    np.testing.assert_array_equal(left.data.rounds.reward[::2], sound.data.rounds.reward[::2])
+    assert np.abs(whole.data.rounds.output.value).max() == 0 and not left.data.rounds.valid[1].any()
+    np.testing.assert_array_equal(left.data.rounds.reward[::2], whole.data.rounds.reward[::2])
 
 
 def _goal(where=0.3):

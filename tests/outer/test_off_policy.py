@@ -391,13 +391,13 @@ def test_a_task_that_never_brought_anything_is_not_learned_from():
         for _ in range(4):
             state, said = update(state)
         np.testing.assert_array_equal(state.source["transitions"].written > 0, [False, True, True, True])
-        assert said["faulty_tasks"] == 1.0 and np.isfinite(said["loss/critic"]) and said["skipped"] == 0.0
+        assert said["nonfinite_tasks"] == 1.0 and np.isfinite(said["loss/critic"]) and said["skipped"] == 0.0
         steps = steps_on(state.source, sac, outer.ContextConfig(3), strata=meta_batch)
         obs = np.asarray(steps.data.transitions.obs[..., 0])
         assert (obs[np.asarray(steps.weight) > 0] > 0).all() and float(steps.weight.mean()) == share
 
 
-def test_a_faulty_visit_leaves_the_context_of_earlier_ones():
+def test_a_nonfinite_visit_leaves_the_context_of_earlier_ones():
     meta = diary_meta(tasks_per_update=4)
     update, state = updating(meta), jm.init_state(meta, jax.random.key(0))
     state, _ = update(state)
