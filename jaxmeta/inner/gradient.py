@@ -99,8 +99,8 @@ def descent(
         return policy.act(fast.policy, (), carry, inputs)
 
     def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
-        slope = differentiate(loss)(fast.policy, experience)
-        update, opt_state = updater.tx(params.updater).update(slope, fast.opt_state, fast.policy)
+        grads = differentiate(loss)(fast.policy, experience)
+        update, opt_state = updater.tx(params.updater).update(grads, fast.opt_state, fast.policy)
         return GradientFast(policy=optax.apply_updates(fast.policy, update), opt_state=opt_state)
 
     def unroll_policy(params: GradientParams, fast: GradientFast, carry: Carry, experience: Rollout) -> Output:

@@ -65,7 +65,7 @@ def proximal(updater: Updater, strength: float) -> Updater:
 
 def _pull(strength: float) -> optax.GradientTransformation:
     def update(updates, state, params=None):
-        back = jax.tree.map(lambda slope, now, start: slope + strength * (now - start), updates, params, state)
+        back = jax.tree.map(lambda gradient, now, start: gradient + strength * (now - start), updates, params, state)
         return back, state
 
     return optax.GradientTransformation(lambda params: params, update)

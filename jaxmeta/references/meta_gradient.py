@@ -103,8 +103,8 @@ def _score(theta: Array, all_streams: Streams) -> Array:
     """
     to_go = jnp.cumsum(all_streams.reward[:, ::-1], 1)[:, ::-1]
     here = jax.nn.one_hot(all_streams.state, theta.shape[0])
-    slope = jax.nn.one_hot(all_streams.action, theta.shape[1]) - jax.nn.softmax(theta)[all_streams.state]
-    return jnp.einsum("nts,nta,nt->nsa", here, slope, to_go) / to_go.shape[1]
+    gradient = jax.nn.one_hot(all_streams.action, theta.shape[1]) - jax.nn.softmax(theta)[all_streams.state]
+    return jnp.einsum("nts,nta,nt->nsa", here, gradient, to_go) / to_go.shape[1]
 
 
 def expected_gradient(

@@ -235,15 +235,15 @@ def four(trials):
     four = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), both)
     four = four.replace(rounds=four.rounds.replace(reward=four.rounds.reward.at[3].set(jnp.nan)))
     loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
-    slope = jax.jit(jax.vmap(jax.grad(lambda params, trial: loss(params, trial)[0]), (None, 0)))(params, four)
-    lengths = np.asarray(jax.vmap(optax.global_norm)(slope))
-    return four, slope, lengths, float((lengths[0] + lengths[1]) / 2)
+    gradient = jax.jit(jax.vmap(jax.grad(lambda params, trial: loss(params, trial)[0]), (None, 0)))(params, four)
+    lengths = np.asarray(jax.vmap(optax.global_norm)(gradient))
+    return four, gradient, lengths, float((lengths[0] + lengths[1]) / 2)
 
 
 @pytest.mark.parametrize("piece", [None, 2])
 def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(trials, four, piece):
     learner, params, _ = trials
-    four, slope, lengths, bound = four
+    four, gradient, lengths, bound = four
     loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
     kept = lengths <= bound
     assert kept.sum() in (1, 2) and not kept[3]
@@ -251,7 +251,7 @@ def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(
         lambda batch: outer.masked(bound)(lambda params, trial, key: loss(params, trial), params, batch, piece)
     )(batch_of(four))
     np.testing.assert_array_equal(found.weight, kept)
-    expected = jax.tree.map(lambda leaf: np.mean(np.asarray(leaf)[kept], 0), slope)
+    expected = jax.tree.map(lambda leaf: np.mean(np.asarray(leaf)[kept], 0), gradient)
     np.testing.assert_allclose(flat(found.gradient), flat(expected), rtol=1e-4, atol=1e-6)
     chex.assert_tree_all_finite(found)
     np.testing.assert_allclose(found.metrics["masked_tasks"], 1 - kept.mean())
@@ -290,8 +290,8 @@ def test_the_length_of_a_meta_gradient_counts_its_credit(trials, loop):
     options = credit_of(credit, both)
 
     def lengths(**options):
-        slope = jax.grad(outer.trial_loss(learner, rl.ratio, advantage, **options), has_aux=True)
-        return jax.jit(jax.vmap(lambda trial: optax.global_norm(slope(params, trial)[0])))(both)
+        gradient = jax.grad(outer.trial_loss(learner, rl.ratio, advantage, **options), has_aux=True)
+        return jax.jit(jax.vmap(lambda trial: optax.global_norm(gradient(params, trial)[0])))(both)
 
     whole = lengths(**options)
     bound = float(whole.mean())

@@ -194,7 +194,7 @@ def test_a_policy_that_is_not_finite_is_blamed_and_not_its_environment():
 
 
 def test_an_optimiser_without_a_derivative_at_zero_is_named():
-    """Adam inside, where nothing is ever paid: its root has an infinite slope at a gradient of zero."""
+    """Adam inside, where nothing is ever paid: its root has an infinite derivative at a gradient of zero."""
 
     class Unpaid(tasks.Navigation):
         def step(self, key, state, action, task):

@@ -76,7 +76,7 @@ def terms(config, num_tasks=TASKS, networks=None, meta_batch=None):
 
 
 @pytest.fixture(scope="module")
-def slopes():
+def gradients():
     """Gradients of every part of the loss by the params, temperature included."""
     return jax.jit(jax.jacrev(terms(LEARNED)))(*problem())
 
@@ -121,40 +121,42 @@ def test_the_loss_is_that_of_a_loop_over_transitions():
     np.testing.assert_allclose(said["total"], expected, rtol=1e-4)
 
 
-def test_the_encoder_learns_from_the_critics_and_not_from_the_actor(slopes):
-    assert size_of(slopes["loss/actor"].encoder) == 0.0
-    assert size_of(slopes["loss/critic"].encoder) > 1e-3
+def test_the_encoder_learns_from_the_critics_and_not_from_the_actor(gradients):
+    assert size_of(gradients["loss/actor"].encoder) == 0.0
+    assert size_of(gradients["loss/critic"].encoder) > 1e-3
 
 
-def test_actor_and_critics_learn_each_from_its_own_loss(slopes):
-    assert size_of(slopes["loss/critic"].actor) == 0.0
-    assert size_of(slopes["loss/actor"].critics) == 0.0
-    assert size_of(slopes["loss/actor"].actor) > 1e-3
-    assert size_of(slopes["loss/critic"].critics) > 1e-3
+def test_actor_and_critics_learn_each_from_its_own_loss(gradients):
+    assert size_of(gradients["loss/critic"].actor) == 0.0
+    assert size_of(gradients["loss/actor"].critics) == 0.0
+    assert size_of(gradients["loss/actor"].actor) > 1e-3
+    assert size_of(gradients["loss/critic"].critics) > 1e-3
 
 
-def test_the_temperature_learns_from_its_own_term_alone(slopes):
+def test_the_temperature_learns_from_its_own_term_alone(gradients):
     for part in ("loss/critic", "loss/actor", "kl_from_prior"):
-        assert slopes[part].log_temperature == 0.0
+        assert gradients[part].log_temperature == 0.0
     entropy = jax.jit(terms(LEARNED))(*problem())["entropy"]
     # the wanted entropy is minus the size of an action, 2
-    np.testing.assert_allclose(slopes["total"].log_temperature, entropy + 2.0, rtol=1e-4)
+    np.testing.assert_allclose(gradients["total"].log_temperature, entropy + 2.0, rtol=1e-4)
 
 
-def test_nothing_else_is_in_the_sum(slopes):
+def test_nothing_else_is_in_the_sum(gradients):
     def expected(name):
         weights = {"loss/critic": 1.0, "loss/actor": 1.0, "kl_from_prior": 0.3 * TASKS}
-        parts = [jax.tree.map(lambda leaf, w=w: w * leaf, getattr(slopes[part], name)) for part, w in weights.items()]
+        parts = [
+            jax.tree.map(lambda leaf, w=w: w * leaf, getattr(gradients[part], name)) for part, w in weights.items()
+        ]
         return jax.tree.map(lambda *leaves: sum(leaves), *parts)
 
     for name in ("encoder", "actor", "critics"):
-        chex.assert_trees_all_close(getattr(slopes["total"], name), expected(name), rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(getattr(gradients["total"], name), expected(name), rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_reaches_the_target_critics():
     params, targets, *data = problem()
-    slope = jax.jit(jax.grad(lambda targets: terms(LEARNED)(params, targets, *data)["total"]))(targets)
-    assert size_of(slope) == 0.0
+    gradient = jax.jit(jax.grad(lambda targets: terms(LEARNED)(params, targets, *data)["total"]))(targets)
+    assert size_of(gradient) == 0.0
 
 
 def actor_of_width(params, log_scale):
@@ -175,9 +177,9 @@ def actor_of_width(params, log_scale):
 def test_entropy_that_is_wanting_gets_dearer_and_an_excess_cheaper(scale):
     params, *data = problem()
     run = terms(LEARNED, networks=networks_of(scale))
-    slope = jax.jit(jax.grad(lambda params: run(params, *data)["total"]))
-    assert slope(actor_of_width(params, -6.0)).log_temperature < -1.0
-    assert slope(actor_of_width(params, 0.0)).log_temperature > 0.5
+    gradient = jax.jit(jax.grad(lambda params: run(params, *data)["total"]))
+    assert gradient(actor_of_width(params, -6.0)).log_temperature < -1.0
+    assert gradient(actor_of_width(params, 0.0)).log_temperature > 0.5
 
 
 def test_the_divergence_is_summed_over_the_tasks_of_a_meta_batch():

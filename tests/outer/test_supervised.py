@@ -31,7 +31,7 @@ def error(theta, examples):
 
 @jax.jit
 def descend(theta, examples, lr):
-    return jax.tree.map(lambda leaf, slope: leaf - lr * slope, theta, jax.grad(error)(theta, examples))
+    return jax.tree.map(lambda leaf, grad: leaf - lr * grad, theta, jax.grad(error)(theta, examples))
 
 
 def learner(updater):
@@ -77,12 +77,12 @@ def test_gradient_of_a_learned_step_size_is_minus_the_product_of_both_gradients(
     params = agent.init(jax.random.key(0))
     loss = outer.query_loss(agent, ENV, 1)
     gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(params, TASK, jax.random.key(0))
-    slopes = jax.jit(jax.grad(error))
-    slope, outer_slope = (
-        slopes(params.policy, TASK.support),
-        slopes(descend(params.policy, TASK.support, 0.1), TASK.query),
+    gradient_of = jax.jit(jax.grad(error))
+    gradient, outer_gradient = (
+        gradient_of(params.policy, TASK.support),
+        gradient_of(descend(params.policy, TASK.support, 0.1), TASK.query),
     )
-    expected = jax.tree.map(lambda one, other: -one * other, slope, outer_slope)
+    expected = jax.tree.map(lambda one, other: -one * other, gradient, outer_gradient)
     chex.assert_trees_all_close(gradient.updater, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -178,7 +178,7 @@ def test_log_tells_how_often_a_bound_acted(name):
     np.testing.assert_allclose(metrics["bounded_steps"], 1.0)
 
 
-def test_implicit_adaptation_tells_how_much_of_the_slope_is_left():
+def test_implicit_adaptation_reports_its_gradient_norm_ratio():
     left = []
     for steps in (1, 30):
         meta = tiny.supervised("imaml", inner_steps=steps, inner_lr=0.05, strength=5.0, activation="tanh")

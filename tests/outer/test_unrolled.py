@@ -47,8 +47,8 @@ def by_hand(rates, keys, config):
     def way(rates, theta, support):
         total = []
         for _ in range(config.segment):
-            slope = jax.grad(error)(theta, support)
-            theta = jax.tree.map(lambda leaf, rate, slope: leaf - rate * slope, theta, rates, slope)
+            gradient = jax.grad(error)(theta, support)
+            theta = jax.tree.map(lambda leaf, rate, grad: leaf - rate * grad, theta, rates, gradient)
             total.append(error(theta, support))
         total = jnp.stack(total)
         return jnp.mean(total if config.log_floor is None else jnp.log(total + config.log_floor)), theta
