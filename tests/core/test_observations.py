@@ -346,7 +346,7 @@ def test_check_env_names_the_part_that_is_wrong(fault):
         "missing": "the observation of env.reset has the structure",
         "dtype": r"the observation of env.reset has float32\[8, 8, 3\] at \['image'\]; spec.observation has uint8",
         "shape": r"the observation of env.reset has float32\[1\] at \['vector'\]; spec.observation has float32\[2\]",
-        "success": "env.step succeeds, but spec.success is False",
+        "success": "env.step returns success, but spec.success is False",
     }[fault]
     with pytest.raises(testing.ContractError, match=message):
         testing.check_env(family()._replace(env=Broken()), num_steps=16)
