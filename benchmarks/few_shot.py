@@ -97,8 +97,8 @@ def _plain(batch: int, updates: int) -> tuple[Callable[[Any], tuple[Any, Any]], 
         return jnp.mean((predict(params, x) - y) ** 2)
 
     def task_loss(params, x, y):
-        slope = jax.grad(error)(params, x[:SHOTS], y[:SHOTS])
-        adapted = jax.tree.map(lambda leaf, step: leaf - INNER_LR * step, params, slope)
+        gradient = jax.grad(error)(params, x[:SHOTS], y[:SHOTS])
+        adapted = jax.tree.map(lambda leaf, step: leaf - INNER_LR * step, params, gradient)
         return error(adapted, x[SHOTS:], y[SHOTS:])
 
     def loss(params, key):
@@ -111,8 +111,8 @@ def _plain(batch: int, updates: int) -> tuple[Callable[[Any], tuple[Any, Any]], 
     def update(state, _):
         params, opt_state, key = state
         key, task_key = jax.random.split(key)
-        value, slope = jax.value_and_grad(loss)(params, task_key)
-        change, opt_state = tx.update(slope, opt_state)
+        value, gradient = jax.value_and_grad(loss)(params, task_key)
+        change, opt_state = tx.update(gradient, opt_state)
         return (optax.apply_updates(params, change), opt_state, key), value
 
     def layer(key, before, after):

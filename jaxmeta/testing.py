@@ -1,7 +1,13 @@
-"""Contracts: what every environment, learner and algorithm must hold, to run on your own parts too.
+"""Contract tests for environments, learners and algorithms, your own included.
 
-Each check raises `ContractError` with one line that says what is wrong, or returns nothing. They compile small
-programs; hand them small sizes.
+    from jaxmeta import testing
+
+    testing.check_env(family)
+    testing.check_learner(meta.learner, family, meta.plan)
+    testing.check_algo(meta)
+
+Each check returns None or raises `ContractError` with a message of one line. They compile and run real programs: use
+small networks and few tasks.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from jaxmeta.types import Continuous, Discrete, Key, MultiDiscrete, Output, Para
 DRAWS = 16
 """Tasks that `check_env` draws."""
 UNBOUNDED = 1e18
-"""A larger `limit` of actions stands for none."""
+"""An action `limit` from here on counts as no limit."""
 
 
 def check_env(
@@ -42,16 +48,16 @@ def check_env(
 ) -> None:
     """Checks an environment and its task distribution under random actions.
 
-    It must be pure, keep the structure of its state, match its spec, pay finite rewards, clip actions to the limit of
-    its spec, end early only if its spec says so, and mean the same under vmap as alone. Tasks must be drawn from the
-    key; a family of a single task says so by `train_tasks` with leaves [1, ...].
+    The environment must be pure, keep the structure of its state, match its spec, return finite rewards, clip actions
+    to the limit of its spec, end episodes early only if `spec.terminates`, and give the same results under vmap. Tasks
+    must depend on the key, unless `train_tasks` holds a single task.
 
     Args:
       num_steps: steps of an episode that are compared.
       tolerance: largest difference between vmap and a loop, relative and absolute. Stiff physics amplifies rounding
-        from step to step: there, take few steps and a wider tolerance.
-      max_steps: steps of an episode, at most its horizon, in which an early end is looked for if `spec.terminates` is
-        False; 0 does not look.
+        errors over time: use few steps and a larger tolerance there.
+      max_steps: if `spec.terminates` is False, checks that no episode ends within this many steps, at most the horizon;
+        0 skips this check.
     """
     check_forms(family)
     env, spec = family.env, family.env.spec
@@ -84,10 +90,10 @@ def check_env(
     looped = jax.jit(lambda *all: jax.lax.map(lambda one: alone(*one), all))(keys, two, actions)
     _all_close("vmap over tasks", together(keys, two, actions), looped, "a loop over tasks", tolerance)
     steps = jax.device_get(looped[1])
-    _require(bool(np.isfinite(steps.reward).all()), "env.step pays a reward that is not finite")
+    _require(bool(np.isfinite(steps.reward).all()), "env.step returns a non-finite reward")
     finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(steps.obs))
-    _require(finite, "env.step gives an observation that is not finite")
-    _require(spec.success or not bool(np.any(steps.success)), "env.step succeeds, but spec.success is False")
+    _require(finite, "env.step returns a non-finite observation")
+    _require(spec.success or not bool(np.any(steps.success)), "env.step returns success, but spec.success is False")
     if isinstance(spec.action, Continuous) and spec.action.limit < UNBOUNDED:
         limit = spec.action.limit
         clipped = together(keys, two, jnp.clip(actions, -limit, limit))
@@ -99,7 +105,7 @@ def check_env(
 
 
 def _check_sampling(family: TaskFamily, key: Key, test_key: Key) -> Task:
-    """Checks that tasks depend on the key, and on nothing else that changes; returns some, [DRAWS, ...]."""
+    """Checks that tasks depend on the key and on no hidden state; returns some tasks, [DRAWS, ...]."""
     for name, one in (("sample", key), ("sample_test", test_key)):
         _check_traced_alike(f"family.{name}", getattr(family, name), one)
     tasks = jax.jit(jax.vmap(family.sample))(jax.random.split(key, DRAWS))
@@ -107,13 +113,13 @@ def _check_sampling(family: TaskFamily, key: Key, test_key: Key) -> Task:
     single = family.train_tasks is not None and jax.tree.leaves(family.train_tasks)[0].shape[0] == 1
     _require(
         single or any((leaf != leaf[:1]).any() for leaf in leaves),
-        f"family.sample gives the same task for {DRAWS} keys; it must draw from its key by jax.random",
+        f"family.sample returns the same task for {DRAWS} keys; it must use its key, with jax.random",
     )
     return tasks
 
 
 def _ends(env: Env, tasks: Task, key: Key, num_steps: int) -> np.ndarray:
-    """Says after which steps episodes ended, bool [DRAWS, num_steps]; some repeat one action, others do not."""
+    """Returns at which steps episodes end, bool [DRAWS, num_steps]; half of them repeat one random action."""
 
     def episode(task, key, repeats):
         reset_key, action_key, steps_key = jax.random.split(key, 3)
@@ -145,14 +151,14 @@ def check_learner(
 ) -> None:
     """Checks how an agent collects, adapts and replays on the tasks of a family.
 
-    Replay must equal the collection, adaptation must keep the structure of `fast` and leave `params` alone, vmap over
-    tasks must equal a loop, meta-gradients must be finite without any reward, and a carry must survive the episodes of
-    a trial, see the last reward of each, and not what is to come.
+    Replay must equal the collection; adaptation must keep the structure of `fast` and not change `params`; vmap over
+    tasks must equal a loop; meta-gradients must be finite if all rewards are zero. A recurrent carry must survive the
+    episodes of a trial, depend on the last reward of each, and not on future rewards.
 
     Args:
-      tolerance: largest difference, relative and absolute, where one batched product stands for many small ones. A
-        learner that replays by a scan does the same operations again and is held to 1e-6: the last bit may differ where
-        XLA fuses the two programs differently.
+      tolerance: largest difference, relative and absolute, between replay and collection. A learner that replays by a
+        scan repeats the same operations, so its tolerance is 1e-6: the last bit may differ where XLA fuses the two
+        programs differently.
     """
     key = jax.random.key(0) if key is None else key
     init_key, task_key, trial_key = jax.random.split(key, 3)
@@ -185,7 +191,7 @@ def check_learner(
 
 
 def _check_silence(learner: Learner, params: Params, trials: Trial) -> None:
-    """Checks that meta-gradients are finite where nothing was ever paid."""
+    """Checks that meta-gradients are finite when all rewards are zero."""
     rounds = trials.rounds
     silent = trials.replace(rounds=rounds.replace(reward=jnp.zeros_like(rounds.reward)))
     loss = outer.meta_loss(learner, rl.ratio, rl.plain_returns())
@@ -197,7 +203,7 @@ def _check_silence(learner: Learner, params: Params, trials: Trial) -> None:
 
 
 def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int) -> None:
-    """Checks what an agent that remembers knows at the begin of its second episode, and what it does not."""
+    """Checks what the output of a recurrent agent at the start of its second episode depends on."""
     start = learner.start(params, trial.start_key)
     first = jax.tree.map(lambda leaf: leaf[0], trial.rounds)
 
@@ -213,7 +219,7 @@ def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int) 
         return says(first.replace(inputs=first.inputs.replace(prev_reward=reward)))
 
     said, last, early = says(first), with_reward(horizon), with_reward(1)
-    _require(bool((said[:horizon] == last[:horizon]).all()), "what the policy says depends on a reward of the future")
+    _require(bool((said[:horizon] == last[:horizon]).all()), "the policy's output depends on a future reward")
     _require(
         not np.array_equal(said[horizon], last[horizon]), "the last reward of an episode does not reach the policy"
     )
@@ -228,9 +234,9 @@ def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int) 
 def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     """Checks the outer loop of an algorithm.
 
-    An update must keep structure and dtypes, change the params, report finite scalars; six updates in one device call
-    must equal three and three bit for bit; another number of devices must give the same params up to 1e-5 of their
-    norm; vmap over seeds must equal separate runs.
+    An update must keep structure and dtypes, change the params, and report finite scalars. Six updates in one device
+    call must equal two calls of three bit for bit. Another number of devices must give the same params up to 1e-5 of
+    their norm. Vmap over seeds must equal separate runs.
     """
     key = jax.random.key(0) if key is None else key
     state = jax.eval_shape(meta.init, key)
@@ -253,7 +259,7 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     _require(any(jax.tree.leaves(moved)), "6 updates left all params as they were")
 
     _check_devices(meta, key, updates)
-    # an update may amplify rounding: allowed is a small part of what it changes
+    # updates amplify rounding errors: the tolerance is 5 % of the largest change of the params
     together = make_chunk(meta, 3, num_seeds=2)(init_state(meta, key, num_seeds=2))[0].params
     alone = [updates(init_state(meta, one), 3)[0].params for one in jax.random.split(key, 2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
@@ -264,7 +270,7 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
 
 
 def _check_devices(meta: MetaLearner, key: Key, updates: Any) -> None:
-    """Checks that the first update that learns gives the same params on one device, up to rounding."""
+    """Checks that params after the first update past the warm-up are the same on one device, up to rounding."""
     if Execution().mesh(meta.info.spread).size == 1:
         return
     one, first = Execution(devices=1), meta.info.warmup + 1
@@ -279,27 +285,27 @@ def _check_devices(meta: MetaLearner, key: Key, updates: Any) -> None:
     ]
     apart = np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0])
     _require(
-        apart <= 1e-5, f"params after an update differ by {apart:.3g} of their norm from those of one device; 1e-5 may"
+        apart <= 1e-5, f"params after an update differ by {apart:.3g} of their norm from one device; allowed is 1e-5"
     )
 
 
 def _check_traced_alike(name: str, function: Callable[..., Any], *arguments: Any) -> None:
-    """Checks that a function says the same when it is traced again, which one that draws by numpy does not."""
+    """Checks that a function traces to the same program twice; hidden state or random numbers of numpy change it."""
 
     def trace():
-        # in a function of its own: what was traced before is remembered
+        # in a new function every time: JAX caches traces by function
         program = jax.make_jaxpr(lambda *arguments: function(*arguments))(*arguments)
         constants = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(keys_as_data(program.consts))]
-        return re.sub("0x[0-9a-f]+", "", str(program)), constants  # without addresses
+        return re.sub("0x[0-9a-f]+", "", str(program)), constants  # without memory addresses
 
     _require(
         trace() == trace(),
-        f"{name} does something else when it is traced again; it must keep no state and draw from its key",
+        f"{name} changes when it is traced again; it must be pure and take random numbers from its key",
     )
 
 
 def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: Plan) -> None:
-    """Checks without compiling that every function keeps the structure of what it changes."""
+    """Checks by tracing alone that every function keeps the structure of what it updates."""
     key = jax.random.key(0)
     fast = jax.eval_shape(learner.start, params, key)
     carry = jax.eval_shape(learner.reset, params, fast, key)
@@ -314,7 +320,7 @@ def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: P
 
 
 def _valid_action(spec: Spec, action: jax.Array, key: Key, obs: Any) -> jax.Array:
-    """Replaces an action by one that is valid at an observation, where a mask says which are."""
+    """Replaces an action by one that the action mask of an observation allows, if there is a mask."""
     if spec.action_mask is None:
         return action
     logits = jnp.zeros(spec.action.num if isinstance(spec.action, Discrete) else sum(spec.action.nums))
@@ -323,7 +329,7 @@ def _valid_action(spec: Spec, action: jax.Array, key: Key, obs: Any) -> jax.Arra
 
 
 def _random_action(spec: Spec, key: Key) -> jax.Array:
-    """Draws an action, of real ones also such as the environment must clip."""
+    """Draws an action; continuous ones may lie beyond the limit, where the environment must clip them."""
     if isinstance(spec.action, Discrete):
         return jax.random.randint(key, (), 0, spec.action.num)
     if isinstance(spec.action, MultiDiscrete):
@@ -333,7 +339,7 @@ def _random_action(spec: Spec, key: Key) -> jax.Array:
 
 
 def _all_close(name: str, tree: Any, other: Any, other_name: str, tolerance: float) -> None:
-    """Checks that two trees have equal leaves: bit for bit with tolerance 0."""
+    """Checks that two trees have equal leaves up to a tolerance; bit for bit if it is 0."""
     for (path, leaf), other_leaf in zip(
         jax.tree.leaves_with_path(keys_as_data(tree)), jax.tree.leaves(keys_as_data(other)), strict=True
     ):

@@ -50,7 +50,7 @@ class Continuous:
 
     size: int
     limit: float = 1.0
-    """Largest absolute coordinate that makes a difference: the environment clips there."""
+    """Actions are clipped to [-limit, limit] by the environment."""
 
     def example(self) -> Array:
         return jnp.zeros((self.size,), jnp.float32)
@@ -61,22 +61,22 @@ Action = Discrete | MultiDiscrete | Continuous
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The observations and actions of an environment: static, hashable, the same for every task of a family."""
+    """The observation and action spaces of an environment: static, hashable, the same for every task of a family."""
 
     observation: Any
     """Shape of one float32 array, such as `(27,)`; or a `jax.ShapeDtypeStruct`, or a pytree of either, such as
-    `{"image": jax.ShapeDtypeStruct((64, 64, 3), jnp.uint8), "inventory": (16,)}`. Integers and bytes keep their dtype
-    up to the encoder of the policy (`nets.encoded`)."""
+    `{"image": jax.ShapeDtypeStruct((64, 64, 3), jnp.uint8), "inventory": (16,)}`. Integers keep their dtype up to the
+    policy's encoder (`nets.encoded`)."""
     action: Action
     horizon: int
-    """Steps in an episode; an episode that ends earlier is masked up to here."""
+    """Steps per episode; episodes that end earlier are masked up to here."""
     terminates: bool = False
     """Whether an episode can end before the horizon, by termination or truncation."""
     success: bool = False
-    """Whether steps say if the task is solved (`Step.success`)."""
+    """Whether steps report if the task is solved (`Step.success`)."""
     action_mask: str | None = None
-    """Key of a dict observation that holds the valid actions, bool [num], or [sum(nums)] with `MultiDiscrete`: a policy
-    never draws the others. Where no action is valid, all are."""
+    """Key of the action mask in a dict observation: bool [num], or [sum(nums)] with `MultiDiscrete`. A policy never
+    samples an action whose entry is False; where all entries are False, the mask is ignored."""
 
     def __post_init__(self):
         if isinstance(self.observation, list):
@@ -127,7 +127,7 @@ class Spec:
         """Raises a ValueError unless the mask is a part of the observation and fits the actions."""
         name, parts = self.action_mask, self.observation
         if isinstance(self.action, Continuous):
-            raise ValueError(f"spec.action_mask is {name!r}; real actions have no mask, leave it None")
+            raise ValueError(f"spec.action_mask is {name!r}; continuous actions have no mask, leave it None")
         if not isinstance(parts, dict) or name not in parts:
             raise ValueError(f"spec.action_mask is {name!r}; it must be a key of a dict observation, not of {parts}")
         size = self.action.num if isinstance(self.action, Discrete) else sum(self.action.nums)
@@ -136,7 +136,7 @@ class Spec:
 
 
 def _is_form(node: Any) -> bool:
-    """Whether a node of `Spec.observation` describes one array."""
+    """Returns whether a node of `Spec.observation` describes one array."""
     return _is_shape(node) or (hasattr(node, "shape") and hasattr(node, "dtype"))
 
 
@@ -145,9 +145,9 @@ def _is_shape(node: Any) -> bool:
 
 
 def _form(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Returns the shape and dtype that a leaf of `Spec.observation` stands for; a bare shape is that of float32."""
+    """Returns the shape and dtype that a leaf of `Spec.observation` describes; a bare shape means float32."""
     if not _is_form(leaf):
-        raise ValueError(f"spec.observation has {leaf!r}; it is made of shapes, such as (27,), and ShapeDtypeStructs")
+        raise ValueError(f"spec.observation has {leaf!r}; a leaf must be a shape, such as (27,), or a ShapeDtypeStruct")
     if type(leaf) is tuple:
         return jax.ShapeDtypeStruct(leaf, jnp.float32)
     return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
@@ -155,10 +155,13 @@ def _form(leaf: Any) -> jax.ShapeDtypeStruct:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the experience of one trial is laid out.
+    """The layout of one trial.
 
-    A trial is `rounds` rounds, each followed by an adaptation, and then one more round. In a round, `streams` parallel
-    streams of experience each run `episodes` episodes one after the other, without forgetting in between.
+    A trial is `rounds` rounds, each followed by an adaptation, and one final round. In a round, `streams` parallel
+    streams of experience each run `episodes` episodes in sequence; the carry is kept between episodes.
+
+    MAML with 20 episodes before and after one inner step is `Plan(rounds=1, streams=20)`; RL² with trials of 10
+    episodes is `Plan(episodes=10)`.
     """
 
     rounds: int = 0
@@ -173,46 +176,47 @@ class Plan:
 
 
 class Examples(struct.PyTreeNode):
-    """Data to learn a function from; leaves are [M, ...]."""
+    """Supervised examples; leaves are [M, ...]."""
 
     inputs: Array
     targets: Array
 
 
 class Step(struct.PyTreeNode):
-    """What an environment answers to one action."""
+    """The result of one environment step."""
 
     obs: Any
     """Like `Spec.observation`."""
     reward: Array
     """Scalar."""
     terminated: Array
-    """Scalar, true where the episode ends here; always false where only the horizon ends it."""
+    """Scalar, true where the environment ends the episode; false at the horizon."""
     truncated: Array | bool = False
-    """Scalar, true where a time limit of the environment's own cuts the episode before the horizon. As at the horizon
-    the episode ends (`Rollout.done`) without being terminated: off-policy learners bootstrap from `obs`, the final
-    observation; on-policy estimators of returns within an episode bootstrap from neither."""
+    """Scalar, true where the environment truncates the episode before the horizon. As at the horizon, the episode is
+    done (`Rollout.done`) but not terminated: off-policy learners bootstrap from `obs`, the final observation; on-policy
+    estimators of returns within an episode do not bootstrap."""
     success: Array | bool = False
     """Scalar, true where the task is solved; an episode is a success if any of its steps is. Needs `Spec.success`."""
 
 
 class Input(struct.PyTreeNode):
-    """What a policy sees at one step: the observation and how the step before it ended."""
+    """The policy's input at one step: the observation, and the previous transition."""
 
     obs: Any
     """Like `Spec.observation`."""
     prev_action: Array
     prev_reward: Array
     prev_done: Array
-    """1.0 where the step before this one ended an episode."""
+    """1.0 where the previous step ended an episode."""
     prev_next_obs: Any
-    """What the step before this one led to: `obs`, but at the begin of an episode the last sight of the one before."""
+    """The next observation of the previous transition: equal to `obs`, except at the start of an episode, where it is
+    the final observation of the previous episode."""
     first: Array
-    """1.0 at the first step of a stream, where there is no step before."""
+    """1.0 at the first step of a stream, which has no previous transition."""
 
 
 class Output(struct.PyTreeNode):
-    """What a policy says at one step. Arrays only: `Learner.head` makes the distribution where it is used."""
+    """The policy's output at one step. Arrays only: `Learner.head` builds the distribution where it is used."""
 
     dist: Any
     """Parameters of the action distribution."""
@@ -222,7 +226,7 @@ class Output(struct.PyTreeNode):
 
 
 class Fault(enum.IntEnum):
-    """What is the first at a step to give something that is not finite."""
+    """The first source of non-finite numbers at a step."""
 
     NONE = 0
     ENVIRONMENT = 1
@@ -235,23 +239,23 @@ class Rollout(struct.PyTreeNode):
     inputs: Input
     action: Array
     next_obs: Any
-    """What the step led to, the last sight of an episode included."""
+    """The next observation; at the end of an episode its final observation."""
     reward: Array
-    """As the environment paid it; zero after an early end."""
+    """The environment's reward, not normalised; zero after an early end."""
     valid: Array
-    """1.0 until the episode ended, then 0.0 up to the horizon."""
+    """1.0 until the episode ends, then 0.0 up to the horizon."""
     done: Array
     """1.0 at the last valid step of an episode, whether it terminated, was truncated or reached the horizon."""
     terminated: Array
-    """1.0 where the environment itself ended the episode; truncation and the horizon end it, but terminate nothing."""
+    """1.0 where the environment terminated the episode; 0.0 at truncation and at the horizon."""
     output: Output
-    """What the behaviour policy said, for importance ratios."""
+    """The behaviour policy's output, for importance ratios."""
     reset_key: Key
     """[E], replays `Learner.reset`."""
     success: Array
-    """True at valid steps at which the task was solved; false everywhere in an environment that does not say so."""
+    """True at valid steps where the task is solved; always false in environments that do not report success."""
     fault: Array
-    """What gave something that is not finite, a `Fault` as int8; such a step is not valid."""
+    """The source of non-finite numbers, a `Fault` as int8; a step with a fault is not valid."""
 
 
 class Trial(struct.PyTreeNode):
@@ -272,22 +276,22 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     key: Key
     step: Array
-    """Updates done so far, int32 scalar."""
+    """Number of updates so far, int32 scalar."""
     sampler: Any = ()
-    """What the sampler remembers, such as the scores of a curriculum; the same on every device."""
+    """The sampler's state, such as the scores of a curriculum; replicated on every device."""
     source: Any = ()
-    """What the source remembers, such as a replay; leaves are [S, ...], spread over the devices along the first axis.
-    It is experience, so a skipped update keeps it."""
+    """The source's state, such as replay buffers; leaves are [S, ...], sharded over the devices along the first axis.
+    It is experience, so a skipped update still changes it."""
     skipped: Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
-    """Updates in a row, up to now, that were skipped because they were not finite, int32 scalar."""
+    """Number of consecutive updates, up to the last one, that were skipped as non-finite, int32 scalar."""
 
 
 class Ratio(struct.PyTreeNode):
-    """A number on how an adaptation went, kept inside of `fast`; see `core.learner.adaptation_metrics`."""
+    """A metric of the adaptation, `part / whole`, stored inside `fast`; see `core.learner.adaptation_metrics`."""
 
     name: str = struct.field(pytree_node=False)
-    """Its name in the log."""
+    """Name of the metric."""
     part: Array
     """Float32 scalar."""
     whole: Array
-    """Float32 scalar; where it is not positive, there is nothing to report yet and the ratio is 0."""
+    """Float32 scalar; unless it is positive the ratio is reported as 0."""

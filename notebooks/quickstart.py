@@ -57,7 +57,7 @@ print(np.round(goals, 2))
 # %%
 network = nets.actor_critic(family.env.spec, hidden=(16,) if QUICK else (64, 64), init_log_std=-1.5)
 advantage = rl.linear_baseline(discount=0.99)
-learner = inner.gradient(inner.memory(network), objective=rl.ratio, updater=inner.sgd(0.1), advantage=advantage)
+learner = inner.gradient(inner.policy(network), objective=rl.ratio, updater=inner.sgd(0.1), advantage=advantage)
 plan = jm.Plan(rounds=1, streams=5 if QUICK else 20)
 
 # %% [markdown]

@@ -286,7 +286,7 @@ class _Training:
         self.execution = _execution(options)
         from jaxmeta import devices
 
-        self.speaks = devices.is_first_process()
+        self.is_main_process = devices.is_first_process()
 
     def run(self) -> int:
         """Trains, evaluates, draws; returns the exit code."""
@@ -306,7 +306,7 @@ class _Training:
             with codec.named("algo", self.config.algo_config):
                 self.state = self._restore() if self.options.resume else self._fresh()
             self.config = self._noted()
-            if self.speaks:
+            if self.is_main_process:
                 runs.write_config(self.folder, self.config)
                 self._introduce()
             stopped = self._train()
@@ -317,12 +317,12 @@ class _Training:
         if stopped:
             out = shlex.quote(str(self.folder))
             how = f"jaxmeta train {self.config.algo} {self.config.tasks} --out {out} --resume"
-            if self.speaks:
+            if self.is_main_process:
                 print(f"jaxmeta: stopped at update {self.done}; continue with `{how}`", file=sys.stderr)
             return 128 + stopped
         if self.options.eval_tasks:
             self._report()
-        if self.speaks:
+        if self.is_main_process:
             print(f"run folder: {self.folder}")
         return 0
 
@@ -355,7 +355,7 @@ class _Training:
         except CheckpointError as error:
             raise codec.RunError(str(error)) from error
         for update, message in skipped.items():
-            if self.speaks:
+            if self.is_main_process:
                 print(f"jaxmeta: {message}; going back to update {self.done}", file=sys.stderr)
             self._checkpointer.set_aside(update)
         return state
@@ -374,11 +374,11 @@ class _Training:
         """Trains to the end and returns None, or returns the number of the signal that stopped it."""
         total, every = self.config.updates, self.options.checkpoint_every
         about = {"run": codec.encode(self.config, "")}
-        boards = self._boards() if self.speaks else []
+        boards = self._boards() if self.is_main_process else []
         with contextlib.ExitStack() as stack:
             signals = stack.enter_context(survival.StopSignals())
             loggers: list[Any] = []
-            if self.speaks:
+            if self.is_main_process:
                 progress = stack.enter_context(logging.Progress(self.done, total))
                 kept = runs.truncate_metrics(self.folder, self.done)
                 lines = logging.JsonLines(self.folder, kept.get("env_steps") or 0.0, kept.get("seconds") or 0.0)
@@ -445,7 +445,7 @@ class _Training:
 
         run = runs.Run(self.folder, self.config, self.family, self.meta, self.state)
         evaluation = runs.assess(run, self.options.eval_tasks)
-        if not self.speaks:
+        if not self.is_main_process:
             return
         runs.write_atomically(self.folder / runs.EVALUATION, codec.to_json(evaluation, indent=2) + "\n")
         logging.print_evaluation(evaluation)

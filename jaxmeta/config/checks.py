@@ -1,6 +1,6 @@
 """Checks of config fields. The message names the field, its value, and what would be right.
 
-A number may be a tracer, as under `jax.vmap` over a step size: its type is checked, its value is not known.
+A number may be a tracer, as under `jax.vmap` over a step size: then only its type is checked.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def choice(config: Any, name: str, *choices: str) -> None:
 
 
 def finite(config: Any) -> None:
-    """Raises a TypeError if a field has another type than it declares.
+    """Raises a TypeError if a field does not have its declared type.
 
-    It raises a ValueError if one is NaN or infinite, or is none of the choices that its type declares.
+    It raises a ValueError if one is NaN or infinite, or is not one of the choices of its `Literal` type.
     """
     declared_types(config)
     for name, kind in _hints(type(config)).items():
@@ -68,9 +68,11 @@ def finite(config: Any) -> None:
 
 
 def task_sizes(config: Any, **needs: str) -> None:
-    """Raises a ValueError unless all named sizes of a task family are at least one; the values say what needs that.
+    """Raises a ValueError unless all named sizes of a task family are at least one, with the given reason.
 
-    It raises a TypeError if any field has another type than it declares.
+        checks.task_sizes(config, horizon=checks.AN_EPISODE, num_arms="a bandit needs at least 1")
+
+    It raises a TypeError if any field does not have its declared type.
     """
     declared_types(config, "tasks.")
     for name, need in needs.items():
@@ -79,7 +81,7 @@ def task_sizes(config: Any, **needs: str) -> None:
 
 
 def declared_types(config: Any, prefix: str = "") -> None:
-    """Raises a TypeError if a field of a config has another type than it declares; the message begins with `prefix`."""
+    """Raises a TypeError if a field of a config does not have its declared type; the message begins with `prefix`."""
     hints = _hints(type(config))
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), hints.get(field.name, Any)
@@ -93,17 +95,17 @@ def declared_types(config: Any, prefix: str = "") -> None:
 def _hints(kind: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind)
-    except NameError:  # a config that is defined inside a function may name what only that function knows
+    except NameError:  # a config defined inside a function may refer to its local types
         return {}
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Says whether a value is of a declared type; an integer is also a number, and a list also a tuple."""
+    """Returns whether a value has a declared type; an integer is also a number, and a list also a tuple."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
     if origin is Literal:
-        return any(type(value) is type(part) for part in parts)  # which ones there are is checked by `choice`
+        return any(type(value) is type(part) for part in parts)  # `choice` checks the value
     if origin is tuple:
         each = parts[:1] * len(value) if isinstance(value, tuple | list) and parts[-1] is ... else parts
         return isinstance(value, tuple | list) and len(each) == len(value) and all(map(_fits, value, each))
@@ -142,7 +144,7 @@ def _article(noun: str) -> str:
 def _check(config: Any, names, holds, remedy: str) -> None:
     for name in names:
         value = getattr(config, name)
-        # None stands for a default that is found elsewhere, and the value of a tracer is not known
+        # None means a default set elsewhere; the value of a tracer is not known
         if value is None or isinstance(value, Tracer):
             continue
         if not holds(value):

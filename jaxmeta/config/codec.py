@@ -1,4 +1,4 @@
-"""Configs as JSON and back: frozen dataclasses of plain values, nothing that could run code."""
+"""Converts configs, frozen dataclasses of plain values, to JSON and back, without running code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 
 class RunError(ValueError):
-    """A run folder, or a configuration, is not what it should be; the message is one line for the user."""
+    """A run folder or a configuration is invalid; the message is one line for the user."""
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Writes valid JSON: a number that is not finite becomes null."""
+    """Serialises to valid JSON: non-finite numbers become null."""
 
     def clean(value):
         if isinstance(value, dict):
@@ -31,7 +31,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 @contextlib.contextmanager
 def named(prefix: str, config: Any) -> Iterator[None]:
-    """Turns a ValueError inside into a RunError whose message begins with the full name of the field at fault."""
+    """Converts a ValueError raised inside to a RunError whose message begins with the full name of the field."""
     try:
         yield
     except RunError:
@@ -41,12 +41,12 @@ def named(prefix: str, config: Any) -> Iterator[None]:
 
 
 def qualify(prefix: str, cls: type, message: str) -> str:
-    """Puts the full name of the field before a message of a config, unless it begins with `algo.` or `tasks.`."""
+    """Prefixes a config's message with the full name of the field, unless it begins with `algo.` or `tasks.`."""
     return message if message.startswith(("algo.", "tasks.")) else f"{prefix}.{_outer(cls, message)}{message}"
 
 
 def _outer(cls: type, message: str) -> str:
-    """Returns what is missing before a message that begins with a field of a nested config, such as `ppo.`."""
+    """Returns the prefix, such as `ppo.`, for a message that begins with a field of a nested config; else ''."""
     name = message.split(" ")[0]
     path = min((path for path in _paths(cls) if path.split(".")[-1] == name), key=len, default=name)
     return path.removesuffix(name)
@@ -60,7 +60,7 @@ def _paths(cls: Any, prefix: str = "") -> Iterator[str]:
 
 
 def first_difference(name: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
-    """Finds the first field in which two configs of a kind differ: its full name and both values, None if none does."""
+    """Returns the first field in which two configs differ: its full name and both values; None if they are equal."""
     if not dataclasses.is_dataclass(one) or type(one) is not type(other):
         return None if one == other else (name, one, other)
     fields = (field.name for field in dataclasses.fields(one))
@@ -70,10 +70,13 @@ def first_difference(name: str, one: Any, other: Any) -> tuple[str, Any, Any] | 
 
 
 def encode(value: Any, where: str) -> Any:
-    """Turns a config into what JSON can hold: dataclasses become objects, tuples become lists.
+    """Converts a config to JSON values: dataclasses become objects, tuples become lists.
+
+    Args:
+      where: name of the field, for messages.
 
     Raises:
-      RunError: if a number is not finite; `where` says which.
+      RunError: if a number is not finite.
     """
     if dataclasses.is_dataclass(value):
         prefix = f"{where}." if where else ""
@@ -86,10 +89,13 @@ def encode(value: Any, where: str) -> Any:
 
 
 def decode(kind: Any, value: Any, where: str) -> Any:
-    """Turns JSON back into a value of a type: a frozen dataclass, tuple, Literal, union or plain value.
+    """Converts JSON to a value of a type: a frozen dataclass, tuple, Literal, union or plain value.
+
+    Args:
+      where: name of the field, for messages.
 
     Raises:
-      RunError: if it is of another type; `where` says which field.
+      RunError: if the value has another type.
     """
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
@@ -106,7 +112,7 @@ def decode(kind: Any, value: Any, where: str) -> Any:
             return tuple(decode(one, item, where) for one, item in zip(inner, value, strict=True))
     if origin is dict and isinstance(value, dict):
         return {key: decode(options[1], item, f"{where}.{key}") for key, item in value.items()}
-    # JSON does not tell 1 from 1.0, and to Python True is an int
+    # JSON does not distinguish 1 from 1.0, and in Python True is an int
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if kind in (int, str, bool, type(None)) and type(value) is kind:
@@ -124,14 +130,14 @@ def _decode_union(kind: Any, options: tuple, value: Any, where: str) -> Any:
 
 
 def decode_dataclass(cls: Any, data: Any, prefix: str, kinds: dict[str, Any] | None = None) -> Any:
-    """Builds a dataclass; a field that is not in the data keeps its default. `kinds` overrides declared types."""
+    """Builds a dataclass; fields that are not in the data keep their defaults. `kinds` overrides declared types."""
     if not isinstance(data, dict):
         raise RunError(f"{prefix.rstrip('.: ')} is {json.dumps(data)}; it must be an object")
     kinds = typing.get_type_hints(cls) | (kinds or {})
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in data:
         if name not in fields:
-            raise RunError(f"{prefix}{name} is not known; the fields are {', '.join(fields)}")
+            raise RunError(f"{prefix}{name} is unknown; the fields are {', '.join(fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in data:

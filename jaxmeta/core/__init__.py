@@ -1,1 +1,1 @@
-"""The engine: it knows no algorithm and no environment."""
+"""The engine, independent of algorithms and environments."""

@@ -1,8 +1,8 @@
-"""Checkpoints of the whole train state. The only file that knows Orbax.
+"""Checkpoints of the whole train state. The only file that imports Orbax.
 
 A checkpoint is a folder named by its update: the state as Orbax writes it, and a manifest with the SHA-256 of every
-file. It is put together under another name and renamed when it is complete, so a folder with a number is whole or has
-been damaged since; which of the two, the manifest tells.
+file. It is written under a temporary name and renamed when it is complete, so a folder with a number was complete; the
+manifest shows whether it has been damaged since.
 """
 
 from __future__ import annotations
@@ -29,34 +29,38 @@ PARTIAL, DAMAGED = ".partial", ".damaged"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read as what was asked for."""
+    """There is no such checkpoint, or it does not fit the expected state."""
 
 
 class DamagedError(CheckpointError):
-    """The files of a checkpoint are not those that were written."""
+    """The files of a checkpoint have changed since they were written."""
 
 
 class Restored(NamedTuple):
-    """The last good checkpoint."""
+    """The last undamaged checkpoint."""
 
     update: int
     state: TrainState
     skipped: dict[int, str]
-    """Later checkpoints and what is wrong with each, in one line."""
+    """Later, damaged checkpoints by update, with one line that describes the damage."""
 
 
 class Checkpointer:
-    """Saves train states under a folder, one subfolder per update, and keeps the last few and the best.
+    """Saves train states in a folder, one subfolder per update, and keeps the last few and the best.
 
-    Only one save is under way at a time; it runs beside training, once the state has been copied from the devices.
+    Only one save is in progress at a time. It runs in the background once the state has been copied from the devices.
+
+        checkpointer = jm.Checkpointer("run/checkpoints")
+        checkpointer.save(100, state)
+        state = checkpointer.restore(jm.state_form(meta))
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
         if keep < 1:
-            raise ValueError(f"keep is {keep}; at least 1 checkpoint is kept")
+            raise ValueError(f"keep is {keep}; it must be at least 1")
         import orbax.checkpoint as ocp
 
-        # what goes wrong is raised; Orbax would print pages about it too
+        # errors are raised; Orbax would also log pages about them
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp = ocp
         self.folder = Path(folder).absolute()
@@ -67,7 +71,7 @@ class Checkpointer:
         self._swept = False
 
     def updates(self) -> list[int]:
-        """Returns the saved updates, the last one last; the files may have been damaged since."""
+        """Returns the saved updates in ascending order, damaged checkpoints included."""
         return saved_updates(self.folder)
 
     def latest(self) -> int | None:
@@ -75,7 +79,7 @@ class Checkpointer:
         return max(self.updates(), default=None)
 
     def best(self) -> int | None:
-        """Returns the update that was saved with the highest score; of equals the last, and None if none has one."""
+        """Returns the update with the highest score, the last one in a tie; None if no checkpoint has a score."""
         scores = {update: self._about(update).get("score") for update in self.updates()}
         known = [(score, update) for update, score in scores.items() if score is not None]
         return max(known)[1] if known else None
@@ -89,16 +93,16 @@ class Checkpointer:
         about: dict[str, Any] | None = None,
         wait: bool = True,
     ) -> None:
-        """Writes a state, unless it is there already.
+        """Writes a state, unless this update is saved already.
 
         Args:
-          score: how good it is; the best is kept beside the last ones.
-          about: configuration and versions, anything that JSON can hold.
-          wait: whether the checkpoint is complete on disk when this returns. If not, the state may be changed at once,
-            and `wait` says later what became of it.
+          score: higher is better; the best checkpoint is kept besides the last ones.
+          about: configuration and versions, any JSON value.
+          wait: whether to block until the checkpoint is complete on disk. If not, the state may be donated at once, and
+            errors are raised by `wait`.
 
         Raises:
-          OSError, ValueError: if it cannot be written; what was saved before stays.
+          OSError, ValueError: if it cannot be written; earlier checkpoints are kept.
         """
         self.wait()
         if update in self.updates():
@@ -111,7 +115,7 @@ class Checkpointer:
             shutil.rmtree(draft, ignore_errors=True)
             if jax.process_count() == 1 or not isinstance(error, Exception):
                 raise
-            self._error = error  # raised by `wait`, where the other processes learn of it
+            self._error = error  # raised by `wait`, in all processes
         about = {**(about or {}), "update": update, "score": score}
         self._thread = threading.Thread(target=self._finish, args=(draft, about), name="checkpoint")
         self._thread.start()
@@ -119,10 +123,10 @@ class Checkpointer:
             self.wait()
 
     def wait(self) -> bool:
-        """Waits for a save that is under way, if there is one, and raises what went wrong with it, once.
+        """Waits for the save in progress, if any, and raises its error, once.
 
         Returns:
-          Whether there was one.
+          Whether there was a save in progress.
         """
         if self._thread is None:
             return False
@@ -134,14 +138,14 @@ class Checkpointer:
 
     @property
     def saving(self) -> bool:
-        """Whether a save is under way; with several processes until `wait`, as each may be done at another time."""
+        """Whether a save is in progress; with several processes until `wait`, as they finish at different times."""
         return self._thread is not None and (self._thread.is_alive() or jax.process_count() > 1)
 
     def restore_last(self, like: TrainState) -> Restored:
-        """Reads the last good checkpoint: damaged ones are skipped.
+        """Restores the last undamaged checkpoint.
 
         Raises:
-          CheckpointError: if there is none that is good, or it does not fit `like`.
+          CheckpointError: if there is none, or it does not fit `like`.
         """
         skipped = {}
         for update in reversed(self.updates()):
@@ -151,24 +155,24 @@ class Checkpointer:
                 skipped[update] = str(error)
         if not skipped:
             raise CheckpointError(f"no checkpoint in {self.folder}")
-        raise DamagedError("no checkpoint is good: " + "; ".join(skipped.values()))
+        raise DamagedError("all checkpoints are damaged: " + "; ".join(skipped.values()))
 
     def restore(self, like: TrainState, update: int | None = None) -> TrainState:
-        """Reads a state.
+        """Restores a state.
 
         Args:
-          like: what is expected, arrays or, as `state_form` says it, shapes. It also says on which devices the state is
-            to live, whatever devices it was saved from.
-          update: which; by default the last good one. Of those that are damaged a warning tells.
+          like: the expected form, as arrays or as the shapes that `state_form` returns. Its shardings decide where the
+            state is placed, whatever devices it was saved from.
+          update: which checkpoint; by default the last undamaged one, with a warning for every damaged one.
 
         Raises:
-          DamagedError: if its files are not those that were written; the message names the first.
+          DamagedError: if a file has changed since it was written; the message names the first.
           CheckpointError: if there is none, or it does not fit `like`; the message names the first leaf that differs.
         """
         if update is None:
             last = self.restore_last(like)
             for message in last.skipped.values():
-                warnings.warn(f"{message}; that of update {last.update} was read", stacklevel=2)
+                warnings.warn(f"{message}; restored the checkpoint of update {last.update} instead", stacklevel=2)
             return last.state
         place = self.folder / str(update)
         if update not in self.updates():
@@ -187,7 +191,7 @@ class Checkpointer:
         return jax.tree.map(_like_original, like, saved)
 
     def set_aside(self, update: int) -> None:
-        """Renames a damaged checkpoint, so that it is out of the way but there to look at."""
+        """Renames a damaged checkpoint, so that it is no longer listed but can still be inspected."""
         aside = self.folder / f"{update}{DAMAGED}"
 
         def rename() -> None:
@@ -197,13 +201,13 @@ class Checkpointer:
         _by_first_process(rename)
 
     def close(self) -> None:
-        """Waits for a save that is under way, whatever becomes of it, and releases the folder."""
+        """Waits for the save in progress, ignores its errors, and releases the folder."""
         with contextlib.suppress(Exception):
             self.wait()
         self._orbax.close()
 
     def _make(self, draft: Path) -> None:
-        """Makes the folder of a save, once what a killed process left half done is out of the way."""
+        """Makes the folder of a save; the first time, deletes incomplete saves of killed processes."""
 
         def make() -> None:
             if not self._swept:
@@ -215,7 +219,7 @@ class Checkpointer:
         _by_first_process(make)
 
     def _finish(self, draft: Path, about: dict[str, Any]) -> None:
-        """Completes a save beside training: waits for Orbax, writes the manifest, puts the folder in its place."""
+        """Completes a save in the background: waits for Orbax, writes the manifest, renames the folder."""
         if self._error is not None:
             return
         try:
@@ -234,42 +238,42 @@ class Checkpointer:
         updates = self.updates()
         for update in updates[: -self._keep]:
             if update != self.best():
-                # renamed first: what has a number is whole
+                # renamed first: a folder with a number must be complete
                 trash = self.folder / f"{update}{PARTIAL}"
                 (self.folder / str(update)).rename(trash)
                 shutil.rmtree(trash, ignore_errors=True)
 
     def _about(self, update: int) -> dict[str, Any]:
-        """Returns what was noted with a checkpoint, nothing if its manifest is damaged."""
+        """Returns the `about` of a checkpoint, empty if its manifest is damaged."""
         try:
             return manifest.read(self.folder / str(update))["about"]
         except manifest.Damaged:
             return {}
 
     def _check(self, place: Path, expected) -> None:
-        """Raises a CheckpointError that names the first leaf whose place, shape or dtype differs; reads no array."""
+        """Raises a CheckpointError that names the first leaf whose path, shape or dtype differs; reads no array."""
         metadata: Any = self._orbax.metadata(place / STATE).item_metadata
         stored, wanted = _forms(metadata.tree), _forms(expected)
         for path in [*wanted, *stored]:
             if stored.get(path) != wanted.get(path):
                 raise CheckpointError(
-                    f"checkpoint {place}: {path} is {stored.get(path, 'not there')};"
+                    f"checkpoint {place}: {path} is {stored.get(path, 'missing')};"
                     f" this configuration needs {wanted.get(path, 'no such leaf')}"
                 )
 
 
 def saved_updates(folder: Path) -> list[int]:
-    """Returns the updates that have a checkpoint in a folder, the last one last, without opening any."""
+    """Returns the updates that have a checkpoint in a folder, in ascending order, without opening any."""
     return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
 
 
 def keys_as_data(tree):
-    """Replaces the PRNG keys of a tree by their raw data: what can be stored, or compared, is plain arrays."""
+    """Replaces the PRNG keys of a tree by their raw data, which can be stored and compared as plain arrays."""
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
 
 
 def _by_first_process(change: Callable[[], None]) -> None:
-    """Lets process 0 change a folder that all of them see; they wait for it, and its OSError is one of all."""
+    """Runs a change of a shared folder on process 0; all processes wait for it and raise its OSError."""
     error = None
     if jax.process_index() == 0:
         try:
@@ -280,16 +284,16 @@ def _by_first_process(change: Callable[[], None]) -> None:
 
 
 def _raise_together(error: BaseException | None) -> None:
-    """Raises an error of this process; where there are several all wait here, and one's error is one of all."""
+    """Raises this process's error; with several processes all wait here, and an error of one raises in all."""
     failed = devices.largest_of_processes(error is not None)
     if error is not None:
         raise error
     if failed:
-        raise OSError("another process cannot write it")
+        raise OSError("another process failed to write it")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Writes the names in a folder through to the disk."""
+    """Flushes a folder's entries to disk (fsync)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -298,7 +302,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _data_form(leaf) -> jax.ShapeDtypeStruct:
-    """Returns the form of what is stored for a leaf, an array or a shape."""
+    """Returns the form in which a leaf, an array or a shape, is stored."""
     data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
     return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=getattr(leaf, "sharding", None))
 
@@ -310,7 +314,7 @@ def _like_original(original, saved):
 
 
 def _forms(tree) -> dict[str, str]:
-    """Describes every leaf of a tree by its path, the same for a record as for a dict with the names of its fields."""
+    """Formats dtype and shape of every leaf by its path; a dataclass has the same paths as a dict of its fields."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
         for path, leaf in jax.tree.leaves_with_path(tree)
@@ -322,5 +326,5 @@ def _is_key(leaf) -> bool:
 
 
 def _brief(error: Exception) -> str:
-    """Takes the first line of an error that may be pages long."""
+    """Returns the first line of an error message, at most 300 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

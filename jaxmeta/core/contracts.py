@@ -1,7 +1,7 @@
-"""What a task family must hold, checked by tracing alone: nothing is compiled and no environment step is run.
+"""Checks of task families by tracing alone: nothing is compiled and no environment step is run.
 
-Every recipe calls `check_forms` when it builds a meta-learner, and `evaluate` calls `check_tasks`; `jaxmeta.testing`
-checks the same and then runs the environment. An error is one line.
+Every recipe calls `check_forms` when it builds a meta-learner, and `evaluate` calls `check_tasks`. `jaxmeta.testing`
+makes the same checks and then runs the environment. Every error message is one line.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ PACKAGE = str(Path(__file__).parents[1])
 
 
 class ContractError(AssertionError, ValueError):
-    """A part does not hold what the engine relies on."""
+    """An environment, learner or algorithm violates its contract."""
 
 
 class _TaskForm(NamedTuple):
-    """What one task looks like: its structure, and the shape and dtype of every leaf."""
+    """The form of one task: its tree structure, and the shape and dtype of every leaf."""
 
     structure: Any
     leaves: tuple[tuple[tuple[int, ...], Any], ...]
 
 
 _known_tasks: weakref.WeakKeyDictionary[Any, set[_TaskForm]] = weakref.WeakKeyDictionary()
-"""By environment, the forms of tasks with which it passed `check_forms`."""
+"""By environment, the forms of the tasks with which it passed `check_forms`."""
 
 
 def check_forms(family: TaskFamily) -> None:
-    """Checks that a family has all its parts, that its spec is valid, and that its functions match the spec.
+    """Checks that a family has all its fields, that its spec is valid, and that its functions match the spec.
 
     Raises:
       ContractError: with one line that says what is wrong, where, and what would be right.
@@ -49,7 +49,7 @@ def check_forms(family: TaskFamily) -> None:
     check_spec(family.env)
     task = check_tasks_of(family)
     form = _form_of(task)
-    if form not in _known_forms(family.env):  # tracing the physics of a body takes a second
+    if form not in _known_forms(family.env):  # tracing the physics of a robot takes a second
         check_env_forms(family.env, task)
         _note(family.env, form)
 
@@ -73,7 +73,7 @@ def _check_action(action: Any) -> None:
     known = isinstance(action, Discrete | MultiDiscrete | Continuous)
     require(known, f"spec.action is {action!r}; it must be Discrete, MultiDiscrete or Continuous")
     if isinstance(action, MultiDiscrete):
-        return  # it checks its numbers itself
+        return
     name = "num" if isinstance(action, Discrete) else "size"
     number = getattr(action, name)
     require(_is_integer(number), f"spec.action is {action}; its {name} must be an integer")
@@ -83,7 +83,7 @@ def _check_action(action: Any) -> None:
 
 
 def check_tasks_of(family: TaskFamily) -> Task:
-    """Checks the distributions and the description of tasks; returns the form of a task."""
+    """Checks the task distributions and the task encoding; returns the form of a task."""
     for name in ("sample", "sample_test", "encode"):
         part = getattr(family, name)
         hint = " (try jm.tasks.flatten_task)" if name == "encode" else ""
@@ -92,7 +92,8 @@ def check_tasks_of(family: TaskFamily) -> Task:
     require(_is_integer(count) and count >= 1, f"family.episodes is {count!r}; a trial needs at least 1 episode")
     key = jax.random.key(0)
     task = form_of_call("family.sample(key)", family.sample, key)
-    require(bool(jax.tree.leaves(task)), "family.sample gives a task without arrays; it needs one (try jnp.zeros(()))")
+    hint = "it needs one (try jnp.zeros(()))"
+    require(bool(jax.tree.leaves(task)), f"family.sample returns a task without arrays; {hint}")
     test_task = form_of_call("family.sample_test(key)", family.sample_test, key)
     same_form("family.sample_test", test_task, "family.sample", task)
     if family.train_tasks is not None:
@@ -100,11 +101,11 @@ def check_tasks_of(family: TaskFamily) -> Task:
         first = form_of_call("taking one of family.train_tasks", take, family.train_tasks)
         same_form("one of family.train_tasks", first, "family.sample", task)
     keys = [jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(task) if _is_key(leaf)]
-    hint = f" (task{keys[0]} is a key, which describes nothing: encode something else)" if keys else ""
+    hint = f" (task{keys[0]} is a PRNG key: encode something that describes the task)" if keys else ""
     code = form_of_call("family.encode(task)", family.encode, task, hint=hint)
     require(
         _is_array(code) and code.ndim == 1 and jnp.issubdtype(code.dtype, jnp.floating),
-        f"family.encode gives {form(code)}; a task is described by a float vector [D]",
+        f"family.encode returns {form(code)}; it must return a float vector [D]",
     )
     return task
 
@@ -115,21 +116,21 @@ def check_env_forms(env: Env, task: Task) -> None:
     began = form_of_call("env.reset(key, task)", env.reset, key, task)
     state, obs = _pair("env.reset", began, "(state, obs)")
     swapped = _is_observation(state, spec) and not _is_observation(obs, spec) and not _is_array(obs)
-    require(not swapped, "env.reset gives (obs, state); it must give (state, obs)")
+    require(not swapped, "env.reset returns (obs, state); it must return (state, obs)")
     if spec.is_plain:
-        require(_is_array(obs), f"env.reset gives a {type(obs).__name__} as the observation; it must be an array")
+        require(_is_array(obs), f"env.reset returns a {type(obs).__name__} as the observation; it must be an array")
         require(
             obs.shape == spec.observation,
-            f"env.reset gives an observation {list(obs.shape)}; spec.observation is {list(spec.observation)}",
+            f"env.reset returns an observation {list(obs.shape)}; spec.observation is {list(spec.observation)}",
         )
-        require(obs.dtype == jnp.float32, f"env.reset gives an observation of {obs.dtype}; it must be float32")
+        require(obs.dtype == jnp.float32, f"env.reset returns an observation of {obs.dtype}; it must be float32")
     same_form("the observation of env.reset", obs, "spec.observation", spec.observation_form())
     what = "(state, Step(obs, reward, terminated))"
     went = form_of_call("env.step(key, state, action, task)", env.step, key, state, spec.action.example(), task)
     next_state, step = _pair("env.step", went, what)
-    require(not isinstance(next_state, Step), f"env.step gives (Step, state); it must give {what}")
+    require(not isinstance(next_state, Step), f"env.step returns (Step, state); it must return {what}")
     name = type(step).__name__ if not _is_array(step) else "array"
-    require(isinstance(step, Step), f"env.step gives (state, {name}); it must give {what}")
+    require(isinstance(step, Step), f"env.step returns (state, {name}); it must return {what}")
     same_form("the state after env.step", next_state, "the state after env.reset", state)
     if not spec.is_plain:
         same_form("the observation of env.step", step.obs, "spec.observation", spec.observation_form())
@@ -142,16 +143,16 @@ def check_env_forms(env: Env, task: Task) -> None:
     ):
         require(
             _is_array(value) and value.shape == shape and value.dtype == kind,
-            f"env.step gives {name} {form(value)}; it must be {jnp.dtype(kind).name}{list(shape)}",
+            f"env.step returns {name} {form(value)}; it must be {jnp.dtype(kind).name}{list(shape)}",
         )
 
 
 def check_tasks(env: Env, tasks: Task) -> None:
-    """Checks that these are a batch of tasks of an environment, leaves [N, ...].
+    """Checks that `tasks` is a batch of tasks of an environment, leaves [N, ...].
 
-    Shapes alone do not always show a batch axis that is missing: a goal [2] is two goals [] to an environment that
-    broadcasts. So they are compared with the tasks of the families of this environment that have been checked, as they
-    are when a meta-learner is built.
+    A missing batch axis does not always show in the shapes: an environment that broadcasts takes a goal [2] for two
+    goals []. So the tasks are compared with those of the families with this environment that passed `check_forms`,
+    which runs when a meta-learner is built.
 
     Raises:
       ValueError: with one line that says what is wrong.
@@ -174,7 +175,7 @@ def check_tasks(env: Env, tasks: Task) -> None:
 
 
 def _compare_with_known(env: Env, tasks: Task, has_one_size: bool) -> None:
-    """Compares tasks with those that an environment is known to have, or lets it take one where none are known."""
+    """Compares tasks with the known forms of the environment's tasks; if there are none, traces a reset and a step."""
     known, env_name = _known_forms(env), type(env).__name__
     whole = jax.eval_shape(lambda tasks: tasks, tasks)
     one = jax.eval_shape(lambda tasks: jax.tree.map(lambda leaf: leaf[0], tasks), tasks)
@@ -192,11 +193,11 @@ def _compare_with_known(env: Env, tasks: Task, has_one_size: bool) -> None:
     try:
         check_env_forms(env, one)
     except ContractError as error:
-        raise ValueError(f"tasks is no batch of tasks of this {env_name}: {error}") from None
+        raise ValueError(f"tasks is not a batch of tasks of this {env_name}: {error}") from None
 
 
 def form_of_call(what: str, function: Callable[..., Any], *arguments: Any, hint: str = "") -> Any:
-    """Returns the form of what a function returns, as `jax.eval_shape` does; an error inside becomes one line."""
+    """Returns the form of a function's result, as `jax.eval_shape` does; turns an error inside into one line."""
 
     def checked(*arguments):
         result = function(*arguments)
@@ -205,12 +206,12 @@ def form_of_call(what: str, function: Callable[..., Any], *arguments: Any, hint:
                 where, name = jax.tree_util.keystr(path), type(leaf).__name__
                 known = isinstance(leaf, str | bytes) or callable(leaf)
                 remedy = "all leaves must be arrays" if known else "JAX does not know it (try @flax.struct.dataclass)"
-                raise ContractError(f"{what} gives a {name}{' at ' + where if where else ''}; {remedy}")
+                raise ContractError(f"{what} returns a {name}{' at ' + where if where else ''}; {remedy}")
         return result
 
     try:
         return jax.eval_shape(checked, *arguments)
-    except ContractError as error:  # a fresh one has no note of JAX about its frames
+    except ContractError as error:  # raised again without JAX's note about hidden frames
         raise ContractError(str(error)) from None
     except Exception as error:
         line = " ".join(str(error).strip().split("\n")[0].split())
@@ -230,25 +231,25 @@ def same_form(name: str, tree: Any, other_name: str, other: Any) -> None:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises a ContractError with this message unless the condition holds."""
+    """Raises a ContractError with this message unless the condition is true."""
     if not condition:
         raise ContractError(message)
 
 
 def form(leaf: Any) -> str:
-    """Says what dtype and shape an array has, or of what type something else is."""
+    """Formats the dtype and shape of an array, or the type of anything else."""
     return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
 
 
 def _pair(name: str, result: Any, right: str) -> tuple[Any, Any]:
     kind = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"a {type(result).__name__}"
     kind = "one array" if _is_array(result) else kind
-    require(isinstance(result, tuple) and len(result) == 2, f"{name} gives {kind}; it must give {right}")
+    require(isinstance(result, tuple) and len(result) == 2, f"{name} returns {kind}; it must return {right}")
     return result
 
 
 def _where(error: BaseException) -> str:
-    """Says at which line of the user's code an error arose."""
+    """Returns the line of the user's code that raised an error, formatted for a message."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         if file.exists() and "site-packages" not in file.parts and not frame.filename.startswith(PACKAGE):
@@ -272,7 +273,7 @@ def _form_of(task: Task) -> _TaskForm:
 def _known_forms(env: Env) -> set[_TaskForm]:
     try:
         return _known_tasks.get(env, set())
-    except TypeError:  # neither hashable nor weakly referable: nothing is known of it
+    except TypeError:  # neither hashable nor weakly referable: cannot be cached
         return set()
 
 

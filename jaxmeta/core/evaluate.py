@@ -1,4 +1,4 @@
-"""Evaluation: trials on held-out tasks, by the code that collects for training, and their statistics."""
+"""Evaluation on held-out tasks, by the same code that collects for training, and its statistics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from flax import struct
 from jaxmeta import devices
 from jaxmeta.config import settings
 from jaxmeta.core import contracts
-from jaxmeta.core.learner import Learner, by_mode
+from jaxmeta.core import learner as agents
+from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import collect, episode_returns, episode_successes, replay_fast, rollout, stepping_chunk
 from jaxmeta.devices import Execution
 from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.types import Array, Key, Params, Plan, Task
 
 MAX_TASKS_AT_ONCE = 1024
-"""On one device."""
+"""Tasks that one device evaluates in parallel."""
 
 
 class Report(struct.PyTreeNode):
@@ -29,14 +30,14 @@ class Report(struct.PyTreeNode):
     returns: Array
     """Undiscounted return of every episode, [N, R + 1, E, K]; with several seeds [S, N, R + 1, E, K]."""
     lengths: Array
-    """Valid steps of every episode, shaped like `returns`."""
+    """Number of valid steps of every episode, shaped like `returns`."""
     successes: Array | None = None
-    """1.0 for episodes in which the task was solved, shaped like `returns`, NaN where the return is; None in an
-    environment whose spec defines no success."""
+    """1.0 for episodes in which the task was solved, shaped like `returns`, NaN where the return is NaN; None if
+    `Spec.success` is False."""
 
     @property
     def env_steps(self) -> Array:
-        """Valid environment steps of every trial, [N] or [S, N]."""
+        """Number of valid environment steps of every trial, [N] or [S, N]."""
         return self.lengths.sum((-3, -2, -1))
 
     def by_round_and_episode(self) -> list[list[dict[str, Any]]]:
@@ -44,15 +45,15 @@ class Report(struct.PyTreeNode):
         return _by_round_and_episode(self.returns)
 
     def success(self) -> list[list[dict[str, Any]]] | None:
-        """Summarises success rates over tasks: `[round][episode]`, see `summarize`; None where success is undefined."""
+        """Summarises success rates over tasks: `[round][episode]`, see `summarize`; None if `successes` is."""
         return None if self.successes is None else _by_round_and_episode(self.successes)
 
     def trial_return(self) -> dict[str, Any]:
-        """Summarises the return of the last round, its episodes summed."""
+        """Summarises the return of the last round, summed over its episodes."""
         return summarize(np.asarray(self.returns)[..., -1, :, :].sum(-1).mean(-1))
 
     def gain(self) -> dict[str, Any]:
-        """Summarises, task by task, the last episode of the last round less the first episode of the first round."""
+        """Summarises, per task, the return of the last episode minus that of the first episode of the first round."""
         per_task = np.asarray(self.returns).mean(-2)
         return summarize(per_task[..., -1, -1] - per_task[..., 0, 0])
 
@@ -68,25 +69,28 @@ def evaluate(
     deterministic: bool = False,
     execution: Execution = Execution(),
 ) -> Report:
-    """Runs one trial on each of a batch of tasks, spread over the devices.
+    """Runs one trial on each task of a batch, sharded over the devices.
+
+        tasks = jax.vmap(family.sample_test)(jax.random.split(task_key, 40))
+        report = jm.evaluate(meta.learner, state.params, family, tasks, key, meta.plan)
 
     Args:
       learner: any learner: a trained one, an oracle, a classical reference.
       env: the environment of the tasks, or their family.
-      tasks: leaves [N, ...], for instance `jax.vmap(family.sample_test)(keys)`.
+      tasks: leaves [N, ...].
       plan: may have more rounds than in meta-training.
-      deterministic: whether to report what the policies do by their modes. The agent still adapts on what it sampled:
-        at the mode of a Gaussian the policy gradient of its mean is zero.
-      execution: the devices to run on; by default all that divide the number of tasks.
+      deterministic: whether to report the returns of the policies' modes. The agent still adapts to sampled actions: at
+        the mode of a Gaussian the policy gradient of its mean is zero.
+      execution: the devices to run on; by default the largest number that divides the number of tasks.
 
     Raises:
-      ValueError: if these are no tasks of the environment, or no batch.
+      ValueError: if `tasks` is not a batch of tasks of the environment.
     """
     if isinstance(env, TaskFamily):
         contracts.check_forms(env)
         env = env.env
     contracts.check_tasks(env, tasks)
-    modal = by_mode(learner)
+    modal = agents.deterministic(learner)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     chunk = stepping_chunk(env, tasks, plan)
 
@@ -99,7 +103,7 @@ def evaluate(
             rounds = jax.vmap(
                 lambda fast, key: rollout(modal, params, fast, env, task, key, plan.streams, plan.episodes)
             )(replay_fast(learner, params, trial), keys)
-        # in training a fault is counted and left out; here the return of its episode is not known
+        # training leaves faults out and counts them; here the return of an episode with a fault is NaN
         reward = jnp.where(rounds.fault, jnp.nan, rounds.reward)
         success = jnp.where(rounds.fault, jnp.nan, rounds.success)
         return Report(
@@ -108,11 +112,11 @@ def evaluate(
             successes=episode_successes(success, plan.episodes) if env.spec.success else None,
         )
 
-    # in bounded pieces: what a trial stores is dropped once it is summed
+    # in bounded pieces: only returns and lengths are kept of a trial
     mesh = execution.mesh(num_tasks)
     run = devices.map_over_tasks(one, mesh, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
     params = jax.device_put(params, devices.everywhere(mesh))
-    # a process can look only at what its own devices have
+    # a process can read only arrays that its own devices hold in full
     placed: dict[str, Any] = {} if jax.process_count() == 1 else {"out_shardings": devices.everywhere(mesh)}
     return devices.compiled(run, **placed)(params, (tasks, jax.random.split(key, num_tasks)))
 
@@ -125,23 +129,23 @@ def _by_round_and_episode(values: Array) -> list[list[dict[str, Any]]]:
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Averages the middle half of the values (Agarwal et al., 2021, arXiv:2108.13264)."""
+    """Computes the interquartile mean, that of the middle half (Agarwal et al., 2021, arXiv:2108.13264)."""
     from scipy import stats
 
     return stats.trim_mean(values, 0.25, axis=axis)
 
 
 def summarize(values: Sequence[float] | np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Describes one number per task, [N], or per seed and task, [S, N].
+    """Summarises one number per task, [N], or per seed and task, [S, N].
 
     Returns:
       `mean`, `stderr` (of the mean), `iqm`, and `ci95`, the percentile bootstrap interval of the mean (2,000
-      resamples). Tasks of one seed share their params, so with several seeds the error is that over the means of the
-      seeds, and the bootstrap draws seeds first and then tasks within each. With a single value the error is None and
-      the interval collapses.
+      resamples). Tasks of one seed share their params, so with several seeds the standard error is over the means of
+      the seeds, and the bootstrap is hierarchical: it resamples seeds, then tasks within each. With a single value
+      `stderr` is None and both ends of `ci95` are the mean.
     """
     values = np.asarray(values, np.float64)
-    by_seed = values if values.ndim == 2 else values[:, None]  # without seeds, every task stands for itself
+    by_seed = values if values.ndim == 2 else values[:, None]  # without seeds, every task is a group of its own
     groups, members = by_seed.shape
     mean = float(values.mean())
     if groups < 2:

@@ -1,9 +1,9 @@
-"""What is not finite: found where it arises, kept away from all that is sound, and counted.
+"""Detects non-finite numbers, isolates the tasks that they come from, and counts them.
 
-There are two lines of defence. A trial in which the environment or the adapted policy says something that is not finite
-is emptied before anything is learned from it: no step of it is valid, so it adds exactly nothing to a loss, and the
-means are over the other tasks. An update that is not finite all the same, for its gradient or for want of a sound task,
-leaves the params as they were; after `MAX_SKIPPED` of them in a row none changes anything any more.
+There are two lines of defence. A trial in which the environment or the policy returns non-finite numbers is emptied
+before anything is learned from it: none of its steps is valid, so it contributes nothing to a loss, and means are over
+the other tasks. An update that is non-finite all the same, in its gradient or because no task is left, is skipped: the
+params stay as they were. After `MAX_SKIPPED` skipped updates in a row all further updates are skipped.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 from jaxmeta.types import Array, Fault, Metrics, TrainState, Trial
 
 LARGEST = 1e18
-"""What is larger counts as not finite: its square would be."""
+"""Larger magnitudes count as non-finite: sums of their squares can overflow float32."""
 MAX_SKIPPED = 5
 """Skipped updates in a row that end training."""
 
 
 class NonFiniteError(RuntimeError):
-    """So many updates in a row were not finite that training has stopped; `state` is that before the first of them."""
+    """Training stopped after `MAX_SKIPPED` non-finite updates in a row; `state` is the one before the first of them."""
 
     def __init__(self, update: int, state: TrainState, metrics: dict[str, float]):
         super().__init__(
@@ -33,13 +33,13 @@ class NonFiniteError(RuntimeError):
         self.update, self.state = update, state
 
 
-FAULTY = "faulty_tasks/"
-"""Begins the names of the metrics that count tasks by what was not finite in them."""
+NONFINITE = "nonfinite_tasks/"
+"""Prefix of the metrics that count non-finite tasks by cause."""
 
 
 def _blame(metrics: dict[str, float]) -> str:
-    """Says what was not finite in an update: in how many tasks, or in which metrics if no task stands out."""
-    tasks = {name.removeprefix(FAULTY): int(count) for name, count in metrics.items() if name.startswith(FAULTY)}
+    """Describes what was non-finite in an update: the number of tasks by cause, else the names of the metrics."""
+    tasks = {name.removeprefix(NONFINITE): int(count) for name, count in metrics.items() if name.startswith(NONFINITE)}
     found = [f"the {name.replace('_', ' ')} in {count} tasks" for name, count in tasks.items() if count]
     found = found or [name for name, value in metrics.items() if not np.isfinite(value)]
     if not found:
@@ -50,32 +50,32 @@ def _blame(metrics: dict[str, float]) -> str:
 
 
 def has_given_up(skipped: Any) -> bool:
-    """Whether, of one run or of several in parallel, so many updates in a row were skipped that training ends."""
+    """Returns whether a run, or any of several parallel runs, has reached `MAX_SKIPPED` skipped updates in a row."""
     return bool(np.max(jax.device_get(skipped)) >= MAX_SKIPPED)
 
 
-def is_sound(tree, leading: int = 0, logits: bool = False) -> Array:
-    """Says whether all numbers are finite and of a size whose square is: [...] over the first `leading` axes.
+def is_finite(tree, leading: int = 0, logits: bool = False) -> Array:
+    """Returns whether all numbers are finite and at most `LARGEST`, bool [...] over the first `leading` axes.
 
     Args:
-      logits: whether minus infinity is sound too, as the logit of what is never done.
+      logits: whether minus infinity is allowed, as the logit of a masked action.
     """
-    sound: Array | bool = True
+    finite: Array | bool = True
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             size = leaf if logits else jnp.abs(leaf)
-            sound &= jnp.all(size <= LARGEST, axis=tuple(range(leading, leaf.ndim)))
-    return jnp.asarray(sound)
+            finite &= jnp.all(size <= LARGEST, axis=tuple(range(leading, leaf.ndim)))
+    return jnp.asarray(finite)
 
 
-def faulty_tasks(trials: Trial) -> Array:
-    """Says which of the trials [n, ...] had a fault, bool [n]."""
+def nonfinite_trials(trials: Trial) -> Array:
+    """Returns which of the trials [n, ...] had a fault, bool [n]."""
     fault = trials.rounds.fault
     return jnp.any(fault != Fault.NONE, axis=tuple(range(1, fault.ndim)))
 
 
 def causes(trials: Trial) -> dict[str, Array]:
-    """Says what was the first fault of each of the trials [n, ...]: bool [n] by name, at most one of them true."""
+    """Classifies the trials [n, ...] by their first fault: bool [n] by cause, at most one of them true per trial."""
     fault = trials.rounds.fault
     by_round = jnp.max(fault, axis=tuple(range(2, fault.ndim)))
     first = jnp.argmax(by_round != Fault.NONE, axis=1)
@@ -85,13 +85,13 @@ def causes(trials: Trial) -> dict[str, Array]:
     return found | ({"adapted_policy": policy & (first > 0)} if by_round.shape[1] > 1 else {})
 
 
-def empty_faulty(trials: Trial) -> Trial:
-    """Empties the trials [n, ...] that had a fault: all their numbers are zero and no step is valid."""
-    return empty(trials, faulty_tasks(trials))
+def empty_nonfinite(trials: Trial) -> Trial:
+    """Empties those of the trials [n, ...] that had a fault: all their numbers become zero and no step is valid."""
+    return empty(trials, nonfinite_trials(trials))
 
 
 def empty(trials: Trial, some: Array) -> Trial:
-    """Empties the trials [n, ...] for which `some` [n] is true; `fault` stays as it is."""
+    """Empties the trials [n, ...] where `some` [n] is true; `fault` is kept."""
 
     def emptied(leaf: Array) -> Array:
         return jnp.where(some.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.zeros((), leaf.dtype), leaf)
@@ -102,42 +102,42 @@ def empty(trials: Trial, some: Array) -> Trial:
 
 
 def kept(output, keep: Array | bool = True) -> tuple[Any, Array]:
-    """Zeroes what one task gives unless it is finite and `keep` holds; returns it and whether it was kept, float32."""
-    keep = is_sound(output) & keep
+    """Zeroes the output of one task unless it is finite and `keep` is true; returns it, and 1.0 if it was kept."""
+    keep = is_finite(output) & keep
     return zero_unless(keep, output), keep.astype(jnp.float32)
 
 
 def zero_unless(keep: Array, output):
-    """Zeroes all leaves unless `keep` holds."""
+    """Zeroes all leaves unless `keep` is true."""
     return jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros((), leaf.dtype)), output)
 
 
 def guarded(
     update: Callable[..., tuple[TrainState, Metrics]],
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Skips updates that are not finite.
+    """Wraps an update so that non-finite updates are skipped.
 
-    Where params, optimiser or a metric would no longer be finite, params and optimiser stay as they were. The key goes
-    on, and so do the source, which holds experience, and the sampler, which is told which tasks were finite and must
-    not offer the same ones again, unless its own state is not finite. The metric `skipped` counts such updates in a
-    row.
+    Where params, optimiser state or a metric would become non-finite, params and optimiser state keep their values. The
+    key and the source's state, which is experience, still advance. So does the sampler's state, unless it is non-finite
+    itself: the sampler receives which tasks were finite, and must not offer the same ones again. The metric `skipped`
+    counts consecutive skipped updates.
     """
 
     def update_if_finite(state: TrainState, data: Any = ()) -> tuple[TrainState, Metrics]:
         after, metrics = update(state, data)
-        finite = _is_finite((after.params, after.opt_state, metrics)) & (state.skipped < MAX_SKIPPED)
+        finite = _all_isfinite((after.params, after.opt_state, metrics)) & (state.skipped < MAX_SKIPPED)
 
         def keep_if(good: Array, name: str) -> Any:
             return jax.tree.map(lambda new, old: jnp.where(good, new, old), getattr(after, name), getattr(state, name))
 
         chosen = {name: keep_if(finite, name) for name in ("params", "opt_state")}
-        chosen["sampler"] = keep_if(_is_finite(after.sampler), "sampler")
+        chosen["sampler"] = keep_if(_all_isfinite(after.sampler), "sampler")
         skipped = jnp.where(finite, 0, state.skipped + 1)
         return after.replace(skipped=skipped, **chosen), metrics | {"skipped": skipped.astype(jnp.float32)}
 
     return update_if_finite
 
 
-def _is_finite(tree) -> Array:
+def _all_isfinite(tree) -> Array:
     numbers = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in numbers] or [jnp.array(True)]))

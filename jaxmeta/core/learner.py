@@ -21,51 +21,51 @@ class Learner(NamedTuple):
     """The inner loop: how an agent adapts to one task. All functions are pure and unbatched."""
 
     init: Callable[[Key], Params]
-    """Makes the meta-parameters."""
+    """Initialises the meta-parameters."""
     start: Callable[[Params, Key], Fast]
-    """A new task begins."""
+    """Initialises `fast` at the start of a task."""
     reset: Callable[[Params, Fast, Key], Carry]
-    """A new stream of experience begins."""
+    """Initialises the carry at the start of a stream of experience."""
     act: Callable[[Params, Fast, Carry, Input], tuple[Carry, Output]]
-    """One step; deterministic, so that a replay equals the collection."""
+    """Evaluates the policy at one step; deterministic, so that a replay equals the collection."""
     adapt: Callable[[Params, Fast, Rollout, Key], Fast]
-    """Learns from one round of experience."""
+    """Updates `fast` from one round of experience."""
     head: Callable[[Output], Any]
-    """Makes a distrax distribution over actions from the arrays of an output with any leading axes."""
+    """Builds a distrax distribution over actions from an output with any leading axes."""
     unroll: Callable[[Params, Fast, Carry, Rollout], Output] | None = None
-    """Optional form of `act` over whole streams that is parallel in time: carry [E, ...] and rollout [T, E, ...]."""
+    """Optional: `act` over whole streams, parallel in time; carry [E, ...] and rollout [T, E, ...]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What an algorithm tells those who place, print and evaluate it; static."""
+    """Static facts about an algorithm, for placement on devices, logging and evaluation."""
 
     num_tasks: int = 1
-    """Tasks that an update visits."""
+    """Tasks per update."""
     plan: Plan = Plan()
-    """How the trial on each of them is laid out."""
+    """Layout of the trial on each of them."""
     spread: int = 1
-    """The number of devices must divide this: tasks of an update, or of a minibatch."""
+    """Tasks that are sharded over the devices, per update or per minibatch; the number of devices must divide it."""
     warmup: int = 0
-    """Updates at the start that only collect."""
+    """Updates at the start that only collect experience."""
 
 
 class MetaLearner(NamedTuple):
-    """The outer loop: how experience over many tasks improves the params."""
+    """The outer loop: how experience on many tasks improves the params."""
 
     learner: Learner
     plan: Plan
-    """How a trial is laid out where the agent is evaluated."""
+    """Layout of a trial in evaluation."""
     init: Callable[[Key], TrainState]
     update: Callable[..., tuple[TrainState, Metrics]]
-    """(state, data=()) -> (state, metrics). Samples tasks, gets experience, improves the params. Pure, scannable,
-    vmappable over seeds; `data` is a fixed dataset that no checkpoint holds. It runs on the devices of the ambient mesh
-    that `jm.train` enters, else on one."""
+    """(state, data=()) -> (state, metrics). Samples tasks, gets experience, improves the params. Pure, and works under
+    `jax.lax.scan` and, over seeds, `jax.vmap`. `data` is a fixed dataset, which checkpoints do not contain. Runs on the
+    devices of the ambient mesh, which `jm.train` sets, else on one."""
     info: Info = Info()
 
 
 def adaptation_metrics(fast: Fast) -> Metrics:
-    """Reads the numbers on how the adaptation to a task went from the `Ratio`s in its fast state, scalars by name."""
+    """Collects the metrics of an adaptation from the `Ratio`s in its fast state, scalars by name."""
 
     def is_ratio(node: Any) -> bool:
         return isinstance(node, Ratio)
@@ -80,13 +80,13 @@ def adaptation_metrics(fast: Fast) -> Metrics:
     return {name: jnp.mean(jnp.stack(found)) for name, found in values.items()}
 
 
-def by_mode(learner: Learner) -> Learner:
-    """Makes an agent deterministic: it does what is most likely, also where it learns from what it did."""
+def deterministic(learner: Learner) -> Learner:
+    """Replaces sampling from the action distribution by its mode, also in the rounds that are adapted to."""
     return learner._replace(head=lambda output: _Mode(learner.head(output)))
 
 
 class _Mode:
-    """A distribution that always draws its mode."""
+    """A distribution whose samples are its mode."""
 
     def __init__(self, distribution):
         self._distribution = distribution

@@ -1,4 +1,4 @@
-"""Experience: collecting it without a gradient, and replaying it with one."""
+"""Collects experience without a gradient, and replays it with one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def rollout(
 ) -> Rollout:
     """Runs `streams` parallel streams of `episodes` episodes each, on one task.
 
-    The carry, the previous action and the previous reward survive the end of an episode, so the last transition of an
-    episode reaches the policy at the first step of the next one. After an early end, by termination or truncation,
-    everything stands still up to the horizon: to the policy the episodes follow each other without a gap.
+    The carry, the previous action and the previous reward are kept across episodes, so the policy receives the last
+    transition of an episode at the first step of the next one. After an early end, by termination or truncation, the
+    environment state, the carry and the inputs are frozen up to the horizon.
 
-    A step at which the environment or the policy says something that is not finite is a fault: it pays nothing, shows
-    zeros and is not valid.
+    A step at which the environment or the policy returns non-finite numbers is a fault: its reward and observation are
+    zero, and it is not valid.
 
     Returns:
       Experience with leaves [T, E, ...], T = episodes x horizon.
@@ -46,10 +46,10 @@ def rollout(
             jax.random.split(env_key, streams), env_state, action, task
         )
         fault = _blame(inputs.obs, (output, action), (outcome.obs, outcome.reward))
-        sound = fault == Fault.NONE
-        valid = alive & sound
+        finite = fault == Fault.NONE
+        valid = alive & finite
         reward = jnp.where(valid, outcome.reward, 0.0)
-        obs = _select(sound, outcome.obs, jax.tree.map(jnp.zeros_like, outcome.obs))
+        obs = _select(finite, outcome.obs, jax.tree.map(jnp.zeros_like, outcome.obs))
         over = outcome.terminated | outcome.truncated
         ends = over | last
         record = Rollout(
@@ -61,7 +61,7 @@ def rollout(
             done=(valid & ends).astype(jnp.float32),
             terminated=(valid & outcome.terminated).astype(jnp.float32),
             output=output,
-            reset_key=(),  # pyright: ignore[reportArgumentType]  one for all steps, put in below
+            reset_key=(),  # pyright: ignore[reportArgumentType]  one for all steps, set below
             success=valid & outcome.success,
             fault=jnp.where(alive, fault, Fault.NONE),
         )
@@ -96,19 +96,19 @@ def rollout(
 
 
 def _blame(obs: Any, decision: tuple[Output, Array], outcome: Any) -> Array:
-    """Finds the first in every stream that gives something that is not finite at a step, a `Fault` [E]."""
+    """Returns the first source of non-finite numbers at a step in every stream, a `Fault` [E]."""
     output, action = decision
-    shown, after = (guard.is_sound(said, leading=1) for said in (obs, outcome))
-    decided = guard.is_sound(output, leading=1, logits=True) & guard.is_sound(action, leading=1)
-    blame = jnp.where(shown & ~decided, Fault.POLICY, Fault.ENVIRONMENT)
-    return jnp.where(shown & decided & after, Fault.NONE, blame).astype(jnp.int8)
+    obs_finite, outcome_finite = (guard.is_finite(tree, leading=1) for tree in (obs, outcome))
+    policy_finite = guard.is_finite(output, leading=1, logits=True) & guard.is_finite(action, leading=1)
+    blame = jnp.where(obs_finite & ~policy_finite, Fault.POLICY, Fault.ENVIRONMENT)
+    return jnp.where(obs_finite & policy_finite & outcome_finite, Fault.NONE, blame).astype(jnp.int8)
 
 
 @devices.in_float32
 def unroll(learner: Learner, params: Params, fast: Fast, experience: Rollout) -> Output:
-    """Re-evaluates the policy, differentiably, along stored experience [T, E, ...].
+    """Re-evaluates the policy, differentiably, on stored experience [T, E, ...].
 
-    With an empty carry this is one batched call; with a parallel form (`Learner.unroll`) that form; else a scan.
+    Uses one batched call if the carry is empty, else `Learner.unroll` if there is one, else a scan.
     """
     carry = jax.vmap(learner.reset, (None, None, 0))(params, fast, experience.reset_key)
     act = jax.vmap(learner.act, (None, None, 0, 0))
@@ -120,7 +120,7 @@ def unroll(learner: Learner, params: Params, fast: Fast, experience: Rollout) ->
 
 
 def _scan(act, params: Params, fast: Fast, carry: Carry, experience: Rollout) -> Output:
-    """Says again what the policy says, step by step."""
+    """Re-evaluates the policy on stored experience by a scan over time."""
 
     def step(carry, moment):
         inputs, valid = moment
@@ -132,7 +132,16 @@ def _scan(act, params: Params, fast: Fast, carry: Carry, experience: Rollout) ->
 
 @devices.in_float32
 def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, plan: Plan) -> Trial:
-    """Runs one trial on one task: `plan.rounds` rounds with an adaptation after each, and one round more."""
+    """Runs one trial on one task: `plan.rounds` rounds with an adaptation after each, and one final round.
+
+    Vectorise it over tasks with `jax.vmap`:
+
+        keys = jax.random.split(key, num_tasks)
+        trials = jax.vmap(lambda task, key: collect(learner, params, env, task, key, plan))(tasks, keys)
+
+    Returns:
+      A trial with leaves [R + 1, T, E, ...].
+    """
     start_key, adapt_key, rounds_key = jax.random.split(key, 3)
     adapt_keys = jax.random.split(adapt_key, plan.rounds + 1)
 
@@ -153,7 +162,7 @@ def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, pl
 
 @devices.in_float32
 def replay_fast(learner: Learner, params: Params, trial: Trial) -> Fast:
-    """Adapts again, differentiably, on the stored experience; leaves are [R + 1, ...], one fast state per round."""
+    """Repeats all adaptations, differentiably, on stored experience; returns the fast state per round, [R + 1, ...]."""
     fast = learner.start(params, trial.start_key)
 
     def adapt(fast, moment):
@@ -166,22 +175,22 @@ def replay_fast(learner: Learner, params: Params, trial: Trial) -> Fast:
 
 
 def replay(learner: Learner, params: Params, trial: Trial) -> Output:
-    """Says again, differentiably, all that the agent said in a trial, adaptations included; leaves [R + 1, T, E, ...].
+    """Re-evaluates a stored trial, adaptations included, differentiably; leaves are [R + 1, T, E, ...].
 
-    At the params of the collection it equals `trial.rounds.output`.
+    With the params that collected the trial it equals `trial.rounds.output`.
     """
     fast = replay_fast(learner, params, trial)
     return jax.vmap(lambda fast, experience: unroll(learner, params, fast, experience))(fast, trial.rounds)
 
 
 def replay_last(learner: Learner, params: Params, trial: Trial) -> Output:
-    """Says again what the agent said in the last round, without the cost of the rounds before; leaves [T, E, ...]."""
+    """Re-evaluates the policy on the last round only, after all adaptations; leaves are [T, E, ...]."""
     fast, experience = jax.tree.map(lambda leaf: leaf[-1], (replay_fast(learner, params, trial), trial.rounds))
     return unroll(learner, params, fast, experience)
 
 
 def stepping_chunk(env: Env, tasks: Task, plan: Plan) -> int | None:
-    """Returns how many of the tasks [N, ...] step side by side so that their environment states stay in cache."""
+    """Returns how many of the tasks [N, ...] to step in parallel so that their environment states fit in cache."""
     state, _ = jax.eval_shape(env.reset, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], tasks))
     return devices.cache_chunk(plan.streams * devices.tree_bytes(state))
 
@@ -193,12 +202,12 @@ def episode_returns(reward: Array, episodes: int) -> Array:
 
 
 def episode_successes(success: Array, episodes: int) -> Array:
-    """Returns 1.0 where any step of an episode was a success: [..., T, E] to [..., E, K]; NaN where one is NaN."""
+    """Returns 1.0 where any step of an episode is a success, [..., T, E] to [..., E, K]; NaN where a step is NaN."""
     return jnp.minimum(episode_returns(success.astype(jnp.float32), episodes), 1.0)
 
 
 def _select(condition: Array, new, old):
-    """Picks `new` where `condition` [E] holds, else `old`; leaves are [E, ...]."""
+    """Selects `new` where `condition` [E] is true, else `old`; leaves are [E, ...]."""
 
     def pick(new_leaf, old_leaf):
         return jnp.where(condition.reshape(condition.shape + (1,) * (new_leaf.ndim - 1)), new_leaf, old_leaf)

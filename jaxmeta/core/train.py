@@ -1,4 +1,4 @@
-"""The meta-training loop: jitted chunks of updates on the devices, everything else between them as callbacks."""
+"""The meta-training loop: jitted chunks of updates on the devices, with callbacks between them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from jaxmeta.types import Array, Key, Metrics, TrainState
 
 
 class StopTraining(Exception):
-    """Raised by a callback to end training: `train` then returns the state, once the other callbacks have run."""
+    """Raised by a callback to end training: `train` runs the other callbacks and returns the state."""
 
 
 class Callback(Protocol):
-    """Called after every chunk, outside of the device program. Raise `jm.StopTraining` to end training."""
+    """Called after every chunk, outside jit. Raise `jm.StopTraining` to end training."""
 
     def __call__(self, update: int, state: TrainState, metrics: dict[str, np.ndarray]) -> None:
-        """Reacts to progress.
+        """Processes the state and the metrics after a chunk.
 
         Args:
-          update: updates done since the run began, restarts included.
-          state: after that update; with several seeds its leaves have a leading axis. Params, optimiser state, key and
-            step may be kept. The state of the source, such as replay buffers, may not: the next chunk reuses its
-            memory, so copy what is needed later (`jax.device_get`).
+          update: number of updates since the start of the run, those before a restart included.
+          state: the state after that update; with several seeds its leaves have a leading axis. References to params,
+            optimiser state, key and step stay valid. Those to the source's state, such as replay buffers, do not: it
+            is donated to the next chunk, so copy what is needed later (`jax.device_get`).
           metrics: of the updates of this chunk, [chunk] or, with several seeds, [chunk, seeds].
         """
         ...
@@ -44,15 +44,15 @@ class Callback(Protocol):
 def init_state(
     meta: MetaLearner, key: Key, num_seeds: int | None = None, execution: Execution = Execution()
 ) -> TrainState:
-    """Makes the state that meta-training starts from.
+    """Makes the initial state of meta-training.
 
     Args:
       num_seeds: if given, that many independent runs in parallel, on a leading axis of every leaf.
-      execution: the devices that it will be trained on.
+      execution: the devices to train on.
     """
     init, keys = meta.init, key
     if num_seeds is not None:
-        # one by one: the batched decompositions behind orthogonal weights wait for each other on a CPU's devices
+        # sequentially: the batched decompositions of orthogonal initialisation block each other on a CPU's devices
         init, keys = lambda keys: jax.lax.map(meta.init, keys), jax.random.split(key, num_seeds)
     placement = jax.tree.map(lambda leaf: leaf.sharding, state_form(meta, num_seeds, execution))
     return devices.compiled(init, out_shardings=placement)(keys)
@@ -60,7 +60,7 @@ def init_state(
 
 @settings.standard()
 def state_form(meta: MetaLearner, num_seeds: int | None = None, execution: Execution = Execution()) -> TrainState:
-    """Says what `init_state` makes, without making it: shapes, and the devices that each leaf lives on."""
+    """Returns the result of `init_state` as `jax.ShapeDtypeStruct`s with shardings, without computing it."""
     key = jax.random.key(0)
     if num_seeds is None:
         form, leading = jax.eval_shape(meta.init, key), 0
@@ -73,10 +73,10 @@ def state_form(meta: MetaLearner, num_seeds: int | None = None, execution: Execu
 
 
 class Chunk:
-    """Compiled updates: a function of a state, of how many updates to do, at most `num_updates`, and of fixed data.
+    """Compiled updates: a function of a state, of the number of updates, at most `num_updates`, and of fixed data.
 
-    One program does all such numbers. It returns the next state and metrics with leaves [num_updates, ...], zero where
-    none was done. It consumes the state of the source, whose memory it reuses, and nothing else.
+    It is compiled once for all numbers of updates. It returns the next state, and metrics with leaves
+    [num_updates, ...], zero beyond the number of updates. It donates the source's state, and nothing else.
     """
 
     def __init__(self, meta: MetaLearner, num_updates: int, num_seeds: int | None, execution: Execution):
@@ -90,12 +90,12 @@ class Chunk:
             return self._program(*self._arguments(state, count, data))
 
     def lower(self, state: TrainState, count: int | None = None, data: Any = ()) -> Any:
-        """Lowers the program for states of this form, as `jax.jit(...).lower` does."""
+        """Lowers the program for states with these shapes and shardings, as `jax.jit(...).lower` does."""
         with jax.set_mesh(self._mesh):
             return self._program.lower(*self._arguments(state, count, data))
 
     def _cache_size(self) -> int:
-        """Counts the compiled programs: one, unless states differ in form or in where they lie."""
+        """Returns the number of compiled programs: one, unless states differ in shapes, dtypes or sharding."""
         return self._program._cache_size()
 
     def _arguments(self, state: TrainState, count: int | None, data: Any) -> tuple[Any, ...]:
@@ -103,7 +103,7 @@ class Chunk:
 
     def _several(self, state: TrainState, source: Any, count: Array, data: Any) -> tuple[TrainState, Metrics]:
         state = state.replace(source=source)
-        traced = jax.jit(self._update, inline=True)  # once, for its form and for the loop
+        traced = jax.jit(self._update, inline=True)  # traced once for `eval_shape` and the loop
         form = jax.eval_shape(traced, state, data)[1]
         rows = jax.tree.map(lambda leaf: jnp.zeros((self._num_updates, *leaf.shape), leaf.dtype), form)
 
@@ -117,7 +117,11 @@ class Chunk:
 def make_chunk(
     meta: MetaLearner, num_updates: int, num_seeds: int | None = None, execution: Execution = Execution()
 ) -> Chunk:
-    """Builds `num_updates` updates as one device call; see `Chunk`."""
+    """Builds `num_updates` updates as one device call; see `Chunk`.
+
+    run = make_chunk(meta, 10)
+    state, metrics = run(init_state(meta, key))
+    """
     return Chunk(meta, num_updates, num_seeds, execution)
 
 
@@ -132,28 +136,31 @@ def train(
     data: Any = (),
     execution: Execution = Execution(),
 ) -> TrainState:
-    """Meta-trains until `num_updates` updates are done in total, those that `state` has already seen included.
+    """Meta-trains until `num_updates` updates are done in total, those already counted in `state` included.
 
-    A chunk keeps two copies of params and optimiser state, the one that it starts from and its own. Replay buffers,
-    which may be large, are copied once, when training starts, and updated in place from then on. So there are two while
-    the caller holds on to `state`, and one after `state = None` or in `jm.train(meta, jm.init_state(meta, key), 100)`.
+        state = jm.train(meta, jm.init_state(meta, key), num_updates=100, chunk=10)
+
+    A chunk holds two copies of params and optimiser state, its input and its output. Replay buffers, which may be
+    large, are copied once, when training starts, and updated in place from then on. So memory holds two copies as long
+    as the caller keeps a reference to the initial `state`, and one otherwise.
 
     Args:
-      state: from `init_state` or a checkpoint; it stays as it is, and usable.
+      state: from `init_state` or a checkpoint; it is not donated and stays valid.
       chunk: updates per device call; the callbacks run between calls.
       num_seeds: as given to `init_state`.
-      callbacks: called in order after every chunk. Where one raises `StopTraining`, the others are still called, and
+      callbacks: called in order after every chunk. If one raises `StopTraining`, the others are still called, and
         training ends.
-      data: a fixed dataset, given to every update and in no checkpoint; it is placed on the devices once.
-      execution: the devices to run on; by default all that divide the tasks of an update.
+      data: a fixed dataset, passed to every update; it is placed on the devices once, and checkpoints do not contain
+        it.
+      execution: the devices to run on; by default the largest number that divides the tasks of an update.
 
     Returns:
       The final state. The result does not depend on `chunk`.
 
     Raises:
-      guard.NonFiniteError: if so many updates in a row were not finite that training makes no sense.
-      BaseException: whatever ends training early, such as an error in a callback or a KeyboardInterrupt, with the last
-        state as its attribute `state`; in a notebook that is `sys.last_value.state`.
+      guard.NonFiniteError: after `guard.MAX_SKIPPED` non-finite updates in a row.
+      BaseException: any exception that ends training early, such as an error in a callback or a KeyboardInterrupt, with
+        the last state as its attribute `state`; in a notebook, `sys.last_value.state`.
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
@@ -163,10 +170,10 @@ def train(
         state = state.replace(skipped=jnp.where(state.skipped >= guard.MAX_SKIPPED, 0, state.skipped))
     run, mesh = make_chunk(meta, chunk, num_seeds, execution), execution.mesh(meta.info.spread)
     state = jax.device_put(state, devices.placement(state, mesh, leading=num_seeds is not None))
-    state = state.replace(source=jax.tree.map(jnp.copy, state.source))  # that of the caller stays
+    state = state.replace(source=jax.tree.map(jnp.copy, state.source))  # the caller's is not donated
     data = jax.device_put(data, devices.everywhere(mesh))
     try:
-        # no decorator: it would keep the source's state that was copied alive
+        # not as a decorator: it would keep a reference to the source's initial state
         with settings.standard():
             while done < num_updates:
                 length = min(chunk, num_updates - done)
@@ -188,7 +195,7 @@ def train(
 
 
 def _call(callbacks: Sequence[Callback], update: int, state: TrainState, metrics: dict[str, np.ndarray]) -> bool:
-    """Calls all callbacks and says whether one of them asked to stop."""
+    """Calls all callbacks and returns whether one of them raised `StopTraining`."""
     stop = False
     for callback in callbacks:
         try:
@@ -200,10 +207,10 @@ def _call(callbacks: Sequence[Callback], update: int, state: TrainState, metrics
 
 @contextlib.contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Lets Ctrl-C wait for the end of the block; a second one does not.
+    """Delays a KeyboardInterrupt to the end of the block; a second Ctrl-C is not delayed.
 
-    Python raises KeyboardInterrupt as soon as a device call returns, before its result has a name, while the state
-    of the source that the call was given is gone already.
+    Python would raise it as soon as the device call returns, before its result is assigned, when the source's previous
+    state has already been donated.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -225,7 +232,7 @@ def _interrupted_later() -> Iterator[None]:
 
 
 def _attach(error: BaseException, state: TrainState) -> None:
-    """Makes the state that an exception leaves behind its attribute `state`, and says so in a note."""
+    """Attaches the last state to an exception as its attribute `state`, and adds a note about it."""
     if hasattr(error, "state"):
         return
     with contextlib.suppress(AttributeError):  # an exception may have slots

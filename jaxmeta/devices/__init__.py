@@ -1,4 +1,4 @@
-"""The devices: the only room that knows them."""
+"""Sharding, reductions over devices, and compilation. The only package that depends on the devices."""
 
 from jaxmeta.devices.compilation import GPU_OPTIONS, compiled, in_float32
 from jaxmeta.devices.mesh import (

@@ -1,4 +1,4 @@
-"""How programs are compiled."""
+"""Compilation and matrix-product precision."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
-"""How programs are compiled for a GPU: without trying for every product which of many kernels is the fastest. That
-takes at least as long as all the rest and gains little, and what is chosen, hence how it rounds, can differ by run."""
+"""XLA options for GPUs: no autotuning of matrix products. Autotuning at least doubles compile time and gains little,
+and it can choose other kernels, with other rounding, in every run."""
 
 
 def compiled(function: Callable[..., Any], **options) -> Callable[..., Any]:
-    """Compiles a program that uses `over_tasks` or `map_over_tasks` in float32; options as those of `jax.jit`."""
-    # JAX takes them for whole programs alone: how a program is compiled is not for a part of it to say
+    """Compiles a program that uses `over_tasks` or `map_over_tasks`, in float32; takes the options of `jax.jit`."""
+    # JAX accepts compiler options for the outermost jit only
     compiler_options = dict(GPU_OPTIONS) if jax.default_backend() == "gpu" and not _is_inside_program() else None
     return jax.jit(in_float32(function), compiler_options=compiler_options, **options)
 
 
 def _is_inside_program() -> bool:
-    """Whether what is computed now becomes part of a program that is being traced; `vmap` alone makes none."""
+    """Returns whether a surrounding jit is being traced; `vmap` alone does not count."""
     return isinstance(jnp.add(0, 0), Tracer)
 
 
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes the matrix products of a function as exact on accelerators as on a CPU.
+    """Decorates a function so that its matrix products use full float32 precision on accelerators.
 
-    JAX's own default there rounds the factors to 10 bits (TF32) or 7 (bfloat16): replay would differ from collection,
-    and a small step of a trust region be lost. `jax_default_matmul_precision` goes before, where a user has set it.
+    JAX's default there rounds the factors to 10 bits (TF32) or 7 (bfloat16) of mantissa: replay would differ from
+    collection, and small trust-region steps would be lost. The user's `jax_default_matmul_precision` takes precedence.
     """
 
     @functools.wraps(function)

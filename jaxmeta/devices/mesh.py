@@ -1,8 +1,8 @@
-"""Which devices there are, and what is spread over them.
+"""The mesh of devices, and sharding over it.
 
-On a CPU the cores are the devices (`use_cpu_cores`). Everything outside of this room is written for one device; inside
-`over_tasks` a mean over all tasks of the batch is a local mean followed by `task_mean`. Which devices those are is
-decided by who runs a program: `jm.train` enters a mesh, and what is traced within it is spread over it.
+On a CPU the cores are the devices (`use_cpu_cores`). Code outside this package is written for one device; inside
+`over_tasks` a mean over all tasks of the batch is a local mean followed by `task_mean`. The caller chooses the devices:
+`jm.train` sets a mesh, and programs traced under it are sharded over it.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ AXIS = "task"
 
 
 PARTS = 8
-"""Strata that random draws are made in where the number of devices must not change them; the largest such number."""
+"""Largest number of strata. Random draws are made per stratum, so that they do not depend on the number of devices."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """Where a program runs."""
+    """Devices that a program runs on."""
 
     devices: int | None = None
-    """How many of the devices there are may be used; None takes all."""
+    """Largest number of devices to use; None uses all."""
 
     def __post_init__(self):
         if self.devices is not None and self.devices < 1:
-            raise ValueError(f"devices is {self.devices}; a program needs at least 1")
+            raise ValueError(f"devices is {self.devices}; it must be at least 1")
 
     def mesh(self, spread: int) -> Mesh:
-        """Returns the mesh that a batch of `spread` tasks is spread over: the largest number of devices dividing it."""
+        """Returns the mesh for a batch of `spread` tasks: the largest number of devices that divides it."""
         usable = jax.devices()[: self.devices]
         return Mesh(usable[: largest_divisor(spread, len(usable))], (AXIS,))
 
 
 def num_strata(size: int) -> int:
-    """Returns how many strata a batch is drawn in so that the number of devices changes nothing: 1, 2, 4 or 8."""
+    """Returns the number of strata to draw a batch in, 1, 2, 4 or 8, so that draws do not depend on the devices."""
     return math.gcd(size, PARTS)
 
 
 def use_cpu_cores(num_devices: int | None = None) -> None:
-    """Makes every CPU core a device of its own; call it before JAX starts, else it only warns.
+    """Makes every CPU core a JAX device; call it before JAX initialises its backends, else it only warns.
 
     Args:
-      num_devices: how many; by default what `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` say, where a user has set one, and
-        else as many as the process may use.
+      num_devices: how many; by default as set by `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS`, else all cores that the process
+        may use.
     """
     if num_devices is None:
         flag = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
@@ -65,7 +65,7 @@ def use_cpu_cores(num_devices: int | None = None) -> None:
         num_devices = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         jax.config.update("jax_num_cpu_devices", num_devices)
-    except RuntimeError:  # a backend runs: its devices stay as they are
+    except RuntimeError:  # the backends are initialised: their devices are fixed
         if jax.default_backend() == "cpu" and (there := jax.local_device_count()) != num_devices:
             stay = "1 CPU device, which stays" if there == 1 else f"{there} CPU devices, which stay"
             warnings.warn(
@@ -77,26 +77,26 @@ def use_cpu_cores(num_devices: int | None = None) -> None:
 def join_processes(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, heartbeat: int = 30
 ) -> None:
-    """Makes this process one of several whose devices are one mesh; call it after `use_cpu_cores`, before JAX starts.
+    """Joins several processes whose devices form one mesh; call it after `use_cpu_cores`, before JAX's backends start.
 
     Args:
-      coordinator: host and port of process 0; by default, as the other two, what the cluster's environment says.
-      heartbeat: seconds after which all end if one no longer answers.
+      coordinator: host and port of process 0; by default, like the other two, from the cluster's environment.
+      heartbeat: seconds after which all processes exit if one stops responding.
 
     Raises:
-      RuntimeError: if they do not find each other.
+      RuntimeError: if the processes cannot connect.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=heartbeat)
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that logs; so it is where there is only one."""
+    """Returns whether this is process 0, the one that logs; always true with a single process."""
     return jax.process_index() == 0
 
 
 def largest_of_processes(value: int) -> int:
-    """Returns the largest of the values that the processes bring; all wait here for each other."""
+    """Returns the maximum of a value over all processes; a barrier."""
     if jax.process_count() == 1:
         return int(value)
     from jax.experimental import multihost_utils
@@ -105,20 +105,25 @@ def largest_of_processes(value: int) -> int:
 
 
 def num_devices() -> int:
-    """Returns how many devices of the ambient mesh share what is traced now; 1 where there is none."""
+    """Returns the number of devices of the ambient mesh, 1 if there is none."""
     return jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
 
 
 def over_tasks(local: Callable[..., Any], shared, per_task) -> tuple[Any, Any]:
     """Calls `local(shared, per_task) -> (shared, per_task)` on every device of the ambient mesh.
 
-    Each device has the whole of `shared` and its part of `per_task` (leading axis N). What is returned first must be
-    the same on every device: reduce with `task_mean`. The second stays on the devices of its tasks.
+        def local(params, tasks):  # tasks: those of this device, [n, ...]
+            return devices.task_mean(jnp.mean(jax.vmap(loss, (None, 0))(params, tasks))), ()
+
+        mean_loss, _ = devices.over_tasks(local, params, tasks)
+
+    `shared` is replicated and `per_task` is sharded along its leading axis N. The first result must be the same on
+    every device: reduce with `task_mean`. The second is sharded like `per_task`.
     """
     if num_devices() == 1:
         return local(shared, per_task)
-    # check_vma=False: the default would sum gradients of replicated params over the mesh, inner-loop ones included,
-    # and so mix the tasks without an error
+    # check_vma=False: the default sums gradients of replicated params over the mesh, those of the inner loop included,
+    # and so would silently mix the tasks
     specs = (P(), P(AXIS))
     return jax.shard_map(local, in_specs=specs, out_specs=specs, check_vma=False)(shared, per_task)
 
@@ -129,7 +134,7 @@ def map_tasks(function: Callable[..., Any], per_task):
 
 
 def map_over_tasks(function: Callable[..., Any], mesh: Mesh, chunk: int | None = None) -> Callable[..., Any]:
-    """Spreads `function(shared, one_task)` over the devices of a mesh and the tasks; leaves come back as [N, ...].
+    """Maps `function(shared, one_task)` over the tasks, sharded over a mesh; the result has leaves [N, ...].
 
     Args:
       chunk: tasks that one device runs in parallel; all by default.
@@ -142,18 +147,18 @@ def map_over_tasks(function: Callable[..., Any], mesh: Mesh, chunk: int | None =
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
-    """Says that each device of a mesh has the whole."""
+    """Returns the sharding that replicates an array on all devices of a mesh."""
     return NamedSharding(mesh, P())
 
 
 def placement(state: TrainState, mesh: Mesh, leading: int = 0) -> TrainState:
-    """Says where the updates of a train state leave its leaves: the source's spread over devices, all else on each.
+    """Returns the shardings of a train state after an update: the source's state is sharded, all else replicated.
 
-    A state that also starts like that is compiled once, not twice.
+    An initial state with these shardings avoids a second compilation.
 
     Args:
       state: arrays or shapes.
-      leading: axes before the one that is spread, such as one of seeds.
+      leading: axes before the sharded one, such as one of seeds.
     """
     spread = NamedSharding(mesh, P(*[None] * leading, AXIS))
     shared = jax.tree.map(lambda leaf: everywhere(mesh), state.replace(source=()))

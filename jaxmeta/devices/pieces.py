@@ -1,4 +1,4 @@
-"""Pieces of a batch that fit a core's cache, one after the other."""
+"""Processes a batch in pieces that fit a core's cache, sequentially."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ CACHE_BYTES = 256 * 1024
 
 
 def chunked_vmap(function: Callable[..., Any], batch, chunk: int | None = None):
-    """Vmaps over the leading axis, of tasks or of anything, in pieces of at most `chunk`, one piece after the other."""
+    """Vmaps over the leading axis in pieces of at most `chunk`, sequentially."""
     size = jax.tree.leaves(batch)[0].shape[0]
     if chunk is None or chunk >= size:
         return jax.vmap(function)(batch)
-    # by hand: `lax.map` in batches fails where a leaf is empty, such as the observation of a bandit
+    # not `lax.map(batch_size=...)`, which fails if a leaf is empty, such as the observation of a bandit
     done = jax.lax.map(jax.vmap(function), _cut(batch, largest_divisor(size, chunk)))
     return jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), done)
 
 
 def mean_over_chunks(function: Callable[..., Any], per_task, chunk: int | None = None):
-    """Averages `function(some tasks) -> mean over those` over all tasks, in pieces of at most `chunk` tasks."""
+    """Averages `function(some tasks) -> mean over them` over all tasks, in pieces of at most `chunk` tasks."""
     return mean_and_each(lambda some: (function(some), ()), per_task, chunk)[0]
 
 
 def mean_and_each(function: Callable[..., Any], per_task, chunk: int | None = None) -> tuple[Any, Any]:
-    """Averages the first of what `function(some tasks) -> (mean over those, of each [m, ...])` returns.
+    """Averages the first result of `function(some tasks) -> (mean over them, one value per task [m, ...])`.
 
-    The tasks [n, ...] are those of this device, taken in pieces of at most `chunk`.
+    The tasks [n, ...] are those of this device, in pieces of at most `chunk`.
 
     Returns:
-      The mean over all of them, and the second of every piece put together, [n, ...].
+      The mean over all tasks, and the values per task of all pieces, concatenated to [n, ...].
     """
     size = jax.tree.leaves(per_task)[0].shape[0]
     length = piece_size(size, chunk)
@@ -52,15 +52,15 @@ def mean_and_each(function: Callable[..., Any], per_task, chunk: int | None = No
 
 
 def piece_size(size: int, chunk: int | None) -> int:
-    """Returns the size of equal pieces of at most `chunk` that a batch is cut into; None does not cut it."""
+    """Returns the size of the equal pieces, at most `chunk`, that a batch is split into; None does not split it."""
     return size if chunk is None else largest_divisor(size, min(chunk, size))
 
 
 def cache_chunk(bytes_per_task: int) -> int | None:
-    """Returns how many tasks to work on side by side so that what they touch stays in a core's cache.
+    """Returns how many tasks to vectorise over so that their working set fits in a core's cache.
 
-    On a CPU wide batches are slower than narrow ones once they leave the cache; accelerators want all tasks at once,
-    and there the answer is None.
+    On a CPU large batches are slower than small ones once they exceed the cache. On accelerators the result is None:
+    all tasks at once.
     """
     if jax.default_backend() != "cpu":
         return None
@@ -68,7 +68,7 @@ def cache_chunk(bytes_per_task: int) -> int | None:
 
 
 def tree_bytes(tree) -> int:
-    """Adds up the size of all leaves, arrays or shapes."""
+    """Returns the total size of all leaves, arrays or shapes, in bytes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 

@@ -19,25 +19,25 @@ def task_mean(tree):
 
 
 def task_sum(tree):
-    """Adds up over the devices of `over_tasks`."""
+    """Sums over the devices of `over_tasks`."""
     return tree if num_devices() == 1 else jax.lax.psum(tree, AXIS)
 
 
 def device_index() -> Array | int:
-    """Returns the number of this device among those of `over_tasks`."""
+    """Returns the index of this device among those of `over_tasks`."""
     return 0 if num_devices() == 1 else jax.lax.axis_index(AXIS)
 
 
 def gather_tasks(tree):
-    """Puts the parts of all devices of `over_tasks` together, [n, ...] to [N, ...], on every device."""
+    """Gathers the parts of all devices of `over_tasks`, [n, ...] to [N, ...], on every device."""
     return tree if num_devices() == 1 else jax.lax.all_gather(tree, AXIS, tiled=True)
 
 
 def mean_over_tasks(function: Callable[..., Any], per_task, chunk: int | None = None):
-    """Averages `function(some tasks) -> mean over those` over the tasks of all devices of `over_tasks`.
+    """Averages `function(some tasks) -> mean over them` over the tasks of all devices of `over_tasks`.
 
     Args:
       per_task: the tasks of this device, leaves [n, ...].
-      chunk: tasks that one device works on in parallel; all by default.
+      chunk: tasks that one device processes in parallel; all by default.
     """
     return task_mean(mean_over_chunks(function, per_task, chunk))

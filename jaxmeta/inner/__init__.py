@@ -12,12 +12,12 @@ from jaxmeta.inner.belief import (
     posteriors,
     trajectories,
 )
-from jaxmeta.inner.context import ContextFast, context
 from jaxmeta.inner.derivatives import mixed_mode, rematerialised
 from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient, policy_loss
-from jaxmeta.inner.implicit import held_back, implicit, proximal_point
+from jaxmeta.inner.implicit import implicit, proximal, proximal_point
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
-from jaxmeta.inner.memory import critic, memory
+from jaxmeta.inner.memory import critic, memory, policy
+from jaxmeta.inner.posterior_sampling import EvidenceFast, posterior_sampling
 from jaxmeta.inner.supervised import predictor, support_loss
 from jaxmeta.inner.updaters import (
     Updater,
@@ -34,7 +34,7 @@ from jaxmeta.inner.updaters import (
 __all__ = [
     "BeliefCarry",
     "BeliefParams",
-    "ContextFast",
+    "EvidenceFast",
     "GradientFast",
     "GradientParams",
     "Loss",
@@ -46,14 +46,12 @@ __all__ = [
     "block_diagonal",
     "bounded",
     "chain",
-    "context",
     "critic",
     "descent",
     "first_order",
     "fixed",
     "from_scratch",
     "gradient",
-    "held_back",
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",
@@ -63,9 +61,12 @@ __all__ = [
     "mixed_mode",
     "negative_elbo",
     "per_parameter",
+    "policy",
     "policy_loss",
+    "posterior_sampling",
     "posteriors",
     "predictor",
+    "proximal",
     "proximal_point",
     "recurrent",
     "rematerialised",

@@ -37,10 +37,10 @@ Loss = Callable[[Params, Rollout], Array]
 
 
 def gradient(
-    policy: Learner, objective: Objective, updater: Updater, advantage: Estimator, anew: tuple[str, ...] = ()
+    policy: Learner, objective: Objective, updater: Updater, advantage: Estimator, zero_at_start: tuple[str, ...] = ()
 ) -> Learner:
     """Builds an agent that takes one policy-gradient step after every round; see `policy_loss` and `descent`."""
-    return descent(policy, policy_loss(policy, objective, advantage), updater, anew)
+    return descent(policy, policy_loss(policy, objective, advantage), updater, zero_at_start)
 
 
 def policy_loss(policy: Learner, objective: Objective, advantage: Estimator) -> Loss:
@@ -65,18 +65,18 @@ def descent(
     policy: Learner,
     loss: Loss,
     updater: Updater,
-    anew: tuple[str, ...] = (),
+    zero_at_start: tuple[str, ...] = (),
     differentiate: Callable[[Loss], Callable[[Params, Rollout], Params]] = jax.grad,
 ) -> Learner:
     """Builds an agent that takes one step down a loss of its experience after every round.
 
     Args:
-      policy: a learner without adaptation of its own, such as `memory(network)`; its params are what adapts.
+      policy: a learner without adaptation of its own, such as `inner.policy(network)`; its params are what adapts.
       loss: of params and a round.
       updater: what to do with the gradient. The meta-gradient goes through it, second order included, unless it is
         wrapped in `first_order`.
-      anew: names in the paths of params that every task begins with at zero, whatever they are: those are no params of
-        meta-training, but a state of the adaptation.
+      zero_at_start: params with one of these names in their path are set to zero at the start of every task, and are
+        not meta-learned.
       differentiate: takes the gradient of the loss; with `mixed_mode`, for instance, meta-gradients through many steps
         need less memory.
     """
@@ -87,7 +87,9 @@ def descent(
         return GradientParams(policy=params, updater=updater.init(updater_key, params))
 
     def start(params: GradientParams, key: Key) -> GradientFast:
-        theta = select(params.policy, anew, jnp.zeros_like, lambda leaf: leaf) if anew else params.policy
+        theta = params.policy
+        if zero_at_start:
+            theta = select(theta, zero_at_start, jnp.zeros_like, lambda leaf: leaf)
         return GradientFast(policy=theta, opt_state=updater.tx(params.updater).init(theta))
 
     def reset(params: GradientParams, fast: GradientFast, key: Key) -> Carry:
@@ -97,8 +99,8 @@ def descent(
         return policy.act(fast.policy, (), carry, inputs)
 
     def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
-        slope = differentiate(loss)(fast.policy, experience)
-        update, opt_state = updater.tx(params.updater).update(slope, fast.opt_state, fast.policy)
+        grads = differentiate(loss)(fast.policy, experience)
+        update, opt_state = updater.tx(params.updater).update(grads, fast.opt_state, fast.policy)
         return GradientFast(policy=optax.apply_updates(fast.policy, update), opt_state=opt_state)
 
     def unroll_policy(params: GradientParams, fast: GradientFast, carry: Carry, experience: Rollout) -> Output:

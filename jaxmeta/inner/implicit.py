@@ -58,14 +58,14 @@ def _watch() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: start, update)
 
 
-def held_back(updater: Updater, strength: float) -> Updater:
-    """Lets any updater also go down strength / 2 |θ - θ₀|², where θ₀ is what the adaptation to a task starts from."""
+def proximal(updater: Updater, strength: float) -> Updater:
+    """Adds the gradient of the proximal term λ/2 |θ - θ₀|² to an updater; θ₀ is where adaptation to the task starts."""
     return updater._replace(tx=lambda psi: optax.chain(_pull(strength), updater.tx(psi)))
 
 
 def _pull(strength: float) -> optax.GradientTransformation:
     def update(updates, state, params=None):
-        back = jax.tree.map(lambda slope, now, start: slope + strength * (now - start), updates, params, state)
+        back = jax.tree.map(lambda gradient, now, start: gradient + strength * (now - start), updates, params, state)
         return back, state
 
     return optax.GradientTransformation(lambda params: params, update)

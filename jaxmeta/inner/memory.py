@@ -1,19 +1,33 @@
-"""Agents whose adaptation lives in the carry: a recurrent state that survives episodes, or nothing at all."""
+"""Agents that do not adapt between rounds: memoryless policies, and recurrent agents, which adapt through the carry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+import jax
 
 from jaxmeta.core.learner import Learner
 from jaxmeta.nets import Network
 from jaxmeta.types import Array, Params, Rollout
 
 
-def memory(network: Network) -> Learner:
-    """Builds an agent that adapts by remembering: nothing changes between rounds.
+def policy(network: Network) -> Learner:
+    """Builds a memoryless policy from a feed-forward network: the policy that `gradient` adapts, or a baseline.
 
-    With a recurrent network this is the inner loop of RL²; with a memoryless one it is a plain policy.
+    Raises:
+      ValueError: if the network is recurrent.
     """
+    if jax.tree.leaves(jax.eval_shape(network.initial_state)):
+        raise ValueError("inner.policy needs a network without a recurrent state; use inner.memory")
+    return _without_adaptation(network)
+
+
+def memory(network: Network) -> Learner:
+    """Builds an agent that adapts through its recurrent state, as RL² does."""
+    return _without_adaptation(network)
+
+
+def _without_adaptation(network: Network) -> Learner:
     parallel = network.unroll
 
     def unroll(params, fast, carry, experience):

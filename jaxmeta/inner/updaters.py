@@ -114,7 +114,7 @@ def bounded(updater: Updater, max_step: float) -> Updater:
     def shorten(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Ratio]:
         squared = optax.tree.norm(updates, squared=True)
         acts = squared > max_step**2
-        # the root is taken where it acts only: its slope at zero is infinite
+        # the root is taken where it acts only: its derivative at zero is infinite
         factor = jnp.where(acts, max_step * jax.lax.rsqrt(jnp.where(acts, squared, 1.0)), 1.0)
         state = state.replace(part=state.part + acts, whole=state.whole + 1.0)
         return jax.tree.map(lambda leaf: factor * leaf, updates), state

@@ -1,7 +1,7 @@
 """Networks and their action heads. The only folder that knows flax.linen."""
 
-from jaxmeta.nets.context import Belief, ContextEncoder, no_context, product_encoder, recurrent_encoder
 from jaxmeta.nets.coordinatewise import Coordinatewise, coordinatewise_lstm
+from jaxmeta.nets.evidence import Belief, EvidenceEncoder, no_evidence, product_encoder, recurrent_encoder
 from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import Categoricals, Certain, Gaussian, SquashedGaussian, head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
@@ -18,7 +18,7 @@ from jaxmeta.nets.observations import ObservationEncoder, action_vector, encoded
 from jaxmeta.nets.predictors import Predictor, linear, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
-from jaxmeta.nets.soft_actor_critic import ContextParams, SoftActorCritic, soft_actor_critic
+from jaxmeta.nets.soft_actor_critic import SoftActorCritic, SoftActorCriticParams, soft_actor_critic
 from jaxmeta.nets.variational import (
     BeliefDecoder,
     BeliefEncoder,
@@ -36,9 +36,8 @@ __all__ = [
     "BeliefEncoder",
     "Categoricals",
     "Certain",
-    "ContextEncoder",
-    "ContextParams",
     "Coordinatewise",
+    "EvidenceEncoder",
     "Gaussian",
     "Network",
     "ObservationEncoder",
@@ -46,6 +45,7 @@ __all__ = [
     "Predictor",
     "SnailState",
     "SoftActorCritic",
+    "SoftActorCriticParams",
     "SquashedGaussian",
     "action_vector",
     "actor_critic",
@@ -58,7 +58,7 @@ __all__ = [
     "linear",
     "linear_recurrent_actor_critic",
     "mask_logits",
-    "no_context",
+    "no_evidence",
     "perceptron",
     "product_encoder",
     "recurrent_actor_critic",

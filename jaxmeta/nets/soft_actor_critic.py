@@ -30,7 +30,7 @@ class SoftActorCritic(NamedTuple):
     """Half side of the box of actions. Losses are in units of it: else entropy would depend on what a metre is."""
 
 
-class ContextParams(struct.PyTreeNode):
+class SoftActorCriticParams(struct.PyTreeNode):
     """What soft actor-critic learns, told of its task by an encoder."""
 
     encoder: Params
@@ -59,12 +59,12 @@ def _near_zero(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Arra
 
 
 def soft_actor_critic(
-    spec: Spec, context_size: int = 0, hidden: Sequence[int] = (300, 300, 300), action_scale: float | None = None
+    spec: Spec, latent_size: int = 0, hidden: Sequence[int] = (300, 300, 300), action_scale: float | None = None
 ) -> SoftActorCritic:
     """Builds an actor and two critics that share nothing.
 
     Args:
-      context_size: length of z; 0 for agents that are told nothing.
+      latent_size: length of z; 0 for agents that are told nothing.
       hidden: widths of the hidden layers, of each of the three networks.
       action_scale: half side of the box of actions that the actor can take; by default the environment's limit.
 
@@ -76,7 +76,7 @@ def soft_actor_critic(
         raise ValueError(f"tasks.action is {kind}; soft actor-critic needs real vectors")
     size, obs_size = spec.action.size, vector_size(spec, "soft actor-critic")
     actor, critic = _Layers(tuple(hidden), 2 * size), _Layers(tuple(hidden), 1)
-    obs, action, z = jnp.zeros(obs_size), jnp.zeros(size), jnp.zeros(context_size)
+    obs, action, z = jnp.zeros(obs_size), jnp.zeros(size), jnp.zeros(latent_size)
 
     def run_actor(params: Params, obs: Array, z: Array) -> Gaussian:
         obs = obs.reshape(*z.shape[:-1], obs_size)

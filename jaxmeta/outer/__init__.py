@@ -19,7 +19,7 @@ from jaxmeta.outer.meta_update import Batch, Draw, Improve, Sampler, Seen, Sourc
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
 from jaxmeta.outer.samplers import revisit, uniform
-from jaxmeta.outer.soft_actor_critic import ContextConfig, OffPolicyConfig, Visits, off_policy
+from jaxmeta.outer.soft_actor_critic import EvidenceConfig, OffPolicyConfig, Visits, off_policy
 from jaxmeta.outer.sources import Ring, examples, fresh, replay
 from jaxmeta.outer.supervised import SupervisedConfig, adapted, after_batches, few_rows, follow_query, query_loss
 from jaxmeta.outer.trust_region import RegionConfig, TrustRegionConfig, TrustRegionCriticConfig, trust_region
@@ -31,10 +31,10 @@ __all__ = [
     "ActorCriticConfig",
     "Aggregate",
     "Batch",
-    "ContextConfig",
     "Credit",
     "Critic",
     "Draw",
+    "EvidenceConfig",
     "Gradient",
     "Improve",
     "Info",

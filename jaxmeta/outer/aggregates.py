@@ -68,7 +68,7 @@ def masked(max_norm: float | None = None) -> Aggregate:
     """Averages over the tasks whose own gradient is finite, and no longer than `max_norm`.
 
     The share of the others, of those that have a weight, is reported as `masked_tasks`, and the number of those that
-    are not finite as `faulty_tasks/gradient`.
+    are not finite as `nonfinite_tasks/gradient`.
     """
 
     def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
@@ -76,21 +76,21 @@ def masked(max_norm: float | None = None) -> Aggregate:
             (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, one.data, one.keys)
             # the norm tells as well whether the gradient is finite, so that it is read once
             size = gradient if max_norm is None else optax.global_norm(gradient)
-            finite = guard.is_sound((value, metrics, size))
+            finite = guard.is_finite((value, metrics, size))
             keep = finite if max_norm is None else finite & (size <= max_norm)
             output = guard.zero_unless(keep, (value, metrics, gradient))
-            faulty = (~finite & (one.weight > 0)).astype(jnp.float32)
-            return jax.tree.map(lambda leaf: leaf * one.weight, output), keep * one.weight, faulty
+            nonfinite = (~finite & (one.weight > 0)).astype(jnp.float32)
+            return jax.tree.map(lambda leaf: leaf * one.weight, output), keep * one.weight, nonfinite
 
         def of_some(some: Batch) -> Any:
-            output, keep, faulty = jax.vmap(of_one)(some)
-            means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (output, keep, faulty))
+            output, keep, nonfinite = jax.vmap(of_one)(some)
+            means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (output, keep, nonfinite))
             return means, keep
 
         means, keep = devices.mean_and_each(of_some, batch, piece)
-        (output, share, faulty), before = devices.task_mean((means, jnp.mean(batch.weight)))
+        (output, share, nonfinite), before = devices.task_mean((means, jnp.mean(batch.weight)))
         value, metrics, gradient = _per_weight(output, share, jnp.nan)
-        metrics |= {guard.FAULTY + "gradient": faulty * batch.weight.size * devices.num_devices()}
+        metrics |= {guard.NONFINITE + "gradient": nonfinite * batch.weight.size * devices.num_devices()}
         if max_norm is not None:
             metrics["masked_tasks"] = jnp.where(before > 0, 1.0 - share / before, 0.0)
         return Gradient(value, gradient, metrics, keep)

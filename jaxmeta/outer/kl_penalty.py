@@ -73,7 +73,7 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pen
             return divergence(learner, outputs, stored)
 
         each = devices.chunked_vmap(of_one, batch.data, gradient_chunk(learner, batch.data))
-        weight = batch.weight * guard.is_sound(each, leading=1)
+        weight = batch.weight * guard.is_finite(each, leading=1)
         each = jnp.where(weight[:, None] > 0, each, 0.0)
         total, share = devices.task_mean((jnp.mean(each * weight[:, None], 0), jnp.mean(weight)))
         return total / jnp.where(share > 0, share, 1.0)

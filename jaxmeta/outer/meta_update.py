@@ -119,9 +119,9 @@ def meta_update(
         scores = jax.vmap(sampler.score)(seen.outcome)
         params, opt_state, metrics = improve.step(params, opt_state, Batch(batch, improve_keys, weight), step)
         metrics |= seen.metrics
-        # tasks that the source found faulty have no weight, so the improvement does not count them again
-        faulty = [count for name, count in metrics.items() if name.startswith(guard.FAULTY)]
-        metrics |= {"faulty_tasks": sum(faulty)} if faulty else {}
+        # tasks that the source found non-finite have weight zero, so the improvement does not count them again
+        nonfinite = [count for name, count in metrics.items() if name.startswith(guard.NONFINITE)]
+        metrics |= {"nonfinite_tasks": sum(nonfinite)} if nonfinite else {}
         return (params, opt_state, metrics), (memory, scores, seen.finite)
 
     def update(state: TrainState, data: Any = ()) -> tuple[TrainState, Metrics]:

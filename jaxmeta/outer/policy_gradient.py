@@ -146,6 +146,6 @@ def with_values(learner: Learner, critic: Critic | None, params: Params, batch: 
     value = devices.chunked_vmap(
         jax.vmap(functools.partial(critic, params)), trials.rounds, gradient_chunk(learner, trials)
     )
-    finite = guard.is_sound(jnp.where(trials.rounds.valid > 0, value, 0.0), leading=1)
+    finite = guard.is_finite(jnp.where(trials.rounds.valid > 0, value, 0.0), leading=1)
     rounds = trials.rounds.replace(output=trials.rounds.output.replace(value=value))
     return batch.replace(data=guard.empty(trials.replace(rounds=rounds), ~finite), weight=batch.weight * finite)

@@ -22,7 +22,7 @@ from flax import struct
 from jaxmeta import devices
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Info, Learner, MetaLearner
-from jaxmeta.nets import ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
+from jaxmeta.nets import EvidenceEncoder, SoftActorCritic, SoftActorCriticParams, SquashedGaussian
 from jaxmeta.outer.descend import Minibatches, after, descend, optimiser
 from jaxmeta.outer.meta_update import Batch, Improve, meta_update
 from jaxmeta.outer.samplers import revisit
@@ -87,10 +87,10 @@ class Drawn(struct.PyTreeNode):
 
     transitions: Transition
     """Leaves [b, ...]."""
-    context: Array
+    evidence_rows: Array
     """What the encoder receives, [n, D]."""
     valid: Array
-    """1.0 for the rows of the context that count, [n]."""
+    """1.0 where a row of `evidence_rows` is valid, [n]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Visits:
 
 
 @dataclasses.dataclass(frozen=True)
-class ContextConfig:
+class EvidenceConfig:
     """What the encoder is trained on: the latest visit to a task."""
 
     batch: int = 1
@@ -119,11 +119,11 @@ class ContextConfig:
     """Whether they are the first of a visit, a random number of them, as an evaluation brings them: so the encoder
     learns what little experience is worth."""
     use_next_obs: bool = False
-    """As in `inner.context`."""
+    """As in `inner.posterior_sampling`."""
 
 
 def soft_rings(
-    family: TaskFamily, config: OffPolicyConfig, context: ContextConfig, steps_per_round: int
+    family: TaskFamily, config: OffPolicyConfig, evidence: EvidenceConfig, steps_per_round: int
 ) -> dict[str, Ring]:
     """Says what soft actor-critic replays: `transitions` for actor and critics, and `context` for the encoder."""
     layout = rings.transition_rows(family.env.spec)
@@ -132,17 +132,17 @@ def soft_rings(
         rows = layout.pack(_transitions(trials.rounds, family, tasks))
         return _in_order(rows), _in_order(trials.rounds.valid)
 
-    def context_rows(trials: Trial, tasks: Task) -> tuple[Array, Array]:
-        first = jax.tree.map(lambda leaf: leaf[:, : context.rounds], trials.rounds.replace(reset_key=()))
+    def evidence_rows(trials: Trial, tasks: Task) -> tuple[Array, Array]:
+        first = jax.tree.map(lambda leaf: leaf[:, : evidence.rounds], trials.rounds.replace(reset_key=()))
         return _in_order(layout.pack(rings.stored(first))), _in_order(first.valid)
 
     return {
         "transitions": Ring(config.replay_capacity, layout.width, all_rows),
-        "context": Ring(context.rounds * steps_per_round, layout.width, context_rows, latest=True),
+        "context": Ring(evidence.rounds * steps_per_round, layout.width, evidence_rows, latest=True),
     }
 
 
-def drawn(spec: Spec, config: OffPolicyConfig, context: ContextConfig, ordered: bool, meta_batch: int, strata: int):
+def drawn(spec: Spec, config: OffPolicyConfig, evidence: EvidenceConfig, ordered: bool, meta_batch: int, strata: int):
     """Deals a replay out: every step takes some of the tasks, and a batch of transitions of each.
 
     Args:
@@ -160,7 +160,7 @@ def drawn(spec: Spec, config: OffPolicyConfig, context: ContextConfig, ordered: 
         )
 
     def of_stratum(kept: dict[str, TaskRings], key: Key) -> Batch:
-        task_key, batch_key, context_key, step_key = jax.random.split(key, 4)
+        task_key, batch_key, rows_key, step_key = jax.random.split(key, 4)
         # visits may have brought nothing because of a fault: such tasks come last, and have no weight
         filled = kept["transitions"].size > 0
         order = jax.random.permutation(task_key, len(filled))
@@ -168,12 +168,12 @@ def drawn(spec: Spec, config: OffPolicyConfig, context: ContextConfig, ordered: 
         batch = layout.unpack(rings.draw(kept["transitions"], some, batch_key, config.batch_size))
         if "context" not in kept:
             rows, valid = jnp.zeros((here, 1, 0)), jnp.zeros((here, 1))
-        elif ordered or context.first_ones:
-            rows, valid = rings.draw_beginning(kept["context"], some, context_key, context.batch)
-            rows = rings.context_rows(layout.unpack(rows), context.use_next_obs)
+        elif ordered or evidence.first_ones:
+            rows, valid = rings.draw_beginning(kept["context"], some, rows_key, evidence.batch)
+            rows = rings.evidence_rows(layout.unpack(rows), evidence.use_next_obs)
         else:
-            rows = rings.draw(kept["context"], some, context_key, context.batch)
-            rows, valid = rings.context_rows(layout.unpack(rows), context.use_next_obs), jnp.ones(rows.shape[:2])
+            rows = rings.draw(kept["context"], some, rows_key, evidence.batch)
+            rows, valid = rings.evidence_rows(layout.unpack(rows), evidence.use_next_obs), jnp.ones(rows.shape[:2])
         return Batch(Drawn(batch, rows, valid), jax.random.split(step_key, here), filled[some].astype(jnp.float32))
 
     def take(batch: Batch, keys: Key) -> Batch:
@@ -187,7 +187,7 @@ def drawn(spec: Spec, config: OffPolicyConfig, context: ContextConfig, ordered: 
 
 def soft_actor_critic(
     networks: SoftActorCritic,
-    encoder: ContextEncoder,
+    encoder: EvidenceEncoder,
     config: OffPolicyConfig,
     minibatches: Minibatches,
     meta_batch: int,
@@ -225,14 +225,14 @@ def with_targets(tx: optax.GradientTransformation, rate: float) -> optax.Gradien
     return optax.GradientTransformation(init, update)
 
 
-def _gradient_piece(params: ContextParams, data: Drawn) -> int | None:
+def _gradient_piece(params: SoftActorCriticParams, data: Drawn) -> int | None:
     """Returns how many tasks to differentiate in parallel so that what a layer gives for them stays in cache."""
     widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(params.critics))
     return devices.cache_chunk(data.transitions.reward[0].nbytes * widest)
 
 
 def soft_loss(
-    networks: SoftActorCritic, encoder: ContextEncoder, meta_batch: int, config: OffPolicyConfig
+    networks: SoftActorCritic, encoder: EvidenceEncoder, meta_batch: int, config: OffPolicyConfig
 ) -> Callable[..., tuple[Array, Metrics]]:
     """Builds the sum of all losses on one task; what each network must not learn from is cut off.
 
@@ -245,10 +245,10 @@ def soft_loss(
     """
     fixed = jax.lax.stop_gradient
 
-    def loss(params: ContextParams, one: Drawn, key: Key, targets: Any) -> tuple[Array, Metrics]:
-        batch, context, valid = one.transitions, one.context, one.valid
+    def loss(params: SoftActorCriticParams, one: Drawn, key: Key, targets: Any) -> tuple[Array, Metrics]:
+        batch, rows, valid = one.transitions, one.evidence_rows, one.valid
         z_key, next_key, actor_key = jax.random.split(key, 3)
-        belief = encoder.belief(params.encoder, encoder.add(params.encoder, encoder.start(), context, valid))
+        belief = encoder.belief(params.encoder, encoder.add(params.encoder, encoder.start(), rows, valid))
         z = jnp.broadcast_to(belief.sample(z_key), (*batch.reward.shape, encoder.size))
         given = fixed(z)
         temperature = jnp.exp(fixed(params.log_temperature))
@@ -311,12 +311,12 @@ def _in_order(leaf: Array) -> Array:
 
 def off_policy(
     networks: SoftActorCritic,
-    encoder: ContextEncoder,
+    encoder: EvidenceEncoder,
     collector: Learner,
     family: TaskFamily,
     visits: Visits,
     config: OffPolicyConfig = OffPolicyConfig(),
-    context: ContextConfig = ContextConfig(),
+    evidence: EvidenceConfig = EvidenceConfig(),
     evaluation: tuple[Learner, Plan] | None = None,
 ) -> MetaLearner:
     """Puts soft actor-critic on the replay of a fixed set of training tasks together.
@@ -324,7 +324,7 @@ def off_policy(
     An update visits some training tasks, stores what happens there, and takes many gradient steps on batches of all.
 
     Args:
-      collector: acts while training; its params are `ContextParams`.
+      collector: acts while training; its params are `SoftActorCriticParams`.
       evaluation: the learner to evaluate and its plan, if not the collector by its own.
 
     Raises:
@@ -341,13 +341,13 @@ def off_policy(
             " transitions"
         )
     warmup = -(-config.warmup_passes * num_tasks // per_update)
-    kinds = soft_rings(family, config, context, round_size)
+    kinds = soft_rings(family, config, evidence, round_size)
     if not encoder.size:
         del kinds["context"]
-    minibatches = drawn(family.env.spec, config, context, encoder.ordered, meta_batch, strata)
+    minibatches = drawn(family.env.spec, config, evidence, encoder.ordered, meta_batch, strata)
     learner, evaluated_by = evaluation or (collector, plan)
 
-    def init(key: Key) -> ContextParams:
+    def init(key: Key) -> SoftActorCriticParams:
         params = learner.init(key)
         if config.temperature is None:
             return params

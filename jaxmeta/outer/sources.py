@@ -27,8 +27,8 @@ def fresh(learner: Learner, family: TaskFamily, plan: Plan) -> Source:
             return collect(learner, params, family.env, task, key, plan)
 
         trials = devices.chunked_vmap(one, (draw.tasks, keys), stepping_chunk(family.env, draw.tasks, plan))
-        trials = guard.empty_faulty(trials)
-        finite = ~guard.faulty_tasks(trials)
+        trials = guard.empty_nonfinite(trials)
+        finite = ~guard.nonfinite_trials(trials)
         return state, trials, Seen(trials, finite, trial_metrics(trials, plan, family.env.spec.success))
 
     return Source(init=lambda key: (), next=next_trials)
@@ -116,11 +116,11 @@ def trial_metrics(trials: Trial, plan: Plan, success: bool = False) -> Metrics:
         episodes["success"] = episode_successes(rounds.success, plan.episodes).astype(jnp.float32)
     episodes = {name: values.mean((0, 2)) for name, values in episodes.items()}
     steps = rounds.valid.sum((1, 2, 3)).mean()
-    faulty = {name: jnp.mean(found, dtype=jnp.float32) for name, found in guard.causes(trials).items()}
-    episodes, steps, faulty = devices.task_mean((episodes, steps, faulty))
-    faulty = {guard.FAULTY + name: jnp.round(share * num_tasks) for name, share in faulty.items()}
-    episodes = {name: values / (1.0 - sum(faulty.values()) / num_tasks) for name, values in episodes.items()}
+    nonfinite = {name: jnp.mean(found, dtype=jnp.float32) for name, found in guard.causes(trials).items()}
+    episodes, steps, nonfinite = devices.task_mean((episodes, steps, nonfinite))
+    nonfinite = {guard.NONFINITE + name: jnp.round(share * num_tasks) for name, share in nonfinite.items()}
+    episodes = {name: values / (1.0 - sum(nonfinite.values()) / num_tasks) for name, values in episodes.items()}
     metrics = {f"return/round_{index}": value for index, value in enumerate(episodes["return"].sum(-1))}
     for name, values in episodes.items():
         metrics |= {f"{name}/first": values[0, 0], f"{name}/last": values[-1, -1]}
-    return metrics | {"env_steps": steps * num_tasks} | faulty
+    return metrics | {"env_steps": steps * num_tasks} | nonfinite

@@ -95,11 +95,11 @@ def unrolled(learner: Learner, env: Any, rounds: int, config: UnrolledConfig = U
             descend, (params, opt_state, fast), jnp.arange(1, segments + 1)
         )
         each, keep = jax.vmap(end)(fast, batch.data, batch.keys, batch.weight)
-        faulty = devices.task_sum(jnp.sum((1.0 - keep) * (batch.weight > 0)))
+        nonfinite = devices.task_sum(jnp.sum((1.0 - keep) * (batch.weight > 0)))
         return (
             params,
             opt_state,
-            jax.tree.map(jnp.mean, metrics) | mean_of_kept(each, keep) | {guard.FAULTY + "gradient": faulty},
+            jax.tree.map(jnp.mean, metrics) | mean_of_kept(each, keep) | {guard.NONFINITE + "gradient": nonfinite},
         )
 
     return Improve(tx.init, step)

@@ -68,7 +68,7 @@ def trajectory_ring(trajectories: Callable[[Rollout], rl.Trajectory], example: r
         last = jax.tree.map(lambda leaf: leaf[:, -1], trials.rounds)
         size, streams = last.reward.shape[0], last.reward.shape[2]
         rows = jax.vmap(lambda one: ravel_pytree(one)[0])(trajectories(last))
-        finite = jnp.repeat(~guard.faulty_tasks(trials), streams).astype(jnp.float32)
+        finite = jnp.repeat(~guard.nonfinite_trials(trials), streams).astype(jnp.float32)
         return rows.reshape(size, streams, -1), finite.reshape(size, streams)
 
     return Ring(capacity, flat.size, rows)
@@ -93,7 +93,7 @@ def model_steps(example: rl.Trajectory, config: VariationalConfig, strata: int) 
 
         rows = jax.vmap(of_stratum)(jnp.arange(len(keys)), draw_keys).reshape(len(keys) * here, -1)
         keys = jax.vmap(lambda key: jax.random.split(key, here))(step_keys).reshape(-1)
-        # where every trial of a stratum was faulty so far, its ring is empty, and what is drawn from it has no weight
+        # a stratum whose trials were all non-finite so far has an empty ring; what is drawn from it has weight zero
         weight = jnp.repeat((kept["trials"].size > 0).astype(jnp.float32), here)
         return Batch(jax.vmap(unflatten)(rows), keys, weight)
 

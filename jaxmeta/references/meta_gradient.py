@@ -103,8 +103,8 @@ def _score(theta: Array, all_streams: Streams) -> Array:
     """
     to_go = jnp.cumsum(all_streams.reward[:, ::-1], 1)[:, ::-1]
     here = jax.nn.one_hot(all_streams.state, theta.shape[0])
-    slope = jax.nn.one_hot(all_streams.action, theta.shape[1]) - jax.nn.softmax(theta)[all_streams.state]
-    return jnp.einsum("nts,nta,nt->nsa", here, slope, to_go) / to_go.shape[1]
+    gradient = jax.nn.one_hot(all_streams.action, theta.shape[1]) - jax.nn.softmax(theta)[all_streams.state]
+    return jnp.einsum("nts,nta,nt->nsa", here, gradient, to_go) / to_go.shape[1]
 
 
 def expected_gradient(
@@ -177,7 +177,7 @@ def _agent(theta: Array, by: MetaGradient, step_size: float) -> Learner:
     )
     updater = inner.sgd(step_size)
     updater = inner.first_order(updater) if by.first_order else updater
-    return inner.gradient(inner.memory(network), by.objective, updater, rl.plain_returns())
+    return inner.gradient(inner.policy(network), by.objective, updater, rl.plain_returns())
 
 
 def _trial(agent: Learner, params: Params, all_streams: Streams, outcomes: Array, last: Array) -> Trial:

@@ -37,7 +37,7 @@ def stored(experience: Rollout) -> Transition:
     )
 
 
-def context_rows(transition: Transition, use_next_obs: bool) -> Array:
+def evidence_rows(transition: Transition, use_next_obs: bool) -> Array:
     """Describes transitions [...] to an encoder: observation, action, reward, and what came of it if asked.
 
     No end of an episode is told: where one was cut says nothing of the task.
@@ -46,8 +46,8 @@ def context_rows(transition: Transition, use_next_obs: bool) -> Array:
     return jnp.concatenate([part.reshape(*transition.reward.shape, -1) for part in parts], axis=-1)
 
 
-def context_size(spec: Spec, use_next_obs: bool) -> int:
-    """Counts the numbers that `context_rows` describes a transition with."""
+def evidence_size(spec: Spec, use_next_obs: bool) -> int:
+    """Counts the numbers that `evidence_rows` describes a transition with."""
     inputs = spec.example_input()
     return inputs.obs.size * (1 + use_next_obs) + inputs.prev_action.size + 1
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxmeta import inner, nets
 from jaxmeta.algos.inference.varibad import VariBADConfig, belief_model
-from jaxmeta.core.learner import by_mode
+from jaxmeta.core.learner import deterministic
 from jaxmeta.core.rollout import collect
 from jaxmeta.experiment import runs
 from jaxmeta.tasks.base import TaskFamily
@@ -96,7 +96,7 @@ def draw_trial(run: runs.Run, seed: int) -> Any:
 
     @jax.jit
     def trial(params):
-        experience = collect(by_mode(run.meta.learner), params, family.env, task, key, plan).rounds
+        experience = collect(deterministic(run.meta.learner), params, family.env, task, key, plan).rounds
         last = jax.tree.map(lambda leaf: leaf[-1, :, :1], experience.replace(reset_key=()))
         chain = along(family, config.algo_config, params, last) if has_cells(family, config.algo_config) else None
         return last.next_obs[:, 0, :2], chain

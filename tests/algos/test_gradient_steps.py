@@ -162,17 +162,17 @@ def credit_of(credit, trials, weight=None):
     return jax.jit(credit)(trials, batch_of(trials, weight).weight)
 
 
-@pytest.mark.parametrize("faulty", [False, True])
-def test_unbiased_credit_is_the_distance_from_the_other_tasks(trials, faulty):
+@pytest.mark.parametrize("nonfinite", [False, True])
+def test_unbiased_credit_is_the_distance_from_the_other_tasks(trials, nonfinite):
     _, _, both = trials
     trials = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), both)
     # the third pays more, in its last round
     trials = trials.replace(rounds=trials.rounds.replace(reward=trials.rounds.reward.at[2, -1, 0].add(1.0)))
     returns = np.asarray(trials.rounds.reward[:, -1].sum(1).mean(1))
-    left_out = jnp.array([False, faulty, False])
+    left_out = jnp.array([False, nonfinite, False])
     credit = outer.unbiased_credit(rl.plain_returns(), 0.5, num_tasks=3)
     got = credit_of(credit, guard.empty(trials, left_out), 1.0 - left_out)
-    others = [[1, 2], [0, 2], [0, 1]] if not faulty else [[2], [0], [0]]
+    others = [[1, 2], [0, 2], [0, 1]] if not nonfinite else [[2], [0], [0]]
     for index in (0, 2):
         found = got["sampling_correction"] * (returns[index] - got["return_baseline"])
         np.testing.assert_allclose(found, 0.5 * (returns[index] - returns[others[index]].mean()), rtol=1e-4, atol=1e-5)
@@ -234,15 +234,15 @@ def four(trials):
     four = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), both)
     four = four.replace(rounds=four.rounds.replace(reward=four.rounds.reward.at[3].set(jnp.nan)))
     loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
-    slope = jax.jit(jax.vmap(jax.grad(lambda params, trial: loss(params, trial)[0]), (None, 0)))(params, four)
-    lengths = np.asarray(jax.vmap(optax.global_norm)(slope))
-    return four, slope, lengths, float((lengths[0] + lengths[1]) / 2)
+    gradient = jax.jit(jax.vmap(jax.grad(lambda params, trial: loss(params, trial)[0]), (None, 0)))(params, four)
+    lengths = np.asarray(jax.vmap(optax.global_norm)(gradient))
+    return four, gradient, lengths, float((lengths[0] + lengths[1]) / 2)
 
 
 @pytest.mark.parametrize("piece", [None, 2])
 def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(trials, four, piece):
     learner, params, _ = trials
-    four, slope, lengths, bound = four
+    four, gradient, lengths, bound = four
     loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
     kept = lengths <= bound
     assert kept.sum() in (1, 2) and not kept[3]
@@ -250,11 +250,11 @@ def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(
         lambda batch: outer.masked(bound)(lambda params, trial, key: loss(params, trial), params, batch, piece)
     )(batch_of(four))
     np.testing.assert_array_equal(found.weight, kept)
-    expected = jax.tree.map(lambda leaf: np.mean(np.asarray(leaf)[kept], 0), slope)
+    expected = jax.tree.map(lambda leaf: np.mean(np.asarray(leaf)[kept], 0), gradient)
     np.testing.assert_allclose(flat(found.gradient), flat(expected), rtol=1e-4, atol=1e-6)
     chex.assert_tree_all_finite(found)
     np.testing.assert_allclose(found.metrics["masked_tasks"], 1 - kept.mean())
-    assert found.metrics["faulty_tasks/gradient"] == 1.0
+    assert found.metrics["nonfinite_tasks/gradient"] == 1.0
 
 
 @pytest.mark.parametrize("loop", ["trpo", "ppo"])
@@ -263,7 +263,7 @@ def test_an_update_is_that_of_the_tasks_that_are_not_left_out(trials, four, loop
     learner, params, _ = trials
     four, _, lengths, bound = four
     kept = lengths <= bound
-    sound = jax.tree.map(lambda leaf: leaf[kept], four)
+    finite = jax.tree.map(lambda leaf: leaf[kept], four)
 
     def improve(aggregate):
         if loop == "trpo":
@@ -272,7 +272,7 @@ def test_an_update_is_that_of_the_tasks_that_are_not_left_out(trials, four, loop
         return outer.policy_gradient(learner, rl.linear_baseline(), config, aggregate=aggregate)
 
     ways = []
-    for aggregate, some in ((outer.masked(bound), four), (outer.mean(), sound)):
+    for aggregate, some in ((outer.masked(bound), four), (outer.mean(), finite)):
         loop_of = improve(aggregate)
         after, _, metrics = jax.jit(loop_of.step)(params, loop_of.init(params), batch_of(some), jnp.int32(0))
         chex.assert_tree_all_finite((after, metrics))
@@ -289,8 +289,8 @@ def test_the_length_of_a_meta_gradient_counts_its_credit(trials, loop):
     options = credit_of(credit, both)
 
     def lengths(**options):
-        slope = jax.grad(outer.trial_loss(learner, rl.ratio, advantage, **options), has_aux=True)
-        return jax.jit(jax.vmap(lambda trial: optax.global_norm(slope(params, trial)[0])))(both)
+        gradient = jax.grad(outer.trial_loss(learner, rl.ratio, advantage, **options), has_aux=True)
+        return jax.jit(jax.vmap(lambda trial: optax.global_norm(gradient(params, trial)[0])))(both)
 
     whole = lengths(**options)
     bound = float(whole.mean())

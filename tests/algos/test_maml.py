@@ -41,13 +41,13 @@ def flat(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-def test_meta_gradient_is_the_slope_of_the_meta_loss(second_order):
+def test_meta_gradient_agrees_with_finite_differences(second_order):
     gradient, meta, params, trials = second_order
     loss = outer.meta_loss(meta.learner, rl.ratio, ADVANTAGE)
     direction = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
     move = jax.jit(lambda size: loss(jax.tree.map(lambda p, d: p + size * d, params, direction), trials))
-    slope = (move(1e-2) - move(-1e-2)) / 2e-2
-    np.testing.assert_allclose(flat(gradient) @ flat(direction), slope, rtol=2e-2)
+    difference = (move(1e-2) - move(-1e-2)) / 2e-2
+    np.testing.assert_allclose(flat(gradient) @ flat(direction), difference, rtol=2e-2)
 
 
 def test_first_order_is_the_gradient_at_the_adapted_params(second_order):
@@ -55,7 +55,7 @@ def test_first_order_is_the_gradient_at_the_adapted_params(second_order):
     config = dataclasses.replace(CONFIG, backward="first-order")
     first, meta, *_ = gradient_of(config, trials)
     assert np.abs(flat(first) - flat(gradient)).max() > 1e-4
-    plain = outer.meta_loss(inner.memory(_network()), rl.ratio, ADVANTAGE)
+    plain = outer.meta_loss(inner.policy(_network()), rl.ratio, ADVANTAGE)
 
     def of_one_task(trial):
         adapted = jax.tree.map(lambda leaf: leaf[-1], replay_fast(meta.learner, params, trial)).policy
@@ -71,7 +71,7 @@ def test_first_order_is_the_gradient_at_the_adapted_params(second_order):
 
 def test_a_zero_step_gives_the_plain_policy_gradient():
     gradient, _, params, trials = gradient_of(dataclasses.replace(CONFIG, inner_lr=0.0))
-    plain = outer.meta_loss(inner.memory(_network()), rl.ratio, ADVANTAGE)
+    plain = outer.meta_loss(inner.policy(_network()), rl.ratio, ADVANTAGE)
     last = trials.replace(
         rounds=jax.tree.map(lambda leaf: leaf[:, -1:], trials.rounds), adapt_keys=trials.adapt_keys[:, :0]
     )

@@ -172,10 +172,10 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
 
 
 def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_path, capsys, monkeypatch):
-    """A run of four sound updates goes on where every reward is NaN."""
+    """A run of four finite updates goes on where every reward is NaN."""
 
-    def step(self, key, state, action, task, sound=tasks.Navigation.step):
-        state, step = sound(self, key, state, action, task)
+    def step(self, key, state, action, task, original=tasks.Navigation.step):
+        state, step = original(self, key, state, action, task)
         return state, step.replace(reward=step.reward * np.nan)
 
     folder = shutil.copytree(maml_run, tmp_path / "run")

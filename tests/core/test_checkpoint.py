@@ -51,7 +51,7 @@ def test_another_shape_names_the_leaf_and_both_shapes(tmp_path):
 def test_another_structure_names_the_leaf(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, make_state())
-    with pytest.raises(CheckpointError, match=r"params.v is not there; this configuration needs float32\[2\]"):
+    with pytest.raises(CheckpointError, match=r"params.v is missing; this configuration needs float32\[2\]"):
         checkpointer.restore(make_state().replace(params={"v": jnp.zeros(2), "w": jnp.zeros(3)}))
 
 
@@ -131,7 +131,7 @@ def test_what_does_not_belong_there_is_refused(two_saved, tmp_path):
         (place / "state" / "more").symlink_to("/etc/hostname")
 
     assert "new.txt does not belong" in damaged_copy(two_saved, tmp_path, lambda p: (p / "new.txt").touch()).skipped[2]
-    assert "state/more is no plain file" in damaged_copy(two_saved, tmp_path, link).skipped[2]
+    assert "state/more is not a regular file" in damaged_copy(two_saved, tmp_path, link).skipped[2]
 
 
 @pytest.mark.parametrize("name", ["../1/manifest.json", "/etc/hostname"])
@@ -141,12 +141,12 @@ def test_a_manifest_cannot_lead_out_of_its_folder(name, two_saved, tmp_path, mon
         contents["files"][name] = {"size": 1, "sha256": ""}
         (place / "manifest.json").write_text(manifest._render(contents))
 
-    assert "leads out of the checkpoint" in damaged_copy(two_saved, tmp_path, damage).skipped[2]
+    assert "is outside the checkpoint" in damaged_copy(two_saved, tmp_path, damage).skipped[2]
 
 
 def test_sizes_are_checked_before_anything_is_read(two_saved, tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "LARGEST", 100)
-    with pytest.raises(CheckpointError, match="no manifest needs that"):
+    with pytest.raises(CheckpointError, match="the limit is"):
         Checkpointer(two_saved).restore(make_state(), 2)
     monkeypatch.undo()
 
@@ -162,7 +162,7 @@ def test_sizes_are_checked_before_anything_is_read(two_saved, tmp_path, monkeypa
 def test_who_asks_for_the_last_state_is_told_of_damaged_ones(two_saved, tmp_path):
     shutil.copytree(two_saved, tmp_path / "copy")
     (tmp_path / "copy" / "2" / "manifest.json").unlink()
-    with pytest.warns(UserWarning, match="copy/2 is damaged: manifest.json.*; that of update 1 was read"):
+    with pytest.warns(UserWarning, match="copy/2 is damaged: manifest.json.*; restored the checkpoint of update 1"):
         state = Checkpointer(tmp_path / "copy").restore(make_state())
     assert state.params["w"][0] == 1.0
 
@@ -231,7 +231,7 @@ def test_one_of_several_processes_that_cannot_begin_to_write_tells_the_others_wh
 
 
 def test_a_number_to_keep_is_checked(tmp_path):
-    with pytest.raises(ValueError, match="keep is 0; at least 1 checkpoint is kept"):
+    with pytest.raises(ValueError, match="keep is 0; it must be at least 1"):
         Checkpointer(tmp_path, keep=0)
 
 

@@ -139,14 +139,14 @@ class Broken(tasks.Navigation):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("shape", r"env.reset gives an observation \[1\]; spec.observation is \[2\]"),
-        ("dtype", r"env.reset gives an observation of int32; it must be float32"),
+        ("shape", r"env.reset returns an observation \[1\]; spec.observation is \[2\]"),
+        ("dtype", r"env.reset returns an observation of int32; it must be float32"),
         (
             "state",
             r"the state after env.step has float32\[1\] at .position; the state after env.reset has float32\[2\]",
         ),
-        ("reward", r"env.step gives reward float32\[2\]; it must be float32\[\]"),
-        ("nan", r"env.step pays a reward that is not finite"),
+        ("reward", r"env.step returns reward float32\[2\]; it must be float32\[\]"),
+        ("nan", r"env.step returns a non-finite reward"),
         ("ends", r"env.step ends an episode early, but spec.terminates is False"),
     ],
 )
@@ -163,7 +163,7 @@ def test_check_env_says_that_an_environment_keeps_state():
             state, step = super().step(key, state, action, task)
             return state, step.replace(reward=step.reward + next(traced))
 
-    with pytest.raises(testing.ContractError, match="does something else when it is traced again"):
+    with pytest.raises(testing.ContractError, match="changes when it is traced again"):
         testing.check_env(tiny.family()._replace(env=Counting(horizon=4)))
 
 
@@ -285,33 +285,33 @@ def with_spec(**changes):
     return {"env": Respecified(horizon=4)}
 
 
-STEP = r"it must give \(state, Step\(obs, reward, terminated\)\)"
+STEP = r"it must return \(state, Step\(obs, reward, terminated\)\)"
 FORMS = {
-    "reset swapped": r"env.reset gives \(obs, state\); it must give \(state, obs\)",
-    "reset alone": r"env.reset gives one array; it must give \(state, obs\)",
-    "reset dict": r"env.reset gives a dict; it must give \(state, obs\)",
-    "reset dataclass": r"gives a Car at \[0\]; JAX does not know it \(try @flax.struct.dataclass\)",
-    "reset obs dict": r"env.reset gives a dict as the observation; it must be an array",
+    "reset swapped": r"env.reset returns \(obs, state\); it must return \(state, obs\)",
+    "reset alone": r"env.reset returns one array; it must return \(state, obs\)",
+    "reset dict": r"env.reset returns a dict; it must return \(state, obs\)",
+    "reset dataclass": r"returns a Car at \[0\]; JAX does not know it \(try @flax.struct.dataclass\)",
+    "reset obs dict": r"env.reset returns a dict as the observation; it must be an array",
     "if": r"env.step\(.*\) raises TracerBoolConversionError: .* \(test_contracts.py, line \d+\); .*jnp.where",
     "numpy": r"env.step\(.*\) raises TracerArrayConversionError: .* \(test_contracts.py, line \d+\); use jax.numpy",
-    "step of five": "env.step gives a tuple of 5; " + STEP,
-    "step dict": r"env.step gives \(state, dict\); " + STEP,
-    "step swapped": r"env.step gives \(Step, state\); " + STEP,
-    "float done": r"env.step gives terminated float32\[\]; it must be bool\[\]",
-    "string": r"gives a str at \[1\].reward; all leaves must be arrays",
+    "step of five": "env.step returns a tuple of 5; " + STEP,
+    "step dict": r"env.step returns \(state, dict\); " + STEP,
+    "step swapped": r"env.step returns \(Step, state\); " + STEP,
+    "float done": r"env.step returns terminated float32\[\]; it must be bool\[\]",
+    "string": r"returns a str at \[1\].reward; all leaves must be arrays",
 }
 WRONG = [
     *(pytest.param({"env": Malformed(4, fault)}, message, id=fault) for fault, message in FORMS.items()),
     ({"env": Unfinished(4)}, r"env.step\(key, state, action, task\) raises TypeError: .*takes 4 positional arguments"),
     ({"encode": None}, r"family.encode is None; it must be a function \(try jm.tasks.flatten_task\)"),
-    ({"encode": lambda task: task.goal[0]}, r"family.encode gives float32\[\]; a task is described by a float vector"),
-    ({"sample": lambda key: ()}, "family.sample gives a task without arrays"),
-    ({"sample": lambda key: {"name": "left"}}, r"family.sample\(key\) gives a str at \['name'\]"),
-    ({"sample": lambda key: Car(jnp.zeros(()))}, r"family.sample\(key\) gives a Car; JAX does not know it"),
+    ({"encode": lambda task: task.goal[0]}, r"family.encode returns float32\[\]; it must return a float vector"),
+    ({"sample": lambda key: ()}, "family.sample returns a task without arrays"),
+    ({"sample": lambda key: {"name": "left"}}, r"family.sample\(key\) returns a str at \['name'\]"),
+    ({"sample": lambda key: Car(jnp.zeros(()))}, r"family.sample\(key\) returns a Car; JAX does not know it"),
     ({"sample": lambda: 1}, r"family.sample\(key\) raises TypeError: .* takes 0 positional arguments but 1 was given"),
     (
         {"sample": lambda key: {"goal": key}, "sample_test": lambda key: {"goal": key}},
-        r"family.encode\(task\) raises .*task\['goal'\] is a key, which describes nothing",
+        r"family.encode\(task\) raises .*task\['goal'\] is a PRNG key: encode something",
     ),
     ({"train_tasks": tasks.PointTask(goal=jnp.zeros((3, 1)))}, r"one of family.train_tasks has float32\[1\] at .goal"),
     ({"train_tasks": ["left"]}, "taking one of family.train_tasks raises"),
@@ -381,10 +381,10 @@ def numpy_task(key):
 
 
 def test_check_env_finds_tasks_that_are_not_drawn_from_the_key():
-    with pytest.raises(testing.ContractError, match="family.sample gives the same task for 16 keys"):
+    with pytest.raises(testing.ContractError, match="family.sample returns the same task for 16 keys"):
         testing.check_env(tiny.family()._replace(sample=constant_task))
     for name in ("sample", "sample_test"):
-        with pytest.raises(testing.ContractError, match=f"family.{name} does something else when it is traced again"):
+        with pytest.raises(testing.ContractError, match=f"family.{name} changes when it is traced again"):
             testing.check_env(tiny.family()._replace(**{name: numpy_task}))
     single = tasks.PointTask(goal=jnp.full((1, 2), 0.3))
     testing.check_env(tiny.family()._replace(sample=constant_task, sample_test=constant_task, train_tasks=single))

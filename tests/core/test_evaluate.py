@@ -100,7 +100,7 @@ def test_tasks_without_a_batch_axis_are_refused():
         # a goal [2] would be two goals [] to an environment that broadcasts
         with pytest.raises(ValueError, match=r"tasks.goal is float32\[2\], which is one task; it must be a batch"):
             jm.evaluate(meta.learner, (), env, one, jax.random.key(2), meta.plan)
-    with pytest.raises(ValueError, match="tasks is no batch of tasks of this Own: env.reset.* raises"):
+    with pytest.raises(ValueError, match="tasks is not a batch of tasks of this Own: env.reset.* raises"):
         jm.evaluate(meta.learner, (), Own(4), one, jax.random.key(2), meta.plan)
 
 
@@ -110,7 +110,7 @@ def test_tasks_of_another_family_are_refused():
     with pytest.raises(ValueError, match="tasks holds a GridTask; a task of this Navigation is a PointTask"):
         jm.evaluate(meta.learner, (), tiny.family().env, other, jax.random.key(2), meta.plan)
     arms = jax.vmap(tasks.bandit().sample)(jax.random.split(jax.random.key(0), 3))
-    with pytest.raises(ValueError, match="tasks is no batch of tasks of this Own: env.reset.* raises AttributeError"):
+    with pytest.raises(ValueError, match="tasks is not a batch of tasks of this Own: .* raises AttributeError"):
         jm.evaluate(meta.learner, (), Own(4), arms, jax.random.key(2), meta.plan)
 
 

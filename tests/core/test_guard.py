@@ -23,7 +23,7 @@ LIMIT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Faulty(tasks.Navigation):
+class NonFinite(tasks.Navigation):
     """Navigation that breaks, one way or another, where the goal lies far to the right."""
 
     fault: str = "reward"
@@ -43,8 +43,8 @@ class Faulty(tasks.Navigation):
         return state, step
 
 
-def faulty(fault="reward", always=False):
-    return tiny.family()._replace(env=Faulty(horizon=4, fault=fault, always=always))
+def nonfinite(fault="reward", always=False):
+    return tiny.family()._replace(env=NonFinite(horizon=4, fault=fault, always=always))
 
 
 def goals(*coordinates):
@@ -58,7 +58,7 @@ def trials_of(meta, family, task):
     return params, jax.jit(jax.vmap(one))(task, keys)
 
 
-SOUND = goals((0.1, 0.2), (-0.3, 0.4), (0.2, -0.1))
+FINITE = goals((0.1, 0.2), (-0.3, 0.4), (0.2, -0.1))
 BROKEN = goals((0.1, 0.2), (0.49, 0.4), (0.2, -0.1))
 
 
@@ -67,11 +67,11 @@ MORE_FAULTS = [pytest.param(fault, marks=pytest.mark.slow) for fault in ("reward
 
 @pytest.mark.parametrize("fault", ["state", *MORE_FAULTS])
 def test_a_fault_is_found_and_neighbours_are_the_same_bit_for_bit(fault):
-    meta, family = tiny.algo("maml-vpg"), faulty(fault)
-    params, sound = trials_of(meta, family, SOUND)
+    meta, family = tiny.algo("maml-vpg"), nonfinite(fault)
+    params, finite = trials_of(meta, family, FINITE)
     _, broken = trials_of(meta, family, BROKEN)
-    np.testing.assert_array_equal(guard.faulty_tasks(broken), [False, True, False])
-    assert not guard.faulty_tasks(sound).any()
+    np.testing.assert_array_equal(guard.nonfinite_trials(broken), [False, True, False])
+    assert not guard.nonfinite_trials(finite).any()
     # what a fault leaves is finite, and not valid
     rounds = broken.rounds
     assert np.isfinite(rounds.reward).all() and np.isfinite(rounds.next_obs).all()
@@ -82,14 +82,14 @@ def test_a_fault_is_found_and_neighbours_are_the_same_bit_for_bit(fault):
     def others(tree):
         return jax.tree.map(lambda leaf: np.asarray(leaf)[[0, 2]], tree)
 
-    kept, emptied = (guard.empty_faulty(trials).rounds.replace(reset_key=()) for trials in (sound, broken))
+    kept, emptied = (guard.empty_nonfinite(trials).rounds.replace(reset_key=()) for trials in (finite, broken))
     chex.assert_trees_all_equal(others(kept), others(emptied))
     for leaf in jax.tree.leaves(emptied.replace(fault=())):
         assert (leaf[1] == 0).all()
 
     loss = jm.outer.loss.trial_loss(meta.learner, jm.rl.ratio, jm.rl.plain_returns())
     each = jax.jit(jax.vmap(jax.grad(lambda params, trial: loss(params, trial)[0]), (None, 0)))
-    one, other = (each(params, guard.empty_faulty(trials)) for trials in (sound, broken))
+    one, other = (each(params, guard.empty_nonfinite(trials)) for trials in (finite, broken))
     chex.assert_trees_all_equal(others(one), others(other))
     for leaf in jax.tree.leaves(other):
         assert (leaf[1] == 0).all()
@@ -105,22 +105,22 @@ def test_an_adaptation_that_is_not_finite_is_a_fault_of_its_task_alone():
 
     learner = meta.learner._replace(adapt=adapt)
     worst = -jnp.inf
-    _, sound = trials_of(meta._replace(learner=learner), family, SOUND)
-    paid = np.sort(np.asarray(sound.rounds.reward[:, 0].sum((1, 2))))
+    _, finite = trials_of(meta._replace(learner=learner), family, FINITE)
+    paid = np.sort(np.asarray(finite.rounds.reward[:, 0].sum((1, 2))))
     worst = float(paid[:2].mean())
-    _, broken = trials_of(meta._replace(learner=learner), family, SOUND)
-    found = np.asarray(guard.faulty_tasks(broken))
+    _, broken = trials_of(meta._replace(learner=learner), family, FINITE)
+    found = np.asarray(guard.nonfinite_trials(broken))
     assert found.sum() == 1
     np.testing.assert_array_equal(guard.causes(broken)["adapted_policy"], found)
-    # the round before the adaptation was sound
+    # the round before the adaptation was finite
     assert not np.asarray(broken.rounds.fault)[:, 0].any() and np.asarray(broken.rounds.fault)[found, 1].all()
-    for leaf, other in zip(*(jax.tree.leaves(t.rounds.replace(reset_key=())) for t in (sound, broken)), strict=True):
+    for leaf, other in zip(*(jax.tree.leaves(t.rounds.replace(reset_key=())) for t in (finite, broken)), strict=True):
         np.testing.assert_array_equal(np.asarray(leaf)[~found], np.asarray(other)[~found])
 
 
-def half_faulty():
+def half_nonfinite():
     """A family half of whose tasks break."""
-    family = faulty("state")
+    family = nonfinite("state")
 
     def sample(key):
         task = family.sample(key)
@@ -136,32 +136,32 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name fo
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_algorithm_learns_from_the_sound_tasks(name):
-    meta = tiny.algo(name, half_faulty())
-    # with a fixed set of training tasks, a seed for which some of the four are faulty and some are not
+def test_every_algorithm_learns_from_the_finite_tasks(name):
+    meta = tiny.algo(name, half_nonfinite())
+    # with a fixed set of training tasks, a seed for which some of the four are finite and some are not
     state = jm.init_state(meta, jax.random.key(5 if meta.info.warmup else 3))
     begun = jax.tree.map(np.array, state.params)
     state, metrics = make_chunk(meta, 4)(state)
     num_tasks = meta.info.num_tasks
-    assert 0 < metrics["faulty_tasks"].sum() < 4 * num_tasks
+    assert 0 < metrics["nonfinite_tasks"].sum() < 4 * num_tasks
     for leaf in jax.tree.leaves(state.params):
         assert np.isfinite(leaf).all()
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (begun, state.params)), strict=True))
     # only where all tasks had a fault did an update come to nothing
-    np.testing.assert_array_equal(metrics["skipped"] > 0, metrics["faulty_tasks"] == num_tasks)
+    np.testing.assert_array_equal(metrics["skipped"] > 0, metrics["nonfinite_tasks"] == num_tasks)
 
 
-def test_means_are_over_the_sound_tasks():
-    meta = tiny.algo("rl2", half_faulty())
+def test_means_are_over_the_finite_tasks():
+    meta = tiny.algo("rl2", half_nonfinite())
     _, metrics = make_chunk(meta, 8)(jm.init_state(meta, jax.random.key(0)))
-    faulty_tasks, returns = np.asarray(metrics["faulty_tasks"]), np.asarray(metrics["return/last"])
-    assert set(faulty_tasks) > {1.0, 2.0} and np.isnan(returns[faulty_tasks == 4]).all()
+    nonfinite_tasks, returns = np.asarray(metrics["nonfinite_tasks"]), np.asarray(metrics["return/last"])
+    assert set(nonfinite_tasks) > {1.0, 2.0} and np.isnan(returns[nonfinite_tasks == 4]).all()
     # 4 steps, each of which costs the distance to a goal 0.1 to 0.7 away
-    assert (returns[faulty_tasks < 4] < -4 * 0.05).all()
+    assert (returns[nonfinite_tasks < 4] < -4 * 0.05).all()
 
 
 def test_updates_that_come_to_nothing_stop_before_the_params_change():
-    meta = tiny.algo("maml-vpg", faulty(always=True))
+    meta = tiny.algo("maml-vpg", nonfinite(always=True))
     state = jm.init_state(meta, jax.random.key(0))
     begun = jax.tree.map(np.array, (state.params, state.opt_state))
     num_tasks = meta.info.num_tasks
@@ -194,7 +194,7 @@ def test_a_policy_that_is_not_finite_is_blamed_and_not_its_environment():
 
 
 def test_an_optimiser_without_a_derivative_at_zero_is_named():
-    """Adam inside, where nothing is ever paid: its root has an infinite slope at a gradient of zero."""
+    """Adam inside, where nothing is ever paid: its root has an infinite derivative at a gradient of zero."""
 
     class Unpaid(tasks.Navigation):
         def step(self, key, state, action, task):
@@ -202,7 +202,7 @@ def test_an_optimiser_without_a_derivative_at_zero_is_named():
             return state, step.replace(reward=jnp.zeros(()))
 
     family = tiny.family()._replace(env=Unpaid(horizon=4))
-    policy = jm.inner.memory(jm.nets.actor_critic(family.env.spec, (4,)))
+    policy = jm.inner.policy(jm.nets.actor_critic(family.env.spec, (4,)))
     messages = {}
     for eps_root in (0.0, 1e-8):
         updater = jm.inner.fixed(optax.adam(1e-2, eps_root=eps_root))
@@ -251,7 +251,7 @@ def test_what_was_stopped_with_can_be_gone_on_with():
 
 
 def test_an_evaluation_does_not_hide_a_fault():
-    meta, family = tiny.algo("ppo"), faulty()
+    meta, family = tiny.algo("ppo"), nonfinite()
     params = meta.learner.init(jax.random.key(0))
     report = jm.evaluate(meta.learner, params, family.env, BROKEN, jax.random.key(1), meta.plan)
     np.testing.assert_array_equal(np.isnan(report.returns).any((1, 2, 3)), [False, True, False])

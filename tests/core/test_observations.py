@@ -188,7 +188,7 @@ def silent():
         initial_state=lambda: (),
         head=nets.head_for(Discrete(2)),
     )
-    return inner.memory(network)
+    return inner.policy(network)
 
 
 def test_truncation_ends_an_episode_without_terminating_it():
@@ -346,7 +346,7 @@ def test_check_env_names_the_part_that_is_wrong(fault):
         "missing": "the observation of env.reset has the structure",
         "dtype": r"the observation of env.reset has float32\[8, 8, 3\] at \['image'\]; spec.observation has uint8",
         "shape": r"the observation of env.reset has float32\[1\] at \['vector'\]; spec.observation has float32\[2\]",
-        "success": "env.step succeeds, but spec.success is False",
+        "success": "env.step returns success, but spec.success is False",
     }[fault]
     with pytest.raises(testing.ContractError, match=message):
         testing.check_env(family()._replace(env=Broken()), num_steps=16)

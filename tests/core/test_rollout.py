@@ -148,6 +148,12 @@ def test_recurrent_policy_sees_the_reward_of_the_last_step_of_an_episode():
     assert not np.allclose(before[4], after[4])
 
 
+def test_a_policy_has_no_recurrent_state():
+    network = nets.recurrent_actor_critic(Counter().spec, "gru", hidden=4)
+    with pytest.raises(ValueError, match="use inner.memory"):
+        inner.policy(network)
+
+
 @pytest.mark.parametrize("cell", ["gru", "associative"])
 def test_values_of_a_network_of_their_own_are_those_of_stepping_it(cell):
     """Through an environment that ends early, where a network that is not needed to act sees only what happened."""
@@ -187,11 +193,11 @@ def test_a_trial_whose_critic_is_not_finite_is_left_out():
         odd = (jax.random.key_data(experience.reset_key) == jax.random.key_data(spoiled)).all()
         return jnp.where(odd, jnp.nan, critic(params, experience))
 
-    sound, left = (with_values(learner, one, params, batch) for one in (critic, broken))
-    np.testing.assert_array_equal(sound.weight, [1, 1, 1])
+    whole, left = (with_values(learner, one, params, batch) for one in (critic, broken))
+    np.testing.assert_array_equal(whole.weight, [1, 1, 1])
     np.testing.assert_array_equal(left.weight, [1, 0, 1])
-    assert np.abs(sound.data.rounds.output.value).max() == 0 and not left.data.rounds.valid[1].any()
-    np.testing.assert_array_equal(left.data.rounds.reward[::2], sound.data.rounds.reward[::2])
+    assert np.abs(whole.data.rounds.output.value).max() == 0 and not left.data.rounds.valid[1].any()
+    np.testing.assert_array_equal(left.data.rounds.reward[::2], whole.data.rounds.reward[::2])
 
 
 def _goal(where=0.3):

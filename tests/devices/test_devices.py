@@ -82,7 +82,7 @@ def test_a_program_outside_of_a_mesh_runs_on_one_device():
 
 
 def test_an_execution_needs_a_device():
-    with pytest.raises(ValueError, match="devices is 0; a program needs at least 1"):
+    with pytest.raises(ValueError, match="devices is 0; it must be at least 1"):
         devices.Execution(devices=0)
 
 

@@ -58,13 +58,13 @@ def test_the_belief_of_collection_is_the_chain_of_posteriors(agent, trial):
 def test_posteriors_that_decode_in_blocks_give_the_loss_and_gradient_of_all_at_once(agent, trial, monkeypatch):
     params, seen = agent[1].model, trajectory(trial)
 
-    def value_and_slope():
+    def value_and_gradient():
         loss = model()[2]
         return jax.jit(jax.value_and_grad(lambda params: loss(params, seen, KEY)[0]))(params)
 
-    whole = value_and_slope()
+    whole = value_and_gradient()
     monkeypatch.setattr(blocks, "BLOCK", 5)
-    in_blocks = value_and_slope()
+    in_blocks = value_and_gradient()
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(in_blocks), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
@@ -186,7 +186,7 @@ def test_the_policy_is_trained_on_what_it_saw(agent, trial):
     assert spec.observation == (2 + 2 * CONFIG.latent,)
     network = nets.actor_critic(spec, CONFIG.hidden, CONFIG.activation, value=True)
     seen = jax.tree.map(lambda leaf: leaf[0], inner.hyper_trials(trial).rounds)
-    said = jax.jit(lambda: unroll(inner.memory(network), params.policy, (), seen))()
+    said = jax.jit(lambda: unroll(inner.policy(network), params.policy, (), seen))()
     np.testing.assert_allclose(said.dist, trial.rounds.output.dist[0], atol=1e-6)
 
 

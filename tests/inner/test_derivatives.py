@@ -53,7 +53,7 @@ def test_a_truncated_gradient_sees_the_last_steps_alone():
 
 def test_an_implicit_gradient_is_that_of_the_way_there_once_it_has_arrived():
     strength, steps, rule = 4.0, 60, inner.sgd(0.1)
-    way = inner.descent(POLICY, LOSS, inner.held_back(rule, strength))
+    way = inner.descent(POLICY, LOSS, inner.proximal(rule, strength))
     settled = inner.implicit(POLICY, LOSS, rule, steps, strength, cg_iterations=30)
     expected, found = (ravel_pytree(gradient(*one).policy)[0] for one in ((way, steps), (settled, 1)))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
@@ -61,9 +61,9 @@ def test_an_implicit_gradient_is_that_of_the_way_there_once_it_has_arrived():
     @jax.jit
     def stationary(params):
         fast = outer.adapted(settled, params, lambda index: ENV.experience(TASK), jax.random.key(2), 1)
-        slope = jax.grad(LOSS)(fast.policy, ENV.experience(TASK))
+        gradient = jax.grad(LOSS)(fast.policy, ENV.experience(TASK))
         return jax.tree.map(
-            lambda slope, after, begun: slope + strength * (after - begun), slope, fast.policy, params.policy
+            lambda grad, after, begun: grad + strength * (after - begun), gradient, fast.policy, params.policy
         )
 
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(stationary(settled.init(jax.random.key(0))))) < 1e-4

@@ -43,8 +43,8 @@ def test_derivative_is_that_of_the_unrolled_descent_once_it_has_arrived():
 
     def unrolled(anchor):
         def step(point, _):
-            slope = jax.grad(loss)({"x": point})["x"] + STRENGTH * (point - anchor)
-            return point - 0.1 * slope, None
+            gradient = jax.grad(loss)({"x": point})["x"] + STRENGTH * (point - anchor)
+            return point - 0.1 * gradient, None
 
         return jax.lax.scan(step, anchor, None, 200)[0]
 

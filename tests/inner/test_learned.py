@@ -45,8 +45,8 @@ def test_a_rule_begins_as_maml_and_learns_otherwise(name, by_sgd):
     chex.assert_trees_all_equal(adapted, by_sgd[0])
     # the LSTM sees the gradient, but its output is not connected at first
     chex.assert_trees_all_close(gradient.policy, by_sgd[1].policy, rtol=1e-5, atol=1e-6)
-    slopes = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient.updater)])
-    assert np.isfinite(slopes).all() and np.abs(slopes).max() > 1e-4
+    flat_gradient = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient.updater)])
+    assert np.isfinite(flat_gradient).all() and np.abs(flat_gradient).max() > 1e-4
 
 
 def test_a_preconditioner_mixes_within_its_layer_alone():
@@ -108,5 +108,5 @@ def test_the_state_lives_across_steps_and_begins_anew_with_a_task():
 def test_the_encoding_of_a_gradient_is_bounded_and_differentiable(gradient):
     from jaxmeta.nets.coordinatewise import encode_gradient
 
-    value, slope = jax.jvp(encode_gradient, (jnp.array([gradient]),), (jnp.ones(1),))
-    assert np.isfinite(slope).all() and np.abs(value).max() <= 1.0
+    value, tangent = jax.jvp(encode_gradient, (jnp.array([gradient]),), (jnp.ones(1),))
+    assert np.isfinite(tangent).all() and np.abs(value).max() <= 1.0

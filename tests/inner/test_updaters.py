@@ -40,14 +40,14 @@ def test_learned_step_sizes_begin_as_gradient_descent():
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_slope_of_a_step_size_is_minus_both_gradients():
+def test_gradient_of_a_step_size_is_minus_both_gradients():
     """Of the loss after one step: ∂/∂α L(θ - α ⊙ g) = -g ⊙ ∇L(θ'), as Meta-SGD has it."""
     updater = RULES["per-parameter"]
     psi = updater.init(jax.random.key(0), PARAMS)
-    slope = jax.grad(lambda psi: loss(adapted(updater, PARAMS, psi)))(psi)
+    gradient = jax.grad(lambda psi: loss(adapted(updater, PARAMS, psi)))(psi)
     here, there = jax.grad(loss)(PARAMS), jax.grad(loss)(adapted(updater, PARAMS))
     for name in PARAMS:
-        np.testing.assert_allclose(slope[name], -here[name] * there[name], rtol=1e-6)
+        np.testing.assert_allclose(gradient[name], -here[name] * there[name], rtol=1e-6)
 
 
 def test_rules_follow_one_another():
@@ -76,10 +76,10 @@ def test_a_part_that_is_not_there_is_refused():
 def test_first_order_sees_the_step_as_a_constant(name):
     updater = inner.first_order(RULES[name])
     psi = updater.init(jax.random.key(0), PARAMS)
-    slope = jax.grad(lambda params: loss(adapted(updater, params, psi)))(PARAMS)
+    gradient = jax.grad(lambda params: loss(adapted(updater, params, psi)))(PARAMS)
     there = jax.grad(loss)(adapted(updater, PARAMS, psi))
     for name in PARAMS:
-        np.testing.assert_allclose(slope[name], there[name], rtol=1e-6)
+        np.testing.assert_allclose(gradient[name], there[name], rtol=1e-6)
 
 
 def test_a_bound_shortens_long_steps_alone_and_counts_them():
@@ -98,10 +98,10 @@ def test_a_bound_shortens_long_steps_alone_and_counts_them():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_slopes_through_a_bound_are_finite_without_a_gradient(name):
+def test_meta_gradients_through_a_bound_are_finite_where_the_gradient_is_zero(name):
     """Where optax's own clipping by the global norm, or Adam as it comes, are NaN."""
     updater = inner.bounded(RULES[name], 1.0)
     still = jax.tree.map(jnp.zeros_like, PARAMS)
-    slope = jax.grad(lambda params: loss(adapted(updater, params)) + jnp.sum(params["body"]))(still)
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
-    np.testing.assert_allclose(slope["body"], 1.0)
+    gradient = jax.grad(lambda params: loss(adapted(updater, params)) + jnp.sum(params["body"]))(still)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(gradient["body"], 1.0)

@@ -107,14 +107,14 @@ def test_looking_back_in_parts_equals_all_at_once(monkeypatch, model, in_parts):
     params, inputs = loud(model), inputs_of(jax.random.key(1))
     valid = jnp.ones((LENGTH, STREAMS)).at[4:7, 0].set(0.0)
 
-    def value_and_slope(model):
+    def value_and_gradient(model):
         network = MODELS[model](dataclasses.replace(SPEC, terminates=True))
         loss = lambda params: jnp.sum(network.unroll(params, fresh(network), inputs, valid).value ** 2)  # noqa: E731
         return jax.jit(jax.value_and_grad(loss))(params)
 
-    whole = value_and_slope(model)
+    whole = value_and_gradient(model)
     monkeypatch.setattr(blocks, "BLOCK", 4)
-    parts = value_and_slope(in_parts)
+    parts = value_and_gradient(in_parts)
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 

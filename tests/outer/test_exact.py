@@ -31,7 +31,7 @@ def network():
 def learner(inner_objective, inner_lr, first_order=False):
     updater = inner.sgd(inner_lr)
     updater = inner.first_order(updater) if first_order else updater
-    return inner.gradient(inner.memory(network()), inner_objective, updater, rl.plain_returns())
+    return inner.gradient(inner.policy(network()), inner_objective, updater, rl.plain_returns())
 
 
 def experience(action, theta):

@@ -53,8 +53,8 @@ def adapted(theta, actions, inner_lr):
     """The exact update: the mean over valid steps of ∇log π times the reward to go."""
     pays = 1 / (1 + np.exp(-theta))
     reward = [REWARD[action] for action in actions]
-    slopes = [(1 - pays if action == 0 else -pays) * sum(reward[t:]) for t, action in enumerate(actions)]
-    return theta + inner_lr * np.mean(slopes)
+    gradients = [(1 - pays if action == 0 else -pays) * sum(reward[t:]) for t, action in enumerate(actions)]
+    return theta + inner_lr * np.mean(gradients)
 
 
 def exact_return(theta, inner_lr, rounds):
@@ -83,11 +83,12 @@ def test_meta_gradient_is_exact_with_early_ends(theta, inner_lr, rounds):
     agent = learner(rl.log_prob, inner_lr)
     params = inner.GradientParams(policy=jnp.array(theta), updater=())
     loss = outer.meta_loss(agent, rl.ratio, rl.plain_returns(), sampling_correction=rounds > 0)
-    slope = jax.jit(jax.grad(lambda theta, trials: loss(params.replace(policy=theta), trials)))
+    gradient = jax.jit(jax.grad(lambda theta, trials: loss(params.replace(policy=theta), trials)))
     trials = list(all_trials(agent, params, rounds))
     assert sum(chance for chance, _ in trials) == pytest.approx(1.0, abs=1e-6)
     total = sum(
-        chance * float(slope(params.policy, jax.tree.map(lambda leaf: leaf[None], trial))) for chance, trial in trials
+        chance * float(gradient(params.policy, jax.tree.map(lambda leaf: leaf[None], trial)))
+        for chance, trial in trials
     )
     high, low = (exact_return(theta + sign * 1e-5, inner_lr, rounds) for sign in (1, -1))
     # the loss is per step of the horizon

@@ -15,7 +15,7 @@ from jaxmeta.types import Plan
 from tests import tiny
 
 FAMILY, PLAN = tiny.family(), Plan(streams=2)
-POLICY = inner.memory(nets.actor_critic(FAMILY.env.spec, (8,)))
+POLICY = inner.policy(nets.actor_critic(FAMILY.env.spec, (8,)))
 
 
 def trained(meta, data=()):
@@ -80,17 +80,17 @@ def test_an_aggregate_sees_the_gram_matrix_of_all_tasks():
 def test_a_task_without_a_weight_is_in_no_aggregate(piece):
     """Losses with gradients 1, 2, 3 and 4: the last two count twice and not at all."""
 
-    def loss(theta, slope, key):
-        return slope * theta, {"slope": slope}
+    def loss(theta, gradient, key):
+        return gradient * theta, {"gradient": gradient}
 
-    slopes, weight = jnp.arange(1.0, 5.0), jnp.array([1.0, 1.0, 2.0, 0.0])
-    batch = outer.Batch(slopes, jax.random.split(jax.random.key(0), 4), weight)
+    gradients, weight = jnp.arange(1.0, 5.0), jnp.array([1.0, 1.0, 2.0, 0.0])
+    batch = outer.Batch(gradients, jax.random.split(jax.random.key(0), 4), weight)
     for aggregate in (outer.mean(), outer.masked()):
         found = aggregate(loss, jnp.float32(1.0), batch, piece)
         np.testing.assert_allclose(found.gradient, 9.0 / 4.0, rtol=1e-6)
-    gram = lambda gram: (gram == jnp.outer(slopes * weight, slopes * weight)).all() * jnp.full(4, 1.0)  # noqa: E731
+    gram = lambda gram: (gram == jnp.outer(gradients * weight, gradients * weight)).all() * jnp.full(4, 1.0)  # noqa: E731
     found = outer.combined(gram)(loss, jnp.float32(1.0), batch, piece)
-    np.testing.assert_allclose((found.gradient, found.loss, found.metrics["slope"]), (9.0, 2.25, 2.25), rtol=1e-6)
+    np.testing.assert_allclose((found.gradient, found.loss, found.metrics["gradient"]), (9.0, 2.25, 2.25), rtol=1e-6)
 
 
 def test_a_source_learns_from_demonstrations_that_nobody_collected():

@@ -1,4 +1,4 @@
-"""Who learns from what in soft actor-critic with a context, and what an update keeps of every task."""
+"""Who learns from what in soft actor-critic with an encoder, and what an update keeps of every task."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from jaxmeta import inner, nets, outer, tasks
 from jaxmeta.core.checkpoint import Checkpointer, keys_as_data
 from jaxmeta.core.train import make_chunk
 from jaxmeta.outer.soft_actor_critic import Drawn, drawn, soft_loss
-from jaxmeta.rl.replay import Transition, context_size, transition_rows
+from jaxmeta.rl.replay import Transition, evidence_size, transition_rows
 from jaxmeta.types import Continuous, Spec, Step
 from tests import tiny
 
 SPEC = Spec((2,), Continuous(2), horizon=3)
-LATENT, TASKS, BATCH, CONTEXT = 2, 2, 3, 4
-ENCODER = nets.product_encoder(context_size(SPEC, False), LATENT, (8,))
+LATENT, TASKS, BATCH, ROWS = 2, 2, 3, 4
+ENCODER = nets.product_encoder(evidence_size(SPEC, False), LATENT, (8,))
 FIXED = outer.OffPolicyConfig(temperature=0.7, kl_weight=0.3, discount=0.9)
 LEARNED = dataclasses.replace(FIXED, temperature=None)
 KEY = jax.random.key(7)
@@ -44,9 +44,9 @@ def spread(tree, seed):
 
 
 def problem(num_tasks=TASKS):
-    """Params, target critics, a batch in which some episodes ended, and a context."""
+    """Params, target critics, a batch in which some episodes ended, and evidence."""
     networks = networks_of()
-    params = spread(inner.context(networks, ENCODER).init(jax.random.key(0)), 1)
+    params = spread(inner.posterior_sampling(networks, ENCODER).init(jax.random.key(0)), 1)
     params = params.replace(log_temperature=jnp.log(0.7))
     targets = spread(params.critics, 2)
     keys = jax.random.split(jax.random.key(3), 5)
@@ -57,8 +57,8 @@ def problem(num_tasks=TASKS):
         next_obs=jax.random.normal(keys[3], (num_tasks, BATCH, 2)),
         terminated=jnp.tile(jnp.array([0.0, 1.0, 0.0]), (num_tasks, 1)),
     )
-    context = jax.random.normal(keys[4], (num_tasks, CONTEXT, context_size(SPEC, False)))
-    return params, targets, batch, context, jnp.ones((num_tasks, CONTEXT))
+    evidence = jax.random.normal(keys[4], (num_tasks, ROWS, evidence_size(SPEC, False)))
+    return params, targets, batch, evidence, jnp.ones((num_tasks, ROWS))
 
 
 def terms(config, num_tasks=TASKS, networks=None, meta_batch=None):
@@ -76,7 +76,7 @@ def terms(config, num_tasks=TASKS, networks=None, meta_batch=None):
 
 
 @pytest.fixture(scope="module")
-def slopes():
+def gradients():
     """Gradients of every part of the loss by the params, temperature included."""
     return jax.jit(jax.jacrev(terms(LEARNED)))(*problem())
 
@@ -88,12 +88,12 @@ def size_of(tree):
 def test_the_loss_is_that_of_a_loop_over_transitions():
     """Soft Bellman targets of the lesser target critic, scaled rewards, nothing after a terminal, a summed KL."""
     networks, config = networks_of(), FIXED
-    params, targets, batch, context, valid = problem()
+    params, targets, batch, evidence, valid = problem()
     squared, actor, divergences = [], [], []
     for task, key in enumerate(jax.random.split(KEY, TASKS)):
         z_key, next_key, actor_key = jax.random.split(key, 3)
         belief = ENCODER.belief(
-            params.encoder, ENCODER.add(params.encoder, ENCODER.start(), context[task], valid[task])
+            params.encoder, ENCODER.add(params.encoder, ENCODER.start(), evidence[task], valid[task])
         )
         z = belief.mean + jnp.sqrt(belief.variance) * jax.random.normal(z_key, (LATENT,))
         divergences.append(0.5 * np.sum(belief.variance + belief.mean**2 - 1 - np.log(belief.variance)))
@@ -113,7 +113,7 @@ def test_the_loss_is_that_of_a_loop_over_transitions():
                 squared.append((float(said) - target) ** 2)
             value = min(networks.critics(params.critics, batch.obs[at], action[index], z))
             actor.append(0.7 * float(log_prob[index]) - float(value))
-    said = jax.jit(terms(config))(params, targets, batch, context, valid)
+    said = jax.jit(terms(config))(params, targets, batch, evidence, valid)
     # the two critics' errors are added, not averaged
     np.testing.assert_allclose(said["loss/critic"], 2 * np.mean(squared), rtol=1e-4)
     np.testing.assert_allclose(said["loss/actor"], np.mean(actor), rtol=1e-4)
@@ -121,40 +121,42 @@ def test_the_loss_is_that_of_a_loop_over_transitions():
     np.testing.assert_allclose(said["total"], expected, rtol=1e-4)
 
 
-def test_the_encoder_learns_from_the_critics_and_not_from_the_actor(slopes):
-    assert size_of(slopes["loss/actor"].encoder) == 0.0
-    assert size_of(slopes["loss/critic"].encoder) > 1e-3
+def test_the_encoder_learns_from_the_critics_and_not_from_the_actor(gradients):
+    assert size_of(gradients["loss/actor"].encoder) == 0.0
+    assert size_of(gradients["loss/critic"].encoder) > 1e-3
 
 
-def test_actor_and_critics_learn_each_from_its_own_loss(slopes):
-    assert size_of(slopes["loss/critic"].actor) == 0.0
-    assert size_of(slopes["loss/actor"].critics) == 0.0
-    assert size_of(slopes["loss/actor"].actor) > 1e-3
-    assert size_of(slopes["loss/critic"].critics) > 1e-3
+def test_actor_and_critics_learn_each_from_its_own_loss(gradients):
+    assert size_of(gradients["loss/critic"].actor) == 0.0
+    assert size_of(gradients["loss/actor"].critics) == 0.0
+    assert size_of(gradients["loss/actor"].actor) > 1e-3
+    assert size_of(gradients["loss/critic"].critics) > 1e-3
 
 
-def test_the_temperature_learns_from_its_own_term_alone(slopes):
+def test_the_temperature_learns_from_its_own_term_alone(gradients):
     for part in ("loss/critic", "loss/actor", "kl_from_prior"):
-        assert slopes[part].log_temperature == 0.0
+        assert gradients[part].log_temperature == 0.0
     entropy = jax.jit(terms(LEARNED))(*problem())["entropy"]
     # the wanted entropy is minus the size of an action, 2
-    np.testing.assert_allclose(slopes["total"].log_temperature, entropy + 2.0, rtol=1e-4)
+    np.testing.assert_allclose(gradients["total"].log_temperature, entropy + 2.0, rtol=1e-4)
 
 
-def test_nothing_else_is_in_the_sum(slopes):
+def test_nothing_else_is_in_the_sum(gradients):
     def expected(name):
         weights = {"loss/critic": 1.0, "loss/actor": 1.0, "kl_from_prior": 0.3 * TASKS}
-        parts = [jax.tree.map(lambda leaf, w=w: w * leaf, getattr(slopes[part], name)) for part, w in weights.items()]
+        parts = [
+            jax.tree.map(lambda leaf, w=w: w * leaf, getattr(gradients[part], name)) for part, w in weights.items()
+        ]
         return jax.tree.map(lambda *leaves: sum(leaves), *parts)
 
     for name in ("encoder", "actor", "critics"):
-        chex.assert_trees_all_close(getattr(slopes["total"], name), expected(name), rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(getattr(gradients["total"], name), expected(name), rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_reaches_the_target_critics():
     params, targets, *data = problem()
-    slope = jax.jit(jax.grad(lambda targets: terms(LEARNED)(params, targets, *data)["total"]))(targets)
-    assert size_of(slope) == 0.0
+    gradient = jax.jit(jax.grad(lambda targets: terms(LEARNED)(params, targets, *data)["total"]))(targets)
+    assert size_of(gradient) == 0.0
 
 
 def actor_of_width(params, log_scale):
@@ -175,9 +177,9 @@ def actor_of_width(params, log_scale):
 def test_entropy_that_is_wanting_gets_dearer_and_an_excess_cheaper(scale):
     params, *data = problem()
     run = terms(LEARNED, networks=networks_of(scale))
-    slope = jax.jit(jax.grad(lambda params: run(params, *data)["total"]))
-    assert slope(actor_of_width(params, -6.0)).log_temperature < -1.0
-    assert slope(actor_of_width(params, 0.0)).log_temperature > 0.5
+    gradient = jax.jit(jax.grad(lambda params: run(params, *data)["total"]))
+    assert gradient(actor_of_width(params, -6.0)).log_temperature < -1.0
+    assert gradient(actor_of_width(params, 0.0)).log_temperature > 0.5
 
 
 def test_the_divergence_is_summed_over_the_tasks_of_a_meta_batch():
@@ -279,9 +281,9 @@ def updating(meta):
     return update
 
 
-def steps_on(source, sac, context, ordered=False, strata=2):
+def steps_on(source, sac, evidence, ordered=False, strata=2):
     """What the gradient steps of an update would learn from, leaves [steps, tasks, ...]."""
-    minibatches = drawn(Diary().spec, sac, context, ordered, sac.meta_batch, strata)
+    minibatches = drawn(Diary().spec, sac, evidence, ordered, sac.meta_batch, strata)
     batch = outer.Batch(((), source), jax.random.split(KEY, strata), jnp.ones(strata))
     return jax.vmap(lambda taken: minibatches.take(batch, taken))(minibatches.deal(batch))
 
@@ -354,27 +356,27 @@ def test_every_visit_brings_all_its_rounds_and_each_task_keeps_its_own(history):
     )
 
 
-def test_the_context_holds_the_first_round_of_the_latest_visit_alone(history):
+def test_the_evidence_holds_the_first_round_of_the_latest_visit_alone(history):
     states, _, _ = history
     revisited = 0
     for index, task, brought in visits(states):
-        context = held(states[index + 1].source["context"], task)
+        evidence = held(states[index + 1].source["context"], task)
         half = len(brought.reward) // 2
         for name in ("obs", "action", "next_obs", "terminated"):
-            np.testing.assert_array_equal(getattr(context, name), getattr(brought, name)[:half])
+            np.testing.assert_array_equal(getattr(evidence, name), getattr(brought, name)[:half])
         # what was collected with z from the belief is not among it
-        assert not set(context.obs[:, 1]) & set(brought.obs[half:, 1])
+        assert not set(evidence.obs[:, 1]) & set(brought.obs[half:, 1])
         revisited += index >= 2
     assert revisited == 12
 
 
 @pytest.mark.parametrize("first_ones", [False, True])
-def test_batch_and_context_of_a_gradient_step_are_of_one_task(first_ones, history):
+def test_batch_and_evidence_of_a_gradient_step_are_of_one_task(first_ones, history):
     """Both show which task they are of."""
-    sac, context = dataclasses.replace(tiny.SAC, gradient_steps=20), outer.ContextConfig(3, first_ones=first_ones)
-    steps = steps_on(history[2].source, sac, context)
+    sac, evidence = dataclasses.replace(tiny.SAC, gradient_steps=20), outer.EvidenceConfig(3, first_ones=first_ones)
+    steps = steps_on(history[2].source, sac, evidence)
     obs, valid = steps.data.transitions.obs[..., 0], steps.data.valid
-    shown = np.concatenate([obs, np.where(valid > 0, steps.data.context[..., 0], obs[..., :1])], -1)
+    shown = np.concatenate([obs, np.where(valid > 0, steps.data.evidence_rows[..., 0], obs[..., :1])], -1)
     assert (np.ptp(shown, axis=-1) == 0.0).all() and (valid.sum(-1) >= 1.0).all() and (steps.weight == 1.0).all()
     assert set(shown[..., 0].ravel()) == set(np.asarray(ENDS))
     assert (valid == 1.0).all() != first_ones
@@ -391,13 +393,13 @@ def test_a_task_that_never_brought_anything_is_not_learned_from():
         for _ in range(4):
             state, said = update(state)
         np.testing.assert_array_equal(state.source["transitions"].written > 0, [False, True, True, True])
-        assert said["faulty_tasks"] == 1.0 and np.isfinite(said["loss/critic"]) and said["skipped"] == 0.0
-        steps = steps_on(state.source, sac, outer.ContextConfig(3), strata=meta_batch)
+        assert said["nonfinite_tasks"] == 1.0 and np.isfinite(said["loss/critic"]) and said["skipped"] == 0.0
+        steps = steps_on(state.source, sac, outer.EvidenceConfig(3), strata=meta_batch)
         obs = np.asarray(steps.data.transitions.obs[..., 0])
         assert (obs[np.asarray(steps.weight) > 0] > 0).all() and float(steps.weight.mean()) == share
 
 
-def test_a_faulty_visit_leaves_the_context_of_earlier_ones():
+def test_a_nonfinite_visit_leaves_the_evidence_of_earlier_ones():
     meta = diary_meta(tasks_per_update=4)
     update, state = updating(meta), jm.init_state(meta, jax.random.key(0))
     state, _ = update(state)
@@ -409,9 +411,9 @@ def test_a_faulty_visit_leaves_the_context_of_earlier_ones():
 
 
 def test_a_recurrent_encoder_reads_the_beginning_of_a_visit_in_its_order(history):
-    steps = steps_on(history[2].source, tiny.SAC, outer.ContextConfig(3), ordered=True)
+    steps = steps_on(history[2].source, tiny.SAC, outer.EvidenceConfig(3), ordered=True)
     # from step to step the time goes on, or an episode begins
-    time, valid = steps.data.context[..., 2], steps.data.valid
+    time, valid = steps.data.evidence_rows[..., 2], steps.data.valid
     moves = np.where(time[..., 1:] > 0, time[..., 1:] - time[..., :-1] == 1, True) | (valid[..., 1:] == 0)
     assert moves.all() and (time[..., 0] == 0).all()
 
@@ -420,8 +422,8 @@ def test_a_recurrent_encoder_reads_the_beginning_of_a_visit_in_its_order(history
 def test_what_is_asked_for_reaches_the_gradient_step(encoder, vary, monkeypatch):
     seen, told = {}, {}
 
-    def note(spec, config, context, ordered, meta_batch, strata):
-        seen.update(config=config, context=context, ordered=ordered, meta_batch=meta_batch)
+    def note(spec, config, evidence, ordered, meta_batch, strata):
+        seen.update(config=config, evidence=evidence, ordered=ordered, meta_batch=meta_batch)
         return outer.whole()
 
     def note_loss(networks, encoder, meta_batch, config):
@@ -431,12 +433,12 @@ def test_what_is_asked_for_reaches_the_gradient_step(encoder, vary, monkeypatch)
     monkeypatch.setattr("jaxmeta.outer.soft_actor_critic.drawn", note)
     monkeypatch.setattr("jaxmeta.outer.soft_actor_critic.soft_loss", note_loss)
     sac = dataclasses.replace(tiny.SAC, temperature=0.3, meta_batch=2)
-    context = {"vary_context": vary, "posterior_context": True, "context_batch": 9, "use_next_obs": not vary}
-    meta = diary_meta(encoder=encoder, sac=sac, **context)
+    options = {"vary_context": vary, "posterior_context": True, "context_batch": 9, "use_next_obs": not vary}
+    meta = diary_meta(encoder=encoder, sac=sac, **options)
     np.testing.assert_allclose(meta.init(KEY).params.log_temperature, np.log(0.3), rtol=1e-6)
     expected = {"meta_batch": 2, "config": sac, "ordered": encoder == "recurrent"}
-    context = outer.ContextConfig(batch=9, rounds=2, first_ones=vary, use_next_obs=not vary)
-    assert seen == {**expected, "context": context} and told == expected
+    evidence = outer.EvidenceConfig(batch=9, rounds=2, first_ones=vary, use_next_obs=not vary)
+    assert seen == {**expected, "evidence": evidence} and told == expected
 
 
 def test_rounds_that_the_encoder_cannot_reach_are_refused():
@@ -451,7 +453,7 @@ def test_rounds_that_the_encoder_cannot_reach_are_refused():
         jm.pearl(family, dataclasses.replace(one, context_batch=reach + 1))
 
 
-def test_the_context_may_hold_the_rounds_with_z_from_the_belief_too():
+def test_the_evidence_may_hold_the_rounds_with_z_from_the_belief_too():
     meta = diary_meta(posterior_context=True, vary_context=True)
     update, state = updating(meta), jm.init_state(meta, jax.random.key(0))
     states = [jax.device_get(keys_as_data(state))]
@@ -459,8 +461,8 @@ def test_the_context_may_hold_the_rounds_with_z_from_the_belief_too():
         state, said = update(state)
         states.append(jax.device_get(keys_as_data(state)))
     for index, task, brought in visits(states):
-        context = held(states[index + 1].source["context"], task)
-        np.testing.assert_array_equal(context.obs, brought.obs)
+        evidence = held(states[index + 1].source["context"], task)
+        np.testing.assert_array_equal(evidence.obs, brought.obs)
     assert np.isfinite(said["loss/critic"]) and said["loss/critic"] != 0.0
 
 
@@ -486,8 +488,8 @@ def test_rewards_are_stored_as_paid_and_unscaled_dense_ones_for_the_critics_alon
     states, _, _ = history
     replay = states[-1].source
     for task in range(4):
-        kept, context = held(replay["transitions"], task), held(replay["context"], task)
-        np.testing.assert_array_equal(context.reward, context.next_obs[:, 2])
+        kept, evidence = held(replay["transitions"], task), held(replay["context"], task)
+        np.testing.assert_array_equal(evidence.reward, evidence.next_obs[:, 2])
         np.testing.assert_array_equal(kept.reward, -kept.next_obs[:, 2] - 10.0 * ENDS[task])
 
 

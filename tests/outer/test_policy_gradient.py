@@ -51,16 +51,16 @@ def test_ratios_are_one_before_the_first_step(name):
 
 def test_clipping_stops_the_gain_of_a_ratio_that_has_moved_far():
     advantage = jnp.array([[1.0], [-1.0]])
-    slope = jax.grad(lambda x: rl.clipped(0.2)(x, jnp.zeros((2, 1)), advantage, jnp.ones((2, 1))))
+    gradient = jax.grad(lambda x: rl.clipped(0.2)(x, jnp.zeros((2, 1)), advantage, jnp.ones((2, 1))))
     # a better action already more likely, a worse one already less likely: nothing more to gain
-    np.testing.assert_array_equal(slope(jnp.array([[0.5], [-0.5]])), jnp.zeros((2, 1)))
-    assert (np.abs(slope(jnp.array([[-0.5], [0.5]]))) > 0).all()
+    np.testing.assert_array_equal(gradient(jnp.array([[0.5], [-0.5]])), jnp.zeros((2, 1)))
+    assert (np.abs(gradient(jnp.array([[-0.5], [0.5]]))) > 0).all()
 
 
 def test_an_optimiser_of_ones_own_takes_the_place_of_adam():
     """Signs of a gradient have one length, which Adam's first step through two epochs would not have."""
     family, plan = tiny.family(), jm.Plan(streams=2)
-    policy = jm.inner.memory(jm.nets.actor_critic(family.env.spec, (4,)))
+    policy = jm.inner.policy(jm.nets.actor_critic(family.env.spec, (4,)))
     improve = outer.policy_gradient(
         policy, rl.plain_returns(), outer.PolicyGradientConfig(epochs=1), tx=optax.sign_sgd(0.25)
     )

@@ -50,12 +50,12 @@ def test_log_tells_how_often_a_bound_acted_and_that_no_task_was_left_out():
     config = jm.ReptileConfig(num_tasks=2, streams=4, hidden=(4,), rounds=1, max_inner_step=1e-3)
     meta = jm.reptile(FAMILY, config)
     _, metrics = jax.jit(meta.update)(jm.init_state(meta, jax.random.key(0)))
-    assert (metrics["bounded_steps"], metrics["faulty_tasks"]) == (1.0, 0.0)
+    assert (metrics["bounded_steps"], metrics["nonfinite_tasks"]) == (1.0, 0.0)
     assert 0.0 < metrics["grad_norm"] <= 2.001e-3  # two steps of that length; tasks go their own ways
 
 
 def test_a_task_whose_adaptation_is_not_finite_is_left_out_and_counted():
-    """Where the last step alone overflows, the trial itself is sound."""
+    """Where the last step alone overflows, the trial itself is finite."""
     agent, plan = tiny.algo("reptile").learner, jm.Plan(rounds=1, streams=3)
     end = outer.after_last_round(agent, lambda params, fast: params.replace(policy=fast.policy))
     source, info = outer.fresh(agent, FAMILY, plan), outer.Info(2, plan, spread=2)
@@ -83,7 +83,7 @@ def test_a_task_whose_adaptation_is_not_finite_is_left_out_and_counted():
     way = 2.0 * (flat(half.params) - flat(start.params))
     assert np.abs(way).max() > 1e-3
     np.testing.assert_allclose(flat(after.params) - flat(start.params), way, rtol=1e-4, atol=1e-6)
-    assert metrics["faulty_tasks"] == 1.0
+    assert metrics["nonfinite_tasks"] == 1.0
 
 
 def test_step_size_must_be_positive():

@@ -31,7 +31,7 @@ def error(theta, examples):
 
 @jax.jit
 def descend(theta, examples, lr):
-    return jax.tree.map(lambda leaf, slope: leaf - lr * slope, theta, jax.grad(error)(theta, examples))
+    return jax.tree.map(lambda leaf, grad: leaf - lr * grad, theta, jax.grad(error)(theta, examples))
 
 
 def learner(updater):
@@ -77,12 +77,12 @@ def test_gradient_of_a_learned_step_size_is_minus_the_product_of_both_gradients(
     params = agent.init(jax.random.key(0))
     loss = outer.query_loss(agent, ENV, 1)
     gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(params, TASK, jax.random.key(0))
-    slopes = jax.jit(jax.grad(error))
-    slope, outer_slope = (
-        slopes(params.policy, TASK.support),
-        slopes(descend(params.policy, TASK.support, 0.1), TASK.query),
+    gradient_of = jax.jit(jax.grad(error))
+    gradient, outer_gradient = (
+        gradient_of(params.policy, TASK.support),
+        gradient_of(descend(params.policy, TASK.support, 0.1), TASK.query),
     )
-    expected = jax.tree.map(lambda one, other: -one * other, slope, outer_slope)
+    expected = jax.tree.map(lambda one, other: -one * other, gradient, outer_gradient)
     chex.assert_trees_all_close(gradient.updater, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -124,10 +124,10 @@ BOUNDED = learner(inner.bounded(inner.sgd(0.1), 1e-3))
 @pytest.mark.parametrize(
     ("factor", "most", "counts"),
     [
-        (jnp.inf, None, {"faulty_tasks": 1.0}),
-        (jnp.inf, 1e3, {"faulty_tasks": 1.0, "masked_tasks": 0.25}),
-        (1e3, 1e3, {"faulty_tasks": 0.0, "masked_tasks": 0.25}),
-        (1.0, 1e3, {"faulty_tasks": 0.0, "masked_tasks": 0.0}),
+        (jnp.inf, None, {"nonfinite_tasks": 1.0}),
+        (jnp.inf, 1e3, {"nonfinite_tasks": 1.0, "masked_tasks": 0.25}),
+        (1e3, 1e3, {"nonfinite_tasks": 0.0, "masked_tasks": 0.25}),
+        (1.0, 1e3, {"nonfinite_tasks": 0.0, "masked_tasks": 0.0}),
     ],
 )
 def test_a_task_that_diverges_is_left_out_and_counted(factor, most, counts):
@@ -138,10 +138,10 @@ def test_a_task_that_diverges_is_left_out_and_counted(factor, most, counts):
     config = outer.SupervisedConfig(max_task_gradient=most)
     meta = following(agent, 4, config, tiny.spoiled(FAMILY, draws[0], factor))
     state, metrics = jax.jit(meta.update)(start)
-    sound = slice(0 if factor == 1.0 else 1, 4)
-    tasks = jax.vmap(FAMILY.sample)(draws[sound])
+    finite = slice(0 if factor == 1.0 else 1, 4)
+    tasks = jax.vmap(FAMILY.sample)(draws[finite])
     of_one = jax.grad(outer.query_loss(agent, ENV, 1), has_aux=True)
-    each = jax.jit(jax.vmap(of_one, (None, 0, 0)))(start.params, tasks, others[sound])
+    each = jax.jit(jax.vmap(of_one, (None, 0, 0)))(start.params, tasks, others[finite])
     gradient, told = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), each)
     assert {name: float(metrics[name]) for name in counts} == counts
     np.testing.assert_allclose(metrics["grad_norm"], optax.global_norm(gradient), rtol=1e-5)
@@ -159,7 +159,7 @@ def test_reptile_leaves_a_task_that_diverges_out_too():
     ends = [descend(start.params.policy, FAMILY.sample(key).support, 0.1) for key in draws[1:]]
     mean = jax.tree.map(lambda *leaves: jnp.mean(jnp.stack(leaves), 0), *ends)
     chex.assert_trees_all_close(state.params.policy, mean, rtol=1e-4, atol=1e-6)
-    assert metrics["faulty_tasks"] == 1.0
+    assert metrics["nonfinite_tasks"] == 1.0
 
 
 def test_nothing_changes_where_every_task_diverges():
@@ -167,7 +167,7 @@ def test_nothing_changes_where_every_task_diverges():
     meta = following(BOUNDED, 4, family=broken)
     start = jm.init_state(meta, jax.random.key(0))
     state, metrics = jax.jit(guard.guarded(meta.update))(start)
-    assert metrics["skipped"] == 1.0 and metrics["faulty_tasks"] == 4.0
+    assert metrics["skipped"] == 1.0 and metrics["nonfinite_tasks"] == 4.0
     chex.assert_trees_all_equal(state.params, start.params)
 
 
@@ -178,7 +178,7 @@ def test_log_tells_how_often_a_bound_acted(name):
     np.testing.assert_allclose(metrics["bounded_steps"], 1.0)
 
 
-def test_implicit_adaptation_tells_how_much_of_the_slope_is_left():
+def test_implicit_adaptation_reports_its_gradient_norm_ratio():
     left = []
     for steps in (1, 30):
         meta = tiny.supervised("imaml", inner_steps=steps, inner_lr=0.05, strength=5.0, activation="tanh")

@@ -153,7 +153,7 @@ def test_the_model_alone_learns_from_a_batch():
 
 
 def test_an_empty_ring_is_not_learned_from():
-    """All trials of one stratum were faulty: the mean is that of the other."""
+    """All trials of one stratum were non-finite: the mean is that of the other."""
     np.testing.assert_allclose(learned_mean(jnp.array([[0.0, 0.0], [1.0, 1.0]])), 3.0, atol=0.05)
 
 

@@ -28,7 +28,7 @@ def table(seed):
     return np.random.default_rng(seed).normal(size=(2, 2))
 
 
-def slopes(theta):
+def gradients(theta):
     """Of log π of every step, with respect to the logits: gradients [n, T, 4] and Hessians [n, T, 4, 4]."""
     pi = np.exp(theta) / np.exp(theta).sum(1, keepdims=True)
     first, second = np.zeros((*ACTION.shape, 2, 2)), np.zeros((*ACTION.shape, 2, 2, 2, 2))
@@ -46,7 +46,7 @@ def chances(theta):
 
 def jacobians(name, theta, step_size):
     """Of the step on every stream, as an estimator sees it: [n, 4, 4]."""
-    first, second = slopes(theta)
+    first, second = gradients(theta)
     if name == "first-order":
         return np.broadcast_to(np.eye(4), (len(ACTION), 4, 4))
     if name in DECAYS:
@@ -61,7 +61,7 @@ def jacobians(name, theta, step_size):
 
 def formula(name, theta, step_size, rounds):
     """What an estimator without sampling correction has for its expectation, [4]."""
-    first, _ = slopes(theta)
+    first, _ = gradients(theta)
     if rounds == 0:
         return np.einsum("n,nti,nt->i", chances(theta), first, TO_GO)
     seen, steps = jacobians(name, theta, step_size), np.einsum("nti,nt->ni", first, TO_GO) / ACTION.shape[1]
@@ -73,7 +73,7 @@ def exact_return(theta, step_size, rounds, num_streams=1):
     """By a loop over rounds whose streams are told apart."""
     if rounds == 0:
         return chances(theta) @ REWARD.sum(1)
-    first, _ = slopes(theta)
+    first, _ = gradients(theta)
     steps, chance, total = np.einsum("nti,nt->ni", first, TO_GO) / ACTION.shape[1], chances(theta), 0.0
     for one in itertools.product(range(len(ACTION)), repeat=num_streams):
         after = theta + step_size * steps[list(one)].mean(0).reshape(2, 2)
@@ -81,7 +81,7 @@ def exact_return(theta, step_size, rounds, num_streams=1):
     return total
 
 
-def exact_slope(theta, step_size, rounds, num_streams=1):
+def finite_differences(theta, step_size, rounds, num_streams=1):
     def move(index, size):
         return exact_return(theta + size * np.eye(4)[index].reshape(2, 2), step_size, rounds, num_streams)
 
@@ -107,7 +107,7 @@ def test_each_estimator_has_its_own_expectation(name, rounds):
     for seed, step_size in POINTS:
         theta = table(seed)
         got = np.ravel(measured(name, rounds)(jnp.asarray(theta, jnp.float32), step_size))
-        exact = exact_slope(theta, step_size, rounds)
+        exact = finite_differences(theta, step_size, rounds)
         expected = exact if name == "e-maml" else formula(name, theta, step_size, rounds)
         np.testing.assert_allclose(got, expected, atol=1e-5)
         biases.append(np.abs(expected - exact).max())
@@ -115,17 +115,19 @@ def test_each_estimator_has_its_own_expectation(name, rounds):
     assert max(biases) > 1e-3 or name == "e-maml"
 
 
-def test_exact_gradient_is_the_slope_of_the_enumerated_return():
+def test_exact_gradient_agrees_with_finite_differences():
     for num_streams, rounds, (seed, step_size) in ((1, 2, POINTS[0]), (2, 1, POINTS[1])):
         theta = table(seed)
         exact = meta_gradient.exact_gradient(jnp.asarray(theta, jnp.float32), step_size, ALL, num_streams, rounds)
-        np.testing.assert_allclose(np.ravel(exact), exact_slope(theta, step_size, rounds, num_streams), atol=1e-5)
+        np.testing.assert_allclose(
+            np.ravel(exact), finite_differences(theta, step_size, rounds, num_streams), atol=1e-5
+        )
 
 
 def test_correction_is_unbiased_on_several_streams():
     theta = table(1)
     got = measured("e-maml", 1, 2)(jnp.asarray(theta, jnp.float32), 2.0)
-    np.testing.assert_allclose(np.ravel(got), exact_slope(theta, 2.0, 1, 2), atol=1e-5)
+    np.testing.assert_allclose(np.ravel(got), finite_differences(theta, 2.0, 1, 2), atol=1e-5)
 
 
 def test_deviation_is_that_of_sampled_trials():

@@ -58,7 +58,7 @@ def ppo(family: TaskFamily, config: PPOConfig = PPOConfig()) -> MetaLearner:
     network = nets.actor_critic(
         family.env.spec, config.hidden, config.activation, config.init_log_std, config.action_scale, value=True
     )
-    policy, plan = inner.memory(network), Plan(streams=config.streams)
+    policy, plan = inner.policy(network), Plan(streams=config.streams)
     return outer.meta_update(
         policy,
         plan,

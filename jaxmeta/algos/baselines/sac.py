@@ -7,7 +7,7 @@ import dataclasses
 from jaxmeta import inner, nets, outer
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
-from jaxmeta.core.learner import MetaLearner, by_mode
+from jaxmeta.core.learner import MetaLearner, deterministic
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
 
@@ -48,13 +48,13 @@ def sac(family: TaskFamily, config: SACConfig = SACConfig()) -> MetaLearner:
       ValueError: if the family has discrete actions.
     """
     networks = nets.soft_actor_critic(family.env.spec, 0, config.hidden, config.action_scale)
-    agent = inner.context(networks, nets.no_context())
+    agent = inner.posterior_sampling(networks, nets.no_evidence())
     return outer.off_policy(
         networks,
-        nets.no_context(),
+        nets.no_evidence(),
         agent,
         family,
         outer.Visits(config.num_train_tasks, config.tasks_per_update, Plan(streams=config.streams)),
         config.sac,
-        evaluation=(by_mode(agent), Plan()),
+        evaluation=(deterministic(agent), Plan()),
     )

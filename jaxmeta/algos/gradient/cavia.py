@@ -32,7 +32,7 @@ class CAVIAConfig(SecondOrderConfig):
         def network(spec):
             return nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale)
 
-        return inner.memory(nets.with_context(network, family.env.spec, self.context))
+        return inner.policy(nets.with_context(network, family.env.spec, self.context))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,5 +56,5 @@ class FewShotCAVIAConfig(OnQueryConfig, DifferentiatedConfig):
 def cavia(family: TaskFamily, config: CAVIAConfig | FewShotCAVIAConfig = CAVIAConfig()) -> MetaLearner:
     """Builds an agent that adapts by φ' = -α ∇_φ L(θ, φ = 0), where φ is the context; the outer loop improves θ."""
     policy, loss = config.problem(family)
-    learner = config.descent(policy, loss, inner.adapt_only(config.rule(), "context"), anew=("context",))
+    learner = config.descent(policy, loss, inner.adapt_only(config.rule(), "context"), zero_at_start=("context",))
     return config.meta_train(learner, family)

@@ -58,7 +58,7 @@ class AdaptationConfig(UpdateRuleConfig):
         spec = family.env.spec
         if self.baseline == "linear":
             rl.check_linear_baseline(spec)
-        return inner.memory(nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale))
+        return inner.policy(nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale))
 
     def objective(self) -> rl.Objective:
         """Returns the form of the inner loss."""

@@ -66,11 +66,13 @@ class DifferentiatedConfig(UpdateRuleConfig):
     """How meta-gradients go through the steps: the second and third need less memory where there are many, and
     first-order takes the inner gradient for a constant (FOMAML)."""
 
-    def descent(self, policy: Learner, loss: inner.Loss, updater: inner.Updater, anew: tuple[str, ...] = ()) -> Learner:
+    def descent(
+        self, policy: Learner, loss: inner.Loss, updater: inner.Updater, zero_at_start: tuple[str, ...] = ()
+    ) -> Learner:
         """Lets a policy take a step down a loss after every round; see `inner.descent`."""
         updater = inner.first_order(updater) if self.backward == "first-order" else updater
         differentiate = inner.mixed_mode if self.backward == "mixed" else jax.grad
-        learner = inner.descent(policy, loss, updater, anew, differentiate)
+        learner = inner.descent(policy, loss, updater, zero_at_start, differentiate)
         return inner.rematerialised(learner) if self.backward == "rematerialised" else learner
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxmeta import inner, nets, outer
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
-from jaxmeta.core.learner import MetaLearner, by_mode
+from jaxmeta.core.learner import MetaLearner, deterministic
 from jaxmeta.rl import replay
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Plan
@@ -87,7 +87,7 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
     """
     spec = family.env.spec
     networks = nets.soft_actor_critic(spec, config.latent, config.hidden, config.action_scale)
-    size = replay.context_size(spec, config.use_next_obs)
+    size = replay.evidence_size(spec, config.use_next_obs)
     if config.encoder == "product":
         encoder = nets.product_encoder(size, config.latent, config.encoder_hidden)
     else:
@@ -98,8 +98,8 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
             f"posterior_context is True, but context_batch is {config.context_batch}: the first {reach} transitions of"
             " a visit are those with z from the prior"
         )
-    collector = inner.context(networks, encoder, config.use_next_obs)
-    tested = inner.context(networks, encoder, config.use_next_obs, prior_rounds=config.prior_episodes)
+    collector = inner.posterior_sampling(networks, encoder, config.use_next_obs)
+    tested = inner.posterior_sampling(networks, encoder, config.use_next_obs, prior_rounds=config.prior_episodes)
     return outer.off_policy(
         networks,
         encoder,
@@ -107,8 +107,8 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         family,
         outer.Visits(config.num_train_tasks, config.tasks_per_update, Plan(rounds=1, streams=config.streams)),
         config.sac,
-        outer.ContextConfig(
+        outer.EvidenceConfig(
             config.context_batch, 1 + config.posterior_context, config.vary_context, config.use_next_obs
         ),
-        evaluation=(by_mode(tested), Plan(rounds=config.rounds)),
+        evaluation=(deterministic(tested), Plan(rounds=config.rounds)),
     )

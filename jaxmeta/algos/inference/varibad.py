@@ -109,7 +109,7 @@ def varibad(family: TaskFamily, config: VariBADConfig = VariBADConfig()) -> Meta
         outer.uniform(family),
         outer.replay(outer.fresh(learner, family, plan), {"trials": ring}, strata, by_task=False),
         outer.variational(
-            inner.memory(policy),
+            inner.policy(policy),
             inner.hyper_trials,
             inner.negative_elbo(encoder, decoders, weights, config.kl_weight),
             example,

@@ -10,22 +10,22 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import inner, nets
-from jaxmeta.core.learner import by_mode
+from jaxmeta.core.learner import deterministic
 from jaxmeta.core.rollout import replay, replay_fast
-from jaxmeta.rl.replay import Transition, context_rows, context_size, stored
+from jaxmeta.rl.replay import Transition, evidence_rows, evidence_size, stored
 from tests import tiny
 
 FAMILY = tiny.family()
 SPEC = FAMILY.env.spec
 LATENT = 2
 NETWORKS = nets.soft_actor_critic(SPEC, LATENT, (8,), action_scale=0.1)
-SIZE = context_size(SPEC, use_next_obs=True)
+SIZE = evidence_size(SPEC, use_next_obs=True)
 ENCODERS = {"product": nets.product_encoder(SIZE, LATENT, (8,)), "recurrent": nets.recurrent_encoder(SIZE, LATENT, 8)}
 PLAN = jm.Plan(rounds=2, streams=3)
 
 
 def agent(encoder="product", prior_rounds=1):
-    return inner.context(NETWORKS, ENCODERS[encoder], use_next_obs=True, prior_rounds=prior_rounds)
+    return inner.posterior_sampling(NETWORKS, ENCODERS[encoder], use_next_obs=True, prior_rounds=prior_rounds)
 
 
 def params_of(learner):
@@ -58,7 +58,7 @@ def drawn(learner, params, trial):
 
 def rows_of(experience):
     """The transitions of a round, stream after stream, by a loop: only those that count."""
-    rows = np.asarray(context_rows(stored(experience), True))
+    rows = np.asarray(evidence_rows(stored(experience), True))
     return [rows[t, e] for e in range(rows.shape[1]) for t in range(rows.shape[0]) if experience.valid[t, e] > 0]
 
 
@@ -122,15 +122,15 @@ def test_the_encoder_is_not_told_where_episodes_end():
     ended = kept.replace(terminated=jnp.ones(5))
     for use_next_obs, more in ((False, []), (True, [next_obs])):
         parts = [obs, action, jnp.arange(5.0)[:, None], *more]
-        rows = context_rows(kept, use_next_obs)
+        rows = evidence_rows(kept, use_next_obs)
         np.testing.assert_array_equal(rows, np.concatenate(parts, axis=1))
-        np.testing.assert_array_equal(rows, context_rows(ended, use_next_obs))
-        assert rows.shape[1] == context_size(SPEC, use_next_obs)
+        np.testing.assert_array_equal(rows, evidence_rows(ended, use_next_obs))
+        assert rows.shape[1] == evidence_size(SPEC, use_next_obs)
 
 
 def test_an_agent_judged_by_its_mode_does_the_same_whatever_the_noise():
     """Given z, and so the keys of the streams, what it does is the pressed mean of its Gaussian."""
-    learner = by_mode(agent())
+    learner = deterministic(agent())
     params, trial = trial_of(learner)
     z = drawn(learner, params, trial)
     dist = spoken(params, z, trial.rounds)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.nets import ContextEncoder, ContextParams, SoftActorCritic, SquashedGaussian
-from jaxmeta.rl.replay import context_rows, stored
+from jaxmeta.nets import EvidenceEncoder, SoftActorCritic, SoftActorCriticParams, SquashedGaussian
+from jaxmeta.rl.replay import evidence_rows, stored
 from jaxmeta.types import Array, Carry, Input, Key, Output, Rollout
 
 
-class ContextFast(struct.PyTreeNode):
+class EvidenceFast(struct.PyTreeNode):
     """What an agent knows of its task."""
 
     evidence: Any
@@ -22,8 +22,8 @@ class ContextFast(struct.PyTreeNode):
     """Rounds that were added, int32 scalar."""
 
 
-def context(
-    networks: SoftActorCritic, encoder: ContextEncoder, use_next_obs: bool = False, prior_rounds: int = 1
+def posterior_sampling(
+    networks: SoftActorCritic, encoder: EvidenceEncoder, use_next_obs: bool = False, prior_rounds: int = 1
 ) -> Learner:
     """Builds an agent that draws z at the begin of every stream and holds it to the end (posterior sampling).
 
@@ -33,26 +33,26 @@ def context(
       prior_rounds: rounds in which z comes from the prior whatever was seen, as PEARL's first episodes.
     """
 
-    def start(params: ContextParams, key: Key) -> ContextFast:
-        return ContextFast(evidence=encoder.start(), rounds=jnp.zeros((), jnp.int32))
+    def start(params: SoftActorCriticParams, key: Key) -> EvidenceFast:
+        return EvidenceFast(evidence=encoder.start(), rounds=jnp.zeros((), jnp.int32))
 
-    def reset(params: ContextParams, fast: ContextFast, key: Key) -> Carry:
+    def reset(params: SoftActorCriticParams, fast: EvidenceFast, key: Key) -> Carry:
         early = fast.rounds < prior_rounds
         nothing, seen = (encoder.belief(params.encoder, evidence) for evidence in (encoder.start(), fast.evidence))
         return jax.tree.map(lambda prior, posterior: jnp.where(early, prior, posterior), nothing, seen).sample(key)
 
-    def act(params: ContextParams, fast: ContextFast, z: Carry, inputs: Input) -> tuple[Carry, Output]:
+    def act(params: SoftActorCriticParams, fast: EvidenceFast, z: Carry, inputs: Input) -> tuple[Carry, Output]:
         return z, Output(dist=networks.actor(params.actor, inputs.obs.reshape(-1), z), value=jnp.zeros(()))
 
-    def adapt(params: ContextParams, fast: ContextFast, experience: Rollout, key: Key) -> ContextFast:
+    def adapt(params: SoftActorCriticParams, fast: EvidenceFast, experience: Rollout, key: Key) -> EvidenceFast:
         # stream after stream, each in the order of time
         rows, valid = jax.tree.map(
             lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]),
-            (context_rows(stored(experience), use_next_obs), experience.valid),
+            (evidence_rows(stored(experience), use_next_obs), experience.valid),
         )
-        return ContextFast(encoder.add(params.encoder, fast.evidence, rows, valid), fast.rounds + 1)
+        return EvidenceFast(encoder.add(params.encoder, fast.evidence, rows, valid), fast.rounds + 1)
 
-    def unroll(params: ContextParams, fast: ContextFast, z: Carry, experience: Rollout) -> Output:
+    def unroll(params: SoftActorCriticParams, fast: EvidenceFast, z: Carry, experience: Rollout) -> Output:
         reward = experience.reward
         obs = experience.inputs.obs.reshape(*reward.shape, -1)
         return Output(
@@ -60,9 +60,9 @@ def context(
             value=jnp.zeros_like(reward),
         )
 
-    def init(key: Key) -> ContextParams:
+    def init(key: Key) -> SoftActorCriticParams:
         encoder_key, actor_key, critics_key = jax.random.split(key, 3)
-        return ContextParams(
+        return SoftActorCriticParams(
             encoder=encoder.init(encoder_key),
             actor=networks.init_actor(actor_key),
             critics=networks.init_critics(critics_key),

@@ -130,7 +130,7 @@ def test_gradients_are_finite_with_and_without_experience(encoder, valid):
 
 
 def test_an_agent_that_is_told_nothing_has_no_z():
-    encoder = nets.no_context()
+    encoder = nets.no_evidence()
     belief = infer(encoder, ROWS, ALL)
     assert belief.sample(jax.random.key(0)).shape == (encoder.size,) == (0,)
     assert belief.kl_from_prior() == 0.0

@@ -35,7 +35,7 @@ class Belief(struct.PyTreeNode):
         return 0.5 * jnp.sum(self.variance + jnp.square(self.mean) - 1.0 - jnp.log(self.variance), axis=-1)
 
 
-class ContextEncoder(NamedTuple):
+class EvidenceEncoder(NamedTuple):
     """Pure functions of one task's transitions, as vectors."""
 
     size: int
@@ -67,7 +67,7 @@ class Factors(struct.PyTreeNode):
     """Factors, scalar."""
 
 
-def product_encoder(transition_size: int, size: int = 5, hidden: Sequence[int] = (200, 200, 200)) -> ContextEncoder:
+def product_encoder(transition_size: int, size: int = 5, hidden: Sequence[int] = (200, 200, 200)) -> EvidenceEncoder:
     """Builds PEARL's encoder: each transition is a Gaussian factor, the posterior their product.
 
     The order of transitions does not matter, and precisions add. As in PEARL's own code the prior is no factor of the
@@ -94,7 +94,7 @@ def product_encoder(transition_size: int, size: int = 5, hidden: Sequence[int] =
         precision = jnp.where(factors.count > 0, factors.precision, 1.0)
         return _prior_without_evidence(factors.count, factors.weighted_mean / precision, 1.0 / precision)
 
-    return ContextEncoder(
+    return EvidenceEncoder(
         size=size,
         init=lambda key: module.init(key, jnp.zeros(transition_size)),
         start=lambda: Factors(jnp.zeros(size), jnp.zeros(size), jnp.zeros(())),
@@ -130,7 +130,7 @@ class _Recurrent(nn.Module):
         return self.out(hidden)
 
 
-def recurrent_encoder(transition_size: int, size: int = 5, hidden: int = 200) -> ContextEncoder:
+def recurrent_encoder(transition_size: int, size: int = 5, hidden: int = 200) -> EvidenceEncoder:
     """Builds what PEARL's paper compares its encoder with: a recurrent network over the transitions in their order."""
     module = _Recurrent(hidden, size)
 
@@ -147,7 +147,7 @@ def recurrent_encoder(transition_size: int, size: int = 5, hidden: int = 200) ->
         mean, spread = jnp.split(cast(Array, module.apply(params, memory.hidden, method="read")), 2)
         return _prior_without_evidence(memory.count, mean, jnp.maximum(jax.nn.softplus(spread), MIN_VARIANCE))
 
-    return ContextEncoder(
+    return EvidenceEncoder(
         size=size,
         init=lambda key: module.init(key, jnp.zeros(hidden), jnp.zeros(transition_size)),
         start=lambda: Memory(jnp.zeros(hidden), jnp.zeros(())),
@@ -157,9 +157,9 @@ def recurrent_encoder(transition_size: int, size: int = 5, hidden: int = 200) ->
     )
 
 
-def no_context() -> ContextEncoder:
+def no_evidence() -> EvidenceEncoder:
     """Builds the encoder of agents that are told nothing: z has no entries."""
-    return ContextEncoder(
+    return EvidenceEncoder(
         size=0,
         init=lambda key: {},
         start=lambda: (),
