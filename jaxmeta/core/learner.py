@@ -48,6 +48,8 @@ class Info:
     """The number of devices must divide this: tasks of an update, or of a minibatch."""
     warmup: int = 0
     """Updates at the start that only collect."""
+    prior_rounds: int = 0
+    """Rounds at the start of an evaluation in which the agent acts on the prior alone."""
 
 
 class MetaLearner(NamedTuple):

@@ -101,7 +101,7 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         )
     collector = inner.context(networks, encoder, config.use_next_obs)
     tested = inner.context(networks, encoder, config.use_next_obs, prior_rounds=config.prior_episodes)
-    return outer.off_policy(
+    meta = outer.off_policy(
         networks,
         encoder,
         collector,
@@ -113,3 +113,4 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         ),
         evaluation=(by_mode(tested), Plan(rounds=config.rounds)),
     )
+    return meta._replace(info=dataclasses.replace(meta.info, prior_rounds=config.prior_episodes))
