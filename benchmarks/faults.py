@@ -30,7 +30,7 @@ import tyro
 from jaxmeta.core import train
 from jaxmeta.core.checkpoint import Checkpointer, keys_as_data
 from jaxmeta.devices import Execution, use_cpu_cores
-from jaxmeta.experiment import registry, runs
+from jaxmeta.experiment import loading, registry, runs
 from jaxmeta.experiment.provenance import provenance
 from tests import tiny
 
@@ -141,7 +141,7 @@ def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
         for out, more in ((run, resume), (folder / "whole", []))
     ]
     restarts += codes[0] == 0
-    same = codes == [0, 0] and equal(runs.load(folder / "whole").state, runs.load(run).state)
+    same = codes == [0, 0] and equal(loading.load(folder / "whole").state, loading.load(run).state)
     found = {
         "kills": count,
         "amid_a_save": cut,

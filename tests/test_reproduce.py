@@ -20,7 +20,8 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import cli, reproduce
-from jaxmeta.experiment import logging, provenance, registry, runs
+from jaxmeta.cli import training
+from jaxmeta.experiment import assessment, logging, provenance, registry, runs
 from jaxmeta.reproduce import base, files, run, statistics
 from jaxmeta.reproduce.base import Computed, Evaluation, Reference, Required, Row, Table, Trained
 from jaxmeta.viz import plot
@@ -241,7 +242,7 @@ def test_a_run_is_locked_until_its_measurement_is_written(monkeypatch):
         with pytest.raises(runs.RunError, match="by another process"), files.locked(folder, wait=False):
             pass
 
-    def train(self, write=cli._Training.run):
+    def train(self, write=training.Training.run):
         busy(self.folder)
         return write(self)
 
@@ -249,7 +250,7 @@ def test_a_run_is_locked_until_its_measurement_is_written(monkeypatch):
         busy(folder)
         write(folder, measurement)
 
-    monkeypatch.setattr(cli._Training, "run", train)
+    monkeypatch.setattr(training.Training, "run", train)
     monkeypatch.setattr(files, "write_measurement", measure)
     assert call("--rows", "2x2/rl2") == 0
     with files.locked(Path("out/2x2/rl2"), wait=False):
@@ -518,7 +519,7 @@ def test_every_task_shares_the_trials_equally():
     goals = jm.tasks.all_goals()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jm, "evaluate", note)
-        runs.trials(None, (), family, None, 50, 0, every_task=goals)
+        assessment.trials(None, (), family, None, 50, 0, every_task=goals)
     _, counts = np.unique(seen.goals, axis=0, return_counts=True)
     assert counts.tolist() == [3] * 21
 
@@ -556,7 +557,7 @@ def test_error_over_every_task_is_that_within_tasks():
     reports = run._report(learner, params, plan, config, few, 0)
     point = run._point(Row(statistics.trial_return), reports)
 
-    whole = runs.trials(learner, params, family, plan, count * repeats, 0, every_task=jm.tasks.all_goals())
+    whole = assessment.trials(learner, params, family, plan, count * repeats, 0, every_task=jm.tasks.all_goals())
     total = np.asarray(whole.returns, np.float64).sum((1, 2, 3)).reshape(repeats, count)
     assert point["num_trials"] == total.size and point["mean"] == pytest.approx(total.mean())
     direct = np.sqrt((total.var(0, ddof=1) / repeats).mean() / count)

@@ -48,6 +48,8 @@ class Info:
     """Tasks that are sharded over the devices, per update or per minibatch; the number of devices must divide it."""
     warmup: int = 0
     """Updates at the start that only collect experience."""
+    prior_rounds: int = 0
+    """Rounds at the start of an evaluation in which the agent acts on the prior alone."""
 
 
 class MetaLearner(NamedTuple):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import queue
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,10 @@ from jaxmeta.experiment import runs, survival
 
 PLAIN_SECONDS = 10.0
 """Least time between two lines of progress where there is no terminal."""
+MAX_PENDING = 1000
+"""Calls that a logger in the background may be behind."""
+CLOSE_SECONDS = 60.0
+"""How long the end of a run waits for a logger in the background."""
 
 
 class Guarded:
@@ -32,13 +38,13 @@ class Guarded:
             self._callback(update, state, metrics)
         except Exception as error:
             if not self._failed:
-                name = type(self._callback).__name__
-                survival.say(f"jaxmeta: {name} failed, training goes on without it: {error}", self._stream)
+                name, brief = type(self._callback).__name__, " ".join(str(error).split())
+                survival.say(f"jaxmeta: {name} failed, training goes on without it: {brief}", self._stream)
             self._failed = True
 
 
 class JsonLines:
-    """Appends one line per update to `metrics.jsonl`.
+    """Appends one line per update to `metrics.jsonl` in a run folder.
 
     A line has `update`, `env_steps` (total of the run so far; the mean over seeds), `seconds` (of training so far) and
     every metric of the update. With several seeds a metric is the mean over them, and `seeds` lists them one by one.
@@ -67,31 +73,54 @@ class JsonLines:
             lines.append(codec.to_json(record | ({"seeds": several} if several else {})) + "\n")
         # before the write: if it fails, the lines after it still count what was done
         self._env_steps, self._seconds, self._clock = float(total[-1]), float(seconds[-1]), now
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         # opened anew each time and written at once: whoever reads along sees whole lines
         with self._file.open("a") as file:
             file.write("".join(lines))
 
 
 class TensorBoard:
-    """Writes every metric, averaged over seeds, as TensorBoard scalars over updates."""
+    """Writes every metric, averaged over seeds, as TensorBoard scalars over updates.
+
+    It writes at once: the writers of tensorboardX hand over to a thread by a queue of bounded length, and where that
+    thread has died, of a full disk, adding to the queue blocks for ever.
+    """
 
     def __init__(self, folder: Path, done: int = 0):
-        self._folder = str(folder / runs.TENSORBOARD)
+        self._folder = folder / runs.TENSORBOARD
         self._done = done
-        self._writer = None
+        self._writer: Any = None
+        self._broken = False
 
     def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
+        if self._broken:
+            return  # half a record may stand in the file: nothing after it could be read
+        try:
+            self._write(update, metrics)
+        except OSError:
+            self._broken = True
+            raise
 
-            # what an interrupted run wrote after its last checkpoint is hidden
-            self._writer = SummaryWriter(self._folder, purge_step=self._done + 1 if self._done else None, flush_secs=10)
+    def _write(self, update: int, metrics: dict[str, np.ndarray]) -> None:
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        if self._writer is None:
+            from tensorboardX.event_file_writer import EventsWriter
+
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(self._folder / "events"))
+            if self._done:  # what an interrupted run wrote after its last checkpoint is hidden
+                start = SessionLog(status=SessionLog.START)
+                self._writer.write_event(Event(step=self._done + 1, session_log=start))
+        now = time.time()
         for one, scalars in _scalars(update, metrics):
-            for name, scalar in scalars.items():
-                self._writer.add_scalar(name, scalar, one)
+            for name, value in scalars.items():
+                self._writer.write_event(Event(wall_time=now, step=one, summary=scalar(name, value)))
+        self._writer.flush()
 
     def close(self) -> None:
-        """Writes out what is pending."""
+        """Closes the file."""
         with contextlib.suppress(Exception):
             if self._writer is not None:
                 self._writer.close()
@@ -123,6 +152,49 @@ class WandB:
         with contextlib.suppress(Exception):
             if self._run is not None:
                 self._run.finish()
+
+
+class Background:
+    """Calls a logger in a thread of its own, so that one that waits, such as for a network, cannot hold up training.
+
+    It is given the metrics alone, `None` as the state. Where it falls `MAX_PENDING` calls behind, or `close` takes more
+    than `CLOSE_SECONDS`, that is said once and the rest is left out.
+    """
+
+    def __init__(self, callback: Any, stream: TextIO | None = None):
+        self._callback, self._guarded = callback, Guarded(callback, stream)
+        self._stream = stream or sys.stderr
+        self._pending: queue.Queue[tuple[int, dict[str, np.ndarray]] | None] = queue.Queue(MAX_PENDING)
+        self._behind = False
+        self._thread = threading.Thread(target=self._work, name="logger", daemon=True)
+        self._thread.start()
+
+    def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
+        if not self._behind:
+            self._put((update, metrics))
+
+    def close(self) -> None:
+        """Lets the logger finish, if it does so in time."""
+        self._put(None)
+        self._thread.join(0.0 if self._behind else CLOSE_SECONDS)
+        if self._thread.is_alive() and not self._behind:
+            self._give_up(f"did not finish within {CLOSE_SECONDS:g} seconds; what it had not written is lost")
+
+    def _put(self, item: tuple[int, dict[str, np.ndarray]] | None) -> None:
+        try:
+            self._pending.put_nowait(item)
+        except queue.Full:
+            self._give_up(f"is {MAX_PENDING} calls behind; training goes on without it")
+
+    def _give_up(self, why: str) -> None:
+        if not self._behind:
+            survival.say(f"jaxmeta: {type(self._callback).__name__} {why}", self._stream)
+        self._behind = True
+
+    def _work(self) -> None:
+        while (item := self._pending.get()) is not None:
+            self._guarded(item[0], None, item[1])
+        self._callback.close()
 
 
 class Progress:
@@ -193,7 +265,7 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     """Prints the returns by round and episode as a table, and success rates where the tasks define success.
 
     Args:
-      evaluation: as `runs.assess` returns it.
+      evaluation: as `assessment.assess` returns it.
     """
     from rich.console import Console
     from rich.table import Table

@@ -1,13 +1,17 @@
 """Names of the algorithms and task families that the command line knows.
 
-Entries are import paths, not objects: listing them imports nothing heavy. A user's own family or algorithm needs no
-entry here, `jm.maml(my_family)` takes any object that passes `jm.testing.check_env`.
+Entries are import paths, not objects: listing them imports nothing heavy. A user's own family needs no entry here. In
+Python, `jm.maml(my_family)` takes any object that passes `jm.testing.check_env`; where a name is needed, as on the
+command line, it is `module:factory`, see `OwnFamily`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
+import inspect
+import typing
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -23,6 +27,66 @@ class Entry(NamedTuple):
         """Returns the factory and its config class."""
         module = importlib.import_module(self.module)
         return getattr(module, self.factory), getattr(module, self.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoConfig:
+    """The config of a task family whose factory takes none."""
+
+
+class OwnFamily(NamedTuple):
+    """A task family of the user, named `module:factory`.
+
+    The factory takes a config, a dataclass all of whose fields have defaults and are int, float, bool, str, Literal, a
+    tuple or a dataclass of such, or nothing. The class is read from its annotation, else from its default.
+    """
+
+    module: str
+    factory: str
+
+    def load(self) -> tuple[Any, type]:
+        """Imports the module and returns the factory and its config class.
+
+        Raises:
+          KeyError: if there is no such module or factory, or the factory takes anything else than a config.
+        """
+        name = f"{self.module}:{self.factory}"
+        try:
+            module = importlib.import_module(self.module)
+        except ImportError as error:
+            raise KeyError(f"task family {name!r} cannot be imported: {error}") from error
+        factory = getattr(module, self.factory, None)
+        if not callable(factory):
+            hint = near(self.factory, vars(module)) or f" it is in {module.__file__}"
+            raise KeyError(f"no task family {name!r}: the module has no function {self.factory!r};{hint}")
+        needed = _parameters(factory)
+        if not needed:
+            return lambda config: factory(), NoConfig
+        kind = _hints(factory).get(needed[0].name, type(needed[0].default))
+        if len(needed) > 1 or not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            raise KeyError(
+                f"task family {name!r} takes ({', '.join(one.name for one in needed)}); it must take one config, a"
+                " dataclass that its annotation names, or nothing"
+            )
+        try:
+            kind()
+        except TypeError as error:
+            raise KeyError(f"task family {name!r}: {error}; all fields of its config need defaults") from error
+        return factory, kind
+
+
+def _hints(factory: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(factory)
+    except (NameError, TypeError):  # an annotation that only a type checker knows; an object that can be called
+        return {}
+
+
+def _parameters(factory: Any) -> list[inspect.Parameter]:
+    """Lists the parameters of a factory that matter: the first, and what must be given."""
+    given = list(inspect.signature(factory).parameters.values())
+    named = [one for one in given if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    return [one for index, one in enumerate(named) if index == 0 or one.default is one.empty]
 
 
 class Algo(NamedTuple):
@@ -87,6 +151,25 @@ TASKS = {
     "humanoid-dir": Entry("jaxmeta.tasks.brax", "humanoid_dir", "HumanoidDirConfig"),
     **SUPERVISED_TASKS,
 }
+
+
+OFF_POLICY = frozenset({"pearl", "sac"})
+"""Algorithms that learn from a replay and from critics that follow slowly, neither of which is a parameter."""
+
+
+def is_own(tasks: str) -> bool:
+    """Whether a task family is one of the user's, named `module:factory`."""
+    return ":" in tasks
+
+
+def find_tasks(name: str) -> Entry | OwnFamily:
+    """Looks a task family up; it raises as `find` does. One of the user's is not imported before `load`."""
+    if not is_own(name):
+        return find("task family", TASKS, name)
+    module, _, factory = name.partition(":")
+    if not factory.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise KeyError(f"no task family {name!r}; one of your own is named MODULE:FACTORY, such as my_module:my_family")
+    return OwnFamily(module, factory)
 
 
 def find_algo(name: str, tasks: str) -> Entry:

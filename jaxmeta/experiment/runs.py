@@ -1,8 +1,8 @@
-"""What is in a run folder, and how it is read back.
+"""What is in a run folder: its configuration and its other files of text.
 
 A run folder holds `config.json` (what was run), `metrics.jsonl` (one line per update), `checkpoints/`, `tensorboard/`,
 `evaluation.json` (returns on held-out tasks) and pictures; `nonfinite/`, in the form of a checkpoint, where a run
-ended because its updates were not finite. Everything but the checkpoints is JSON or PNG.
+ended because its updates were not finite; `.lock`, see `locks`. Everything but the checkpoints is JSON or PNG.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import warnings
-import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jaxmeta.config.codec import RunError, decode_dataclass, encode, named, to_json
+from jaxmeta import __version__
+from jaxmeta.config.codec import RunError, decode, decode_dataclass, encode, named, to_json
 from jaxmeta.experiment import registry
 
 CONFIG = "config.json"
@@ -28,15 +28,22 @@ FORMAT = 2
 """What `config.json` and the checkpoints look like; 1, which had no number, was that of jaxmeta 0.1."""
 LARGEST_CONFIG = 2**20
 """Bytes of the largest `config.json` that is read."""
-EVALUATION_STREAM, START_STREAM = (zlib.crc32(name) for name in (b"evaluation", b"start"))
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What `config.json` says: enough to build the run again."""
+    """What `config.json` says: enough to build the run again.
+
+    In Python `algo` and `tasks` are named as on the command line:
+
+        config = jm.RunConfig("maml", "navigation", jm.MAMLConfig(), jm.tasks.NavigationConfig())
+        family, meta = config.build()
+    """
 
     algo: str
+    """Name of the algorithm, such as `maml`."""
     tasks: str
+    """Name of the task family, such as `navigation`; `module:factory` for one of your own, see `registry.OwnFamily`."""
     algo_config: Any
     tasks_config: Any
     seed: int = 0
@@ -64,18 +71,21 @@ class RunConfig:
         """Returns the task family and the meta-learner.
 
         Raises:
-          RunError: if the parts do not fit together.
+          RunError: if a name is not known, or the parts do not fit together.
         """
-        make_algo, _ = registry.find_algo(self.algo, self.tasks).load()
+        make_algo, _ = _load("algo", lambda: registry.find_algo(self.algo, self.tasks))
         family = self.build_family()
         with named("algo", self.algo_config):
             return family, make_algo(family, self.algo_config)
 
     def build_family(self) -> Any:
         """Returns the task family alone; it raises as `build` does."""
-        make_tasks, _ = registry.find("task family", registry.TASKS, self.tasks).load()
-        with named("tasks", self.tasks_config):
-            family = make_tasks(self.tasks_config)
+        make_tasks, _ = _load("tasks", lambda: registry.find_tasks(self.tasks))
+        if registry.is_own(self.tasks):
+            family = _build_own(self.tasks, make_tasks, self.tasks_config)
+        else:
+            with named("tasks", self.tasks_config):
+                family = make_tasks(self.tasks_config)
         if not self.reveal:
             return family
         from jaxmeta.tasks.base import reveal
@@ -83,159 +93,44 @@ class RunConfig:
         return reveal(family)
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run that has been read back, or has just been trained."""
-
-    path: Path
-    config: RunConfig
-    family: Any
-    meta: Any
-    state: Any
-    """The train state of a checkpoint; with several seeds its leaves have a leading axis."""
-    skipped: dict[int, str] = dataclasses.field(default_factory=dict)
-    """Later checkpoints that are damaged, and how."""
-
-    @property
-    def learner(self) -> Any:
-        """The agent."""
-        return self.meta.learner
-
-    @property
-    def params(self) -> Any:
-        """The meta-parameters; with several seeds on a leading axis."""
-        return self.state.params
-
-    @property
-    def first_params(self) -> Any:
-        """The meta-parameters of the first seed, without an axis of seeds."""
-        import jax
-
-        return self.params if seed_axis(self.config) is None else jax.tree.map(lambda leaf: leaf[0], self.params)
-
-    @property
-    def step(self) -> int:
-        """Updates done."""
-        import numpy as np
-
-        return int(np.max(self.state.step))
-
-
-def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
-    """Reads a run folder: its configuration and a checkpoint of it.
-
-    It runs nothing that the folder brings along: the configuration is JSON that names registered parts, the state is
-    arrays, and their sizes are compared before any is read.
-
-    Args:
-      update: which checkpoint, a number or "best"; by default the last good one. Of those that are damaged a warning
-        tells.
-
-    Raises:
-      RunError: if there is no run, its files are damaged, or none is the best as none has a score.
-    """
-    import jaxmeta as jm
-    from jaxmeta.core.checkpoint import CheckpointError
-
-    config = read_config(path)
-    folder = Path(path)
-    if last_checkpoint(folder) is None:
-        raise RunError(f"{folder} has no checkpoint yet; nothing can be evaluated")
-    family, meta = config.build()
-    checkpointer, form = jm.Checkpointer(folder / CHECKPOINTS), jm.state_form(meta, seed_axis(config))
-    skipped: dict[int, str] = {}
+def _load(field: str, find: Callable[[], Any]) -> tuple[Any, type]:
+    """Imports a registered factory and its config class; `field` names it where there is none."""
     try:
-        if update == "best":
-            update = checkpointer.best()
-            if update is None:
-                raise RunError(
-                    f"no checkpoint in {checkpointer.folder} has a score, so none is the best; name an update"
-                )
-        if update is None:
-            _, state, skipped = checkpointer.restore_last(form)
-        else:
-            state = checkpointer.restore(form, update)
-    except CheckpointError as error:
-        raise RunError(str(error)) from error
-    finally:
-        checkpointer.close()
-    for message in skipped.values():
-        warnings.warn(f"{message}; an earlier one was read", stacklevel=2)
-    return Run(folder, config, family, meta, state, skipped)
+        return find().load()
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{field}: {error.args[0]}") from error
 
 
-def fresh_state(config: RunConfig, meta, execution: Any = None) -> Any:
-    """Makes the train state that the run starts from.
+def _build_own(name: str, make_tasks: Callable[[Any], Any], config: Any) -> Any:
+    """Builds a task family of the user; refuses what no agent of reinforcement learning can be trained on."""
+    from jaxmeta.tasks import FewShot, TaskFamily
 
-    Raises:
-      RunError: if it is to begin with a run that cannot be read, or whose parameters are of other shapes.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    import jaxmeta as jm
-
-    execution = execution or jm.Execution()
-    state = jm.init_state(meta, jax.random.key(config.seed), seed_axis(config), execution)
-    if config.start_from is None:
-        return state
-    # with the key of its seed alone it would meet the tasks again that the other run learned on
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, START_STREAM))(jnp.atleast_1d(state.key))
-    key = jax.device_put(keys.reshape(state.key.shape), state.key.sharding)
-    return state.replace(params=_start_params(config, meta, execution), key=key)
-
-
-def _start_params(config: RunConfig, meta, execution: Any) -> Any:
-    """Reads the parameters that a run begins with, onto the devices that it is trained on."""
-    import jaxmeta as jm
-    from jaxmeta.core.checkpoint import CheckpointError
-
-    form, folder = start_form(config, meta, execution), Path(config.start_from or "")
-    checkpointer = jm.Checkpointer(folder / CHECKPOINTS)
-    update = (config.start or {}).get("update", last_checkpoint(folder))
     try:
-        return checkpointer.restore(form, update).params
-    except CheckpointError as error:
-        raise RunError(f"start_from is {config.start_from}: {error}") from error
-    finally:
-        checkpointer.close()
-
-
-def start_form(config: RunConfig, meta, execution: Any = None) -> Any:
-    """Returns what `jm.state_form` says of the run that this one begins with, on the devices of this one.
-
-    Raises:
-      RunError: if it cannot be read, or its parameters are not of the same names and shapes.
-    """
-    import jax
-
-    import jaxmeta as jm
-
-    assert config.start_from is not None
-    _, other = read_config(config.start_from).build()
-    forms = [
-        jm.state_form(
-            one._replace(info=dataclasses.replace(one.info, spread=meta.info.spread)),
-            seed_axis(config),
-            execution or jm.Execution(),
+        family = make_tasks(config)
+    except ValueError as error:
+        raise RunError(f"tasks is {name}: {error}") from error
+    if not isinstance(family, TaskFamily):
+        raise RunError(f"tasks is {name}, which returns a {type(family).__name__}; it must return a jm.TaskFamily")
+    if isinstance(family.env, FewShot):
+        raise RunError(
+            f"tasks is {name}, a supervised family; by name there are only supervised families of jaxmeta, so train on"
+            " it in Python"
         )
-        for one in (meta, other)
-    ]
-    here, there = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(form.params)
-        }
-        for form in forms
-    )
-    for name in [*here, *there]:
-        if here.get(name) != there.get(name):
-            one, two = (f"of shape {shapes[name]}" if name in shapes else "missing" for shapes in (there, here))
-            raise RunError(
-                f"start_from is {config.start_from}: of its parameters {name} is {one}, but here it is {two}; take a"
-                " run with the same network, and observations and actions of the same size"
-            )
-    return forms[1]
+    return family
+
+
+def check_storable(config: RunConfig) -> None:
+    """Raises a RunError if the config of a task family of the user is not the same once JSON has stored it."""
+    kind = type(config.tasks_config)
+    try:
+        same = decode(kind, json.loads(to_json(encode(config.tasks_config, "tasks"))), "tasks") == config.tasks_config
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise RunError(
+            f"tasks is {config.tasks}, but config.json cannot hold its {kind.__name__}; its fields must be int, float,"
+            " bool, str, Literal, tuples or dataclasses of such"
+        )
 
 
 def with_start(config: RunConfig) -> RunConfig:
@@ -258,105 +153,31 @@ def last_checkpoint(folder: Path) -> int | None:
     return max(steps, default=None)
 
 
-def assess(
-    run: Run,
-    num_tasks: int = 40,
-    seed: int = 0,
-    rounds: int | None = None,
-    deterministic: bool = False,
-    streams: int | None = None,
-) -> dict[str, Any]:
-    """Evaluates a run on held-out tasks.
-
-    Args:
-      num_tasks: tasks, drawn from the family's held-out law; per seed where the run has several.
-      seed: decides the tasks and all else that is random.
-      rounds: adaptation rounds; by default as in meta-training.
-      deterministic: whether to act by the mode of the policy.
-      streams: parallel streams per task and round; by default as in meta-training.
-
-    Returns:
-      A JSON object. Statistics are over tasks; where the run has several seeds, over seeds and tasks within them:
-      `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`. Where the tasks
-      define success, `success[round][episode]` is the same for the share of solved episodes.
-    """
-    plan = changed_plan(run.meta.plan, rounds, streams)
-    report = trials(
-        run.meta.learner, run.params, run.family, plan, num_tasks, seed, seed_axis(run.config), deterministic
-    )
-    return {
-        "algo": run.config.algo,
-        "tasks": run.config.tasks,
-        "step": run.step,
-        "num_tasks": num_tasks,
-        "num_seeds": run.config.num_seeds,
-        "seed": seed,
-        "deterministic": deterministic,
-        "plan": dataclasses.asdict(plan),
-        "returns": report.by_round_and_episode(),
-        "trial_return": report.trial_return(),
-        "gain": report.gain(),
-        **({} if report.successes is None else {"success": report.success()}),
-    }
-
-
-def changed_plan(plan: Any, rounds: int | None, streams: int | None) -> Any:
-    """Returns a plan with other rounds and streams; None leaves them."""
-    changes = {name: value for name, value in (("rounds", rounds), ("streams", streams)) if value is not None}
-    return dataclasses.replace(plan, **changes)
-
-
-def trials(
-    learner: Any,
-    params: Any,
-    family: Any,
-    plan: Any,
-    num_tasks: int,
-    seed: int,
-    num_seeds: int | None = None,
-    deterministic: bool = False,
-    every_task: Any = None,
-) -> Any:
-    """Runs trials of a learner, trained or not, on held-out tasks.
-
-    Args:
-      num_tasks: tasks, a trial on each; per seed where there are several.
-      seed: decides the tasks and all else that is random.
-      num_seeds: leading axis of `params`; None if there is none.
-      every_task: all tasks there are, stacked [M, ...]: instead of a draw, each stands in the batch equally often, for
-        `num_tasks` trials or a few more. By default the tasks are drawn from the family's held-out law.
-
-    Returns:
-      A `jm.Report`.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    import jaxmeta as jm
-
-    # not a small number: folding in i gives the i-th key of a split, which meta-training with this seed uses
-    key = jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM)
-
-    def one_seed(params, key):
-        task_key, trial_key = jax.random.split(key)
-        if every_task is None:
-            tasks = jax.vmap(family.sample_test)(jax.random.split(task_key, num_tasks))
-        else:
-            repeats = -(-num_tasks // jax.tree.leaves(every_task)[0].shape[0])
-            tasks = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * repeats), every_task)
-        return jm.evaluate(learner, params, family.env, tasks, trial_key, plan, deterministic)
-
-    if num_seeds is None:
-        return one_seed(params, key)
-    # every seed gets tasks of its own: the more tasks, the less the result depends on them
-    return jax.vmap(one_seed)(params, jax.random.split(key, num_seeds))
-
-
 def read_config(path: str | Path) -> RunConfig:
-    """Reads `config.json`.
+    """Reads `config.json`. Where its task family is one of the user's, this imports the module of that.
 
     Raises:
-      RunError: if it is not there, or a field is unknown, missing or of the wrong type; the message names it.
+      RunError: if it is not there, or a field is unknown, missing or of the wrong type; the message names the field,
+        and the version of jaxmeta that wrote the file.
+    """
+    file, data = Path(path) / CONFIG, read_json(path)
+    try:
+        names = {field: data.get(field, "") for field in ("algo", "tasks")}
+        if not all(isinstance(name, str) for name in names.values()):
+            wrong = next(field for field, name in names.items() if not isinstance(name, str))
+            raise RunError(f"{wrong} is {json.dumps(names[wrong])}; it must be a text")
+        _, algo = _load("algo", lambda: registry.find_algo(names["algo"], names["tasks"]))
+        _, tasks = _load("tasks", lambda: registry.find_tasks(names["tasks"]))
+        return decode_dataclass(RunConfig, data, "", {"algo_config": algo, "tasks_config": tasks})
+    except RunError as error:
+        raise RunError(f"{file}: {error} ({_written_by(data)})") from error
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Reads `config.json` as it stands, without building anything from it.
+
+    Raises:
+      RunError: if it is not there, is no JSON object, or is of another format.
     """
     file = Path(path) / CONFIG
     if not file.is_file():
@@ -370,19 +191,23 @@ def read_config(path: str | Path) -> RunConfig:
     if not isinstance(data, dict):
         raise RunError(f"{file} does not hold a JSON object")
     if (found := data.get("format", 1)) != FORMAT:
-        remedy = "use jaxmeta 0.1" if found == 1 else "use the version that wrote it"
-        raise RunError(f"{file} has format {found}; this version reads format {FORMAT}: {remedy}")
-    configs = {}
-    names = {field: data.get(field, "") for field in ("algo", "tasks")}
-    for field, find in (
-        ("algo", lambda: registry.find_algo(names["algo"], names["tasks"])),
-        ("tasks", lambda: registry.find("task family", registry.TASKS, names["tasks"])),
-    ):
-        try:
-            _, configs[f"{field}_config"] = find().load()
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{file}: {field}: {error.args[0]}") from error
-    return decode_dataclass(RunConfig, data, f"{file}: ", configs)
+        written = "" if found == 1 else f" ({_written_by(data)})"
+        remedy = f"use jaxmeta {'0.1' if found == 1 else _writer(data) or 'as it was then'}"
+        raise RunError(f"{file} has format {found}{written}; this version reads format {FORMAT}: {remedy}")
+    return data
+
+
+def _writer(data: dict[str, Any]) -> str | None:
+    """Returns the version of jaxmeta that wrote a configuration; None if it does not say."""
+    versions = data.get("versions")
+    version = versions.get("jaxmeta") if isinstance(versions, dict) else None
+    return version if isinstance(version, str) else None
+
+
+def _written_by(data: dict[str, Any]) -> str:
+    version = _writer(data)
+    wrote = "it does not say which version wrote it" if version is None else f"written by jaxmeta {version}"
+    return f"{wrote}; this is {__version__}"
 
 
 def write_config(path: Path, config: RunConfig) -> None:
@@ -427,5 +252,9 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Writes a file so that a reader, or a crash, sees the old or the new one whole."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(draft, file)
+    try:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(draft, file)
+    except OSError:
+        draft.unlink(missing_ok=True)  # such as on a full disk
+        raise

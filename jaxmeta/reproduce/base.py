@@ -23,7 +23,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from jaxmeta.cli import flags
+from jaxmeta.cli import train
+from jaxmeta.cli.parsing import UsageError
 from jaxmeta.experiment import registry, runs
 
 Point = dict[str, Any]
@@ -197,7 +198,7 @@ class Trained(Run):
     def config(self, seed: int = 0, num_seeds: int = 1, tasks: str = "") -> runs.RunConfig:
         """Returns what its run folder says that it is."""
         # parsed only: where it lies does not matter
-        return flags.train_config(self.command(Path(self.name), seed, num_seeds, tasks)[1:])[1]
+        return train.new_run(self.command(Path(self.name), seed, num_seeds, tasks)[1:])[1]
 
 
 class Recipe(NamedTuple):
@@ -231,7 +232,7 @@ class Reference(Run):
         """Returns the tasks, as the configuration of a run; its algorithm means nothing."""
         algo = next(iter(registry.SUPERVISED_ALGOS)) if self.tasks in registry.SUPERVISED_TASKS else "rl2"
         command = [algo, self.tasks, "--out", "run", *shlex.split(self.flags), *shlex.split(tasks)]
-        return flags.train_config(command)[1]
+        return train.new_run(command)[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +302,7 @@ class Table:
                 near = registry.near(name, sorted(set().union(*names.values())))
                 groups = ", ".join(dict.fromkeys(run.group for run in self.runs))
                 agents = ", ".join(dict.fromkeys("/" + run.name.partition("/")[2] for run in self.runs))
-                raise flags.UsageError(
+                raise UsageError(
                     f"no row {name!r} in {self.name};{near} there are {groups}, whole or each with one of {agents}"
                 )
         chosen = [run for run in self.runs if (names[run.name].intersection(wanted) if wanted else run.rows)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmeta.experiment import runs
+from jaxmeta.experiment import assessment, loading
 
 MAX_STEPS = 10
 NUM_TASKS = 1000
@@ -29,9 +29,9 @@ def _draw(folders: Mapping[str, Path], title: str, what: str, sign: float) -> An
 
     curves = {}
     for name, folder in folders.items():
-        run = runs.load(folder)
-        plan = runs.changed_plan(run.meta.plan, MAX_STEPS, None)
-        report = runs.trials(run.meta.learner, run.first_params, run.family, plan, NUM_TASKS, seed=0)
+        run = loading.load(folder)
+        plan = assessment.changed_plan(run.meta.plan, MAX_STEPS, None)
+        report = assessment.trials(run.meta.learner, run.first_params, run.family, plan, NUM_TASKS, seed=0)
         points = [episodes[0] for episodes in report.by_round_and_episode()]
         mean, ends = (sign * np.array([point[part] for point in points]) for part in ("mean", "ci95"))
         curves[name] = {"mean": mean, "ci95": np.sort(ends, axis=1)}

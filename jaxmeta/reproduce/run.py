@@ -10,14 +10,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxmeta import reproduce
-from jaxmeta.cli import flags
+from jaxmeta.cli import checks
+from jaxmeta.cli.parsing import UsageError
 from jaxmeta.config import codec
-from jaxmeta.experiment import provenance, registry, runs
+from jaxmeta.experiment import assessment, loading, locks, provenance, registry, runs
 from jaxmeta.reproduce import files, statistics
 from jaxmeta.reproduce.base import Computed, Evaluation, Point, Reference, Row, Run, Table, Trained
+
+if TYPE_CHECKING:
+    from jaxmeta.cli.reproduce import Options
 
 RUNS = Path("runs/reproduce")
 RESULTS = Path("benchmarks/results")
@@ -80,7 +84,7 @@ class Call:
         return ["reproduce", self.table.name, "--rows", run.name, *quick, *options, *out]
 
 
-def prepare(options: flags.ReproduceOptions) -> Call:
+def prepare(options: Options) -> Call:
     """Checks all that can be checked before JAX starts.
 
     Raises:
@@ -88,16 +92,14 @@ def prepare(options: flags.ReproduceOptions) -> Call:
     """
     known = ", ".join(reproduce.TABLES)
     if options.table is None:
-        raise flags.UsageError(
-            f"reproduce needs the name of a table, one of {known}, such as `jaxmeta reproduce bandit`"
-        )
+        raise UsageError(f"reproduce needs the name of a table, one of {known}, such as `jaxmeta reproduce bandit`")
     if options.table not in reproduce.TABLES:
         near = registry.near(options.table, reproduce.TABLES)
-        raise flags.UsageError(f"no table {options.table!r};{near} the tables are {known}")
-    flags.check_seed(options.seed)
-    flags.at_least("--num-seeds", options.num_seeds, 1)
+        raise UsageError(f"no table {options.table!r};{near} the tables are {known}")
+    checks.seed(options.seed)
+    checks.at_least("--num-seeds", options.num_seeds, 1)
     if options.quick and options.results is not None:
-        raise flags.UsageError(f"--results is {options.results}, but what --quick finds is not kept; leave one out")
+        raise UsageError(f"--results is {options.results}, but what --quick finds is not kept; leave one out")
     table, out = reproduce.load(options.table), options.out or _usual_out(options.table, options.quick)
     # rows of a trial run elsewhere are no results
     usual = out == _usual_out(options.table, quick=False) and RESULTS.is_dir()
@@ -113,13 +115,13 @@ def prepare(options: flags.ReproduceOptions) -> Call:
         options.again,
         options.cache,
     )
-    flags.check_writable("--out", out)
+    checks.writable("--out", out)
     if results is not None:
-        flags.check_writable("--results", results)
+        checks.writable("--results", results)
     for file in call.tables():
         if any(row.get("quick") != options.quick for row in files.read_table(file)):
             kind = "full" if options.quick else "quick"
-            raise flags.UsageError(f"{file} holds {kind} rows, which do not mix with others; choose another --out")
+            raise UsageError(f"{file} holds {kind} rows, which do not mix with others; choose another --out")
     for run in call.chosen if not options.again else ():
         _check_folder(call, run)
         _check_results(call, run)
@@ -255,7 +257,7 @@ def _optima(run: Run) -> dict[str, float | None]:
 
 def _evaluate_trained(call: Call, run: Run) -> dict[str, Any]:
     assert isinstance(run, Trained)
-    stored = runs.load(call.out / run.name)
+    stored = loading.load(call.out / run.name)
     reports = {}
     for one in run.trials:
         config = run.config(call.seed, call.num_seeds, one.tasks)
@@ -290,11 +292,11 @@ def _report(
     import jax
 
     every_task = evaluation.every_task and evaluation.every_task(config.tasks_config)
-    report = runs.trials(
+    report = assessment.trials(
         learner,
         params,
         config.build_family(),
-        runs.changed_plan(plan, evaluation.rounds, evaluation.streams),
+        assessment.changed_plan(plan, evaluation.rounds, evaluation.streams),
         evaluation.num_tasks,
         seed,
         runs.seed_axis(config),
@@ -372,23 +374,27 @@ def _config(call: Call, run: Trained) -> dict[str, Any]:
 def _check_folder(call: Call, run: Run, remedy: str = "choose another --out, or add --again to move it aside") -> None:
     """Refuses to go on in a folder that holds another run."""
     folder = call.out / run.name
-    if not isinstance(run, Trained) or not folder.is_dir() or not any(folder.iterdir()):
+    if not isinstance(run, Trained) or not _holds_files(folder):
         return
     if not (folder / runs.CONFIG).is_file():
-        raise flags.UsageError(f"{folder} is not empty and holds no run; {remedy}")
+        raise UsageError(f"{folder} is not empty and holds no run; {remedy}")
     wanted, stored = run.config(call.seed, call.num_seeds), runs.read_config(folder)
     elsewhere = (*START, *provenance.ORIGIN)
     wanted = dataclasses.replace(wanted, **{name: getattr(stored, name) for name in elsewhere})
     if differs := codec.first_difference("", wanted, stored):
         name = differs[0].replace("_config.", ".")
-        raise flags.UsageError(f"{name} is {differs[1]}, but the run in {folder} has {differs[2]}; {remedy}")
+        raise UsageError(f"{name} is {differs[1]}, but the run in {folder} has {differs[2]}; {remedy}")
     if (stored.start_from is None) == bool(run.start):
         begins = f"begins with {run.start}" if run.start else "begins with random parameters"
-        raise flags.UsageError(f"{run.name} {begins}, but the run in {folder} does not; {remedy}")
+        raise UsageError(f"{run.name} {begins}, but the run in {folder} does not; {remedy}")
     if stored.start:  # an older run does not say what it began with
         now = [(one.updates, _recipe(_config(call, one))) for one in call.lineage(run)[:-1]]
         if now != _begun_with(stored.start):
-            raise flags.UsageError(f"{run.name} begins with another {run.start} than the run in {folder} did; {remedy}")
+            raise UsageError(f"{run.name} begins with another {run.start} than the run in {folder} did; {remedy}")
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(entry.name != locks.LOCK for entry in folder.iterdir())
 
 
 def _begun_with(start: dict[str, Any] | None) -> list[tuple[int, dict[str, Any]]]:
@@ -408,7 +414,7 @@ def _check_results(call: Call, run: Run) -> None:
     names, file = {run.row_name(row) for row in run.rows}, call.tables()[-1]
     for row in files.read_table(file) if call.results is not None else ():
         if row["name"] in names and (row["seed"] != call.seed or row["seeds"] > call.seeds(run)):
-            raise flags.UsageError(
+            raise UsageError(
                 f"{file} has {row['name']} of {row['seeds']} seeds from {row['seed']} on, not of {call.seeds(run)} from"
                 f" {call.seed} on; choose another --results, or add --again to replace it"
             )

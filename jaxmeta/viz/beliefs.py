@@ -12,7 +12,7 @@ from jaxmeta import inner, nets
 from jaxmeta.algos.inference.varibad import VariBADConfig, belief_model
 from jaxmeta.core.learner import deterministic
 from jaxmeta.core.rollout import collect
-from jaxmeta.experiment import runs
+from jaxmeta.experiment import loading
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Rollout
 
@@ -77,7 +77,7 @@ def _decode(
     return jnp.mean(jax.nn.sigmoid(logits), axis=0).reshape(size, size)
 
 
-def draw_trial(run: runs.Run, seed: int) -> Any:
+def draw_trial(run: loading.Run, seed: int) -> Any:
     """Draws a trial of a run on `grid-navigation`, by the mode of its policy.
 
     Args:

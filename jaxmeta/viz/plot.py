@@ -24,7 +24,7 @@ def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]
 
     Args:
       records: lines of `metrics.jsonl`.
-      evaluation: as `runs.assess` returns it.
+      evaluation: as `assessment.assess` returns it.
 
     Returns:
       The files.

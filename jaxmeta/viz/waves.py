@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmeta.core.rollout import collect
-from jaxmeta.experiment import runs
+from jaxmeta.experiment import loading
 from jaxmeta.tasks.few_shot import FewShotTask
 from jaxmeta.tasks.sinusoid import MAX_INPUT
 from jaxmeta.types import Array, Examples
@@ -22,7 +22,7 @@ STEPS = (0, 1, 5, 10)
 NUM_INPUTS = 200
 
 
-def predictions(run: runs.Run, task: FewShotTask, x: Array, steps: int) -> Array:
+def predictions(run: loading.Run, task: FewShotTask, x: Array, steps: int) -> Array:
     """Predicts at inputs [M] after 0 to `steps` gradient steps on the support of a task: [steps + 1, M]."""
     env = dataclasses.replace(run.family.env, queries=len(x))
     asked = task.replace(query=Examples(x[:, None], jnp.zeros((len(x), 1))))
@@ -31,7 +31,7 @@ def predictions(run: runs.Run, task: FewShotTask, x: Array, steps: int) -> Array
     return trial.rounds.action[:, 0, 0]
 
 
-def draw_trial(run: runs.Run, seed: int) -> Any:
+def draw_trial(run: loading.Run, seed: int) -> Any:
     """Draws what a run on `sinusoid` predicts for a held-out wave before and after gradient steps.
 
     Args:
@@ -47,10 +47,10 @@ def draw_trial(run: runs.Run, seed: int) -> Any:
 
 def draw_predictions(folders: Mapping[str, Path], seed: int = 0) -> Any:
     """Draws `draw_trial` for several runs, each a panel: the same task, if they draw their tasks alike."""
-    return _panels({name: runs.load(folder) for name, folder in folders.items()}, seed)
+    return _panels({name: loading.load(folder) for name, folder in folders.items()}, seed)
 
 
-def _panels(agents: Mapping[str, runs.Run], seed: int) -> Any:
+def _panels(agents: Mapping[str, loading.Run], seed: int) -> Any:
     from jaxmeta.viz import plot
 
     x = jnp.linspace(-MAX_INPUT, MAX_INPUT, NUM_INPUTS)

@@ -21,10 +21,10 @@ import pytest
 import jaxmeta as jm
 from jaxmeta import cli, tasks
 from jaxmeta.algos.gradient.maml import MAMLConfig
-from jaxmeta.cli import flags
+from jaxmeta.cli import parsing, startup, train
 from jaxmeta.config import codec
 from jaxmeta.core.checkpoint import keys_as_data
-from jaxmeta.experiment import logging, provenance, registry, runs
+from jaxmeta.experiment import loading, logging, provenance, registry, runs
 from tests import tiny
 
 TINY_MAML = ["train", "maml", "navigation", "--tasks.horizon", "5", "--algo.num-tasks", "2", "--algo.streams", "2"]
@@ -52,7 +52,7 @@ def rl2_run(tmp_path_factory):
 
 def test_training_writes_a_complete_run_folder(maml_run):
     names = {"config.json", "metrics.jsonl", "evaluation.json", "learning.png", "adaptation.png"}
-    assert {entry.name for entry in maml_run.iterdir()} == names | {"checkpoints", "tensorboard"}
+    assert {entry.name for entry in maml_run.iterdir()} == names | {"checkpoints", "tensorboard", ".lock"}
     assert list((maml_run / "tensorboard").glob("events*"))
     config = json.loads((maml_run / "config.json").read_text())
     assert (config["algo"], config["tasks"], config["seed"], config["num_seeds"]) == ("maml", "navigation", 0, 1)
@@ -151,7 +151,7 @@ def test_resumed_run_equals_uninterrupted(maml_run, tmp_path, capsys, monkeypatc
     assert lines(tmp_path / "run") == lines(maml_run)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
     assert runs.read_config(tmp_path / "run") == runs.read_config(maml_run)
-    resumed, whole = runs.load(tmp_path / "run"), runs.load(maml_run)
+    resumed, whole = loading.load(tmp_path / "run"), loading.load(maml_run)
     assert resumed.step == whole.step == 4
     chex.assert_trees_all_equal(jax.device_get(resumed.params), jax.device_get(whole.params))
 
@@ -167,7 +167,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     ):
         out = ["--out", str(tmp_path / folder), "--devices", devices, "--updates", updates]
         assert cli.main([*train, *out, *more]) == 0
-    mixed, one = (keys_as_data(runs.load(tmp_path / folder).state) for folder in ("mixed", "one"))
+    mixed, one = (keys_as_data(loading.load(tmp_path / folder).state) for folder in ("mixed", "one"))
     chex.assert_trees_all_close(*map(jax.device_get, (mixed, one)), rtol=1e-5, atol=1e-6)
 
 
@@ -196,7 +196,7 @@ def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_p
         f" the state cannot be saved to {in_the_way / runs.NON_FINITE}: [Errno 20] Not a directory:"
         f" '{in_the_way / runs.NON_FINITE / '4.partial'}', the last checkpoint is of update 4",
     ]
-    before = runs.load(maml_run)
+    before = loading.load(maml_run)
     state = jm.Checkpointer(dump).restore(jm.state_form(before.meta), 4)
     assert (int(state.skipped), int(state.step)) == (5, 9)
     for part in ("params", "opt_state"):
@@ -221,9 +221,9 @@ def test_resumed_run_adds_the_commit_that_it_goes_on_at(tmp_path, monkeypatch):
 def test_a_run_begins_with_what_another_one_learned(rl2_run, tmp_path, monkeypatch):
     longer = [*TINY_RL2[1:], "--tasks.num-pulls", "4", "--out", str(tmp_path / "longer"), "--eval-tasks", "0"]
     begun = [*longer, "--updates", "1", "--start-from", str(rl2_run)]
-    _, config = flags.train_flags(begun)
+    _, config = train.configure(begun)
     _, meta = config.build()
-    start, random = runs.fresh_state(config, meta), jm.init_state(meta, jax.random.key(0), 2)
+    start, random = loading.fresh_state(config, meta), jm.init_state(meta, jax.random.key(0), 2)
     chex.assert_trees_all_equal(start.params, jm.load(rl2_run).params)
     rest = [keys_as_data(state.replace(params=(), key=())) for state in (start, random)]
     chex.assert_trees_all_equal(*rest)
@@ -241,24 +241,24 @@ def test_a_run_begins_with_what_another_one_learned(rl2_run, tmp_path, monkeypat
     resumed = [*longer, "--updates", "2", "--resume"]
     monkeypatch.chdir(rl2_run)
     for again in ([], ["--start-from", "."]):
-        assert flags.train_flags([*resumed, *again])[1] == dataclasses.replace(stored, updates=2)
-    with pytest.raises(flags.UsageError, match="--start-from is .*/elsewhere, but the run"):
-        flags.train_flags([*resumed, "--start-from", "elsewhere"])
+        assert train.configure([*resumed, *again])[1] == dataclasses.replace(stored, updates=2)
+    with pytest.raises(parsing.UsageError, match="--start-from is .*/elsewhere, but the run"):
+        train.configure([*resumed, "--start-from", "elsewhere"])
 
 
 def test_a_run_begins_with_what_is_noted_or_not_at_all(rl2_run, tmp_path):
     start = tmp_path / "start"
     shutil.copytree(rl2_run, start)
-    _, config = flags.train_flags([*TINY_RL2[1:], "--out", str(tmp_path / "new"), "--start-from", str(start)])
+    _, config = train.configure([*TINY_RL2[1:], "--out", str(tmp_path / "new"), "--start-from", str(start)])
     _, meta = config.build()
     # it has gone on to other updates since
     with pytest.raises(codec.RunError, match="start_from is .*/start: "):
-        runs.fresh_state(dataclasses.replace(config, start=config.start | {"update": 1}), meta)
+        loading.fresh_state(dataclasses.replace(config, start=config.start | {"update": 1}), meta)
     for file in (start / "checkpoints" / "2").rglob("*"):
         if file.is_file() and file.stat().st_size > 100:
             file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(codec.RunError, match="start_from is .*/start: "):
-        runs.fresh_state(config, meta)
+        loading.fresh_state(config, meta)
 
 
 BAD_INPUT = {
@@ -335,15 +335,12 @@ def test_bad_input_gives_one_line_and_writes_nothing(line, maml_run, rl2_run, tm
     assert files() == before
 
 
-@pytest.mark.parametrize("name", registry.ALGOS)
-def test_rounds_of_a_config_are_those_of_its_plan(name):
-    # `evaluate --rounds` relies on it
-    assert tiny.algo(name).plan.rounds == getattr(tiny.ALGOS[name], "rounds", 0)
-
-
-@pytest.mark.parametrize("name", registry.SUPERVISED_ALGOS)
-def test_rounds_of_a_supervised_config_are_those_of_its_plan(name):
-    assert tiny.supervised(name).plan.rounds == tiny.SUPERVISED[name].rounds
+def test_algorithms_that_learn_off_policy_are_noted():
+    """`train --start-from` refuses them: more than parameters carries what they have learned."""
+    with_critics = {
+        name for name, config in tiny.ALGOS.items() if isinstance(getattr(config, "sac", None), type(tiny.SAC))
+    }
+    assert with_critics == registry.OFF_POLICY
 
 
 MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignment OOM Debugging.\n..."
@@ -532,11 +529,11 @@ def test_compilation_cache_is_private(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", None)
     try:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path / "of the environment"))
-        cli._start_jax(cache=True)
+        startup.start_jax(cache=True)
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "of the environment")
-        cli._start_jax(cache=False)
+        startup.start_jax(cache=False)
         assert jax.config.jax_compilation_cache_dir is None
-        cli._start_jax(cache=True)
+        startup.start_jax(cache=True)
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxmeta")
         assert stat.S_IMODE((tmp_path / "jaxmeta").stat().st_mode) == 0o700
     finally:

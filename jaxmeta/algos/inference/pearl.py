@@ -100,7 +100,7 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         )
     collector = inner.posterior_sampling(networks, encoder, config.use_next_obs)
     tested = inner.posterior_sampling(networks, encoder, config.use_next_obs, prior_rounds=config.prior_episodes)
-    return outer.off_policy(
+    meta = outer.off_policy(
         networks,
         encoder,
         collector,
@@ -112,3 +112,4 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         ),
         evaluation=(deterministic(tested), Plan(rounds=config.rounds)),
     )
+    return meta._replace(info=dataclasses.replace(meta.info, prior_rounds=config.prior_episodes))

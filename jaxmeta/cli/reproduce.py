@@ -1,0 +1,59 @@
+"""`jaxmeta reproduce`: our numbers beside those of a published table."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import tyro
+
+from jaxmeta import reproduce
+from jaxmeta.cli import parsing, startup, train
+from jaxmeta.config import codec
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Trains what a published table needs and prints our numbers beside the published ones."""
+
+    table: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=f"One of {', '.join(reproduce.TABLES)}.")
+    ] = None
+    rows: Annotated[str | None, tyro.conf.arg(metavar="ROW,...")] = None
+    """Only these rows, by group or by full name, such as 10x5,100x10/rl2; by default all."""
+    quick: parsing.Switch = False
+    """Show in a minute or so that it works: few updates and trials, nothing that counts."""
+    seed: int = 0
+    """Random seed."""
+    num_seeds: int = 1
+    """Independent training runs per agent; statistics are over them."""
+    out: parsing.Folder = None
+    """Folder of the runs and the table; by default runs/reproduce/NAME, and NAME-quick with `--quick`."""
+    results: parsing.Folder = None
+    """Folder of the copy to commit; by default benchmarks/results, where there is one and `--out` is not given."""
+    again: parsing.Switch = False
+    """Run finished rows again; what they left is moved aside, and their rows of other seeds are replaced."""
+    json: parsing.Switch = False
+    """Print the chosen rows as one JSON object instead of a table; progress goes to the standard error."""
+    cache: parsing.Switch = True
+    """Compile anew instead of using the compiled programs in the user's cache folder."""
+
+
+def run(argv: list[str]) -> int:
+    """Prints a table, once what it needs is trained."""
+    options = parsing.parse(Options, argv, "jaxmeta reproduce")
+    from jaxmeta.reproduce import run as calls
+    from jaxmeta.reproduce import show
+
+    call = calls.prepare(options)
+    startup.start_jax(options.cache)
+    startup.find_devices()
+    rows, code = calls.perform(call, train.run)
+    if code:
+        return code
+    if options.json:
+        print(codec.to_json({"name": call.table.name, "rows": rows}, indent=2))
+    else:
+        written = [file for table in call.tables() for file in (table, table.with_suffix(".png"))]
+        show.print_table(call.table, rows, written)
+    return 1 if any(row["met"] is False for row in rows) and not options.quick else 0

@@ -1,0 +1,256 @@
+"""`jaxmeta train`: its flags, and what is refused before anything is compiled or written."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxmeta.cli import checks, parsing, startup
+from jaxmeta.cli.parsing import UsageError
+from jaxmeta.config import codec
+from jaxmeta.experiment import loading, registry, runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Flags of `train` besides those of the algorithm and the tasks."""
+
+    out: parsing.Folder = None
+    """Run folder to write, new or empty (required)."""
+    updates: int = 500
+    """Meta-updates in total."""
+    seed: int = 0
+    """Random seed."""
+    num_seeds: int = 1
+    """Independent runs in parallel, from one compiled program."""
+    reveal: parsing.Switch = False
+    """Add the task to every observation: the agent becomes an oracle."""
+    resume: parsing.Switch = False
+    """Continue the run in DIR from its last checkpoint; its configuration stays, `--updates` may grow."""
+    start_from: parsing.Folder = None
+    """Start from the parameters of another run, such as one on shorter trials, instead of random ones: of the same
+    algorithm, network and `--num-seeds`. Only parameters are taken over; flags of the initialisation do nothing."""
+    devices: int | None = None
+    """Devices to use, on a CPU cores; by default as many as divide the tasks of an update. With `--distributed`
+    those of each process."""
+    distributed: parsing.Switch = False
+    """Train as one of several processes, which SLURM, a TPU pod or the next three flags tell of each other."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Where process 0 listens, with `--distributed`."""
+    num_processes: int | None = None
+    """How many processes there are, with `--distributed`."""
+    process_id: int | None = None
+    """Which of them this is, from 0, with `--distributed`."""
+    heartbeat: int = 30
+    """Seconds after which processes end if one of them no longer answers, with `--distributed`."""
+    chunk: int = 1
+    """Updates per device call; the result does not depend on it."""
+    checkpoint_every: int = 50
+    """Updates that are lost at most if the process is killed: checkpoints are twice as frequent. The end of the run is
+    always saved."""
+    eval_tasks: int = 40
+    """Held-out tasks of the evaluation at the end; 0 leaves it out."""
+    wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
+    """Also log to this project of Weights & Biases."""
+    cache: parsing.Switch = True
+    """Compile anew instead of using the compiled programs in the user's cache folder."""
+
+
+def run(argv: list[str]) -> int:
+    """Meta-trains an agent; returns the exit code."""
+    if any(token in parsing.HELP_FLAGS for token in argv[:2]):
+        print(_help())
+        return 0
+    with startup.importing():
+        options, config = configure(argv)
+        startup.start_jax(options.cache, options.devices)
+        from jaxmeta.cli import training
+
+        if options.distributed:
+            training.join_processes(options)
+        startup.find_devices()
+        family, meta = config.build()
+        training.check_devices(options, meta)
+        if config.start_from is not None and not options.resume:
+            loading.start_form(config, meta)  # refuses what does not fit before anything is written
+    return training.Training(options, config, family, meta).run()
+
+
+def configure(argv: list[str]) -> tuple[Any, runs.RunConfig]:
+    """Parses the arguments of `train` and checks all that can be checked before JAX starts."""
+    options, config = new_run(argv)
+    if options.resume:
+        options, config = _resumed(argv, options.out)
+    # of several processes one may have begun to write; the first looks once they have met
+    if not options.resume and not options.distributed:
+        checks.empty(options.out)
+    checks.writable("--out", options.out)
+    _check_wandb(options.wandb)
+    if options.resume:
+        check_updates(options.out, options.updates)
+    elif options.start_from is not None:
+        _check_start(options, config)
+        config = runs.with_start(config)
+    return options, config
+
+
+def new_run(argv: list[str]) -> tuple[Any, runs.RunConfig]:
+    """Parses the arguments of `train` as those of a new run, whatever is in its folder."""
+    if len(argv) < 2 or any(token.startswith("-") for token in argv[:2]):
+        raise UsageError("train needs ALGO and TASKS first, such as `jaxmeta train maml navigation --out runs/first`")
+    algo, tasks, *flags = argv
+    options = parsing.parse(_kind(algo, tasks, flags), flags, _prog(algo, tasks))
+    if options.out is None:
+        raise UsageError("--out is missing; it names the run folder (try --out runs/first)")
+    for name, least in (("updates", 1), ("num_seeds", 1), ("chunk", 1), ("checkpoint_every", 1), ("eval_tasks", 0)):
+        checks.at_least("--" + name.replace("_", "-"), getattr(options, name), least)
+    checks.seed(options.seed)
+    _check_processes(options)
+    config = runs.RunConfig(
+        algo,
+        tasks,
+        options.algo,
+        options.tasks,
+        options.seed,
+        options.num_seeds,
+        options.updates,
+        options.reveal,
+        start_from=None if options.start_from is None else str(options.start_from),
+    )
+    if registry.is_own(tasks):
+        runs.check_storable(config)
+    return options, config
+
+
+def check_updates(folder: Path, updates: int) -> None:
+    """Refuses to resume a run with fewer updates than it has done."""
+    done = runs.last_checkpoint(folder) or 0
+    checks.at_least("--updates", updates, done, ", what the run has done already")
+
+
+def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
+    """Parses the arguments of `train` for a run that is resumed: flags that are not given keep their value."""
+    algo, tasks, *flags = argv
+    stored = runs.read_config(folder)
+    _must_agree("ALGO", algo, stored.algo, folder)
+    _must_agree("TASKS", tasks, stored.tasks, folder)
+    kind = _kind(algo, tasks, flags)
+    before = kind(
+        algo=stored.algo_config,
+        tasks=stored.tasks_config,
+        seed=stored.seed,
+        num_seeds=stored.num_seeds,
+        updates=stored.updates,
+        reveal=stored.reveal,
+        start_from=None if stored.start_from is None else Path(stored.start_from),
+    )
+    options = parsing.parse(kind, flags, _prog(algo, tasks), before)
+    _check_processes(options)
+    if options.start_from is not None:
+        options = dataclasses.replace(options, start_from=options.start_from.resolve())
+    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", "start_from"):
+        if differs := codec.first_difference(part, getattr(options, part), getattr(before, part)):
+            name, given, then = differs
+            _must_agree("--" + name.replace("_", "-"), given, then, folder)
+    return options, dataclasses.replace(stored, updates=options.updates)
+
+
+def _kind(algo: str, tasks: str, flags: list[str]) -> type:
+    """Makes the dataclass of all flags of `train`; which there are depends on the algorithm and the tasks."""
+    if registry.is_own(tasks):
+        # the module of the user may compute with JAX as it is imported: its settings are made before
+        known = parsing.parse(Options, flags, _prog(algo, tasks), ignore_unknown=True)
+        startup.start_jax(known.cache, known.devices)
+        if not known.distributed:
+            startup.find_devices()
+    fields = []
+    for field, find in (
+        ("algo", lambda: registry.find_algo(algo, tasks)),
+        ("tasks", lambda: registry.find_tasks(tasks)),
+    ):
+        try:
+            _, config = find().load()
+        except KeyError as error:
+            raise UsageError(error.args[0]) from None
+        fields.append((field, config, dataclasses.field(default_factory=config)))
+    kind = dataclasses.make_dataclass("Train", fields, bases=(Options,), frozen=True)
+    kind.__doc__ = f"Meta-trains {algo} on {tasks}."
+    return kind
+
+
+def _prog(algo: str, tasks: str) -> str:
+    return f"jaxmeta train {algo} {tasks}"
+
+
+def _must_agree(name: str, given: Any, stored: Any, folder: Path) -> None:
+    if given != stored:
+        raise UsageError(f"{name} is {given}, but the run in {folder} has {stored}; a resumed run keeps what it has")
+
+
+def _check_processes(options: Options) -> None:
+    """Refuses numbers of devices and processes that cannot be meant."""
+    if options.devices is not None:
+        checks.at_least("--devices", options.devices, 1)
+    checks.at_least("--heartbeat", options.heartbeat, 1)
+    given = {
+        "coordinator": options.coordinator,
+        "num-processes": options.num_processes,
+        "process-id": options.process_id,
+    }
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) < 3 and not options.distributed:
+        raise UsageError(f"--{next(name for name, value in given.items() if value is not None)} needs --distributed")
+    if 0 < len(missing) < 3:
+        raise UsageError(f"{missing[0]} is missing; --coordinator, --num-processes and --process-id are given together")
+    if options.num_processes is not None and options.process_id is not None:
+        checks.at_least("--num-processes", options.num_processes, 1)
+        if not 0 <= options.process_id < options.num_processes:
+            most = options.num_processes - 1
+            raise UsageError(f"--process-id is {options.process_id}; it must lie between 0 and {most}")
+
+
+def _check_start(options: Any, config: runs.RunConfig) -> None:
+    """Refuses to start from a run that is not there, or is of another kind."""
+    folder = options.start_from
+    if config.algo in registry.OFF_POLICY:
+        raise UsageError(
+            f"--start-from is {folder}, but {config.algo} learns from a replay and from target networks, which are no"
+            " parameters; continue that run with --resume"
+        )
+    try:
+        start = runs.read_config(folder)
+    except codec.RunError as error:
+        raise UsageError(f"--start-from: {error}") from None
+    if runs.last_checkpoint(folder) is None:
+        raise UsageError(f"--start-from {folder} has no checkpoint yet; train that run first")
+    for name, there, here in (("ALGO", start.algo, config.algo), ("--num-seeds", start.num_seeds, config.num_seeds)):
+        if there != here:
+            raise UsageError(f"{name} is {here}, but the run in --start-from {folder} has {there}; they must agree")
+
+
+def _check_wandb(project: str | None) -> None:
+    """Raises a UsageError if Weights & Biases is asked for, but not there."""
+    if project is None:
+        return
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]  # noqa: F401
+    except ImportError:
+        raise UsageError('--wandb needs the package wandb; try pip install "jaxmeta[wandb]"') from None
+
+
+def _help() -> str:
+    return f"""usage: jaxmeta train ALGO TASKS --out DIR [flags]
+
+Meta-trains an agent and writes a run folder: configuration, metrics, checkpoints, evaluation, pictures.
+
+  ALGO    {", ".join(registry.ALGOS)}
+          on supervised tasks: {", ".join(registry.SUPERVISED_ALGOS)}
+  TASKS   {", ".join(name for name in registry.TASKS if name not in registry.SUPERVISED_TASKS)}
+          supervised: {", ".join(registry.SUPERVISED_TASKS)}
+          your own: MODULE:FACTORY, such as my_module:my_family, found from the current folder on; the factory takes a
+          dataclass, whose fields become flags, or nothing, and returns a jm.TaskFamily
+
+`jaxmeta train ALGO TASKS --help` shows all flags of the two; `jaxmeta list` says what they are."""

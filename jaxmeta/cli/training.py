@@ -1,0 +1,245 @@
+"""One call of `jaxmeta train`, once its arguments are read: devices, run folder, training, evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+from typing import Any
+
+import jax
+
+import jaxmeta as jm
+from jaxmeta import devices
+from jaxmeta.cli import checks, listing, train
+from jaxmeta.cli.parsing import UsageError
+from jaxmeta.config import codec
+from jaxmeta.core import guard
+from jaxmeta.core.checkpoint import CheckpointError
+from jaxmeta.experiment import assessment, loading, locks, logging, provenance, registry, runs, survival
+
+
+def join_processes(options: train.Options) -> None:
+    """Meets the other processes."""
+    try:
+        devices.join_processes(options.coordinator, options.num_processes, options.process_id, options.heartbeat)
+    except (RuntimeError, ValueError) as error:
+        brief = str(error).strip().split("\n")[0]
+        raise UsageError(f"--distributed: the processes do not find each other: {brief}") from error
+
+
+def check_devices(options: train.Options, meta: Any) -> None:
+    """Refuses devices, or processes, that would have nothing to do."""
+    there = len(jax.devices())
+    wanted = there if options.distributed else options.devices
+    if wanted is not None and wanted > there:
+        raise UsageError(f"--devices is {wanted}, but there are {there} here")
+    used = execution(options).mesh(meta.info.spread).size
+    if wanted is not None and used != wanted:
+        other = "" if options.distributed else f" (try --devices {used})"
+        raise UsageError(
+            f"{wanted} devices are to be used, but the tasks of an update spread over {used} only: their number must be"
+            f" a multiple of {wanted}{other}"
+        )
+
+
+def execution(options: train.Options) -> devices.Execution:
+    """Returns the devices to train on; with several processes, `--devices` counts those of each, and all are used."""
+    return devices.Execution(None if options.distributed else options.devices)
+
+
+class Training:
+    """One call of `jaxmeta train`, from the first word it prints to the last file it writes."""
+
+    def __init__(self, options: train.Options, config: runs.RunConfig, family: Any, meta: Any):
+        assert options.out is not None
+        self.options, self.config, self.family, self.meta, self.folder = options, config, family, meta, options.out
+        self.origin, self.done = provenance.origin(), 0
+        self.state: Any = None
+        self.execution = execution(options)
+        self.is_main_process = devices.is_first_process()
+
+    def run(self) -> int:
+        """Trains, evaluates, draws; returns the exit code."""
+        if self.config.updates <= self.meta.info.warmup:
+            least = self.meta.info.warmup + 1
+            raise UsageError(
+                f"--updates is {self.config.updates}; it must be at least {least}, as those before only collect"
+            )
+        with contextlib.ExitStack() as stack:
+            self._claim_folder(stack)
+            self._checkpointer = jm.Checkpointer(self.folder / runs.CHECKPOINTS)
+            stack.callback(self._checkpointer.close)
+            try:
+                with codec.named("algo", self.config.algo_config):
+                    self.state = self._restore() if self.options.resume else self._fresh()
+                self.config = self._noted()
+                if self.is_main_process:
+                    runs.write_config(self.folder, self.config)
+                    self._introduce()
+                stopped = self._train()
+            except guard.NonFiniteError as error:
+                self._say(self._dump(error))
+                return 3
+            if stopped:
+                out = shlex.quote(str(self.folder))
+                how = f"jaxmeta train {self.config.algo} {self.config.tasks} --out {out} --resume"
+                self._say(f"stopped at update {self.done}; continue with `{how}`")
+                return 128 + stopped
+            if self.options.eval_tasks:
+                self._report()
+        if self.is_main_process:
+            print(f"run folder: {self.folder}")
+        return 0
+
+    def _say(self, message: str) -> None:
+        if self.is_main_process:
+            survival.say(f"jaxmeta: {' '.join(message.split())}")
+
+    def _claim_folder(self, stack: contextlib.ExitStack) -> None:
+        """Makes the run folder and keeps other runs out of it; what process 0 refuses, all refuse."""
+        found = None
+        if self.is_main_process:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locks.locked(self.folder))
+                # another run may have written to it since the arguments were read
+                if self.options.resume:
+                    train.check_updates(self.folder, self.config.updates)
+                else:
+                    checks.empty(self.folder)
+            except OSError as error:
+                found = UsageError(f"--out {self.folder} cannot be written: {error.strerror}")
+            except ValueError as error:
+                found = error
+        if devices.largest_of_processes(found is not None):
+            raise found or UsageError(f"process 0 refuses --out {self.folder}")
+
+    def _dump(self, error: guard.NonFiniteError) -> str:
+        """Saves a state that could not be trained on, to look at; returns what there is to say."""
+        folder = self.folder / runs.NON_FINITE
+        dump = jm.Checkpointer(folder)
+        try:
+            dump.save(error.update, error.state, about={"run": codec.encode(self.config, "")})
+            where = f"the state is in {folder} to look at"
+        except Exception as failure:  # such as a full disk
+            where = f"the state cannot be saved to {folder}: {failure}"
+        dump.close()
+        latest = self._checkpointer.latest()
+        kept = "there is no checkpoint" if latest is None else f"the last checkpoint is of update {latest}"
+        return f"{error}; {where}, {kept}"
+
+    def _fresh(self) -> Any:
+        return loading.fresh_state(self.config, self.meta, self.execution)
+
+    def _restore(self) -> Any:
+        """Returns the state of the last good checkpoint; later ones that are damaged are put aside."""
+        if self._checkpointer.latest() is None:
+            return self._fresh()  # stopped before its first checkpoint: it starts over
+        try:
+            form = jm.state_form(self.meta, runs.seed_axis(self.config), self.execution)
+            self.done, state, skipped = self._checkpointer.restore_last(form)
+        except CheckpointError as error:
+            raise codec.RunError(str(error)) from error
+        for update, message in skipped.items():
+            self._say(f"{message}; going back to update {self.done}")
+            self._checkpointer.set_aside(update)
+        return state
+
+    def _noted(self) -> runs.RunConfig:
+        """Returns the configuration with where the run is trained; what a resumed run says of that is added to."""
+        if not self.done:
+            return dataclasses.replace(self.config, **self.origin)
+        if self.done == self.config.updates:
+            return self.config  # nothing is left to train
+        names = ("device", "platform", "commit")
+        both = {name: provenance.continued(getattr(self.config, name), self.origin[name]) for name in names}
+        return dataclasses.replace(self.config, **both)
+
+    def _train(self) -> int | None:
+        """Trains to the end and returns None, or returns the number of the signal that stopped it."""
+        total, every = self.config.updates, self.options.checkpoint_every
+        about = {"run": codec.encode(self.config, "")}
+        boards = self._boards() if self.is_main_process else []
+        with contextlib.ExitStack() as stack:
+            signals = stack.enter_context(survival.StopSignals())
+            loggers: list[Any] = []
+            if self.is_main_process:
+                progress = stack.enter_context(logging.Progress(self.done, total))
+                kept = runs.truncate_metrics(self.folder, self.done)
+                lines = logging.JsonLines(self.folder, kept.get("env_steps") or 0.0, kept.get("seconds") or 0.0)
+                loggers = [logging.Guarded(callback) for callback in (lines, *boards, progress)]
+            for board in boards:
+                stack.callback(board.close)
+            saver = survival.Saver(self._checkpointer, signals, self.done, total, every, about)
+            try:
+                self.state = jm.train(
+                    self.meta,
+                    self._release_state(),
+                    total,
+                    chunk=self.options.chunk,
+                    num_seeds=runs.seed_axis(self.config),
+                    callbacks=[*loggers, saver],
+                    execution=self.execution,
+                )
+            except survival.Stopped as stopped:
+                self.done = stopped.update
+                return stopped.number
+        return None
+
+    def _release_state(self) -> Any:
+        """Returns the state and forgets it: training copies replay buffers, and only one of the two has to stay."""
+        state, self.state = self.state, None
+        return state
+
+    def _boards(self) -> list[Any]:
+        """Returns the loggers that are to be closed."""
+        boards: list[Any] = [logging.TensorBoard(self.folder, self.done)]
+        if self.options.wandb is not None:
+            board = logging.WandB(self.options.wandb, self.folder, codec.encode(self.config, ""))
+            boards.append(logging.Background(board))
+        return boards
+
+    def _introduce(self) -> None:
+        """Prints what is about to run, the definition of the tasks included."""
+        config, spec = self.config, self.family.env.spec
+        num_tasks, plan = self.meta.info.num_tasks, self.meta.info.plan
+        trials = f"{num_tasks} tasks x {plan.rounds + 1} rounds x {plan.streams} streams"
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params)) // config.num_seeds
+        print(f"jaxmeta {jm.__version__}, jax {jax.__version__}, on {self._devices()}")
+        algo, *_ = listing.describe(config.algo, registry.find_algo(config.algo, config.tasks)).splitlines()
+        print(f"algorithm  {config.algo}: {algo}")
+        tasks = listing.describe(config.tasks, registry.find_tasks(config.tasks))
+        print(f"tasks      {config.tasks}: " + tasks.replace("\n", "\n" + " " * 11))
+        if config.reveal:
+            print("           the task is part of every observation")
+        print(f"update     {trials} x {plan.episodes} episodes x {spec.horizon} steps; {size:,} parameters")
+        if self.meta.info.warmup:
+            print(f"           the first {self.meta.info.warmup} updates only collect")
+        if config.start is not None:
+            print(f"           it starts from the parameters of {config.start_from} at update {config.start['update']}")
+        seeds = f"seed {config.seed}" + (f", {config.num_seeds} runs in parallel" if config.num_seeds > 1 else "")
+        print(f"run        {self.folder}, updates {self.done} to {config.updates}, {seeds}", flush=True)
+
+    def _devices(self) -> str:
+        """Says which devices are used, and of how many: their number must divide the tasks that are spread."""
+        spread, there = self.meta.info.spread, jax.devices()
+        used = self.execution.mesh(spread).size
+        kind = there[0].device_kind
+        if used == len(there):
+            return f"{used} x {kind}"
+        why = "" if self.options.devices else f" (no more divide {spread} tasks equally)"
+        return f"{used} of {len(there)} x {kind}{why}"
+
+    def _report(self) -> None:
+        """Evaluates on held-out tasks and draws the pictures."""
+        from jaxmeta.viz import plot
+
+        run = loading.Run(self.folder, self.config, self.family, self.meta, self.state)
+        evaluation = assessment.assess(run, self.options.eval_tasks)
+        if not self.is_main_process:
+            return
+        runs.write_atomically(self.folder / runs.EVALUATION, codec.to_json(evaluation, indent=2) + "\n")
+        logging.print_evaluation(evaluation)
+        for file in plot.draw(self.folder, runs.read_metrics(self.folder), evaluation):
+            print(f"picture: {file}")

@@ -1,0 +1,180 @@
+"""A run read back from its folder, and the states that runs start from."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxmeta.config.codec import RunError
+from jaxmeta.experiment.runs import CHECKPOINTS, RunConfig, last_checkpoint, read_config, seed_axis
+
+START_STREAM = zlib.crc32(b"start")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that has been read back, or has just been trained."""
+
+    path: Path
+    config: RunConfig
+    family: Any
+    meta: Any
+    state: Any
+    """The train state of a checkpoint; with several seeds its leaves have a leading axis."""
+    skipped: dict[int, str] = dataclasses.field(default_factory=dict)
+    """Later checkpoints that are damaged, and how."""
+
+    @property
+    def learner(self) -> Any:
+        """The agent."""
+        return self.meta.learner
+
+    @property
+    def params(self) -> Any:
+        """The meta-parameters; with several seeds on a leading axis."""
+        return self.state.params
+
+    @property
+    def first_params(self) -> Any:
+        """The meta-parameters of the first seed, without an axis of seeds."""
+        import jax
+
+        return self.params if seed_axis(self.config) is None else jax.tree.map(lambda leaf: leaf[0], self.params)
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        import numpy as np
+
+        return int(np.max(self.state.step))
+
+
+def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
+    """Reads a run folder: its configuration and a checkpoint of it.
+
+    It runs nothing that the folder brings along: the configuration is JSON that names registered parts, the state is
+    arrays, and their sizes are compared before any is read. The one exception is a task family of the user's,
+    `module:factory`: that module is imported, so load such a run only if you trust what is on Python's path.
+
+    Args:
+      update: which checkpoint, a number or "best"; by default the last good one. A warning names those that are
+        damaged.
+
+    Raises:
+      RunError: if there is no run, its files are damaged, or none is the best as none has a score.
+    """
+    config = read_config(path)
+    require_checkpoint(Path(path))
+    return load_built(Path(path), config, *config.build(), update)
+
+
+def require_checkpoint(folder: Path) -> None:
+    """Raises a RunError if a run has no checkpoint yet."""
+    if last_checkpoint(folder) is None:
+        raise RunError(f"{folder} has no checkpoint yet; nothing can be evaluated")
+
+
+def load_built(
+    folder: Path, config: RunConfig, family: Any, meta: Any, update: int | Literal["best"] | None = None
+) -> Run:
+    """Reads a checkpoint of a run that is built already; otherwise as `load`."""
+    import jaxmeta as jm
+    from jaxmeta.core.checkpoint import CheckpointError
+
+    checkpointer, form = jm.Checkpointer(folder / CHECKPOINTS), jm.state_form(meta, seed_axis(config))
+    skipped: dict[int, str] = {}
+    try:
+        if update == "best":
+            update = checkpointer.best()
+            if update is None:
+                raise RunError(
+                    f"no checkpoint in {checkpointer.folder} has a score, so none is the best; name an update"
+                )
+        if update is None:
+            _, state, skipped = checkpointer.restore_last(form)
+        else:
+            state = checkpointer.restore(form, update)
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
+    finally:
+        checkpointer.close()
+    for message in skipped.values():
+        warnings.warn(f"{message}; an earlier one was read", stacklevel=3)
+    return Run(folder, config, family, meta, state, skipped)
+
+
+def fresh_state(config: RunConfig, meta, execution: Any = None) -> Any:
+    """Makes the train state that the run starts from.
+
+    Raises:
+      RunError: if it is to begin with a run that cannot be read, or whose parameters are of other shapes.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    import jaxmeta as jm
+
+    execution = execution or jm.Execution()
+    state = jm.init_state(meta, jax.random.key(config.seed), seed_axis(config), execution)
+    if config.start_from is None:
+        return state
+    # with the key of its seed alone it would meet the tasks again that the other run learned on
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, START_STREAM))(jnp.atleast_1d(state.key))
+    key = jax.device_put(keys.reshape(state.key.shape), state.key.sharding)
+    return state.replace(params=_start_params(config, meta, execution), key=key)
+
+
+def _start_params(config: RunConfig, meta, execution: Any) -> Any:
+    """Reads the parameters that a run begins with, onto the devices that it is trained on."""
+    import jaxmeta as jm
+    from jaxmeta.core.checkpoint import CheckpointError
+
+    form, folder = start_form(config, meta, execution), Path(config.start_from or "")
+    checkpointer = jm.Checkpointer(folder / CHECKPOINTS)
+    update = (config.start or {}).get("update", last_checkpoint(folder))
+    try:
+        return checkpointer.restore(form, update).params
+    except CheckpointError as error:
+        raise RunError(f"start_from is {config.start_from}: {error}") from error
+    finally:
+        checkpointer.close()
+
+
+def start_form(config: RunConfig, meta, execution: Any = None) -> Any:
+    """Returns what `jm.state_form` says of the run that this one begins with, on the devices of this one.
+
+    Raises:
+      RunError: if it cannot be read, or its parameters are not of the same names and shapes.
+    """
+    import jaxmeta as jm
+
+    assert config.start_from is not None
+    _, other = read_config(config.start_from).build()
+    forms = [
+        jm.state_form(
+            one._replace(info=dataclasses.replace(one.info, spread=meta.info.spread)),
+            seed_axis(config),
+            execution or jm.Execution(),
+        )
+        for one in (meta, other)
+    ]
+    here, there = (shapes(form.params) for form in forms)
+    for name in [*here, *there]:
+        if here.get(name) != there.get(name):
+            one, two = (f"of shape {known[name]}" if name in known else "missing" for known in (there, here))
+            raise RunError(
+                f"start_from is {config.start_from}: of its parameters {name} is {one}, but here it is {two}; take a"
+                " run with the same network, and observations and actions of the same size"
+            )
+    return forms[1]
+
+
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Lists the shapes of all leaves by their names."""
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}

@@ -1,0 +1,44 @@
+"""A run folder is written by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxmeta.config.codec import RunError
+from jaxmeta.experiment import survival
+
+LOCK = ".lock"
+"""The file that is locked. It stays: a lock on a file that is deleted would not keep others out."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a run folder; the operating system ends that when this process ends.
+
+    Raises:
+      RunError: if another process, or another call in this one, is writing to it.
+    """
+    file = folder / LOCK
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
+            who = f" ({holder})" if holder else ""
+            raise RunError(
+                f"{folder} is being written by another process{who}; wait for its end, or choose another folder"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            survival.say(f"jaxmeta: {folder} cannot be locked ({error.strerror}); do not write to it twice at once")
+        with contextlib.suppress(OSError):  # who holds it is for the message alone
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
