@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -40,6 +41,7 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pol
     """
     target = config.kl_target
     assert target is not None
+    penalised_step: Callable[..., tuple[Params, Any, Metrics]] = improve.step
 
     def init(params: Params) -> PenalisedState:
         return PenalisedState(improve.init(params), jnp.full(rounds, config.kl_weight))
@@ -56,7 +58,9 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pol
         return total / jnp.where(share > 0, share, 1.0)
 
     def step(params: Params, state: PenalisedState, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
-        params, optimiser, metrics = improve.step(params, state.optimiser, batch, updates, kl_weights=state.kl_weights)
+        params, optimiser, metrics = penalised_step(
+            params, state.optimiser, batch, updates, kl_weights=state.kl_weights
+        )
         moved = earlier_divergence(params, batch)
         for index in range(rounds):
             metrics |= {f"kl/round_{index}": moved[index], f"kl_weight/round_{index}": state.kl_weights[index]}

@@ -79,7 +79,8 @@ def trust_region(
     """
 
     def loss(params: Params, one: Prepared, key: Key) -> tuple[Array, Metrics]:
-        return trial_loss(learner, rl.ratio, advantage, **one.options)(params, one.trial)
+        options: dict[str, Any] = one.options
+        return trial_loss(learner, rl.ratio, advantage, **options)(params, one.trial)
 
     def value_loss(params: Params, trial: Trial, key: Key) -> tuple[Array, Metrics]:
         no_policy = lambda *_: jnp.zeros(())  # noqa: E731
