@@ -283,7 +283,7 @@ def _check_devices(meta: MetaLearner, key: Key, updates: Any) -> None:
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(params))])
         for params in (alone, together.params)
     ]
-    apart = np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0])
+    apart = float(np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0]))
     _require(
         apart <= 1e-5, f"params after an update differ by {apart:.3g} of their norm from one device; allowed is 1e-5"
     )
@@ -321,7 +321,7 @@ def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: P
 
 def _valid_action(spec: Spec, action: jax.Array, key: Key, obs: Any) -> jax.Array:
     """Replaces an action by one that the action mask of an observation allows, if there is a mask."""
-    if spec.action_mask is None:
+    if spec.action_mask is None or isinstance(spec.action, Continuous):
         return action
     logits = jnp.zeros(spec.action.num if isinstance(spec.action, Discrete) else sum(spec.action.nums))
     output = Output(dist=nets.mask_logits(logits, obs[spec.action_mask], spec), value=jnp.zeros(()))

@@ -50,12 +50,14 @@ def implicit(
 def _watch() -> optax.GradientTransformation:
     """Keeps the norm of the last gradient over that of the first."""
 
-    def update(updates, state, params=None):
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         norm = optax.tree.norm(updates)
         return updates, state.replace(part=norm, whole=jnp.where(state.whole < 0, norm, state.whole))
 
-    start = Ratio("gradient_norm_ratio", part=jnp.zeros(()), whole=-jnp.ones(()))
-    return optax.GradientTransformation(lambda params: start, update)
+    def init(params: Params) -> Any:  # optax's type of a state leaves out records
+        return Ratio("gradient_norm_ratio", part=jnp.zeros(()), whole=-jnp.ones(()))
+
+    return optax.GradientTransformation(init, update)
 
 
 def proximal(updater: Updater, strength: float) -> Updater:

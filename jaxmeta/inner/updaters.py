@@ -108,10 +108,10 @@ def bounded(updater: Updater, max_step: float) -> Updater:
     The meta-gradient goes through it, and is finite where a step is zero.
     """
 
-    def init(params: Params) -> Ratio:
+    def init(params: Params) -> Any:  # optax's type of a state leaves out records
         return Ratio("bounded_steps", part=jnp.zeros(()), whole=jnp.zeros(()))
 
-    def shorten(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Ratio]:
+    def shorten(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         squared = optax.tree.norm(updates, squared=True)
         acts = squared > max_step**2
         # the root is taken where it acts only: its derivative at zero is infinite

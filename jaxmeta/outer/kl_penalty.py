@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,6 +64,7 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pen
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; the KL penalty is for rounds before the last, so it needs at least 1")
+    penalised_step: Callable[..., tuple[Params, Any, Metrics]] = improve.step
 
     def init(params: Params) -> PenalisedState:
         return PenalisedState(improve.init(params), jnp.full(rounds, config.kl_weight))
@@ -79,7 +81,9 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pen
         return total / jnp.where(share > 0, share, 1.0)
 
     def step(params: Params, state: PenalisedState, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
-        params, optimiser, metrics = improve.step(params, state.optimiser, batch, updates, kl_weights=state.kl_weights)
+        params, optimiser, metrics = penalised_step(
+            params, state.optimiser, batch, updates, kl_weights=state.kl_weights
+        )
         moved = earlier_divergence(params, batch)
         for index in range(rounds):
             metrics |= {f"kl/round_{index}": moved[index], f"kl_weight/round_{index}": state.kl_weights[index]}

@@ -125,7 +125,7 @@ def policy_gradient(
         options: dict[str, Array] = credit(batch.data, batch.weight)
         if config.entropy_weight and config.anneal_over is not None:
             share = optax.linear_schedule(1.0, 0.0, config.anneal_over)(updates)
-            options["entropy_weight"] = config.entropy_weight * share
+            options["entropy_weight"] = jnp.asarray(config.entropy_weight * share)
         return inner.step(params, state, prepared(batch, options | more), updates)
 
     return Improve(inner.init, step)

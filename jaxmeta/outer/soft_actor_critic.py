@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -201,12 +201,13 @@ def soft_actor_critic(
       warmup: updates before the first that learns.
     """
     adam = optimiser(config.learning_rate, config.anneal_over, config.gradient_steps, warmup)
+    loss = soft_loss(networks, encoder, meta_batch, config)
     return descend(
-        soft_loss(networks, encoder, meta_batch, config),
+        loss,
         with_targets(adam, config.target_rate),
         minibatches=minibatches,
         piece=_gradient_piece,
-        bind=lambda loss, state: functools.partial(loss, targets=state.target_critics),
+        bind=lambda _, state: functools.partial(loss, targets=state.target_critics),
         average=True,
     )
 
@@ -214,11 +215,11 @@ def soft_actor_critic(
 def with_targets(tx: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
     """Lets target critics follow the critics, by a part `rate` of the way after every step."""
 
-    def init(params: Any) -> SoftState:
+    def init(params: Any) -> Any:  # optax's type of a state leaves out records
         return SoftState(adam=tx.init(params), target_critics=jax.tree.map(jnp.array, params.critics))
 
-    def update(gradient: Any, state: SoftState, params: Any = None) -> tuple[Any, SoftState]:
-        change, adam = tx.update(gradient, state.adam, params)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        change, adam = cast(Any, tx.update(updates, state.adam, params))
         critics = optax.apply_updates(params.critics, change.critics)
         return change, SoftState(adam, optax.incremental_update(critics, state.target_critics, rate))
 

@@ -98,7 +98,8 @@ def trust_region(
     """
 
     def loss(params: Params, one: Prepared, key: Key) -> tuple[Array, Metrics]:
-        return trial_loss(learner, rl.ratio, advantage, **one.options)(params, one.trial)
+        options: dict[str, Any] = one.options
+        return trial_loss(learner, rl.ratio, advantage, **options)(params, one.trial)
 
     values = _value_fit(learner, advantage, critic, config) if isinstance(config, TrustRegionCriticConfig) else None
 
