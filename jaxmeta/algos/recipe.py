@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from jaxmeta.config import settings
 from jaxmeta.core import contracts
@@ -15,7 +15,15 @@ from jaxmeta.tasks.few_shot import FewShot
 Build = TypeVar("Build", bound=Callable[..., MetaLearner])
 
 
-def recipe(build: Build | None = None, *, supervised: type | None = None) -> Any:
+@overload
+def recipe(build: Build) -> Build: ...
+
+
+@overload
+def recipe(*, supervised: type) -> Callable[[Build], Build]: ...
+
+
+def recipe(build: Callable[..., MetaLearner] | None = None, *, supervised: type | None = None) -> Any:
     """Lets an algorithm, a function of `family` and `config`, check its arguments before it builds anything.
 
     Args:

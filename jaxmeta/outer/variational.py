@@ -18,7 +18,7 @@ from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.outer.descend import Minibatches, by_part, descend, optimiser
 from jaxmeta.outer.meta_update import Batch, Improve
-from jaxmeta.outer.policy_gradient import PolicyGradientConfig, policy_gradient
+from jaxmeta.outer.policy_gradient import ActorCriticConfig, policy_gradient
 from jaxmeta.outer.sources import Ring
 from jaxmeta.rl import replay as rings
 from jaxmeta.tasks.base import TaskFamily
@@ -106,7 +106,7 @@ def variational(
     loss: ModelLoss,
     example: rl.Trajectory,
     advantage: rl.Estimator,
-    ppo: PolicyGradientConfig,
+    ppo: ActorCriticConfig,
     config: VariationalConfig,
     strata: int,
 ) -> Improve:
