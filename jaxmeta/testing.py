@@ -31,7 +31,7 @@ from jaxmeta.core.rollout import collect, replay, unroll
 from jaxmeta.core.train import init_state, make_chunk
 from jaxmeta.devices import Execution
 from jaxmeta.tasks.base import Env, TaskFamily
-from jaxmeta.types import Continuous, Discrete, Key, MultiDiscrete, Output, Params, Plan, Spec, Task, Trial
+from jaxmeta.types import Continuous, Discrete, Key, MultiDiscrete, Output, Params, Plan, Spec, Step, Task, Trial
 
 DRAWS = 16
 """Tasks that `check_env` draws."""
@@ -69,6 +69,16 @@ def check_env(
     _check_traced_alike("env.reset", env.reset, key, task)
     _check_traced_alike("env.step", env.step, key, state, spec.action.example(), task)
 
+    steps = _check_steps(env, tasks, steps_key, num_steps, tolerance)
+    _check_ends(spec, np.logical_or(steps.terminated, steps.truncated))
+    if not spec.terminates and min(spec.horizon, max_steps) > num_steps:
+        _check_ends(spec, _ends(env, tasks, steps_key, min(spec.horizon, max_steps)))
+
+
+def _check_steps(env: Env, tasks: Task, steps_key: Key, num_steps: int, tolerance: float) -> Step:
+    """Checks the first steps under vmap, in a loop and with clipped actions; returns them, [2, num_steps, ...]."""
+    spec = env.spec
+
     def episode(key, task, actions):
         reset_key, *keys = jax.random.split(key, num_steps + 1)
 
@@ -99,9 +109,7 @@ def check_env(
         clipped = together(keys, two, jnp.clip(actions, -limit, limit))
         what = f"env.step with actions beyond spec.action.limit, which is {limit},"
         _all_close(what, looped, clipped, "the same with clipped actions", tolerance)
-    _check_ends(spec, np.logical_or(steps.terminated, steps.truncated))
-    if not spec.terminates and min(spec.horizon, max_steps) > num_steps:
-        _check_ends(spec, _ends(env, tasks, steps_key, min(spec.horizon, max_steps)))
+    return steps
 
 
 def _check_sampling(family: TaskFamily, key: Key, test_key: Key) -> Task:

@@ -33,3 +33,16 @@ _cache = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 _cache.mkdir(parents=True, exist_ok=True, mode=0o700)
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+MEMORY = 1.5 * 2**30
+"""Bytes of a process above which the compiled programs of a module are dropped when it ends."""
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drops compiled programs between modules: those of the whole suite would take several gigabytes."""
+    if nextitem is not None and nextitem.module is item.module:
+        return
+    resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident > MEMORY:
+        jax.clear_caches()
+        gc.collect()

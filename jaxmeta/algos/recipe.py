@@ -35,7 +35,11 @@ def recipe(build: Callable[..., MetaLearner] | None = None, *, supervised: type 
       contracts.ContractError: if the family does not hold what the engine relies on; see `contracts.check_forms`.
     """
     if build is None:
-        return functools.partial(recipe, supervised=supervised)
+        return functools.partial(_checked, supervised=supervised)
+    return _checked(build, supervised)
+
+
+def _checked(build: Callable[..., MetaLearner], supervised: type | None) -> Callable[..., MetaLearner]:
     signature = inspect.signature(build)
     by_kind = {False: type(signature.parameters["config"].default)}
     by_kind[True] = supervised or by_kind[False]

@@ -49,6 +49,20 @@ def _blame(metrics: dict[str, float]) -> str:
     return f": {', '.join(found)}{hint}"
 
 
+def give_up_if_skipped(done: int, state: TrainState, metrics: dict[str, np.ndarray]) -> None:
+    """Raises a NonFiniteError if the last updates in a row were skipped.
+
+    Args:
+      done: updates until now.
+      metrics: of the last updates, [chunk] or [chunk, seeds].
+    """
+    skipped = metrics["skipped"][-1]
+    if has_given_up(skipped):
+        worst = np.unravel_index(np.argmax(skipped), np.shape(skipped))
+        last = {name: float(rows[-1][worst]) for name, rows in metrics.items()}
+        raise NonFiniteError(done - int(np.max(skipped)), state, last)
+
+
 def has_given_up(skipped: Any) -> bool:
     """Returns whether a run, or any of several parallel runs, has reached `MAX_SKIPPED` skipped updates in a row."""
     return bool(np.max(jax.device_get(skipped)) >= MAX_SKIPPED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,6 +37,30 @@ def rollout(
     carry = jax.vmap(learner.reset, (None, None, 0))(params, fast, reset_keys)
     blank = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (streams, *leaf.shape)), spec.example_input())
 
+    step = _stepper(learner, params, fast, env, task)
+
+    def episode(state, key):
+        carry, inputs = state
+        start_key, steps_key = jax.random.split(key)
+        env_state, obs = jax.vmap(env.reset, (0, None))(jax.random.split(start_key, streams), task)
+        alive = jnp.ones(streams, bool)
+        steps = (jax.random.split(steps_key, spec.horizon), jnp.arange(spec.horizon) == spec.horizon - 1)
+        state, records = jax.lax.scan(step, (env_state, carry, inputs.replace(obs=obs), alive), steps)
+        return state[1:3], records
+
+    start = (carry, blank.replace(first=jnp.ones(streams)))
+    _, records = jax.lax.scan(episode, start, jax.random.split(episodes_key, episodes))
+    records = jax.tree.map(lambda leaf: leaf.reshape(episodes * spec.horizon, *leaf.shape[2:]), records)
+    return records.replace(reset_key=reset_keys)
+
+
+def _stepper(learner: Learner, params: Params, fast: Fast, env: Env, task: Task) -> Callable[..., Any]:
+    """Builds the body of a scan over the steps of parallel streams.
+
+    Its state is (env state, carry, input, whether the episode goes on), its input (key, whether it is the last step).
+    """
+    spec = env.spec
+
     def step(state, step_input):
         env_state, carry, inputs, alive = state
         key, last = step_input
@@ -43,7 +68,7 @@ def rollout(
         next_carry, output = jax.vmap(learner.act, (None, None, 0, 0))(params, fast, carry, inputs)
         action = learner.head(output).sample(seed=action_key)
         next_env_state, outcome = jax.vmap(env.step, (0, 0, 0, None))(
-            jax.random.split(env_key, streams), env_state, action, task
+            jax.random.split(env_key, alive.shape[0]), env_state, action, task
         )
         fault = _blame(inputs.obs, (output, action), (outcome.obs, outcome.reward))
         finite = fault == Fault.NONE
@@ -71,7 +96,7 @@ def rollout(
             prev_reward=reward,
             prev_done=ends.astype(jnp.float32),
             prev_next_obs=obs,
-            first=jnp.zeros(streams),
+            first=jnp.zeros_like(reward),
         )
         if spec.terminates:
             next_env_state, next_carry, next_inputs = _select(
@@ -80,19 +105,7 @@ def rollout(
             alive &= ~over
         return (next_env_state, next_carry, next_inputs, alive), record
 
-    def episode(state, key):
-        carry, inputs = state
-        start_key, steps_key = jax.random.split(key)
-        env_state, obs = jax.vmap(env.reset, (0, None))(jax.random.split(start_key, streams), task)
-        alive = jnp.ones(streams, bool)
-        steps = (jax.random.split(steps_key, spec.horizon), jnp.arange(spec.horizon) == spec.horizon - 1)
-        state, records = jax.lax.scan(step, (env_state, carry, inputs.replace(obs=obs), alive), steps)
-        return state[1:3], records
-
-    start = (carry, blank.replace(first=jnp.ones(streams)))
-    _, records = jax.lax.scan(episode, start, jax.random.split(episodes_key, episodes))
-    records = jax.tree.map(lambda leaf: leaf.reshape(episodes * spec.horizon, *leaf.shape[2:]), records)
-    return records.replace(reset_key=reset_keys)
+    return step
 
 
 def _blame(obs: Any, decision: tuple[Output, Array], outcome: Any) -> Array:

@@ -166,11 +166,8 @@ def train(
         raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
     settings.refuse_x64()
     done = int(np.max(jax.device_get(state.step)))
-    if guard.has_given_up(state.skipped):  # resuming resets the counter
-        state = state.replace(skipped=jnp.where(state.skipped >= guard.MAX_SKIPPED, 0, state.skipped))
     run, mesh = make_chunk(meta, chunk, num_seeds, execution), execution.mesh(meta.info.spread)
-    state = jax.device_put(state, devices.placement(state, mesh, leading=num_seeds is not None))
-    state = state.replace(source=jax.tree.map(jnp.copy, state.source))  # the caller's is not donated
+    state = _own_copy(jax.device_put(state, devices.placement(state, mesh, leading=num_seeds is not None)))
     data = jax.device_put(data, devices.everywhere(mesh))
     try:
         # not as a decorator: it would keep a reference to the source's initial state
@@ -182,16 +179,20 @@ def train(
                 done += length
                 fetched = jax.tree.map(lambda rows, length=length: rows[:length], jax.device_get(metrics))
                 asked_to_stop = _call(callbacks, done, state, fetched)
-                if guard.has_given_up(skipped := fetched["skipped"][-1]):
-                    worst = np.unravel_index(np.argmax(skipped), np.shape(skipped))
-                    last = {name: float(rows[-1][worst]) for name, rows in fetched.items()}
-                    raise guard.NonFiniteError(done - int(np.max(skipped)), state, last)
+                guard.give_up_if_skipped(done, state, fetched)
                 if asked_to_stop:
                     break
     except BaseException as error:
         _attach(error, state)
         raise
     return state
+
+
+def _own_copy(state: TrainState) -> TrainState:
+    """Copies what a chunk donates, so that the caller's state stays valid, and resets `skipped`."""
+    if guard.has_given_up(state.skipped):
+        state = state.replace(skipped=jnp.where(state.skipped >= guard.MAX_SKIPPED, 0, state.skipped))
+    return state.replace(source=jax.tree.map(jnp.copy, state.source))
 
 
 def _call(callbacks: Sequence[Callback], update: int, state: TrainState, metrics: dict[str, np.ndarray]) -> bool:

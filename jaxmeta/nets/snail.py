@@ -199,6 +199,8 @@ def snail_actor_critic(
     trial. With fewer only attention does. A trial may be longer than `length`; attention then reaches back over the
     last `length` steps.
 
+    It has more than eight parameters as the paper has as many sizes.
+
     Args:
       length: steps of the longest trial, episodes x horizon.
       filters: channels that each dense block adds, and width of the layer below them.

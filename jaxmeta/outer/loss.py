@@ -37,6 +37,8 @@ def trial_loss(
 ) -> Callable[[Params, Trial], tuple[Array, Metrics]]:
     """Builds the outer loss of one trial: the objective of its last round, through all adaptations before it.
 
+    It has more than eight parameters as each weighs one term of the loss.
+
     Args:
       objective: the outer objective, see `jaxmeta.rl.objectives`.
       advantage: estimates advantages from a stored round.
@@ -72,7 +74,7 @@ def trial_loss(
         metrics |= adaptation_metrics(adapted)
         if _in_use(sampling_correction) or kl_weights is not None:
             credit = (jnp.mean(estimate.target[0]) - return_baseline) / len(estimate.target)
-            total += earlier_loss(params, fast, trial.rounds, sampling_correction * credit)
+            total += _earlier_loss(learner, params, (fast, trial.rounds), sampling_correction * credit, kl_weights)
         if value_weight:
             value = output.value if critic is None else critic(params, last)
             error = 0.5 * masked_mean(jnp.square(value - estimate.target), last.valid)
@@ -84,14 +86,17 @@ def trial_loss(
             metrics["entropy"] = entropy
         return total, metrics
 
-    def earlier_loss(params: Params, fast: Fast, rounds: Rollout, credit: Array) -> Array:
-        """Weighs what the policy did in the rounds before the last by their credit, and how far it moved since."""
-        fast, rounds = jax.tree.map(lambda leaf: leaf[:-1], (fast, rounds))
-        outputs = jax.vmap(lambda fast, experience: unroll(learner, params, fast, experience))(fast, rounds)
-        moved = 0.0 if kl_weights is None else jnp.sum(kl_weights * divergence(learner, outputs, rounds))
-        return moved - credit * jnp.sum(learner.head(outputs).log_prob(rounds.action) * rounds.valid)
-
     return loss
+
+
+def _earlier_loss(
+    learner: Learner, params: Params, rounds: tuple[Fast, Rollout], credit: Array, kl_weights: Array | None
+) -> Array:
+    """Computes the loss of the rounds before the last: the credit of their actions, and the KL penalty."""
+    fast, experience = jax.tree.map(lambda leaf: leaf[:-1], rounds)
+    outputs = jax.vmap(lambda fast, experience: unroll(learner, params, fast, experience))(fast, experience)
+    moved = 0.0 if kl_weights is None else jnp.sum(kl_weights * divergence(learner, outputs, experience))
+    return moved - credit * jnp.sum(learner.head(outputs).log_prob(experience.action) * experience.valid)
 
 
 def divergence(learner: Learner, outputs: Output, rounds: Rollout) -> Array:

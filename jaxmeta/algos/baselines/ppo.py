@@ -1,4 +1,4 @@
-"""PPO without adaptation: what meta-learning is compared with."""
+"""PPO without adaptation, the baseline of meta-learning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PPOConfig:
     init_log_std: float = 0.0
     """Log standard deviation of a continuous policy at the start."""
     action_scale: float = 1.0
-    """Size of an action of 1 in the policy's own units, for environments whose actions are much smaller or larger."""
+    """Scale of the policy's actions, for environments whose actions are much smaller or larger than 1."""
     discount: float = 0.99
     """γ, within an episode."""
     trace: float = 0.95
@@ -51,9 +51,9 @@ class PPOConfig:
 def ppo(family: TaskFamily, config: PPOConfig = PPOConfig()) -> MetaLearner:
     """Builds PPO with one policy for all tasks.
 
-    On a family as it is, this is the multi-task agent, which does on every task what is best on average. On
-    `jm.tasks.reveal(family)`, or with `--reveal`, it sees the task: the oracle, which no agent that must find out can
-    exceed.
+    On a family as it is, this is the multi-task agent, whose policy is optimal on average over tasks. On
+    `jm.tasks.reveal(family)`, or with `--reveal`, the policy is conditioned on the task: the oracle, an upper bound of
+    every agent that must infer the task.
     """
     network = nets.actor_critic(
         family.env.spec, config.hidden, config.activation, config.init_log_std, config.action_scale, value=True

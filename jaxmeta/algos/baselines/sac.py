@@ -17,15 +17,15 @@ class SACConfig:
     """SAC on one task or on many at once, without adaptation (Haarnoja et al., 2018, arXiv:1812.05905)."""
 
     num_train_tasks: int = 100
-    """Training tasks, drawn when training begins; a family with finitely many brings its own."""
+    """Training tasks, drawn at the start of training; a family with `train_tasks` uses those."""
     tasks_per_update: int = 4
     """Tasks visited by an update."""
     streams: int = 4
-    """Episodes at a visit, run in parallel."""
+    """Episodes per visit, run in parallel."""
     hidden: tuple[int, ...] = (300, 300, 300)
     """Widths of the hidden layers, of actor and critics."""
     action_scale: float | None = None
-    """Largest absolute action that the actor takes; by default the largest that the environment does."""
+    """Largest absolute action of the actor; by default the action limit of the environment."""
     sac: outer.OffPolicyConfig = outer.OffPolicyConfig()
     """The optimiser."""
 
@@ -40,9 +40,9 @@ class SACConfig:
 def sac(family: TaskFamily, config: SACConfig = SACConfig()) -> MetaLearner:
     """Builds SAC with one actor for all tasks.
 
-    On a family as it is, this is the multi-task agent, which does on every task what is best on average. On
-    `jm.tasks.reveal(family)`, or with `--reveal`, it sees the task: the oracle, which no agent that must find out can
-    exceed. What is evaluated acts by its mode.
+    On a family as it is, this is the multi-task agent, whose policy is optimal on average over tasks. On
+    `jm.tasks.reveal(family)`, or with `--reveal`, the actor is conditioned on the task: the oracle, an upper bound of
+    every agent that must infer the task. Evaluation is deterministic, by the mode of the actor.
 
     Raises:
       ValueError: if the family has discrete actions.

@@ -30,14 +30,14 @@ class AdaptationConfig(UpdateRuleConfig):
     init_log_std: float = 0.0
     """Log standard deviation of the policy at the start."""
     action_scale: float = 1.0
-    """Size of an action of 1 in the policy's own units, for environments whose actions are much smaller or larger."""
+    """Scale of the policy's actions, for environments whose actions are much smaller or larger than 1."""
     discount: float = 0.99
     """γ of both loops."""
     trace: float = 1.0
     """λ of generalised advantage estimation, both loops."""
     baseline: Literal["linear", "none"] = "linear"
-    """What returns are compared with in both loops: a linear function of time, fitted per task and round, after which
-    advantages are standardised; or nothing, which is unbiased, and needs smaller steps."""
+    """Baseline of the returns in both loops: linear in features of time and observation, fitted per task and round,
+    with standardised advantages; or none, which is unbiased and needs smaller steps."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -50,7 +50,7 @@ class AdaptationConfig(UpdateRuleConfig):
             raise ValueError(f"trace is {self.trace}; it is that of a baseline, so with baseline none it is 1")
 
     def plan(self) -> Plan:
-        """Lays a trial out."""
+        """Returns the layout of a trial."""
         return Plan(rounds=self.rounds, streams=self.streams)
 
     def policy(self, family: TaskFamily) -> Learner:
@@ -81,8 +81,8 @@ class OuterLoopConfig(AdaptationConfig):
     """The fields of every agent whose outer loop follows the policy gradient of the adapted policies."""
 
     max_task_gradient: float | None = None
-    """Tasks whose own meta-gradient is longer than this, or not finite, are left out of an update; `masked_tasks` in
-    the log is their share. None trusts all."""
+    """Masks tasks whose meta-gradient norm exceeds this threshold or is not finite; `masked_tasks` in the log is their
+    share. None masks no task."""
     outer_loop: Literal["trpo", "ppo", "vpg"] = "trpo"
     """Optimiser of the outer loop; vpg is the plain policy gradient, ppo without clipping and with one epoch."""
     trpo: outer.TrustRegionConfig = outer.TrustRegionConfig()

@@ -20,24 +20,25 @@ class LearnedOptimizerConfig:
     """A coordinate-wise LSTM that trains networks from scratch (Andrychowicz et al., 2016, arXiv:1606.04474)."""
 
     inner_lr: float = 0.1
-    """Step size of what the LSTM begins as."""
+    """Step size of the nominal optimiser."""
     nominal: Literal["sgd", "adam"] = "sgd"
-    """Whose steps the LSTM resizes and adds to: the rule begins as that (Harrison et al., 2022, arXiv:2209.11208)."""
+    """Nominal optimiser whose updates the LSTM scales and shifts; the rule is initialised as that (Harrison et al.,
+    2022, arXiv:2209.11208)."""
     scale: float = 0.1
-    """Size of what the LSTM adds."""
+    """Scale of the LSTM's additive term."""
     cell: tuple[int, ...] = (20, 20)
     """Widths of the LSTM's layers."""
     rounds: int = 100
-    """Steps in which a function is optimised."""
+    """Optimisation steps per function."""
     num_tasks: int = 128
     """Functions per meta-update."""
     hidden: tuple[int, ...] = ()
-    """Hidden layers of what is optimised; without any it is a linear function without bias, near zero at first."""
+    """Hidden layers of the optimised network; without any it is a linear function without bias."""
     activation: Literal["tanh", "relu", "swish"] = "tanh"
-    """Nonlinearity of what is optimised."""
+    """Nonlinearity of the optimised network."""
     second_order: bool = False
-    """Whether meta-gradients see that the gradients along a way depend on the steps before; the paper ignores it, and
-    what is then followed may lead uphill where a derivative goes through many steps."""
+    """Whether meta-gradients include the derivative of the inner gradients; the paper drops it, and with many steps it
+    can make the meta-gradient explode."""
     outer: outer.UnrolledConfig = outer.UnrolledConfig()
     """The outer loop."""
 
@@ -53,7 +54,7 @@ class LearnedOptimizerConfig:
 
 @recipe
 def learned_optimizer(family: TaskFamily, config: LearnedOptimizerConfig = LearnedOptimizerConfig()) -> MetaLearner:
-    """Builds an update rule that is trained on functions of a family, each from a random start."""
+    """Builds a learned update rule, meta-trained on functions of a family from random initial points."""
     nominal = FIXED[config.nominal](config.inner_lr)
     rule = inner.recurrent(nets.coordinatewise_lstm(config.cell), nominal, config.scale)
     rule = rule if config.second_order else inner.first_order(rule)

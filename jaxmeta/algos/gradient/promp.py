@@ -18,8 +18,8 @@ class ProMPConfig(AdaptationConfig, DifferentiatedConfig):
     """Proximal meta-policy search (Rothfuss et al., 2019, arXiv:1810.06784)."""
 
     max_task_gradient: float | None = None
-    """Tasks whose own meta-gradient is longer than this, or not finite, are left out of an update; `masked_tasks` in
-    the log is their share. None trusts all."""
+    """Masks tasks whose meta-gradient norm exceeds this threshold or is not finite; `masked_tasks` in the log is their
+    share. None masks no task."""
     ppo: outer.PenalisedConfig = outer.PenalisedConfig()
     """The outer loop."""
 

@@ -18,7 +18,7 @@ class ReptileConfig(AdaptationConfig):
     """Reptile with policy gradients (Nichol et al., 2018, arXiv:1803.02999); the paper has no results on these."""
 
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """What takes the steps; no derivative is taken through them, so it cannot be learned."""
+    """Optimiser of the adaptation. The meta-gradient does not go through its steps, so it cannot be meta-learned."""
     rounds: int = 4
     """Adaptations per trial; meta-training takes one step more, on the last round."""
     outer: outer.ReptileConfig = outer.ReptileConfig()
@@ -41,7 +41,7 @@ class FewShotReptileConfig(FewShotConfig):
 
     inner_lr: float = 0.02
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """What takes the steps; no derivative is taken through them, so it cannot be learned."""
+    """Optimiser of the adaptation. The meta-gradient does not go through its steps, so it cannot be meta-learned."""
     rounds: int = 5
     """Gradient steps; each is on as many examples as the support has, from support and query together."""
     num_tasks: int = 1

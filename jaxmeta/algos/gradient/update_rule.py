@@ -1,4 +1,4 @@
-"""How agents adapt by gradient steps: the update rule that all of them start from, and its fields."""
+"""The update rule of the inner loop, shared by all agents that adapt by gradient steps."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ LEARNED: dict[str, Callable[[float], inner.Updater]] = {
     "kronecker": inner.kronecker,
     "recurrent": lambda learning_rate: inner.recurrent(nets.coordinatewise_lstm((20,)), inner.sgd(learning_rate)),
 }
-"""Rules that meta-training improves; each begins as sgd."""
+"""Rules that are meta-learned; each is initialised as sgd."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UpdateRuleConfig:
-    """The fields of every agent that adapts by gradient steps, of whatever loss."""
+    """Fields of every agent that adapts by gradient steps."""
 
     inner_lr: float = 0.1
     """Step size of the adaptation."""
     inner_optimizer: Literal["sgd", "adam", "per-parameter", "block-diagonal", "kronecker", "recurrent"] = "sgd"
-    """What takes the steps of the adaptation; its state lives for one task. All but the first two are learned and begin
-    as sgd: step sizes, preconditioners of layers, or an LSTM that resizes and adds to every step."""
+    """Optimiser of the adaptation; its state is reset for every task. All but the first two are meta-learned and
+    initialised as sgd: step sizes of parameters, preconditioners of layers, or an LSTM that modifies updates."""
     later_lr_scale: float = 1.0
-    """Factor on every step of an adaptation after the first; the paper's evaluation on navigation takes 0.5."""
+    """Factor on the step size after the first adaptation; MAML's evaluation on navigation takes 0.5."""
     max_inner_step: float | None = None
-    """Longest step of an adaptation, in the norm over all params; `bounded_steps` in the log is the share of those that
-    were longer. None has no bound."""
+    """Maximum norm of an inner update, over all params; longer ones are scaled down, and `bounded_steps` in the log is
+    their share. None does not clip."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -44,7 +44,7 @@ class UpdateRuleConfig:
         checks.positive(self, "max_inner_step")
 
     def rule(self) -> inner.Updater:
-        """Builds the update rule: the optimizer with its step sizes, within the bound on a step."""
+        """Builds the update rule, with its step-size schedule and clipping."""
         name, later = self.inner_optimizer, {1: self.later_lr_scale}
         if self.later_lr_scale == 1.0:
             return self.bounded((FIXED | LEARNED)[name](self.inner_lr))
@@ -54,22 +54,22 @@ class UpdateRuleConfig:
         return self.bounded(inner.chain(LEARNED[name](self.inner_lr), inner.fixed(scaled)))
 
     def bounded(self, updater: inner.Updater) -> inner.Updater:
-        """Bounds the norm of an update, if there is a bound."""
+        """Clips the norm of inner updates, if `max_inner_step` is given."""
         return updater if self.max_inner_step is None else inner.bounded(updater, self.max_inner_step)
 
 
 @dataclasses.dataclass(frozen=True)
 class DifferentiatedConfig(UpdateRuleConfig):
-    """The fields of every agent whose meta-gradient goes through the steps."""
+    """Fields of every agent whose meta-gradient is backpropagated through the inner steps."""
 
     backward: Literal["plain", "rematerialised", "mixed", "first-order"] = "plain"
-    """How meta-gradients go through the steps: the second and third need less memory where there are many, and
-    first-order takes the inner gradient for a constant (FOMAML)."""
+    """How meta-gradients are backpropagated through the inner steps. The second and third need less memory with many
+    steps; first-order treats the inner gradient as a constant (FOMAML)."""
 
     def descent(
         self, policy: Learner, loss: inner.Loss, updater: inner.Updater, zero_at_start: tuple[str, ...] = ()
     ) -> Learner:
-        """Lets a policy take a step down a loss after every round; see `inner.descent`."""
+        """Builds an agent that takes one gradient step after every round; see `inner.descent`."""
         updater = inner.first_order(updater) if self.backward == "first-order" else updater
         differentiate = inner.mixed_mode if self.backward == "mixed" else jax.grad
         learner = inner.descent(policy, loss, updater, zero_at_start, differentiate)
@@ -85,7 +85,7 @@ class ImplicitConfig(UpdateRuleConfig):
     """
 
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """What takes the steps; no derivative is taken through them, so it cannot be learned."""
+    """Optimiser of the adaptation. The meta-gradient does not go through its steps, so it cannot be meta-learned."""
     inner_steps: int = 10
     """Gradient steps on the data of every round; memory does not depend on them."""
     strength: float = 2.0
@@ -104,7 +104,7 @@ class ImplicitConfig(UpdateRuleConfig):
             raise ValueError(f"later_lr_scale is {self.later_lr_scale}; every round is adapted to the end, so it is 1")
 
     def proximal_descent(self, policy: Learner, loss: inner.Loss) -> Learner:
-        """Lets a policy descend to a minimum near where it starts; see `inner.implicit`."""
+        """Builds an agent that minimises a proximal loss after every round; see `inner.implicit`."""
         return inner.implicit(
             policy, loss, self.rule(), self.inner_steps, self.strength, self.cg_iterations, self.damping
         )

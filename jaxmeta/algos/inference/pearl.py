@@ -16,37 +16,37 @@ from jaxmeta.types import Plan
 
 @dataclasses.dataclass(frozen=True)
 class PEARLConfig:
-    """PEARL: soft actor-critic, told a draw from a belief about the task (Rakelly et al., 2019, arXiv:1903.08254)."""
+    """PEARL: soft actor-critic conditioned on a sampled task variable (Rakelly et al., 2019, arXiv:1903.08254)."""
 
     num_train_tasks: int = 100
-    """Training tasks, drawn when training begins; a family with finitely many brings its own."""
+    """Training tasks, drawn at the start of training; a family with `train_tasks` uses those."""
     tasks_per_update: int = 4
     """Tasks visited by an update."""
     streams: int = 2
-    """Episodes at a visit with z from the prior, and as many with z from the belief that those gave."""
+    """Episodes per visit with z from the prior, and as many with z from the posterior given those."""
     latent: int = 5
-    """Length of z."""
+    """Dimension of z."""
     encoder: Literal["product", "recurrent"] = "product"
-    """How experience becomes a belief: as a product of Gaussians, or read by a recurrent network in its order."""
+    """Form of the posterior: a product of Gaussian factors, one per transition, or a recurrent network over time."""
     encoder_hidden: tuple[int, ...] = (200, 200, 200)
-    """Widths of the encoder's hidden layers; a recurrent one takes the first as the size of its state."""
+    """Widths of the encoder's hidden layers; the first is the state size of a recurrent encoder."""
     use_next_obs: bool = False
-    """Whether the encoder sees what a step led to: needed where tasks differ in their dynamics."""
+    """Whether the encoder receives next observations, which it needs where tasks differ in their dynamics."""
     context_batch: int = 100
-    """Transitions that the encoder sees of a task in a gradient step; with `vary_context` or a recurrent encoder the
-    first ones of a visit, so that what comes after them in an evaluation is new to it."""
+    """Transitions per task that the encoder receives in a gradient step; with `vary_context` or a recurrent encoder
+    the first ones of a visit."""
     vary_context: bool = False
-    """Whether it sees what is known after some time: the first transitions of a visit, a random number up to that many.
-    So a belief from few episodes is trained too. A recurrent encoder always does."""
+    """Whether their number is random, from 1 to `context_batch`, so that posteriors given few transitions are trained
+    too. A recurrent encoder always does so."""
     posterior_context: bool = False
-    """Whether they also come from the episodes with z from the belief, as those of an evaluation will; not in the
-    paper's experiments."""
+    """Whether they are also taken from episodes with z from the posterior, as in evaluation; not in the paper's
+    experiments."""
     hidden: tuple[int, ...] = (300, 300, 300)
     """Widths of the hidden layers, of actor and critics."""
     action_scale: float | None = None
-    """Largest absolute action that the actor takes; by default the largest that the environment does."""
+    """Largest absolute action of the actor; by default the action limit of the environment."""
     prior_episodes: int = 2
-    """Episodes at the begin of an evaluation with z from the prior."""
+    """Episodes at the start of an evaluation with z from the prior."""
     episodes: int = 3
     """Episodes of an evaluation; the last one counts."""
     sac: outer.OffPolicyConfig = outer.OffPolicyConfig()
@@ -77,13 +77,13 @@ class PEARLConfig:
 def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearner:
     """Builds PEARL.
 
-    At a visit to a training task, episodes are collected with z drawn from the prior, then as many with z from the
-    belief after those. Actor and critics learn from all of them; the encoder from the critics' error on recent prior
-    ones. Evaluation is by the paper's protocol: every episode draws its own z, the first `prior_episodes` from the
-    prior, the later ones from the belief so far; the agent acts by its mode throughout.
+    A visit to a training task collects episodes with z sampled from the prior, then as many with z sampled from the
+    posterior given those. Actor and critics are trained on all of them, the encoder by the critic loss on recent
+    episodes from the prior. Evaluation follows the paper: every episode samples its own z, the first `prior_episodes`
+    from the prior, the later ones from the posterior so far, and actions are deterministic.
 
     Raises:
-      ValueError: if the family has discrete actions, or what is asked for cannot be seen by the encoder.
+      ValueError: if the family has discrete actions, or `posterior_context` would have no effect.
     """
     spec = family.env.spec
     networks = nets.soft_actor_critic(spec, config.latent, config.hidden, config.action_scale)

@@ -27,29 +27,30 @@ class VariBADConfig(TrialsConfig):
     hidden: tuple[int, ...] = (32, 32)
     """Widths of the hidden layers, of the policy and of the values."""
     activation: Literal["tanh", "relu", "swish"] = "relu"
-    """Nonlinearity of both. The paper's tanh saturates: nothing bounds the means that beliefs come to have."""
+    """Nonlinearity of both. The paper's tanh saturates, as nothing bounds the means of the belief."""
     latent: int = 5
-    """Length of the latent description of a task."""
+    """Dimension of the latent task variable."""
     encoder_hidden: int = 64
     """Size of the encoder's recurrent state."""
     action_embedding: int = 8
-    """Size that an action is brought to before the recurrent state; 0 hides it from the encoder."""
+    """Size of the action embedding; 0 hides actions from the encoder."""
     reward_embedding: int = 8
-    """The same for a reward."""
+    """Size of the reward embedding; 0 hides rewards."""
     obs_embedding: int = 8
-    """The same for an observation."""
+    """Size of the observation embedding; 0 hides observations."""
     decoder_hidden: tuple[int, ...] = (32, 32)
     """Widths of the hidden layers of each decoder."""
     reward_decoder: Literal["cells", "transition", "next-obs"] | None = None
-    """Decodes rewards from the latent alone, for all cells of a grid at once; or for one step, from all of its
-    transition or only what it led to. By default from cells where the tasks have them, else from the transition."""
+    """Input of the reward decoder besides the latent: cells predicts the rewards of all cells of a grid at once,
+    transition that of one step from the whole transition, next-obs from the next observation alone. By default cells
+    where the tasks have them, else transition."""
     reward_weight: float = 1.0
-    """Weight of the reward decoder; 0 leaves it out."""
+    """Weight of the reward decoder's loss; with 0 there is no reward decoder."""
     state_weight: float = 0.0
-    """Weight of the state decoder, which predicts what a step leads to; 0 leaves it out."""
+    """Weight of the loss of the state decoder, which predicts the next observation; with 0 there is none."""
     kl_weight: float = 0.01
-    """Weight of the divergence of each belief from the one before, against the negative log likelihood of cells, or
-    half the squared errors of what else is decoded."""
+    """Weight of the KL divergence of each posterior from the previous one, relative to the negative log likelihood of
+    cells or half the squared error of other predictions."""
     vae: outer.VariationalConfig = outer.VariationalConfig()
     """The optimiser of encoder and decoders."""
     ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(

@@ -23,15 +23,15 @@ class L2RLConfig(WholeTrialsConfig):
     discount: float = 0.9
     """γ, across the episodes of a trial."""
     trace: float = 1.0
-    """λ of generalised advantage estimation; with 1 it is the return of the rest of the trial less the value."""
+    """λ of generalised advantage estimation; with 1, advantages are Monte-Carlo returns minus values."""
     learning_rate: float = 5e-3
     """Adam's step size; the paper takes RMSProp."""
     value_weight: float = 2.0
     """Weight of the value loss, with values in units of the discounted length of a trial."""
     entropy_weight: float = 0.01
-    """Weight of the entropy bonus; the paper lets it fall to zero."""
+    """Weight of the entropy bonus; the paper anneals it to zero."""
     max_grad_norm: float = 0.5
-    """Gradients longer than this are scaled down to it."""
+    """Gradients are clipped to this global norm."""
 
     def __post_init__(self):
         super().__post_init__()

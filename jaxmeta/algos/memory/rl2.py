@@ -18,13 +18,13 @@ class RL2Config(WholeTrialsConfig):
     """RL²: adapt in the hidden state of a recurrent policy (Duan et al., 2016, arXiv:1611.02779)."""
 
     cell: Literal["gru", "lstm", "lru", "associative"] = "gru"
-    """Recurrent state: lru is linear recurrences, associative is tables of fast weights."""
+    """Recurrent cell: lru is a linear recurrent unit, associative a memory of fast weights."""
     hidden: int = 64
-    """Size of the recurrent state; of an associative one, width of the layers around its tables."""
+    """Size of the recurrent state; for associative, width of the layers around the memory."""
     readout: tuple[int, ...] = ()
-    """Widths of hidden layers that see state and input before the heads, which the paper has on the state alone."""
+    """Widths of hidden layers between recurrent state and heads; they also receive the input. The paper has none."""
     separate_value: bool = True
-    """Whether values come from a network of their own, as in the paper; with `outer_loop` trpo they always do."""
+    """Whether values have a separate network, as in the paper; with `outer_loop` trpo they always do."""
     outer_loop: Literal["ppo", "trpo"] = "ppo"
     """Optimiser of the outer loop; the paper's is TRPO."""
     ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(

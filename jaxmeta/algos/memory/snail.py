@@ -21,22 +21,22 @@ class SNAILConfig(WholeTrialsConfig):
     tc_blocks: int = 2
     """Temporal-convolution blocks below the attention."""
     heads: int = 1
-    """Heads of the attention, each with keys and values of its own; the paper has one. With as many as there are
-    actions each head can look up one action."""
+    """Attention heads; the paper has one. With one head per action, each can look up one action."""
     key_size: int = 32
     """Width of the keys and queries of a head."""
     value_size: int = 32
     """Width of the values of a head."""
     readout: tuple[int, ...] = ()
-    """Widths of hidden layers that see all of that before policy and value; the paper has none."""
+    """Widths of hidden layers between attention and heads; they also receive the input of the attention. The paper
+    has none."""
     look_back: int | None = None
-    """Steps that the network sees back; by default all of a trial. Unless `layers` is given it decides their number,
-    so that an agent that shall learn on longer trials later (`--start-from`) needs those of the longest."""
+    """Context length in steps; by default the whole trial. It decides `layers` unless those are given, so an agent
+    that is to continue on longer trials (`--start-from`) needs the context of the longest."""
     layers: int | None = None
-    """Convolutions per block; by default as many as it takes for the last to see all of that, ⌈log2 look-back⌉."""
+    """Convolutions per block; by default ⌈log2 look-back⌉, with which the receptive field is the whole context."""
     init_gain: float = 1.0
-    """Initial scale of the first layer and of keys and queries, in units of LeCun's; with one-hot inputs, attention
-    learns to look up sooner with 2.5."""
+    """Initial scale of the first layer and of keys and queries, relative to LeCun's; with one-hot inputs, attention
+    is learned faster with 2.5."""
     ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(
         learning_rate=1e-3, epochs=2, minibatches=8, value_weight=5.0, entropy_weight=0.05
     )
@@ -54,8 +54,8 @@ class SNAILConfig(WholeTrialsConfig):
 def snail(family: TaskFamily, config: SNAILConfig = SNAILConfig()) -> MetaLearner:
     """Builds SNAIL with PPO.
 
-    As in RL², the policy sees the whole trial and maximises its return; but it looks back at every step of it, where
-    a recurrent state would have to carry all that may be needed.
+    As in RL², the policy receives the whole trial and maximises its return; but it attends to every step of it, where
+    a recurrent state would have to compress them.
     """
     network = nets.snail_actor_critic(
         family.env.spec,

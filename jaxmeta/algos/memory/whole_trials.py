@@ -1,4 +1,4 @@
-"""What the recipes of all agents that remember share: a trial is one stream of episodes, and its return is the goal."""
+"""Recipes of agents with memory: a trial is one stream of episodes, and the objective is its return."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jaxmeta.types import Plan
 
 @dataclasses.dataclass(frozen=True)
 class TrialsConfig:
-    """The fields of every agent that is trained on the return of whole trials."""
+    """Fields of every agent that is trained on the return of whole trials."""
 
     episodes: int | None = None
-    """Episodes per trial; by default what is usual for the task family."""
+    """Episodes per trial; by default that of the task family."""
     num_tasks: int = 1024
     """Trials per meta-update, each on a task of its own."""
     init_log_std: float = 0.0
@@ -32,32 +32,32 @@ class TrialsConfig:
         checks.fraction(self, "discount", "trace")
 
     def plan(self, family: TaskFamily) -> Plan:
-        """Lays a trial out: one stream, without adaptation between rounds."""
+        """Returns the layout of a trial: one stream, without adaptation between rounds."""
         return Plan(rounds=0, streams=1, episodes=self.episodes or family.episodes)
 
     def length(self, family: TaskFamily) -> int:
-        """Counts the steps of a trial."""
+        """Returns the number of steps of a trial."""
         return self.plan(family).episodes * family.env.spec.horizon
 
     def advantage(self) -> rl.Estimator:
-        """Returns the estimator of advantages: its values look across the episodes of a trial."""
+        """Returns the advantage estimator, which bootstraps across the episodes of a trial."""
         return rl.value_baseline(self.discount, self.trace, across_episodes=True, normalize=False)
 
     def value_scale(self, family: TaskFamily) -> float:
-        """Returns the discounted return of a trial that pays 1 at every step.
+        """Returns the discounted return of a trial with reward 1 at every step.
 
-        What the rest of a trial is worth grows with its length. In units of that, targets are near one for short and
-        for long trials, and the values' gradient does not drown the policy's in the layers that they share.
+        Values are divided by it, so that targets are near one for short and for long trials and the gradient of the
+        value loss does not dominate that of the policy in shared layers.
         """
         return _effective_length(self.discount, self.length(family))
 
 
 @dataclasses.dataclass(frozen=True)
 class WholeTrialsConfig(TrialsConfig):
-    """The fields that every agent with a memory has."""
+    """Fields of every agent with memory."""
 
     separate_value: bool = False
-    """Whether values come from a network of their own."""
+    """Whether values have a separate network."""
 
 
 def on_whole_trials(
@@ -66,10 +66,10 @@ def on_whole_trials(
     config: WholeTrialsConfig,
     optimiser: outer.ActorCriticConfig | outer.TrustRegionCriticConfig,
 ) -> MetaLearner:
-    """Trains a memory to maximise the return of whole trials, with a value function that looks across episodes.
+    """Trains a sequence model to maximise the return of whole trials.
 
     Args:
-      optimiser: decides the outer loop. With trust regions the values come from a network of their own.
+      optimiser: decides the outer loop. With trust regions the values have a separate network.
     """
     scale = config.value_scale(family)
     network = nets.scale_value(network, scale)
@@ -99,10 +99,10 @@ def on_whole_trials(
 
 
 def scaled(optimiser: outer.ActorCriticConfig, scale: float) -> outer.ActorCriticConfig:
-    """Counts the errors of values in units of `scale`."""
+    """Measures value errors in units of `scale`."""
     return dataclasses.replace(optimiser, value_weight=optimiser.value_weight / scale**2)
 
 
 def _effective_length(discount: float, length: int) -> float:
-    """Returns the discounted return of a trial of `length` steps that pay 1 each."""
+    """Returns the discounted return of `length` rewards of 1."""
     return float(length) if discount == 1.0 else (1.0 - discount**length) / (1.0 - discount)
