@@ -200,7 +200,8 @@ class Checkpointer:
         """Waits for a save that is under way, whatever becomes of it, and releases the folder."""
         with contextlib.suppress(Exception):
             self.wait()
-        self._orbax.close()
+        with contextlib.suppress(Exception):  # it raises again what a save has raised
+            self._orbax.close()
 
     def _make(self, draft: Path) -> None:
         """Makes the folder of a save, once what a killed process left half done is out of the way."""
