@@ -475,6 +475,45 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(maml_run, tmp_path, 
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": 3, "versions": {"jaxmeta": "0.9.1"}}, "has format 3 (written by jaxmeta 0.9.1; this is {}); "),
+        ({"format": 3, "versions": {"jaxmeta": "0.9.1"}}, "this version reads format 2: use jaxmeta 0.9.1"),
+        ({"format": 3, "versions": None}, "has format 3 (it does not say which version wrote it; this is {}); "),
+        ({"novelty": 1, "versions": {"jaxmeta": "0.9.1"}}, "(written by jaxmeta 0.9.1; this is {})"),
+        (
+            {"algo": "maml9", "versions": {"jaxmeta": "0.9.1"}},
+            "did you mean 'maml'? `jaxmeta list` shows all (written by",
+        ),
+        ({"algo": ["maml"]}, 'algo is ["maml"]; it must be a text (written by jaxmeta {}; this is {})'),
+        ({"versions": "new"}, "(it does not say which version wrote it; this is {})"),
+    ],
+)
+def test_a_config_that_cannot_be_read_names_the_version_that_wrote_it(changes, words, maml_run, tmp_path, capsys):
+    data = json.loads((maml_run / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and words.replace("{}", jm.__version__) in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--algo.num-tasks", "3"], "on 1 of 2 x cpu (no more divide 3 tasks equally)\n"),
+        (["--devices", "1"], "on 1 of 2 x cpu\n"),
+        ([], "on 2 x cpu\n"),
+    ],
+)
+def test_the_devices_that_are_used_are_printed(flags, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jm, "train", lambda meta, state, *rest, **named: state)
+    assert cli.main([*TINY_MAML, *flags, "--out", str(tmp_path / "run"), "--updates", "1", "--eval-tasks", "0"]) == 0
+    assert (
+        capsys.readouterr().out.partition("\n")[0] + "\n" == f"jaxmeta {jm.__version__}, jax {jax.__version__}, {words}"
+    )
+
+
 def test_config_survives_json():
     config = MAMLConfig(hidden=(), outer_loop="ppo", inner_lr=1e-3)
     assert codec.decode(MAMLConfig, json.loads(json.dumps(codec.encode(config, "algo"))), "algo") == config
