@@ -519,7 +519,7 @@ def test_every_task_shares_the_trials_equally():
     goals = jm.tasks.all_goals()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jm, "evaluate", note)
-        assessment.trials(None, (), family, None, 50, 0, every_task=goals)
+        assessment.trials(None, (), family, None, assessment.repeated(goals, 50), 0)
     _, counts = np.unique(seen.goals, axis=0, return_counts=True)
     assert counts.tolist() == [3] * 21
 
@@ -557,7 +557,8 @@ def test_error_over_every_task_is_that_within_tasks():
     reports = run._report(learner, params, plan, config, few, 0)
     point = run._point(Row(statistics.trial_return), reports)
 
-    whole = assessment.trials(learner, params, family, plan, count * repeats, 0, every_task=jm.tasks.all_goals())
+    every = assessment.repeated(jm.tasks.all_goals(), count * repeats)
+    whole = assessment.trials(learner, params, family, plan, every, 0)
     total = np.asarray(whole.returns, np.float64).sum((1, 2, 3)).reshape(repeats, count)
     assert point["num_trials"] == total.size and point["mean"] == pytest.approx(total.mean())
     direct = np.sqrt((total.var(0, ddof=1) / repeats).mean() / count)

@@ -48,6 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to fail
+    try:
+        code = _answer(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of the output, such as `head`, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _answer(argv: list[str]) -> int:
+    """Does what is asked for; an error is one line and an exit code."""
     if argv and argv[0] in ("-h", "--help", "--version"):
         print(f"jaxmeta {jm.__version__}" if argv[0] == "--version" else HELP)
         return 0
@@ -64,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxmeta: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of the output, such as `head`, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except (OSError, survival.SaveError, startup.DeviceError) as error:
         return _fail(error, 1)
     except RuntimeError as error:

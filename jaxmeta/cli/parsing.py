@@ -188,10 +188,9 @@ def _cast(kind: Any, words: list[str]) -> Any:
         return _home(word)
     if kind not in (int, float, str):
         raise _RefusedError(f"its type, {_describe(kind)}, is none that a flag can give; leave it out")
-    value = kind(word)
-    if kind is float and not math.isfinite(value):
+    if kind is float and not math.isfinite(float(word)):
         raise _RefusedError("it must be finite")
-    return value
+    return kind(word)
 
 
 def _home(word: str) -> Path:

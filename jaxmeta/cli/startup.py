@@ -70,7 +70,8 @@ def find_devices() -> list[Any]:
     try:
         return jax.devices()
     except Exception as error:  # a RuntimeError for most platforms, an AssertionError for CUDA
-        brief = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" (set JAX_PLATFORMS")[0]
+        lines = str(error).strip().splitlines() or ["there is no device of it, or no plugin"]
+        brief = lines[0].partition(" (set JAX_PLATFORMS")[0]
         if platforms := getattr(jax.config, "jax_platforms", None):
             raise UsageError(
                 f"JAX_PLATFORMS is {platforms!r}, which JAX cannot start here: {brief} (try JAX_PLATFORMS=cpu, or unset"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +68,9 @@ def run(argv: list[str]) -> int:
     with startup.importing():
         options, config = configure(argv)
         startup.start_jax(options.cache, options.devices)
+        # what goes wrong with a checkpoint is told in one line; asyncio, on which Orbax stands, would print pages of it
+        for name in ("asyncio", "concurrent.futures"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         from jaxmeta.cli import training
 
         if options.distributed:

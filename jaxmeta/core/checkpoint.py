@@ -204,7 +204,8 @@ class Checkpointer:
         """Waits for the save in progress, ignores its errors, and releases the folder."""
         with contextlib.suppress(Exception):
             self.wait()
-        self._orbax.close()
+        with contextlib.suppress(Exception):  # it raises again what a save has raised
+            self._orbax.close()
 
     def _make(self, draft: Path) -> None:
         """Makes the folder of a save; the first time, deletes incomplete saves of killed processes."""

@@ -23,7 +23,7 @@ def assess(
     """Evaluates a run on held-out tasks.
 
     Args:
-      num_tasks: tasks, drawn from the family's held-out law; per seed where the run has several.
+      num_tasks: tasks, drawn from the family's held-out distribution; per seed where the run has several.
       seed: decides the tasks and all else that is random.
       rounds: adaptation rounds; by default as in meta-training.
       deterministic: whether to act by the mode of the policy.
@@ -65,26 +65,23 @@ def trials(
     params: Any,
     family: Any,
     plan: Any,
-    num_tasks: int,
+    tasks: Any,
     seed: int,
     num_seeds: int | None = None,
     deterministic: bool = False,
-    every_task: Any = None,
 ) -> Any:
     """Runs trials of a learner, trained or not, on held-out tasks.
 
     Args:
-      num_tasks: tasks, a trial on each; per seed where there are several.
-      seed: decides the tasks and all else that is random.
+      tasks: how many to draw from the family's held-out distribution, per seed where there are several; or the tasks
+        themselves, stacked [N, ...]. There is a trial on each.
+      seed: decides the tasks that are drawn and all else that is random.
       num_seeds: leading axis of `params`; None if there is none.
-      every_task: all tasks there are, stacked [M, ...]: instead of a draw, each stands in the batch equally often, for
-        `num_tasks` trials or a few more. By default the tasks are drawn from the family's held-out law.
 
     Returns:
       A `jm.Report`.
     """
     import jax
-    import jax.numpy as jnp
 
     import jaxmeta as jm
 
@@ -93,14 +90,21 @@ def trials(
 
     def one_seed(params, key):
         task_key, trial_key = jax.random.split(key)
-        if every_task is None:
-            tasks = jax.vmap(family.sample_test)(jax.random.split(task_key, num_tasks))
-        else:
-            repeats = -(-num_tasks // jax.tree.leaves(every_task)[0].shape[0])
-            tasks = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * repeats), every_task)
-        return jm.evaluate(learner, params, family.env, tasks, trial_key, plan, deterministic)
+        batch = tasks
+        if isinstance(tasks, int):
+            batch = jax.vmap(family.sample_test)(jax.random.split(task_key, tasks))
+        return jm.evaluate(learner, params, family.env, batch, trial_key, plan, deterministic)
 
     if num_seeds is None:
         return one_seed(params, key)
     # every seed gets tasks of its own: the more tasks, the less the result depends on them
     return jax.vmap(one_seed)(params, jax.random.split(key, num_seeds))
+
+
+def repeated(every_task: Any, num_tasks: int) -> Any:
+    """Repeats all tasks there are, stacked [M, ...], equally often, for `num_tasks` trials or a few more."""
+    import jax
+    import jax.numpy as jnp
+
+    repeats = -(-num_tasks // jax.tree.leaves(every_task)[0].shape[0])
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * repeats), every_task)

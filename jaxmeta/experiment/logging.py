@@ -102,7 +102,10 @@ class TensorBoard:
             raise
 
     def _write(self, update: int, metrics: dict[str, np.ndarray]) -> None:
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import (  # generated as it is imported
+            Event,  # pyright: ignore[reportAttributeAccessIssue]
+            SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+        )
         from tensorboardX.summary import scalar
 
         if self._writer is None:

@@ -57,7 +57,8 @@ class OwnFamily(NamedTuple):
             raise KeyError(f"task family {name!r} cannot be imported: {error}") from error
         factory = getattr(module, self.factory, None)
         if not callable(factory):
-            hint = near(self.factory, vars(module)) or f" it is in {module.__file__}"
+            functions = [name for name, value in vars(module).items() if callable(value)]
+            hint = near(self.factory, functions) or f" it is {module.__file__}"
             raise KeyError(f"no task family {name!r}: the module has no function {self.factory!r};{hint}")
         needed = _parameters(factory)
         if not needed:

@@ -297,11 +297,10 @@ def _report(
         params,
         config.build_family(),
         assessment.changed_plan(plan, evaluation.rounds, evaluation.streams),
-        evaluation.num_tasks,
+        evaluation.num_tasks if every_task is None else assessment.repeated(every_task, evaluation.num_tasks),
         seed,
         runs.seed_axis(config),
         evaluation.deterministic,
-        every_task,
     )
     if every_task is None or config.num_seeds > 1:
         return [report]

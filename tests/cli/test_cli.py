@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import cli, tasks
+from jaxmeta import cli, outer, tasks
 from jaxmeta.algos.gradient.maml import MAMLConfig
 from jaxmeta.cli import parsing, startup, train
 from jaxmeta.config import codec
@@ -337,9 +337,8 @@ def test_bad_input_gives_one_line_and_writes_nothing(line, maml_run, rl2_run, tm
 
 def test_algorithms_that_learn_off_policy_are_noted():
     """`train --start-from` refuses them: more than parameters carries what they have learned."""
-    with_critics = {
-        name for name, config in tiny.ALGOS.items() if isinstance(getattr(config, "sac", None), type(tiny.SAC))
-    }
+    fields = {name: [type(value) for value in vars(config).values()] for name, config in tiny.ALGOS.items()}
+    with_critics = {name for name, kinds in fields.items() if outer.OffPolicyConfig in kinds}
     assert with_critics == registry.OFF_POLICY
 
 
@@ -474,6 +473,45 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(maml_run, tmp_path, 
         assert code == 2 and said.count("\n") == 1, said
         assert said.endswith("has format 1; this version reads format 2: use jaxmeta 0.1\n")
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": 3, "versions": {"jaxmeta": "0.9.1"}}, "has format 3 (written by jaxmeta 0.9.1; this is {}); "),
+        ({"format": 3, "versions": {"jaxmeta": "0.9.1"}}, "this version reads format 2: use jaxmeta 0.9.1"),
+        ({"format": 3, "versions": None}, "has format 3 (it does not say which version wrote it; this is {}); "),
+        ({"novelty": 1, "versions": {"jaxmeta": "0.9.1"}}, "(written by jaxmeta 0.9.1; this is {})"),
+        (
+            {"algo": "maml9", "versions": {"jaxmeta": "0.9.1"}},
+            "did you mean 'maml'? `jaxmeta list` shows all (written by",
+        ),
+        ({"algo": ["maml"]}, 'algo is ["maml"]; it must be a text (written by jaxmeta {}; this is {})'),
+        ({"versions": "new"}, "(it does not say which version wrote it; this is {})"),
+    ],
+)
+def test_a_config_that_cannot_be_read_names_the_version_that_wrote_it(changes, words, maml_run, tmp_path, capsys):
+    data = json.loads((maml_run / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and words.replace("{}", jm.__version__) in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--algo.num-tasks", "3"], "on 1 of 2 x cpu (no more divide 3 tasks equally)\n"),
+        (["--devices", "1"], "on 1 of 2 x cpu\n"),
+        ([], "on 2 x cpu\n"),
+    ],
+)
+def test_the_devices_that_are_used_are_printed(flags, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jm, "train", lambda meta, state, *rest, **named: state)
+    assert cli.main([*TINY_MAML, *flags, "--out", str(tmp_path / "run"), "--updates", "1", "--eval-tasks", "0"]) == 0
+    assert (
+        capsys.readouterr().out.partition("\n")[0] + "\n" == f"jaxmeta {jm.__version__}, jax {jax.__version__}, {words}"
+    )
 
 
 def test_config_survives_json():
