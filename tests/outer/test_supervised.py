@@ -76,14 +76,14 @@ def test_gradient_of_a_learned_step_size_is_minus_the_product_of_both_gradients(
     agent = learner(inner.per_parameter(0.1))
     params = agent.init(jax.random.key(0))
     loss = outer.query_loss(agent, ENV, 1)
-    gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(params, TASK, jax.random.key(0))
+    meta_gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(params, TASK, jax.random.key(0))
     gradient_of = jax.jit(jax.grad(error))
     gradient, outer_gradient = (
         gradient_of(params.policy, TASK.support),
         gradient_of(descend(params.policy, TASK.support, 0.1), TASK.query),
     )
     expected = jax.tree.map(lambda one, other: -one * other, gradient, outer_gradient)
-    chex.assert_trees_all_close(gradient.updater, expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(meta_gradient.updater, expected, rtol=1e-4, atol=1e-6)
 
 
 def one_update(meta):
