@@ -1,4 +1,4 @@
-"""The penalty by which ProMP keeps the policies before the last adaptation where their data was sampled."""
+"""ProMP's KL penalty, which keeps the pre-adaptation policies close to the behaviour policies."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from jaxmeta.outer.policy_gradient import PolicyGradientConfig
 
 RANGE = 2.0**20
-"""Factor by which a weight may leave its first value: one that fell to zero could not be doubled any more."""
+"""Largest factor between a weight and its initial value: a weight of zero could never be doubled again."""
 
 
 class PenalisedState(struct.PyTreeNode):
-    """An optimiser's state, and what moving the earlier policies costs."""
+    """An optimiser's state, and the weights of the KL penalty."""
 
     optimiser: Any
     kl_weights: Array
-    """For every round before the last, [R]."""
+    """One weight per round before the last, [R]."""
 
 
 def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: PolicyGradientConfig) -> Improve:
-    """Adds an adaptive penalty on the divergence of the policies before the last adaptation (arXiv:1810.06784).
+    """Adds an adaptive KL penalty on the pre-adaptation policies (ProMP, arXiv:1810.06784).
 
     Args:
       improve: its step also takes `kl_weights`.
-      rounds: adaptations of a trial.
+      rounds: number of adaptations in a trial.
     """
     target = config.kl_target
     assert target is not None
@@ -66,6 +66,6 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pol
 
 
 def adapted_weights(weights: Array, moved: Array, target: float, config: PolicyGradientConfig) -> Array:
-    """Doubles the weights where more than 1.5 of the target was moved, halves them where less than 1 / 1.5 was."""
+    """Doubles the weights where the KL divergence exceeds 1.5 targets, halves them where it is below target / 1.5."""
     factor = jnp.where(moved > 1.5 * target, 2.0, jnp.where(moved < target / 1.5, 0.5, 1.0))
     return jnp.clip(weights * factor, config.kl_weight / RANGE, config.kl_weight * RANGE)

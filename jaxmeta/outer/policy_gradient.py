@@ -1,4 +1,4 @@
-"""First-order outer optimisation: REINFORCE (VPG) and PPO through the adaptation."""
+"""Policy-gradient outer optimisation: REINFORCE (VPG) and PPO, differentiated through the adaptation."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class PolicyGradientConfig:
     """PPO (Schulman et al., 2017, arXiv:1707.06347); with one epoch and no clipping it is the plain policy gradient."""
 
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Adam's learning rate."""
     epochs: int = 5
-    """Passes over the trials of one update."""
+    """Passes over the trials of an update."""
     minibatches: int = 1
-    """Parts, of whole trials, that a pass is cut into; it divides the number of tasks."""
+    """Minibatches, of whole trials, per epoch; must divide the number of tasks."""
     clip: float | None = 0.2
-    """Half-width of the trusted interval of likelihood ratios; None does not clip."""
+    """PPO's ε: likelihood ratios are clipped to [1 - ε, 1 + ε]; None does not clip."""
     value_weight: float = 0.0
     """Weight of the value loss."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus."""
     max_grad_norm: float = 0.5
-    """Meta-gradients longer than this are scaled down to it."""
+    """Clips the global norm of meta-gradients."""
     anneal_over: int | None = None
-    """Meta-updates over which step size and entropy bonus fall linearly to zero; None keeps both."""
+    """Meta-updates over which learning rate and entropy bonus are annealed linearly to zero; None keeps both."""
     kl_target: float | None = None
-    """Mean KL divergence of an update, in every round before the last, that a penalty aims at (ProMP); None has no
-    penalty. Its weight is doubled or halved, for each round, when an update exceeds it or stays below by half."""
+    """Target of the mean KL divergence of an update, for the adaptive penalty on every round before the last (ProMP);
+    None has no penalty. Each round's weight is doubled above 1.5 targets, and halved below target / 1.5."""
     kl_weight: float = 5e-4
-    """Weight of that penalty at first."""
+    """Initial weight of that penalty."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -56,7 +56,7 @@ class PolicyGradientConfig:
         checks.not_negative(self, "value_weight", "entropy_weight")
         if self.kl_target is not None and self.epochs * self.minibatches == 1:
             raise ValueError(
-                f"kl_target is {self.kl_target}; nothing has moved before the only step: take at least 2 epochs"
+                f"kl_target is {self.kl_target}; with a single step the KL divergence is 0, so take at least 2 epochs"
             )
 
     def check_divides(self, num_tasks: int) -> None:
@@ -66,7 +66,7 @@ class PolicyGradientConfig:
 
 
 class Prepared(struct.PyTreeNode):
-    """A trial, and what the loss of it depends on beside the params."""
+    """A trial, and the other arguments of its loss."""
 
     trial: Trial
     options: dict[str, Array]
@@ -84,21 +84,21 @@ def policy_gradient(
     rounds: int = 0,
     tx: optax.GradientTransformation | None = None,
 ) -> Improve:
-    """Follows the meta-gradient of fresh trials.
+    """Takes meta-gradient steps on fresh trials.
 
     Args:
       advantage: estimates the advantages of the last round.
-      credit: for the data that was adapted on, such as `standardized_credit`; by default there is none.
-      critic: predicts the values, where the policy itself does not.
-      rounds: adaptations of a trial, for a penalty on the divergence before them.
-      tx: what to do with the meta-gradient; by default Adam as `config` says.
+      credit: weights E-MAML's score-function term, such as `standardized_credit`; by default there is none.
+      critic: predicts the values if the policy's output does not contain them.
+      rounds: number of adaptations in a trial, for the KL penalty on the rounds before them.
+      tx: the optimiser of the params; by default Adam as configured.
 
     Raises:
-      ValueError: if there is a KL target, but no round that it is for.
+      ValueError: if there is a KL target, but only one round.
     """
     if config.kl_target is not None and not rounds:
         raise ValueError(
-            f"kl_target is {config.kl_target}; the penalty is for rounds before the last, and these trials have one"
+            f"kl_target is {config.kl_target}; the penalty is on rounds before the last, but trials have a single round"
         )
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
 
@@ -136,14 +136,14 @@ def policy_gradient(
 
 
 def prepared(batch: Batch, options: dict[str, Array]) -> Batch:
-    """Gives every task of a batch the same options of its loss."""
+    """Adds the same arguments of the loss to every task of a batch."""
     size = batch.weight.shape[0]
     spread = {name: jnp.broadcast_to(value, (size, *jnp.shape(value))) for name, value in options.items()}
     return batch.replace(data=Prepared(batch.data, spread))
 
 
 def with_values(learner: Learner, critic: Critic | None, params: Params, batch: Batch) -> Batch:
-    """Puts the values of a critic into fresh trials; one that gives values that are not finite is left out."""
+    """Adds a critic's values to fresh trials; trials with non-finite values are left out."""
     if critic is None:
         return batch
     trials: Trial = batch.data

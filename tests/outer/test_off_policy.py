@@ -595,7 +595,7 @@ def test_discrete_actions_are_refused(name):
 
 def test_a_replay_that_cannot_hold_one_visit_is_refused():
     config = dataclasses.replace(tiny.SAC, replay_capacity=15)
-    with pytest.raises(ValueError, match=r"^replay_capacity is 15; one visit to a task brings 16 transitions$"):
+    with pytest.raises(ValueError, match=r"^replay_capacity is 15; one trial on a task has 16 transitions$"):
         diary_meta(sac=config)
 
 
