@@ -20,7 +20,7 @@ class FewShotTask(struct.PyTreeNode):
     """What may be learned from."""
     query: Examples
     """What is then asked; it shares no example with the support."""
-    law: Any
+    generator: Any
     """What drew both, such as the parameters of a function; no agent sees it."""
 
 

@@ -61,11 +61,11 @@ def glyphs(config: GlyphsConfig = GlyphsConfig()) -> TaskFamily:
 
         support_key, query_key = jax.random.split(order_key)
         return FewShotTask(
-            part(slice(config.shots), support_key), part(slice(config.shots, None), query_key), law=letters
+            part(slice(config.shots), support_key), part(slice(config.shots, None), query_key), generator=letters
         )
 
     env = FewShot(ways * config.shots, ways * config.queries, config.pixels**2, ways, "classification")
-    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.law))
+    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.generator))
 
 
 def _write(letter: Array, key: Key, number: int, config: GlyphsConfig) -> Array:

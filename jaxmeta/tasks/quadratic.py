@@ -33,7 +33,7 @@ def quadratic(config: QuadraticConfig = QuadraticConfig()) -> TaskFamily:
     def sample(key):
         draws = jax.random.uniform(key, (size, size + 1))
         rows = Examples(draws[:, :-1], draws[:, -1:])
-        return FewShotTask(support=rows, query=rows, law=())
+        return FewShotTask(support=rows, query=rows, generator=())
 
     env = FewShot(shots=size, queries=size, size=size, outputs=1)
     return TaskFamily(env, sample, sample, lambda task: flatten_task(task.support))

@@ -53,10 +53,10 @@ def sinusoid(config: SinusoidConfig = SinusoidConfig()) -> TaskFamily:
         # one draw for all: on a CPU every draw costs more than what it draws
         draws = jax.random.uniform(key, (2 + config.shots + config.queries,))
         amplitude = MIN_AMPLITUDE + (MAX_AMPLITUDE - MIN_AMPLITUDE) * draws[0]
-        law = Sinusoid(amplitude, config.max_phase * draws[1])
+        generator = Sinusoid(amplitude, config.max_phase * draws[1])
         x = MAX_INPUT * (2.0 * draws[2:, None] - 1.0)
-        support, query = (Examples(part, law(part)) for part in (x[: config.shots], x[config.shots :]))
-        return FewShotTask(support, query, law)
+        support, query = (Examples(part, generator(part)) for part in (x[: config.shots], x[config.shots :]))
+        return FewShotTask(support, query, generator)
 
     env = FewShot(config.shots, config.queries, size=1, outputs=1)
-    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.law))
+    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.generator))

@@ -60,7 +60,7 @@ def _panels(agents: Mapping[str, runs.Run], seed: int) -> Any:
         said = jax.jit(lambda run=run, task=task: predictions(run, task, x, max(STEPS)))()
         support = (task.support.inputs[:, 0], task.support.targets[:, 0])
         panels[name] = {
-            "truth": np.asarray(task.law(x)),
+            "truth": np.asarray(task.generator(x)),
             "support": np.asarray(support),
             "steps": {step: np.asarray(said[step]) for step in STEPS},
         }

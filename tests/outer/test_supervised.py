@@ -198,14 +198,18 @@ def test_a_question_hides_the_targets_of_its_query():
 
 def test_waves_are_sines_within_their_law():
     many = jax.vmap(FAMILY.sample)(jax.random.split(jax.random.key(0), 500))
-    law = many.law
+    wave = many.generator
     for examples in (many.support, many.query):
         np.testing.assert_allclose(
             examples.targets,
-            law.amplitude[:, None, None] * np.sin(examples.inputs - law.phase[:, None, None]),
+            wave.amplitude[:, None, None] * np.sin(examples.inputs - wave.phase[:, None, None]),
             atol=1e-5,
         )
-    for values, low, high in ((law.amplitude, 0.1, 5.0), (law.phase, 0.0, np.pi), (many.query.inputs, -5.0, 5.0)):
+    for values, low, high in (
+        (wave.amplitude, 0.1, 5.0),
+        (wave.phase, 0.0, np.pi),
+        (many.query.inputs, -5.0, 5.0),
+    ):
         assert low <= values.min() < low + 0.05 * (high - low) and high - 0.05 * (high - low) < values.max() <= high
 
 
