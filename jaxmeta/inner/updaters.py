@@ -24,7 +24,8 @@ class Updater(NamedTuple):
 def fixed(tx: optax.GradientTransformation) -> Updater:
     """Wraps any optax transformation as an update rule without learned parameters.
 
-    updater = inner.fixed(optax.sgd(0.1, momentum=0.9))
+    Example:
+      updater = inner.fixed(optax.sgd(0.1, momentum=0.9))
     """
     return Updater(init=lambda key, params: (), tx=lambda psi: tx)
 

@@ -196,7 +196,7 @@ def test_a_question_hides_the_targets_of_its_query():
     assert not set(support.inputs.ravel().tolist()) & set(query.ravel().tolist())
 
 
-def test_waves_are_sines_within_their_law():
+def test_waves_are_sines_within_their_distribution():
     many = jax.vmap(FAMILY.sample)(jax.random.split(jax.random.key(0), 500))
     wave = many.generator
     for examples in (many.support, many.query):
