@@ -70,14 +70,14 @@ class _Recurrent(nn.Module):
     @nn.compact
     def __call__(self, state: State, inputs: Input) -> tuple[State, Output]:
         seen = encode_input(inputs, self.spec)
-        state = remember(CELLS[self.cell], self.hidden, self.length, state, seen)
+        state = advance_state(CELLS[self.cell], self.hidden, self.length, state, seen)
         features = state[-1]
         if self.readout:
             features = MLP(self.readout, "relu", math.sqrt(2.0))(jnp.concatenate([features, seen]))
         return state, policy_and_value(features, self.spec, self.init_log_std)
 
 
-def remember(cell: Cell, hidden: int, length: int, state: State, seen: Array) -> State:
+def advance_state(cell: Cell, hidden: int, length: int, state: State, seen: Array) -> State:
     """Updates a recurrent state with an input [D]; to be called inside a compact linen module.
 
     Args:

@@ -16,7 +16,7 @@ from flax import struct
 
 from jaxmeta.nets.networks import MLPWithOutput
 from jaxmeta.nets.observations import action_vector, vector_size
-from jaxmeta.nets.recurrent import CELLS, remember
+from jaxmeta.nets.recurrent import CELLS, advance_state
 from jaxmeta.types import Array, Key, Params, Spec
 
 
@@ -67,7 +67,7 @@ class _Memory(nn.Module):
         parts = (action_vector(action, self.action), reward[None], next_obs.reshape(-1))
         sized = [(part, size) for part, size in zip(parts, self.embeddings, strict=True) if size]
         seen = [jax.nn.relu(nn.Dense(size)(part)) for part, size in sized]
-        return cast(tuple[Array], remember(CELLS["gru"], self.hidden, self.length, state, jnp.concatenate(seen)))
+        return cast(tuple[Array], advance_state(CELLS["gru"], self.hidden, self.length, state, jnp.concatenate(seen)))
 
 
 def recurrent_belief(

@@ -60,7 +60,7 @@ class MazeConfig:
     def __post_init__(self):
         checks.task_sizes(
             self,
-            view="an agent needs to see at least 1 room ahead",
+            view="at least 1 room ahead must be visible",
             horizon=checks.AN_EPISODE,
             num_episodes=checks.A_TRIAL,
         )

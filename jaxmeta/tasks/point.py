@@ -69,7 +69,7 @@ class PointRobot:
         return PointState(position), Step(obs=position, reward=reward, terminated=jnp.array(False))
 
     def reward(self, obs: Array, task: PointTask) -> Array:
-        """Computes what is paid for a step that ends at `obs`, a position [2]."""
+        """Computes the reward of a step that ends at `obs`, a position [2]."""
         return -jnp.linalg.norm(obs - task.goal)
 
 
@@ -92,7 +92,7 @@ class SparsePointRobot(PointRobot):
         return state, step.replace(success=self.dense_reward(step.obs, task) >= -self.goal_radius)
 
     def reward(self, obs: Array, task: PointTask) -> Array:
-        """Computes what is paid for a step that ends at `obs`, a position [2]."""
+        """Computes the reward of a step that ends at `obs`, a position [2]."""
         dense = self.dense_reward(obs, task)
         return jnp.where(dense >= -self.goal_radius, 1.0 + dense, 0.0)
 

@@ -245,7 +245,7 @@ def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np
             axes.grid(color="0.8")
     figure.suptitle(title, fontweight="bold", fontsize=10)
     if beliefs is not None:
-        figure.colorbar(image, ax=panels, shrink=0.4, label="predicted probability that a step there pays")
+        figure.colorbar(image, ax=panels, shrink=0.4, label="predicted probability of the goal")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=2)
     return figure
 
