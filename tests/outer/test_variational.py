@@ -178,7 +178,7 @@ def test_what_would_do_nothing_is_refused():
     with pytest.raises(ValueError, match="reward_decoder is 'cells', but reward_weight is 0"):
         dataclasses.replace(CONFIG, reward_decoder="cells", reward_weight=0.0, state_weight=1.0)
     ppo = dataclasses.replace(CONFIG.ppo, kl_target=0.1)
-    with pytest.raises(ValueError, match=r"kl_target is 0.1; the penalty is for rounds before the last"):
+    with pytest.raises(ValueError, match=r"kl_target is 0.1; the penalty is on rounds before the last"):
         jm.varibad(GRID, dataclasses.replace(CONFIG, ppo=ppo))
-    with pytest.raises(ValueError, match=r"kl_target is 0.1; the penalty is for rounds before the last"):
+    with pytest.raises(ValueError, match=r"kl_target is 0.1; the penalty is on rounds before the last"):
         jm.rl2(GRID, dataclasses.replace(tiny.ALGOS["rl2"], ppo=dataclasses.replace(tiny.PPO, kl_target=0.1)))
