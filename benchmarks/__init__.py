@@ -1,1 +1,1 @@
-"""Throughput and reproduction; `results/` holds measured JSON with device, versions and commit."""
+"""Benchmarks; `results/` holds measurements and reproductions as JSON, with device, versions and commit."""

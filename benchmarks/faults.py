@@ -1,9 +1,9 @@
-"""What happens to a run when something goes wrong: every row provokes a fault and counts what came of it.
+"""Fault injection: every row provokes a fault in training and checks how jaxmeta handles it.
 
     python -m benchmarks.faults [--quick] [--rows resume,flips] [--json] [--out benchmarks/results/faults.json]
 
-Each row has what `must` be reached, what was `found`, and whether it is `met`. A row that fails to run says so and does
-not stop the others. `--quick` does less of everything, for continuous integration.
+Each row has the requirement `must`, the result `found`, and whether the requirement is `met`. A row that raises an
+error is reported as not met and does not stop the others. `--quick` runs smaller versions, for continuous integration.
 """
 
 from __future__ import annotations
@@ -58,37 +58,37 @@ maml navigation --out {new} --algo.num-tasks 3 --devices 2"""
 
 
 MAX_EXIT_SECONDS = 10.0
-"""From a signal to the end of the process."""
+"""Largest time from a signal to the end of the process, in seconds."""
 TINIEST = float(np.nextafter(0.0, 1.0))
-"""What the difference of equal numbers counts as whose bits are not."""
+"""Difference between equal numbers with different bits, such as zeros of different sign."""
 MAX_REFUSAL_SECONDS = 2.0
-"""Of a processor, for a configuration that cannot be meant."""
+"""Largest CPU time to reject an invalid configuration, in seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FaultsConfig:
-    """Which faults to provoke, and how often."""
+    """Faults to provoke."""
 
     rows: str | None = None
     """Only these rows, by name, such as resume,flips."""
     algos: str | None = None
-    """Resume, and change devices, with these algorithms only."""
+    """Only these algorithms, in the rows resume and devices."""
     quick: bool = False
-    """Do less of everything."""
+    """Run smaller versions of all rows."""
     json: bool = False
     """Print one JSON object and nothing else."""
     out: Path | None = None
-    """Also write the JSON to this file; rows that are not run stay as they are there."""
+    """Also write the JSON to this file; rows that are not run are kept."""
     seed: int = 0
-    """Decides what is damaged and when."""
+    """Seed of the random damage and of the times of kills."""
 
     def names(self, quick: str) -> list[str]:
-        """Returns the algorithms that a row is about."""
+        """Returns the algorithms of a row."""
         return self.algos.split(",") if self.algos else [quick] if self.quick else list(registry.ALGOS)
 
 
 def resume(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Interrupts every algorithm and compares all leaves at the end with those of an uninterrupted run."""
+    """Interrupts and resumes every algorithm, and compares the final state with that of an uninterrupted run."""
     metas = {name: tiny.algo(name) for name in config.names("rl2")}
     if not (config.quick or config.algos):
         metas |= {f"{name} on sinusoid": tiny.supervised(name) for name in registry.SUPERVISED_ALGOS}
@@ -114,7 +114,7 @@ def resume(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Kills a run at random moments, saves included, starts it again, and compares it with one that was not killed."""
+    """Kills a run at random times, also during saves, restarts it, and compares it with an uninterrupted run."""
     count, every, run = 1 if config.quick else 20, 10, folder / "killed"
     chance, restarts, cut, lost, resume = random.Random(config.seed), 0, 0, [], []
     for index in range(count):
@@ -122,7 +122,7 @@ def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
         drafts = set((run / runs.CHECKPOINTS).glob("*.partial"))
         line = [*SMALL, "--updates", "1000000", "--checkpoint-every", str(every), "--out", str(run), *resume]
         process = begin("train", *line)
-        # a third while it starts, the others among their first checkpoints
+        # a third of the kills during start-up, the others around the first checkpoints
         if index % 3 == 2:
             time.sleep(6.0 * chance.random())
         else:
@@ -132,7 +132,7 @@ def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
         restarts += bool(resume) and process.poll() is None
         process.kill()
         process.communicate()
-        cut += bool(set((run / runs.CHECKPOINTS).glob("*.partial")) - drafts)  # it was in the middle of a save
+        cut += bool(set((run / runs.CHECKPOINTS).glob("*.partial")) - drafts)  # killed during a save
         lost.append(last_update(run) - (runs.last_checkpoint(run) or 0))
         resume = ["--resume"]
     total = str(runs.last_checkpoint(run) + 5)
@@ -156,7 +156,7 @@ def kills(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def two_checkpoints(folder: Path) -> tuple[Any, Path]:
-    """Saves two states of an algorithm with a replay; the second is to be damaged."""
+    """Saves two states of an algorithm with replay buffers; the second will be damaged."""
     meta = tiny.algo("pearl")
     checkpointer, state = Checkpointer(folder), train.init_state(meta, jax.random.key(0))
     for update in (1, 2):
@@ -166,7 +166,7 @@ def two_checkpoints(folder: Path) -> tuple[Any, Path]:
 
 
 def after_damage(form: Any, place: Path, damage: Callable[[Path], None]) -> tuple[bool, str]:
-    """Damages a copy; returns whether the earlier checkpoint was read instead, and what was said of the later one."""
+    """Damages a copy; returns whether the earlier checkpoint was restored instead, and the message about the later."""
     copy = place.parent.with_name("copy")
     shutil.copytree(place.parent, copy)
     damage(copy / place.name)
@@ -199,7 +199,7 @@ def flips(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def cuts(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Truncates, empties and deletes every file of a checkpoint in turn."""
+    """Truncates, empties and deletes every file of a checkpoint, one at a time."""
     form, place = two_checkpoints(folder / "whole")
     files = sorted(file.relative_to(place) for file in place.rglob("*") if file.is_file())
     files, silent = files[:: 6 if config.quick else 1], []
@@ -219,7 +219,7 @@ def cuts(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def signals(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Sends signals to a run, and to one of two processes that train together, and measures the time to the end."""
+    """Sends signals to a run, and to one of two processes of a distributed run, and measures the time to exit."""
     cases = [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)]
     found, met = {}, True
     for number, processes in cases[:1] if config.quick else cases:
@@ -240,7 +240,7 @@ def signals(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def memberships(processes: int) -> list[list[str]]:
-    """Returns the flags by which so many processes on this machine become one training."""
+    """Returns the command-line flags of each process of a distributed run on this machine."""
     if processes == 1:
         return [[]]
     with socket.socket() as free:
@@ -251,7 +251,7 @@ def memberships(processes: int) -> list[list[str]]:
 
 
 def invalid(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Starts runs whose configuration cannot be meant; seconds are those of a processor, whatever else it does."""
+    """Starts runs with invalid configurations; seconds are CPU time."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "file").write_text("mine")
     lines = INVALID.replace("\n", "|").split("|")
@@ -268,7 +268,7 @@ def invalid(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def devices(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Does one update of every algorithm on 1, 2, 4 and 8 devices of a CPU."""
+    """Runs one update of every algorithm on 1, 2, 4 and 8 CPU devices."""
     names = config.names("ppo")
     counts = [1, 2] if config.quick else [1, 2, 4, 8]
     found = {}
@@ -283,7 +283,7 @@ def devices(config: FaultsConfig, folder: Path) -> dict[str, Any]:
 
 
 def compare_counts(name: str, counts: list[int]) -> None:
-    """Prints, as JSON, how far the params are apart after the first update that learns on so many devices."""
+    """Prints, as JSON, the differences of the params after the first update past the warm-up, by number of devices."""
     use_cpu_cores(max(counts))
     meta, params = sixteen_tasks(name), []
     for count in counts:
@@ -302,7 +302,7 @@ def apart(one: Any, other: Any) -> float:
 
 
 def sixteen_tasks(name: str) -> Any:
-    """Builds an algorithm at its smallest, but with as many tasks as eight devices can share."""
+    """Builds the smallest version of an algorithm, but with 16 tasks, which eight devices can share."""
     config: Any = tiny.ALGOS[name]
     if hasattr(config, "num_tasks"):
         config = dataclasses.replace(config, num_tasks=16)
@@ -315,7 +315,7 @@ def sixteen_tasks(name: str) -> Any:
 
 
 def soak(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Trains for long on a small task, saves and logs, and looks at the memory of the process."""
+    """Trains for long on a small task with saving and logging, and monitors the memory of the process."""
     from jaxmeta.experiment import logging, survival
 
     total = 200 if config.quick else 10_000
@@ -340,14 +340,14 @@ ROWS = {row.__name__: row for row in (resume, kills, flips, cuts, signals, inval
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether all leaves are equal bit for bit."""
+    """Returns whether all leaves are equal bit for bit."""
     return difference(one, other) == 0.0
 
 
 def difference(one: Any, other: Any) -> float:
-    """Returns the largest difference between two states, 0.0 only if all bits are equal; infinity where one has a NaN.
+    """Returns the largest difference between two states, 0.0 only if all bits are equal; infinity if one has a NaN.
 
-    Where a leaf has numbers above one, it is relative to the largest of them.
+    In leaves with magnitudes above one, it is relative to the largest magnitude.
     """
     leaves = (jax.tree.leaves(jax.device_get(keys_as_data(state))) for state in (one, other))
     worst = 0.0
@@ -355,18 +355,18 @@ def difference(one: Any, other: Any) -> float:
         if a.tobytes() != b.tobytes():
             a, b = a.astype(np.float64), b.astype(np.float64)
             gap = float(np.max(np.abs(a - b)) / max(1.0, np.max(np.abs(a))))
-            worst = max(worst, gap if np.isfinite(gap) else np.inf, TINIEST)  # zeros differ by their sign alone
+            worst = max(worst, gap if np.isfinite(gap) else np.inf, TINIEST)  # zeros may differ in their sign
     return worst
 
 
 def begin(*arguments: str) -> subprocess.Popen:
-    """Starts the command line in a process of its own."""
+    """Starts the command line in a subprocess."""
     line = [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def command(*arguments: str) -> tuple[int, str]:
-    """Runs the command line in a process of its own; returns its exit code and what it said of errors."""
+    """Runs the command line in a subprocess; returns its exit code and its standard error."""
     process = begin(*arguments)
     _, said = process.communicate()
     return process.returncode, said
@@ -379,17 +379,17 @@ def last_update(run: Path) -> int:
 
 
 def processor_seconds() -> float:
-    """Returns what this process, and the children that it has waited for, have had of the processors."""
+    """Returns the CPU time of this process and of its finished children, in seconds."""
     return sum(os.times()[:4])
 
 
 def resident_bytes() -> int:
-    """Returns the memory that this process has now."""
+    """Returns the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure(config: FaultsConfig) -> dict[str, Any]:
-    """Provokes the faults one after the other; returns the record that is printed."""
+    """Runs all rows sequentially; returns the record that is printed."""
     names = config.rows.split(",") if config.rows else list(ROWS)
     record = {}
     for name in names:
@@ -402,7 +402,7 @@ def measure(config: FaultsConfig) -> dict[str, Any]:
         spent = {"seconds": round(time.monotonic() - begun, 1), "processor_s": round(processor_seconds() - cpu, 1)}
         origin = {"quick": config.quick} | spent | provenance()
         record[name] = row | {"about": (ROWS[name].__doc__ or "").split("\n")[0]} | origin
-        if config.out is not None:  # row by row: some take long
+        if config.out is not None:  # after every row: some take long
             before = json.loads(config.out.read_text()) if config.out.exists() else {}
             config.out.parent.mkdir(parents=True, exist_ok=True)
             config.out.write_text(json.dumps(before | record, indent=2) + "\n")

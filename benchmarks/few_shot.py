@@ -1,9 +1,9 @@
-"""How fast second-order MAML meta-trains on sine waves, beside the shortest program that does the same.
+"""Speed of second-order MAML on sine waves, compared with a minimal program in plain JAX.
 
     python -m benchmarks.few_shot [--json]
 
-Ten shots, one step, two hidden layers of 40, Adam. The short program is plain JAX on one device. Both are timed by the
-clock on the wall and by that of the process, which counts all of its threads and not what else the machine does.
+Ten shots, one inner step, two hidden layers of 40, Adam. The minimal program runs on one device. Both are timed in wall
+time and in CPU time, which counts all threads of the process and is independent of other processes.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class FewShotBenchmark:
     batches: tuple[int, ...] = (25, 1024)
     """Tasks per meta-update."""
     tasks_per_turn: int = 10_000
-    """Tasks that a turn goes through, at least: as many updates as that takes."""
+    """Smallest number of tasks per turn; it determines the number of updates."""
     devices: int | None = None
     """CPU devices; by default one per core."""
     repeats: int = 9
-    """Turns that are timed; the median counts."""
+    """Timed turns; the median is reported."""
     json: bool = False
     """Print one JSON object and nothing else."""
     out: Path | None = None
@@ -84,7 +84,7 @@ def _measure_batch(batch: int, config: FewShotBenchmark) -> dict[str, Any]:
 
 
 def _plain(batch: int, updates: int) -> tuple[Callable[[Any], tuple[Any, Any]], Any]:
-    """Returns MAML as one would write it for this one case: a program of many updates, and where it starts."""
+    """Returns a minimal implementation of MAML: a program of many updates, and its initial state."""
     tx = optax.adam(OUTER_LR)
 
     def predict(params, x):
@@ -126,7 +126,7 @@ def _plain(batch: int, updates: int) -> tuple[Callable[[Any], tuple[Any, Any]], 
 
 
 def _stateful(program: Callable[[Any], tuple[Any, Any]], state: Any) -> Callable[[], None]:
-    """Makes a program that goes on from where it stopped."""
+    """Wraps a program so that every call continues from the last state."""
     holder = [state]
 
     def run() -> None:

@@ -1,11 +1,11 @@
-"""What a meta-gradient through many inner steps takes, in memory and in time, by how it is differentiated.
+"""Memory and time of a meta-gradient through many inner steps, by method of differentiation.
 
     python -m benchmarks.inner_steps [--json]
 
-A perceptron of two hidden layers takes 1 to 64 gradient steps on a sine wave. Memory is what the compiled program needs
-beside its arguments and results; gradients are compared with those of plain reverse mode. Implicit adaptation is held
-back to where it starts, so it is compared with plain reverse mode through steps that are held back alike: what is left
-is how far from its minimum it ends.
+A perceptron with two hidden layers takes 1 to 64 gradient steps on a sine wave. Memory is the temporary memory of the
+compiled program; gradients are compared with those of plain reverse mode. Implicit adaptation has a proximal term, so
+it is compared with plain reverse mode through steps with the same proximal term: the remaining difference is due to
+incomplete convergence.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from jaxmeta import devices, inner, nets, outer, tasks
 from jaxmeta.core.learner import Learner
 from jaxmeta.experiment.provenance import provenance
 
-HELD = "held back"
-"""What implicit gradients are compared with: it is not timed."""
+HELD = "proximal"
+"""Reference of implicit gradients; it is not timed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +38,17 @@ class InnerStepsBenchmark:
     steps: tuple[int, ...] = (1, 4, 16, 64)
     """Inner steps."""
     widths: tuple[int, ...] = (64, 512)
-    """Of the two hidden layers."""
+    """Widths of the two hidden layers."""
     examples: int = 512
-    """In the support, all in every step, and in the query."""
+    """Examples in the support set, all used in every step, and in the query set."""
     inner_lr: float = 0.003
-    """Step size."""
+    """Learning rate of the inner steps."""
     truncation: int = 4
-    """Steps that truncated meta-gradients go through."""
+    """Inner steps that truncated meta-gradients are backpropagated through."""
     strength: float = 100.0
-    """With which implicit adaptation is held back."""
+    """λ, the weight of the proximal term."""
     repeats: int = 5
-    """Runs that are timed; the median counts."""
+    """Timed runs; the median is reported."""
     json: bool = False
     """Print one JSON object and nothing else."""
     out: Path | None = None
@@ -56,7 +56,7 @@ class InnerStepsBenchmark:
 
 
 def ways(width: int, steps: int, config: InnerStepsBenchmark) -> dict[str, tuple[Learner, int, int | None]]:
-    """Builds the agent for every way to differentiate, with its rounds and its truncation."""
+    """Builds the agent for every method of differentiation, with its rounds and its truncation."""
     env: Any = _family(config).env
     network = nets.perceptron(env.size, env.outputs, (width, width), "tanh")
     policy, loss = inner.predictor(network, env.split), inner.support_loss(network, env.split, env.loss)
@@ -73,7 +73,7 @@ def ways(width: int, steps: int, config: InnerStepsBenchmark) -> dict[str, tuple
 
 
 def measure(config: InnerStepsBenchmark) -> dict[str, Any]:
-    """Compiles and times every way at every size; returns the record that is printed."""
+    """Compiles and times every method at every size; returns the record that is printed."""
     return {
         "table": [_measure_size(width, steps, config) for width in config.widths for steps in config.steps],
         "sizes": {
@@ -94,7 +94,7 @@ def _measure_size(width: int, steps: int, config: InnerStepsBenchmark) -> dict[s
         arguments = (params, task, jax.random.key(2))
         compiled = jax.jit(jax.grad(loss, has_aux=True)).lower(*arguments).compile()
         memory = compiled.memory_analysis()
-        assert memory is not None, "this backend does not tell what memory a program needs"
+        assert memory is not None, "this backend does not report the memory of programs"
         gradients[name] = np.asarray(ravel_pytree(compiled(*arguments)[0].policy)[0])
         if name == HELD:
             continue

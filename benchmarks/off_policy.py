@@ -1,11 +1,10 @@
-"""How many meta-gradient steps per second PEARL's update phase does, and what a replayed transition takes.
+"""Gradient steps per second of PEARL's update phase, and the memory of a stored transition.
 
     python -m benchmarks.off_policy [--json]
 
-The sizes are those of the paper on half-cheetah. A point without physics stands in for the body, with observations
-and actions of the same sizes, so that what is timed is the update phase: one compiled scan in which batches are drawn
-and all networks take their steps, without a word to the host. The matrix products between their hidden layers take
-turns with it, alone: no update can be faster than they are.
+The sizes are those of the paper on half-cheetah. The environment is a dummy with observations and actions of the same
+sizes, so that the update phase dominates: one compiled scan that samples batches and updates all networks, without
+communication with the host. It is timed in turns with the matrix products between hidden layers alone, a lower bound.
 """
 
 from __future__ import annotations
@@ -36,27 +35,27 @@ class OffPolicyBenchmark:
     """Sizes of the measurement; the defaults are PEARL's on half-cheetah-vel."""
 
     meta_batch: int = 16
-    """Tasks in a gradient step."""
+    """Tasks per gradient step."""
     batch_size: int = 256
-    """Transitions of each."""
+    """Transitions per task."""
     context_batch: int = 100
-    """Transitions of each that the encoder sees."""
+    """Transitions per task for the encoder."""
     hidden: int = 300
     """Width of the three hidden layers of actor and critics."""
     observation: int = 20
-    """Numbers in an observation."""
+    """Length of an observation."""
     action: int = 6
-    """Numbers in an action."""
+    """Length of an action."""
     num_train_tasks: int = 100
     """Training tasks."""
     replay_capacity: int = 10_000
-    """Transitions kept of each; with 100 tasks, a million."""
+    """Transitions stored per task; with 100 tasks, a million in all."""
     gradient_steps: int = 20
-    """Gradient steps in an update."""
+    """Gradient steps per update."""
     devices: int | None = None
     """CPU devices; by default one per core."""
     repeats: int = 5
-    """Updates that are timed; the median counts."""
+    """Timed updates; the median is reported."""
     json: bool = False
     """Print one JSON object and nothing else."""
     out: Path | None = None
@@ -65,14 +64,14 @@ class OffPolicyBenchmark:
 
 LAYERS = 3
 PASSES = (1 + 3) + 2 * (1 + 3 + 2)
-"""Passes of all transitions through a network in a gradient step, where a backward pass counts once for each side of
-its products: of the policy, one at the next observation and three to improve it; of each critic, one as the target,
-three to improve it, and two under the policy's gradient."""
+"""Passes of all transitions through a network per gradient step; a backward pass counts as two. The policy has one
+pass at the next observation and three for its gradient; each critic has one for the target, three for its gradient, and
+two for the policy's gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StandIn:
-    """A body of the right sizes that costs nothing to step."""
+    """A dummy environment with observations and actions of the right sizes and negligible cost."""
 
     observation: int
     action: int
@@ -91,7 +90,7 @@ class StandIn:
 
 
 def _bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Callable[[], object]:
-    """Builds a program of nothing but the products between the hidden layers in an update."""
+    """Builds a program of only the matrix products between hidden layers in an update."""
     count = config.gradient_steps * PASSES * (LAYERS - 1)
     weights = jnp.eye(config.hidden)
 
@@ -110,7 +109,7 @@ def _bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Calla
 
 
 def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
-    """Compiles PEARL, fills its replay, times updates; returns the record that is printed."""
+    """Compiles PEARL, fills its replay buffers, and times updates; returns the record that is printed."""
     env = StandIn(config.observation, config.action)
     family = TaskFamily(env, jax.random.normal, jax.random.normal, lambda task: task[None])
     meta = jm.pearl(
@@ -130,7 +129,7 @@ def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
     )
     state = train.init_state(meta, jax.random.key(0))
     compiled = train.make_chunk(meta, 1)
-    while int(state.step) < config.num_train_tasks // 4:  # until every task was visited there is nothing to learn from
+    while int(state.step) < config.num_train_tasks // 4:  # the warm-up visits every task once
         state, _ = compiled(state)
     holder = [state]
 

@@ -1,4 +1,4 @@
-"""What becomes of a measurement: a file for those who compare, JSON for scripts, or words."""
+"""Output of measurements: a file, JSON or text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def publish(record: dict[str, Any], out: Path | None, as_json: bool) -> bool:
-    """Writes a record to a file, if one is given, and prints it as JSON if asked; returns whether it was printed."""
+    """Writes a record to a file if one is given, prints it as JSON if `as_json`, and returns whether it was printed."""
     text = json.dumps(record, indent=2)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

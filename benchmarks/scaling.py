@@ -1,16 +1,16 @@
-"""The same work per device on one and two CPU devices, and what an update would communicate on many accelerators.
+"""Weak scaling on one and two CPU devices, and an estimate of communication on many accelerators.
 
     python -m benchmarks.scaling [--estimate-only] [--json] [--out benchmarks/results/scaling.json]
 
-Every count of devices runs in a process of its own, with as many tasks per device; the processes take turns. Efficiency
-is the time of an update on one device over that on several.
+Every number of devices runs in its own process, with the same number of tasks per device; the processes alternate.
+Efficiency is the time of an update on one device over that on several.
 
-The estimate sets the all-reduces of an update, as they are traced, against its arithmetic, where every accelerator does
-all the work of a recipe's default update; of a line search, one try is counted. An all-reduce of B bytes among n
-devices takes 2 (n - 1) / n B / bandwidth + 2 (n - 1) latency in a ring and 2 B / bandwidth + 2 log2(n) latency in a
-tree, and the faster one counts. The arithmetic is two operations for every param, step and pass of the networks, at a
-rate that small networks sustain; physics, the launch of kernels and the steps that wait for each other are not counted,
-so computing takes longer and communication has a smaller share. Overlap and congestion are not counted either.
+The estimate compares the traced all-reduces of an update with its arithmetic, where every accelerator does the work of
+a recipe's whole default update; one attempt of a line search is counted. An all-reduce of B bytes among n devices takes
+2 (n - 1) / n B / bandwidth + 2 (n - 1) latency in a ring and 2 B / bandwidth + 2 log2(n) latency in a tree; the faster
+one is used. The arithmetic is two operations per param, step and pass of the networks, at a rate that small networks
+sustain. Physics, kernel launches and sequential dependencies are not counted, so computation takes longer and
+communication has a smaller share. Overlap and congestion are not counted either.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ class ScalingConfig:
     tasks: str = "half-cheetah-vel"
     """Registered task family."""
     horizon: int = 50
-    """Steps of an episode."""
+    """Steps per episode."""
     tasks_per_device: int = 10
-    """Tasks of an update, per device."""
+    """Tasks per update and device."""
     counts: tuple[int, ...] = (1, 2)
     """Numbers of devices."""
     repeats: int = 3
-    """Turns of every process; the median counts."""
+    """Turns of every process; the median is reported."""
     estimate_only: bool = False
-    """Measure no time: what is estimated needs sizes alone."""
+    """Only estimate communication, from sizes alone, without timing."""
     bandwidth: float = 50e9
-    """Bytes per second that an accelerator sends, for the estimate."""
+    """Bandwidth of an accelerator in bytes per second, for the estimate."""
     latency: float = 10e-6
-    """Seconds that a message takes from one accelerator to another, for the estimate."""
+    """Latency of a message between two accelerators in seconds, for the estimate."""
     rate: float = 1e12
     """Operations per second of an accelerator on small networks, for the estimate."""
     json: bool = False
@@ -65,7 +65,7 @@ class ScalingConfig:
 
 
 def time_updates(tasks: str, horizon: int, tasks_per_device: int, count: int) -> None:
-    """Prints, as JSON, the seconds of an update on so many devices and the bytes of the params; runs in a child."""
+    """Prints, as JSON, the seconds of an update on `count` devices and the bytes of the params; run in a subprocess."""
     use_cpu_cores(count)
     make_family, family_config = registry.TASKS[tasks].load()
     make_algo, algo_config = registry.ALGOS["maml"].load()
@@ -83,7 +83,7 @@ def time_updates(tasks: str, horizon: int, tasks_per_device: int, count: int) ->
 
 
 def measure(config: ScalingConfig) -> dict[str, Any]:
-    """Times all counts in turns, and estimates; returns the record that is printed."""
+    """Times all numbers of devices, and estimates communication; returns the record that is printed."""
     record = {} if config.estimate_only else time_counts(config)
     record["estimate"] = {f"{algo} {tasks}": estimate(config, algo, tasks) for algo, tasks in RECIPES}
     sizes = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("json", "out")}
@@ -91,7 +91,7 @@ def measure(config: ScalingConfig) -> dict[str, Any]:
 
 
 def time_counts(config: ScalingConfig) -> dict[str, Any]:
-    """Times an update on every count of devices, in turns."""
+    """Times an update on every number of devices, alternating."""
     turns: dict[int, list[float]] = {count: [] for count in config.counts}
     for _ in range(config.repeats):
         for count, done in turns.items():
@@ -105,7 +105,7 @@ def time_counts(config: ScalingConfig) -> dict[str, Any]:
 
 
 def estimate(config: ScalingConfig, algo: str, tasks: str) -> dict[str, Any]:
-    """Estimates what the all-reduces of an update take among 8, 64 and 512 accelerators, beside its arithmetic."""
+    """Estimates the time of an update's all-reduces among 8, 64 and 512 accelerators, and of its arithmetic."""
     make_family, family_config = registry.TASKS[tasks].load()
     make_algo, algo_config = registry.ALGOS[algo].load()
     family, recipe = make_family(family_config()), algo_config()
@@ -135,9 +135,9 @@ def estimate(config: ScalingConfig, algo: str, tasks: str) -> dict[str, Any]:
 
 
 def all_reduces(jaxpr: Any, times: int = 1) -> list[tuple[int, int]]:
-    """Lists the all-reduces of a program that is traced for several devices: bytes, and how often each is run.
+    """Lists the all-reduces of a program traced for several devices: bytes, and how often each runs.
 
-    Those of the leaves of a tree follow each other; they count as one, as compilers combine them.
+    Consecutive all-reduces of the leaves of a tree count as one, as compilers combine them.
     """
     found, together = [], False
     for step in jaxpr.eqns:
@@ -154,28 +154,28 @@ def all_reduces(jaxpr: Any, times: int = 1) -> list[tuple[int, int]]:
 
 
 def all_reduce_seconds(config: ScalingConfig, size: int, count: int) -> float:
-    """Returns what an all-reduce of `size` bytes takes among `count` accelerators, in a ring or in a tree."""
+    """Returns the time of an all-reduce of `size` bytes among `count` accelerators, in a ring or a tree, in seconds."""
     ring = 2 * (count - 1) / count * size / config.bandwidth + 2 * (count - 1) * config.latency
     tree = 2 * size / config.bandwidth + 2 * math.log2(count) * config.latency
     return min(ring, tree)
 
 
 def of_trust_region(recipe: Any, collected: int) -> int:
-    """Counts nine passes for a gradient through an adaptation, four to collect, to adapt and to look along the line.
+    """Counts nine passes for a gradient through an adaptation, and four to collect, adapt and search along the line.
 
-    A product of conjugate gradient, the last of which measures the step, takes four over a part of the experience.
+    A Hessian-vector product of conjugate gradient, and one for the step size, takes four on part of the experience.
     """
     products = recipe.trpo.cg_iterations + 1
     return round(collected * (9 + 4 + 4 * products * recipe.trpo.curvature_fraction))
 
 
 def of_epochs(recipe: Any, collected: int) -> int:
-    """Counts a pass to collect, and three for the gradient of every epoch."""
+    """Counts one pass to collect, and three per epoch for the gradient."""
     return collected * (1 + 3 * recipe.ppo.epochs)
 
 
 def of_replay(recipe: Any, collected: int) -> int:
-    """Counts a pass to collect, and three for the gradient of every batch out of the replay."""
+    """Counts one pass to collect, and three per replayed batch for the gradient."""
     return collected + 3 * recipe.sac.gradient_steps * recipe.sac.meta_batch * recipe.sac.batch_size
 
 
@@ -184,12 +184,12 @@ RECIPES: dict[tuple[str, str], Callable[[Any, int], int]] = {
     ("rl2", "bandit"): of_epochs,
     ("pearl", "half-cheetah-vel"): of_replay,
 }
-"""Recipe -> steps that a network passes over in an update."""
+"""By recipe, (recipe, collected steps) -> steps times passes of the networks per update."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = tyro.cli(ScalingConfig, args=argv, description=__doc__)
-    use_cpu_cores(2)  # what one device would communicate is nothing
+    use_cpu_cores(2)  # a single device has no all-reduces
     record = measure(config)
     if publish(record, config.out, config.json):
         return

@@ -1,7 +1,7 @@
-"""What a gradient over whole trials costs, by sequence model and length: seconds, and memory by the compiled program.
+"""Time and memory of a gradient over whole trials, by sequence model and trial length.
 
-A gradient is that of PPO's loss, on one device, over trials that an untrained GRU collected on bandits, in the pieces
-that an update takes it in. All models see the same trials, and those that are compared take turns.
+The gradient is that of PPO's loss, on one device, on trials that an untrained GRU collected on bandits, in the same
+pieces as in an update. All models use the same trials, and compared models are timed in turns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxmeta.outer.loss import gradient_chunk
 from jaxmeta.types import Params, Trial
 
 CELLS = ("gru", "lru_scan", "lru_associative", "fast_weights")
-"""Both forms of the LRU, whichever is the default on the device; fast weights are the cell `associative` of RL²."""
+"""Both forms of the LRU, whatever the device's default; fast weights are the cell `associative` of RL²."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,27 +34,27 @@ class SequenceConfig:
     """Sizes of the measurement with `--tasks sequence`."""
 
     num_arms: int = 10
-    """Arms of the bandits that the trials come from; one pull is one step."""
+    """Arms of the bandits; one pull is one step."""
     cell_lengths: tuple[int, ...] = (100, 1_000, 10_000)
-    """Steps of a trial where the LRU and fast weights are compared with the GRU."""
+    """Steps per trial for the comparison of the LRU and fast weights with the GRU."""
     cell_steps: int = 40_000
-    """Steps in one gradient of these, over all trials side by side: short trials are many."""
+    """Steps per gradient in that comparison, over all trials in parallel."""
     hidden: int = 64
     """Size of the recurrent state."""
     snail_lengths: tuple[int, ...] = (100, 1_000)
-    """Steps of a trial where SNAIL's parallel form is compared with stepping."""
+    """Steps per trial for the comparison of SNAIL's parallel form with stepping."""
     snail_steps: int = 4_000
-    """Steps in one gradient of these; fewer, as stepping keeps the whole past for every step."""
+    """Steps per gradient in that comparison; fewer, as stepping stores the whole past at every step."""
     width: int = 32
-    """SNAIL's filters, and the size of its keys and values."""
+    """Number of SNAIL's filters, and the size of its keys and values."""
     memory_length: int = 2_500
-    """Steps of the shortest trial whose memory is read; the others are twice and four times as long."""
+    """Steps of the shortest trial of the memory comparison; the others are twice and four times as long."""
 
     def __post_init__(self):
         checks.at_least_one(self, "num_arms", "cell_steps", "hidden", "snail_steps", "width", "memory_length")
         for name in ("cell_lengths", "snail_lengths"):
             if min(getattr(self, name), default=1) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; a trial has at least 1 step")
+                raise ValueError(f"{name} is {getattr(self, name)}; all lengths must be at least 1")
 
 
 class _Gradient(NamedTuple):
@@ -63,7 +63,7 @@ class _Gradient(NamedTuple):
     program: Callable[[Params, Trial], Params]
     compile_s: float
     temp_bytes: int
-    """What it needs while it runs, beside its arguments and its result."""
+    """Temporary memory, in addition to arguments and result."""
 
 
 def measure_sequence(config: SequenceConfig, repeats: int) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def measure_sequence(config: SequenceConfig, repeats: int) -> dict[str, Any]:
 
 
 def measure_memory(config: SequenceConfig) -> dict[str, Any]:
-    """Reads off the compiled programs how the memory of the gradient of one trial grows with its length; none is run.
+    """Measures how the memory of the gradient of one trial grows with its length, from compiled programs.
 
-    `snail` is deep enough for the longest of the trials, whatever their length. `snail_as_deep_as_long` is what the
-    recipe builds: it has a layer more, in each of its blocks, for every doubling of the trial.
+    `snail` has the depth for the longest trial at all lengths. `snail_as_deep_as_long` is built as in the recipe: each
+    of its blocks has one more layer per doubling of the trial.
     """
     lengths = [config.memory_length * factor for factor in (1, 2, 4)]
     cases: dict[str, Callable[[int], Learner]] = {
@@ -104,14 +104,14 @@ def measure_memory(config: SequenceConfig) -> dict[str, Any]:
 
 
 def growth_exponent(sizes: Sequence[float]) -> float:
-    """Returns the p of size ∝ length^p, from sizes at lengths 1, 2 and 4."""
+    """Returns the exponent p of size ∝ length^p, from sizes at relative lengths 1, 2 and 4."""
     return math.log(sizes[-1] / sizes[0]) / math.log(4.0)
 
 
 def _compare(
     learners: dict[str, Learner], length: int, steps: int, config: SequenceConfig, repeats: int
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Lets learners take turns on the same trials; a speedup is over the first of them, by the median of the turns."""
+    """Times learners in turns on the same trials; speedups are medians relative to the first learner."""
     num_trials = max(1, steps // length)
     trials = jax.jit(lambda: _trials(length, num_trials, config))()
     record: dict[str, Any] = {"num_trials": num_trials}
@@ -134,7 +134,7 @@ def _compare(
 
 
 def _learner(model: str, length: int, config: SequenceConfig) -> Learner:
-    """Builds the agent for trials of `length` steps, each of one network: policy and values share it."""
+    """Builds the agent for trials of `length` steps; policy and values share one network."""
     family = _family(length, config)
     if model == "snail":
         sizes = jm.SNAILConfig(filters=config.width, key_size=config.width, value_size=config.width)
@@ -164,7 +164,7 @@ def _gradient(learner: Learner, trials: Trial) -> _Gradient:
     """Compiles the gradient of PPO's loss, with values and entropy.
 
     Args:
-      trials: their shapes suffice.
+      trials: arrays or shapes.
     """
     advantage = rl.value_baseline(trace=0.9, across_episodes=True, normalize=False)
     loss = outer.meta_loss(learner, rl.clipped(), advantage, value_weight=0.5, entropy_weight=0.05)
@@ -178,7 +178,7 @@ def _gradient(learner: Learner, trials: Trial) -> _Gradient:
     compiled = jax.jit(gradient).lower(params, trials).compile()
     compile_s = time.perf_counter() - begun
     memory = compiled.memory_analysis()
-    assert memory is not None, "this backend does not tell what memory a program needs"
+    assert memory is not None, "this backend does not report the memory of programs"
     return _Gradient(compiled, compile_s, memory.temp_size_in_bytes)
 
 

@@ -1,12 +1,12 @@
-"""How many environment steps per second whole meta-updates do, beside the bare physics in the same process.
+"""Environment steps per second of whole meta-updates, compared with the bare physics in the same process.
 
     python -m benchmarks.throughput --algo maml --tasks half-cheetah-vel [--json]
     python -m benchmarks.throughput --tasks bandit --episodes 100
     python -m benchmarks.throughput --tasks sequence
 
-All programs are compiled first; then they take turns, so that whatever else the machine does hits them alike, and the
-median of the turns counts. `--tasks sequence` measures gradients over long trials instead: SNAIL's parallel form
-against stepping, the LRU and fast weights against the GRU, and how the memory of each grows with the trial.
+All programs are compiled first and then timed in turns, so that other load on the machine affects them equally; medians
+are reported. `--tasks sequence` measures gradients over long trials instead: SNAIL's parallel form against stepping,
+the LRU and fast weights against the GRU, and how the memory of each grows with the length of the trial.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ class ThroughputConfig:
     num_tasks: int | None = None
     """Tasks per meta-update; by default 1,024 on bandit and tabular, 128 on grid-navigation, else 20."""
     streams: int = 20
-    """Streams per task, for algorithms that have them."""
+    """Streams per task, for algorithms with this field."""
     episodes: int | None = None
-    """Episodes per trial, for algorithms that have them; by default what is usual for the family."""
+    """Episodes per trial, for algorithms with this field; by default the family's."""
     horizon: int | None = None
-    """Steps of an episode, for families that have it; by default the family's own with these agents, else 100."""
+    """Steps per episode, for families with this field; by default the family's for these algorithms, else 100."""
     updates: int = 2
-    """Meta-updates in one turn."""
+    """Meta-updates per turn."""
     repeats: int = 5
-    """Turns of every program."""
+    """Timed turns of every program."""
     json: bool = False
     """Print one JSON object and nothing else."""
     out: Path | None = None
@@ -61,7 +61,7 @@ class ThroughputConfig:
     """Sizes with `--tasks sequence`."""
 
     def filled(self) -> ThroughputConfig:
-        """Puts the defaults in that depend on the family."""
+        """Fills in the defaults that depend on the family."""
         usual: dict[str, Any] = {"algo": "maml", "num_tasks": 20, "horizon": 100}
         if self.tasks in ("bandit", "tabular"):
             usual = {"algo": "rl2", "num_tasks": 1024}
@@ -71,18 +71,18 @@ class ThroughputConfig:
 
 
 def with_fields(config: Any, **values: Any) -> Any:
-    """Replaces those fields that a config has by values that are not None."""
+    """Sets the given values that are not None, where the config has the field."""
     names = {field.name for field in dataclasses.fields(config)}
     given = {name: value for name, value in values.items() if name in names and value is not None}
     return dataclasses.replace(config, **given)
 
 
 def raw_program(env: Any, plan: Any, num_tasks: int, spread: bool) -> Callable:
-    """Builds the bare physics of one round of a meta-update: random actions, no policy, nothing kept.
+    """Builds the bare physics of one round of a meta-update: random actions, no policy, nothing stored.
 
     Args:
-      spread: through the engine (tasks over devices, streams in cache-sized chunks); else one plain jitted scan of
-        `vmap(env.step)` over the whole batch, with Brax's own step for Brax families.
+      spread: whether to use the engine (tasks sharded over devices, streams in cache-sized chunks); else one jitted
+        scan of `vmap(env.step)` over the whole batch, with Brax's own step for Brax families.
     """
 
     def random_action(key, batch):
@@ -141,7 +141,7 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
     make_family, family_config = registry.find("task family", registry.TASKS, config.tasks).load()
     family = make_family(with_fields(family_config(), horizon=config.horizon))
     base = with_fields(algo_config(), num_tasks=config.num_tasks, streams=config.streams, episodes=config.episodes)
-    # by the order of the meta-gradient, for algorithms that have one
+    # by the order of the meta-gradient, for algorithms with this field
     variants = {"update": base}
     if hasattr(base, "backward"):
         variants = {"second": base, "first": dataclasses.replace(base, backward="first-order")}
@@ -153,7 +153,7 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
         state = train.init_state(meta, jax.random.key(0))
         begun = time.perf_counter()
         compiled = train.make_chunk(meta, config.updates)
-        state, _ = jax.block_until_ready(compiled(state, 0))  # compiles, and does no update
+        state, _ = jax.block_until_ready(compiled(state, 0))  # compiles, without an update
         compile_s[name] = time.perf_counter() - begun
         programs[name] = _stateful(compiled, state)
     plan = algo(family, base).plan
@@ -185,7 +185,7 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
 
 
 def _stateful(compiled: Callable, state: Any) -> Callable[[], None]:
-    """Makes a program that goes on from where it stopped: meta-updates consume their state."""
+    """Wraps a program so that every call continues from the last state, which meta-updates donate."""
     holder = [state]
 
     def run() -> None:
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _lines(record: dict[str, Any]) -> dict[str, Any]:
-    """Flattens groups of measurements, so that each has a line and a full name."""
+    """Flattens groups of measurements, so that each has its own line and full name."""
     lines = {}
     for name, value in record.items():
         group = isinstance(value, dict) and any(isinstance(one, dict | float) for one in value.values())

@@ -1,4 +1,4 @@
-"""Programs that are compared take turns, so that whatever else the machine does hits them alike."""
+"""Times programs in turns, so that other load on the machine affects them equally."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def take_turns(
 
 
 def peak_memory() -> int:
-    """Returns the device's peak in bytes where it tells, else that of the process."""
+    """Returns the device's peak memory in bytes if it reports it, else that of the process."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -216,7 +216,7 @@ def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int) 
     first = jax.tree.map(lambda leaf: leaf[0], trial.rounds)
 
     @jax.jit
-    def says(experience):
+    def outputs(experience):
         output = unroll(learner, params, start, experience)
         return jnp.concatenate(
             [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves((output.dist, output.value))], 1
@@ -224,14 +224,14 @@ def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int) 
 
     def with_reward(time):
         reward = first.inputs.prev_reward.at[time].add(1.0)
-        return says(first.replace(inputs=first.inputs.replace(prev_reward=reward)))
+        return outputs(first.replace(inputs=first.inputs.replace(prev_reward=reward)))
 
-    said, last, early = says(first), with_reward(horizon), with_reward(1)
-    _require(bool((said[:horizon] == last[:horizon]).all()), "the policy's output depends on a future reward")
+    actual, last, early = outputs(first), with_reward(horizon), with_reward(1)
+    _require(bool((actual[:horizon] == last[:horizon]).all()), "the policy's output depends on a future reward")
     _require(
-        not np.array_equal(said[horizon], last[horizon]), "the last reward of an episode does not reach the policy"
+        not np.array_equal(actual[horizon], last[horizon]), "the last reward of an episode does not reach the policy"
     )
-    _require(not np.array_equal(said[horizon], early[horizon]), "the carry does not survive the end of an episode")
+    _require(not np.array_equal(actual[horizon], early[horizon]), "the carry does not survive the end of an episode")
     fresh = jax.vmap(learner.reset, (None, None, 0))(params, start, first.reset_key)
     opening = jax.tree.map(lambda leaf: leaf[0], first.inputs)
     _, output = jax.vmap(learner.act, (None, None, 0, 0))(params, start, fresh, opening)

@@ -121,7 +121,7 @@ def test_programs_take_turns_and_the_first_turn_does_not_count():
 
 @pytest.mark.parametrize("field", ["cell_lengths", "snail_lengths"])
 def test_a_trial_without_steps_is_refused(field):
-    with pytest.raises(ValueError, match=rf"{field} is \(5, 0\); a trial has at least 1 step"):
+    with pytest.raises(ValueError, match=rf"{field} is \(5, 0\); all lengths must be at least 1"):
         dataclasses.replace(sequence.SequenceConfig(), **{field: (5, 0)})
 
 

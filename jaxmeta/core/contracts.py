@@ -42,7 +42,7 @@ def check_forms(family: TaskFamily) -> None:
     """Checks that a family has all its fields, that its spec is valid, and that its functions match the spec.
 
     Raises:
-      ContractError: with one line that says what is wrong, where, and what would be right.
+      ContractError: with a message of one line: what is wrong, where, and the remedy.
     """
     for name in TaskFamily._fields:
         require(hasattr(family, name), f"the family has no {name!r}; it needs {', '.join(TaskFamily._fields)}")
@@ -155,7 +155,7 @@ def check_tasks(env: Env, tasks: Task) -> None:
     which runs when a meta-learner is built.
 
     Raises:
-      ValueError: with one line that says what is wrong.
+      ValueError: if they are not; the message is one line.
     """
     if isinstance(tasks, TaskFamily):
         raise ValueError(f"tasks is a TaskFamily; it must be a batch of its tasks {DRAW}")

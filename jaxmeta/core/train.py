@@ -119,8 +119,9 @@ def make_chunk(
 ) -> Chunk:
     """Builds `num_updates` updates as one device call; see `Chunk`.
 
-    run = make_chunk(meta, 10)
-    state, metrics = run(init_state(meta, key))
+    Example:
+      run = make_chunk(meta, 10)
+      state, metrics = run(init_state(meta, key))
     """
     return Chunk(meta, num_updates, num_seeds, execution)
 

@@ -1,4 +1,4 @@
-"""Agents that hold a belief about their task, a distribution over a latent z, and act on where they are and on it."""
+"""Belief-based agents: the policy is conditioned on a posterior over a latent task variable z (VariBAD)."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from jaxmeta.types import Array, Input, Key, Metrics, Output, Params, Rollout, S
 
 
 class ModelParams(struct.PyTreeNode):
-    """What the variational phase learns."""
+    """Params of the variational autoencoder."""
 
     encoder: Params
     decoders: dict[str, Params]
 
 
 class BeliefParams(struct.PyTreeNode):
-    """What meta-training learns: the two parts share nothing, and each has an optimiser of its own."""
+    """Meta-learned params; the two parts share nothing, and each has its own optimiser."""
 
     policy: Params
     model: ModelParams
 
 
 class BeliefCarry(struct.PyTreeNode):
-    """What the agent holds between steps."""
+    """The agent's state between steps."""
 
     state: Any
-    """The encoder's."""
+    """The encoder's recurrent state."""
     posterior: Posterior
 
 
 def belief(policy: Network, encoder: BeliefEncoder, decoders: Mapping[str, BeliefDecoder]) -> Learner:
-    """Builds an agent that updates its belief by every transition, the last of an episode included, and then acts.
+    """Builds an agent that updates its belief on every transition, also on the last of an episode, and then acts.
 
     Args:
-      policy: a memoryless policy on hyper-states, see `hyper_spec`. No gradient goes from it to the encoder.
-      decoders: by name; they do not act, but are learned with the encoder.
+      policy: a memoryless policy on hyper-states, see `hyper_spec`. Its gradient does not reach the encoder.
+      decoders: by name; they are not needed to act, but are trained with the encoder.
     """
 
     def init(key: Key) -> BeliefParams:
@@ -75,20 +75,20 @@ def belief(policy: Network, encoder: BeliefEncoder, decoders: Mapping[str, Belie
 
 
 def hyper_spec(spec: Spec, size: int) -> Spec:
-    """Returns what a policy sees: the observation, and the belief over z, [size], about the task (a hyper-state)."""
+    """Returns the spec of hyper-states: the observation, concatenated with the belief over z [size]."""
     return dataclasses.replace(spec, observation=(spec.example_input().obs.size + 2 * size,))
 
 
 def hyper_obs(obs: Array, posterior: Posterior) -> Array:
-    """Appends a belief, as a constant, to an observation."""
+    """Concatenates an observation and a belief; no gradient flows to the belief."""
     constant = jax.lax.stop_gradient(posterior)
     return jnp.concatenate([obs.reshape(-1), constant.mean, constant.log_var])
 
 
 def hyper_trials(trials: Trial) -> Trial:
-    """Returns trials as the policy saw them: each observation with the belief that was held then.
+    """Replaces the observations of trials by hyper-states, with the belief at the time.
 
-    The policy can be trained on them as one without memory, in one batched call, however long the trials are.
+    A memoryless policy can be trained on them in one batched call, however long the trials are.
     """
     rounds = trials.rounds
     append = hyper_obs
@@ -99,7 +99,7 @@ def hyper_trials(trials: Trial) -> Trial:
 
 
 def trajectories(experience: Rollout) -> Trajectory:
-    """Returns the streams of rounds [..., T, E], E and all axes before T as one leading axis."""
+    """Returns the streams of rounds [..., T, E] as trajectories; E and all axes before T become one leading axis."""
     axis = experience.reward.ndim - 2
     kept = Trajectory(
         experience.inputs.obs, experience.action, experience.reward, experience.next_obs, experience.valid
@@ -113,7 +113,7 @@ def trajectories(experience: Rollout) -> Trajectory:
 
 
 def posteriors(encoder: BeliefEncoder, params: Params, trajectory: Trajectory) -> Posterior:
-    """Follows the belief over a trial: [T + 1, L], the prior first. A step that is not valid leaves it as it is."""
+    """Computes the posteriors along a trial, [T + 1, L], the prior first. Invalid steps do not change the posterior."""
     state, prior = encoder.start(params)
 
     def step(carry, moment):
@@ -130,15 +130,15 @@ def posteriors(encoder: BeliefEncoder, params: Params, trajectory: Trajectory) -
 def negative_elbo(
     encoder: BeliefEncoder, decoders: Mapping[str, BeliefDecoder], weights: Mapping[str, float], kl_weight: float
 ) -> Callable[[ModelParams, Trajectory, Key], tuple[Array, Metrics]]:
-    """Builds the loss of the variational phase on one trial: minus the bound of `rl.elbo_sums`.
+    """Builds the variational loss on one trial: the negative of the evidence lower bound of `rl.elbo_sums`.
 
     Args:
-      weights: of the log-likelihood that each decoder gives.
-      kl_weight: weight of the divergence of each posterior from the one before.
+      weights: weights of the decoders' log-likelihoods.
+      kl_weight: weight of the KL divergence of each posterior from the previous one.
 
     Returns:
-      A function (params, trajectory, key) -> (scalar, metrics). The metrics are per decoded step, and the whole
-      divergence of a trial.
+      A function (params, trajectory, key) -> (scalar, metrics). The metrics are log-likelihoods per decoded step, and
+      the KL divergence summed over the trial.
     """
 
     def loss(params: ModelParams, trajectory: Trajectory, key: Key) -> tuple[Array, Metrics]:

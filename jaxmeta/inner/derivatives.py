@@ -1,6 +1,6 @@
-"""How meta-gradients go through an adaptation, where plain reverse mode would take too much memory.
+"""Memory-efficient differentiation through an adaptation.
 
-Reverse mode through n gradient steps keeps what every step computed. Each of the following keeps less.
+Plain reverse mode stores the residuals of every gradient step. The functions here store less.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from jaxmeta.types import Params, Rollout
 
 
 def mixed_mode(loss: Loss) -> Callable[[Params, Rollout], Params]:
-    """Builds the gradient of a loss so that its own derivative is taken forward over reverse.
+    """Builds the gradient of a loss, whose own derivative is computed in forward-over-reverse mode.
 
-    A step then keeps nothing but the params that it began with: the cotangent of a gradient is multiplied by the
-    Hessian, which is symmetric, and so may go forward through the gradient's computation (MixFlow-MG, Kemaev et al.,
-    2025, arXiv:2505.00793). The result is that of `jax.grad`, up to rounding. No derivative goes to the experience.
+    A step then stores only its initial params: the cotangent of the gradient is multiplied by the Hessian, which is
+    symmetric, so that a JVP of the gradient can replace its VJP (MixFlow-MG, Kemaev et al., 2025, arXiv:2505.00793).
+    The result equals that of `jax.grad` up to rounding. No derivative with respect to the experience is computed.
+
+        learner = inner.descent(policy, loss, inner.sgd(0.1), differentiate=inner.mixed_mode)
     """
 
     @jax.custom_vjp
@@ -39,5 +41,5 @@ def mixed_mode(loss: Loss) -> Callable[[Params, Rollout], Params]:
 
 
 def rematerialised(learner: Learner) -> Learner:
-    """Makes every adaptation keep only what it begins with, and compute the rest again on the way back."""
+    """Applies `jax.checkpoint` to every adaptation: only its inputs are stored, and the rest is recomputed."""
     return learner._replace(adapt=jax.checkpoint(learner.adapt))

@@ -18,16 +18,16 @@ from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Rollout
 
 
 class GradientParams(struct.PyTreeNode):
-    """What meta-training learns."""
+    """Meta-learned params."""
 
     policy: Params
-    """Where every task starts from."""
+    """The initial params of every task."""
     updater: Params
     """ψ, the learned part of the update rule; `()` if there is none."""
 
 
 class GradientFast(struct.PyTreeNode):
-    """What adapting to a task changes."""
+    """Params and optimiser state that adapt to a task."""
 
     policy: Params
     opt_state: Any
@@ -47,9 +47,9 @@ def policy_loss(policy: Learner, objective: Objective, advantage: Estimator) -> 
     """Builds the inner loss of reinforcement learning.
 
     Args:
-      policy: a learner without adaptation of its own.
+      policy: a learner that does not adapt between rounds.
       objective: see `jaxmeta.rl.objectives`. The behaviour log-probabilities are those stored at collection.
-      advantage: estimates advantages from the round alone, anew for every task and round.
+      advantage: estimates advantages from one round of one task.
     """
 
     def loss(theta: Params, experience: Rollout) -> Array:
@@ -68,17 +68,20 @@ def descent(
     zero_at_start: tuple[str, ...] = (),
     differentiate: Callable[[Loss], Callable[[Params, Rollout], Params]] = jax.grad,
 ) -> Learner:
-    """Builds an agent that takes one step down a loss of its experience after every round.
+    """Builds an agent that takes one gradient step on a loss after every round.
+
+        policy = inner.policy(nets.actor_critic(spec))
+        learner = inner.descent(policy, inner.policy_loss(policy, rl.ratio, rl.linear_baseline()), inner.sgd(0.1))
 
     Args:
-      policy: a learner without adaptation of its own, such as `inner.policy(network)`; its params are what adapts.
-      loss: of params and a round.
-      updater: what to do with the gradient. The meta-gradient goes through it, second order included, unless it is
+      policy: a learner that does not adapt between rounds, such as `inner.policy(network)`; its params adapt.
+      loss: a function of params and a round.
+      updater: the update rule. Meta-gradients are backpropagated through it, second-order terms included, unless it is
         wrapped in `first_order`.
       zero_at_start: params with one of these names in their path are set to zero at the start of every task, and are
         not meta-learned.
-      differentiate: takes the gradient of the loss; with `mixed_mode`, for instance, meta-gradients through many steps
-        need less memory.
+      differentiate: computes the gradient of the loss; with `mixed_mode` meta-gradients through many steps need less
+        memory.
     """
 
     def init(key: Key) -> GradientParams:
@@ -119,5 +122,5 @@ def descent(
 
 
 def from_scratch(learner: Learner, init: Callable[[Key], Params]) -> Learner:
-    """Lets every task begin with params of its own draw; what an agent of `descent` then learns is its update rule."""
+    """Draws new initial params for every task, so that an agent of `descent` meta-learns only its update rule."""
     return learner._replace(start=lambda params, key: learner.start(params.replace(policy=init(key)), key))

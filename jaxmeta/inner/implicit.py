@@ -1,4 +1,4 @@
-"""Agents that adapt to the end, and whose meta-gradient needs to know only where that was (implicit MAML)."""
+"""Adaptation to convergence, with implicit meta-gradients that depend on the solution only (iMAML)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ def implicit(
     cg_iterations: int = 10,
     damping: float = 0.0,
 ) -> Learner:
-    """Builds an agent that goes down its loss on every round, but not far from where it was before the round.
+    """Builds an agent that minimises its loss with a proximal term on every round, with implicit meta-gradients.
 
-    Memory of a meta-gradient does not depend on `steps`, and time only as the steps are taken again. It is biased as
-    far as the minimum is not reached, or its curvature not positive: few or small steps can lead it far astray. The
-    metric `gradient_norm_ratio` says how far: the gradient norm at the last step over that at the first.
+    The memory of a meta-gradient does not depend on `steps`. The meta-gradient is biased where the minimum is not
+    reached, or the Hessian there not positive definite; with few or small steps the bias can be large. The metric
+    `gradient_norm_ratio`, the gradient norm at the last step over that at the first, shows how well the descent
+    converged.
 
     Args:
-      policy: a learner without adaptation of its own.
-      loss: of params and a round.
-      updater: takes the steps; nothing of it is learned, and no derivative is taken through it.
-      strength: λ, the weight of half the squared distance; see `proximal_point`, as for the other numbers.
+      policy: a learner that does not adapt between rounds.
+      loss: a function of params and a round.
+      updater: takes the steps; it is not meta-learned, and no derivative is taken through it.
+      strength: λ, the weight of the proximal term λ/2 |φ - φ₀|²; φ₀ are the params before the round. For the other
+        arguments see `proximal_point`.
     """
 
     watched = updater._replace(tx=lambda psi: optax.chain(_watch(), updater.tx(psi)))
@@ -48,7 +50,7 @@ def implicit(
 
 
 def _watch() -> optax.GradientTransformation:
-    """Keeps the norm of the last gradient over that of the first."""
+    """Records the norm of the last gradient over that of the first."""
 
     def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         norm = optax.tree.norm(updates)
@@ -82,22 +84,22 @@ def proximal_point(
     cg_iterations: int,
     damping: float = 0.0,
 ) -> tuple[Params, Any]:
-    """Minimises loss(φ) + λ/2 |φ - anchor|² by descent from the anchor, with its derivative by the end alone.
+    """Minimises loss(φ) + λ/2 |φ - anchor|² by gradient descent from the anchor, with an implicit derivative.
 
-    At a minimum dφ/danchor = (I + ∇²loss / λ)⁻¹ (Rajeswaran et al., 2019, arXiv:1909.04630), in both modes of
-    differentiation and with memory that does not depend on the number of steps. Where the descent has not arrived, or
-    conjugate gradient not converged, it is off by as much; λ must exceed what curvature of the loss is negative.
+    At a minimum dφ/danchor = (I + ∇²loss / λ)⁻¹ (Rajeswaran et al., 2019, arXiv:1909.04630). It works in forward and
+    reverse mode, and its memory does not depend on the number of steps. It is inexact where the descent or conjugate
+    gradient has not converged; λ must exceed the magnitude of the loss's most negative curvature.
 
     Args:
-      loss: whose derivatives are those of its value: no `stop_gradient` may change them, as in `rl.dice`.
+      loss: its derivatives must be those of its value: no `stop_gradient` may change them, as in `rl.dice`.
       tx: takes the steps.
       strength: λ.
-      cg_iterations: products with the Hessian per derivative; with 0 the derivative is the identity, to first order.
-      damping: what λ is raised by in the derivative. It takes the part of negative curvature away and lets conjugate
-        gradient converge sooner; the larger it is, the nearer to first order.
+      cg_iterations: Hessian-vector products per derivative; with 0 the derivative is the identity (first order).
+      damping: added to λ in the derivative. It compensates for negative curvature and speeds up conjugate gradient; the
+        larger it is, the closer the derivative is to first order.
 
     Returns:
-      The point, and the state of `tx` at the end.
+      The minimiser, and the final state of `tx`.
     """
 
     start, pulled = jax.lax.stop_gradient(anchor), optax.chain(_pull(strength), tx)
@@ -107,14 +109,14 @@ def proximal_point(
         change, opt_state = pulled.update(jax.grad(loss)(point), opt_state, point)
         return optax.apply_updates(point, change), opt_state
 
-    # a loop whose derivative nobody asks for: nothing of it is kept
+    # not differentiated, so no residuals are stored
     end, (_, opt_state) = jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, (start, pulled.init(start))))
 
     def product(vector: Params) -> Params:
         bent = jax.jvp(jax.grad(loss), (end,), (vector,))[1]
         return jax.tree.map(lambda leaf, bend: leaf + bend / (strength + damping), vector, bent)
 
-    # zero, but not its derivative
+    # its value is zero, its derivative is not
     moved = jax.tree.map(jnp.subtract, anchor, start)
     if cg_iterations:
         moved, _ = jax.scipy.sparse.linalg.cg(product, moved, maxiter=cg_iterations)

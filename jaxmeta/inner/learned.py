@@ -1,6 +1,6 @@
-"""Learned update rules beyond step sizes: preconditioned layers, and a recurrent network for every coordinate.
+"""Learned update rules beyond step sizes: preconditioners per layer, and a coordinatewise recurrent optimiser.
 
-All begin as plain gradient descent, so that MAML with one of them begins as MAML.
+All are initialised to plain gradient descent, so that MAML with one of them starts as MAML.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ def block_diagonal(learning_rate: float, size: int = 16) -> Updater:
 
 
 def recurrent(network: Coordinatewise, nominal: Updater, scale: float = 0.1) -> Updater:
-    """Builds a rule θ', h' = f_ψ(θ, ∇L, h): a rule whose steps a recurrent network resizes and adds to.
+    """Builds a rule θ', h' = f_ψ(θ, ∇L, h), a recurrent network that scales the steps of another rule and adds to them.
 
-    The same network sees the gradient of every coordinate, with a state of its own, which lives as long as the
-    adaptation to a task. Its outputs (m, d) turn the nominal step n into exp(m) n + scale d, in the manner of Harrison
-    et al. (2022, arXiv:2209.11208).
+    The network is shared by all coordinates; each has its own recurrent state, which is reset for every task. Its input
+    is the gradient. Its outputs (m, d) turn the nominal step n into exp(m) n + scale d, following Harrison et al.
+    (2022, arXiv:2209.11208).
 
     Args:
-      nominal: what it begins as, a rule without anything to learn.
-      scale: of what the network adds.
+      nominal: the rule that it is initialised to, without learned parameters.
+      scale: scale of the added steps.
     """
     base = nominal.tx(())
 
@@ -91,6 +91,6 @@ def recurrent(network: Coordinatewise, nominal: Updater, scale: float = 0.1) -> 
 
 
 def _as_matrix(leaf: Array) -> tuple[int, int]:
-    """Returns rows and columns of the kernel of a layer as a matrix; a bias, or a number, is a single row."""
+    """Returns the numbers of rows and columns of a layer's kernel as a matrix; a bias or a scalar is a single row."""
     columns = leaf.shape[-1] if leaf.ndim else 1
     return leaf.size // columns, columns

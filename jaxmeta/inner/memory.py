@@ -46,6 +46,6 @@ def _without_adaptation(network: Network) -> Learner:
 
 
 def critic(network: Network) -> Callable[[Params, Rollout], Array] | None:
-    """Returns the values, [T, E] of a round, of a network that acts without them; None where its output has them."""
+    """Returns a function for the values [T, E] of a round if the network computes them separately, else None."""
     values = network.values
     return values and (lambda params, experience: values(params, experience.inputs, experience.valid))

@@ -1,4 +1,4 @@
-"""Agents that adapt by inferring which task they are on, and act as if a draw of it were the truth."""
+"""Posterior sampling: infer a posterior over a latent task variable z, and act on a sample of it (PEARL)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from jaxmeta.types import Array, Carry, Input, Key, Output, Rollout
 
 
 class EvidenceFast(struct.PyTreeNode):
-    """What an agent knows of its task."""
+    """The evidence about a task."""
 
     evidence: Any
     rounds: Array
-    """Rounds that were added, int32 scalar."""
+    """Number of rounds that were added, int32 scalar."""
 
 
 def posterior_sampling(
     networks: SoftActorCritic, encoder: EvidenceEncoder, use_next_obs: bool = False, prior_rounds: int = 1
 ) -> Learner:
-    """Builds an agent that draws z at the begin of every stream and holds it to the end (posterior sampling).
+    """Builds an agent that samples z at the start of every stream and keeps it to the end.
 
     Args:
-      encoder: turns experience into a belief about z.
-      use_next_obs: whether the encoder sees what a step led to; needed where tasks differ in their dynamics.
-      prior_rounds: rounds in which z comes from the prior whatever was seen, as PEARL's first episodes.
+      encoder: infers the belief over z from experience.
+      use_next_obs: whether the encoder's input includes the next observation; needed where tasks differ in dynamics.
+      prior_rounds: number of rounds at the start that sample z from the prior, as PEARL's first episodes.
     """
 
     def start(params: SoftActorCriticParams, key: Key) -> EvidenceFast:
@@ -45,7 +45,7 @@ def posterior_sampling(
         return z, Output(dist=networks.actor(params.actor, inputs.obs.reshape(-1), z), value=jnp.zeros(()))
 
     def adapt(params: SoftActorCriticParams, fast: EvidenceFast, experience: Rollout, key: Key) -> EvidenceFast:
-        # stream after stream, each in the order of time
+        # the streams one after the other, each in time order
         rows, valid = jax.tree.map(
             lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]),
             (evidence_rows(stored(experience), use_next_obs), experience.valid),

@@ -1,4 +1,4 @@
-"""Supervised agents: what answers a question, and what it loses on the support."""
+"""Supervised learners: predictors, and their loss on the support set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jaxmeta.types import Array, Carry, Examples, Fast, Input, Output, Params, R
 
 
 def predictor(network: Predictor, split: Callable[[Array], tuple[Examples, Array]]) -> Learner:
-    """Builds an agent that answers a question by predicting its query, and does not adapt.
+    """Builds an agent that predicts the targets of a query set, and does not adapt.
 
     Args:
-      split: takes a question apart into its support and the inputs of its query.
+      split: splits an observation into the support set and the inputs of the query set.
     """
 
     def act(params: Params, fast: Fast, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
@@ -36,7 +36,7 @@ def predictor(network: Predictor, split: Callable[[Array], tuple[Examples, Array
 def support_loss(
     network: Predictor, split: Callable[[Array], tuple[Examples, Array]], loss: Callable[[Array, Array], Array]
 ) -> Loss:
-    """Builds the inner loss of supervised tasks: that of the predictions for the support, see `descent`."""
+    """Builds the inner loss of supervised tasks, the loss on the support set; see `descent`."""
 
     def of_experience(theta: Params, experience: Rollout) -> Array:
         support, _ = split(experience.inputs.obs[0, 0])

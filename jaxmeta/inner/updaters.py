@@ -1,4 +1,4 @@
-"""Updaters: what an agent does with the gradient of its inner loss. Each makes an optax transformation."""
+"""Updaters: inner-loop update rules, possibly meta-learned. Each makes an optax transformation."""
 
 from __future__ import annotations
 
@@ -22,25 +22,28 @@ class Updater(NamedTuple):
 
 
 def fixed(tx: optax.GradientTransformation) -> Updater:
-    """Takes any optax transformation as an update rule with nothing to learn."""
+    """Wraps any optax transformation as an update rule without learned parameters.
+
+    Example:
+      updater = inner.fixed(optax.sgd(0.1, momentum=0.9))
+    """
     return Updater(init=lambda key, params: (), tx=lambda psi: tx)
 
 
 def sgd(learning_rate: float | optax.Schedule) -> Updater:
-    """Builds plain gradient descent; a schedule counts the adaptations to one task from 0."""
+    """Builds plain gradient descent; a schedule is a function of the inner step on a task, from 0."""
     return fixed(optax.sgd(learning_rate))
 
 
 def adam(learning_rate: float | optax.Schedule) -> Updater:
-    """Builds Adam, whose moments live for one task; a small constant under the root keeps meta-gradients finite."""
+    """Builds Adam, with moments reset for every task; `eps_root` keeps meta-gradients finite."""
     return fixed(optax.adam(learning_rate, eps_root=1e-8))
 
 
 def per_parameter(learning_rate: float) -> Updater:
     """Builds gradient descent with a learned step size for every parameter (Meta-SGD, arXiv:1707.09835).
 
-    ψ is a tree like the params. All step sizes are `learning_rate` at first, so that the rule begins as `sgd`; they may
-    become negative.
+    ψ is a tree like the params. All step sizes are initialised to `learning_rate`; they may become negative.
     """
 
     def descend(psi: Params) -> optax.GradientTransformation:
@@ -52,7 +55,7 @@ def per_parameter(learning_rate: float) -> Updater:
 
 
 def chain(*updaters: Updater) -> Updater:
-    """Applies one rule after the other, as `optax.chain` does; ψ is a tuple of theirs."""
+    """Applies several rules sequentially, as `optax.chain` does; ψ is a tuple of theirs."""
 
     def init(key: Key, params: Params) -> tuple[Params, ...]:
         keys = jax.random.split(key, len(updaters))
@@ -65,30 +68,32 @@ def chain(*updaters: Updater) -> Updater:
 
 
 def first_order(updater: Updater) -> Updater:
-    """Makes any updater first-order: meta-gradients see the inner gradient as a constant."""
+    """Makes any updater first-order: `stop_gradient` is applied to the inner gradient."""
     constant = optax.stateless(lambda gradient, params: jax.lax.stop_gradient(gradient))
     return updater._replace(tx=lambda psi: optax.chain(constant, updater.tx(psi)))
 
 
 def adapt_only(updater: Updater, *names: str) -> Updater:
-    """Makes any updater change only the params whose path has one of the names in it; the others stay as they are.
+    """Restricts any updater to the params with one of the names in their path; the others are not adapted.
 
-    Upper and lower case are the same: "head" is the last layer of the networks of `jaxmeta.nets`.
+    Case is ignored: "head" is the last layer of the networks of `jaxmeta.nets`. ANIL is
+    `inner.adapt_only(inner.sgd(0.1), "head")`.
 
     Raises:
-      ValueError: where it is given params, if no path has a name in it.
+      ValueError: at the first update, if no param has one of the names in its path.
     """
 
-    # before, so that what the rule remembers of gradients is of these params alone; after, as it may move without one
+    # masked before the rule, so that its moments are of these params alone, and after, as its steps may be non-zero
+    # where the gradient is zero
     mask = optax.stateless(lambda gradient, params: select(gradient, names, lambda leaf: leaf, jnp.zeros_like))
     return updater._replace(tx=lambda psi: optax.chain(mask, updater.tx(psi), mask))
 
 
 def select(tree: Params, names: tuple[str, ...], named: Callable[[Array], Array], other: Callable[[Array], Array]):
-    """Applies one function to the leaves whose path has one of the names in it, and another to all others.
+    """Applies one function to the leaves with one of the names in their path, and another to all others.
 
     Raises:
-      ValueError: if there is no such leaf.
+      ValueError: if no leaf has one of the names in its path.
     """
 
     def has(path: tuple) -> bool:
@@ -103,9 +108,9 @@ def select(tree: Params, names: tuple[str, ...], named: Callable[[Array], Array]
 
 
 def bounded(updater: Updater, max_step: float) -> Updater:
-    """Shortens every step of any updater to at most `max_step`, in the norm over all params, and counts how often.
+    """Clips the global norm of every step of any updater to at most `max_step`, and counts the clipped steps.
 
-    The meta-gradient goes through it, and is finite where a step is zero.
+    The meta-gradient is backpropagated through the clipping, and is finite where a step is zero.
     """
 
     def init(params: Params) -> Any:  # optax's type of a state leaves out records
@@ -114,7 +119,7 @@ def bounded(updater: Updater, max_step: float) -> Updater:
     def shorten(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         squared = optax.tree.norm(updates, squared=True)
         acts = squared > max_step**2
-        # the root is taken where it acts only: its derivative at zero is infinite
+        # the square root is masked where no step is clipped: its derivative at zero is infinite
         factor = jnp.where(acts, max_step * jax.lax.rsqrt(jnp.where(acts, squared, 1.0)), 1.0)
         state = state.replace(part=state.part + acts, whole=state.whole + 1.0)
         return jax.tree.map(lambda leaf: factor * leaf, updates), state

@@ -1,4 +1,4 @@
-"""Networks and their action heads. The only folder that knows flax.linen."""
+"""Networks and their action heads. The only package that imports flax.linen."""
 
 from jaxmeta.nets.coordinatewise import Coordinatewise, coordinatewise_lstm
 from jaxmeta.nets.evidence import Belief, EvidenceEncoder, no_evidence, product_encoder, recurrent_encoder

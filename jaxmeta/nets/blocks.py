@@ -1,4 +1,4 @@
-"""How what looks back over a whole stream is kept from taking memory as its length squared."""
+"""Blockwise computation, so that attention over a stream takes memory linear in its length."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ BLOCK = 128
 
 
 def blockwise_vmap(function: Callable[..., Any], per_step):
-    """Vmaps over the steps of one stream; where they are many, in blocks that are computed again for the gradient.
+    """Vmaps over the steps of a stream; for long streams in blocks, which are rematerialised in the backward pass.
 
-    It is for what looks at the whole stream from each of its steps: memory then grows as its length, not as the square.
+    For functions that read the whole stream at each step: memory is then linear in its length, not quadratic.
     """
     if jax.tree.leaves(per_step)[0].shape[0] <= BLOCK:
         return jax.vmap(function)(per_step)

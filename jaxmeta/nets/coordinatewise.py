@@ -1,4 +1,4 @@
-"""Networks that see a gradient coordinate by coordinate, with the same weights for each: learned update rules."""
+"""Coordinatewise networks for learned update rules: shared weights, applied to every coordinate of the gradient."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flax import linen as nn
 from jaxmeta.types import Array, Carry, Key, Params
 
 LOG_RANGE = 10.0
-"""p of `encode_gradient`: it tells sizes of gradients from exp(-p) to 1 and beyond."""
+"""p of `encode_gradient`: magnitudes above exp(-p) are encoded logarithmically."""
 
 
 class Coordinatewise(NamedTuple):
-    """A recurrent function of scalars, as pure functions on [n] of them."""
+    """A coordinatewise recurrent network, as pure functions of n coordinates."""
 
     init: Callable[[Key], Params]
     initial_state: Callable[[int], Carry]
@@ -33,7 +33,7 @@ class _Recurrent(nn.Module):
         for size, one in zip(self.hidden, state, strict=True):
             one, x = nn.OptimizedLSTMCell(size)(one, x)
             after.append(one)
-        # zero at first: the rule begins as it would be without
+        # initialised to zero, so that the update rule starts as the nominal rule
         return after, nn.Dense(2, kernel_init=nn.initializers.zeros)(x)
 
 
@@ -52,7 +52,7 @@ def coordinatewise_lstm(hidden: Sequence[int] = (20, 20)) -> Coordinatewise:
 
 
 def encode_gradient(gradient: Array) -> Array:
-    """Tells the size and the sign of gradients [n] of any scale, as [n, 2]; its derivative is finite everywhere."""
+    """Encodes log-magnitude and sign of gradients [n] of any scale as [n, 2]; its derivative is finite everywhere."""
     size = jnp.abs(gradient)
     large = size >= jnp.exp(-LOG_RANGE)
     logarithm = jnp.log(jnp.where(large, size, 1.0)) / LOG_RANGE

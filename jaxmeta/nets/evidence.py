@@ -1,7 +1,7 @@
-"""Encoders of experience: from transitions of a task to a belief about its latent description z.
+"""PEARL's encoders: from transitions of a task to a posterior over its latent variable z.
 
-An encoder takes transitions in any portions. What it has taken so far is its evidence, a pytree of fixed size; the
-posterior is read off the evidence, and without any it is the prior N(0, I).
+An encoder processes transitions in batches of any size. It accumulates them in its evidence, a pytree of fixed size,
+from which the posterior is computed; without transitions it is the prior N(0, I).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Belief(struct.PyTreeNode):
     variance: Array
 
     def sample(self, key: Key) -> Array:
-        """Draws z, [..., L]."""
+        """Samples z, [..., L]."""
         return self.mean + jnp.sqrt(self.variance) * jax.random.normal(key, self.mean.shape)
 
     def kl_from_prior(self) -> Array:
@@ -36,19 +36,19 @@ class Belief(struct.PyTreeNode):
 
 
 class EvidenceEncoder(NamedTuple):
-    """Pure functions of one task's transitions, as vectors."""
+    """An encoder, as pure functions of one task's transitions."""
 
     size: int
     """L, the length of z."""
     init: Callable[[Key], Params]
     start: Callable[[], Any]
-    """Evidence of nothing."""
+    """Makes the evidence without transitions."""
     add: Callable[[Params, Any, Array, Array], Any]
     """(params, evidence, transitions [n, D], valid [n]) -> evidence."""
     belief: Callable[[Params, Any], Belief]
     """(params, evidence) -> posterior [L]."""
     ordered: bool = False
-    """Whether the order of transitions matters: a batch to learn from must then be a run of them."""
+    """Whether the order of transitions matters; batches must then be consecutive transitions."""
 
 
 def _prior_without_evidence(count: Array, mean: Array, variance: Array) -> Belief:
@@ -57,24 +57,24 @@ def _prior_without_evidence(count: Array, mean: Array, variance: Array) -> Belie
 
 
 class Factors(struct.PyTreeNode):
-    """A product of Gaussians so far."""
+    """A product of Gaussian factors."""
 
     precision: Array
     """Sum of 1 / σ², [L]."""
     weighted_mean: Array
     """Sum of μ / σ², [L]."""
     count: Array
-    """Factors, scalar."""
+    """Number of factors, scalar."""
 
 
 def product_encoder(transition_size: int, size: int = 5, hidden: Sequence[int] = (200, 200, 200)) -> EvidenceEncoder:
     """Builds PEARL's encoder: each transition is a Gaussian factor, the posterior their product.
 
-    The order of transitions does not matter, and precisions add. As in PEARL's own code the prior is no factor of the
-    product: it stands for it where there is no evidence.
+    It is permutation-invariant, and precisions add. As in PEARL's own code, the prior is not a factor of the product;
+    it is the belief only where there is no evidence.
 
     Args:
-      transition_size: numbers that describe a transition.
+      transition_size: length of a transition, see `rl.replay.evidence_size`.
       size: length of z.
       hidden: widths of the hidden layers.
     """
@@ -90,7 +90,7 @@ def product_encoder(transition_size: int, size: int = 5, hidden: Sequence[int] =
         )
 
     def belief(params: Params, factors: Factors) -> Belief:
-        # where nothing was added the quotients are not used, but their gradients must be finite
+        # without evidence the quotients are not used, but their gradients must be finite
         precision = jnp.where(factors.count > 0, factors.precision, 1.0)
         return _prior_without_evidence(factors.count, factors.weighted_mean / precision, 1.0 / precision)
 
@@ -104,12 +104,12 @@ def product_encoder(transition_size: int, size: int = 5, hidden: Sequence[int] =
 
 
 class Memory(struct.PyTreeNode):
-    """What a recurrent encoder has seen."""
+    """The evidence of a recurrent encoder."""
 
     hidden: Array
     """[H]."""
     count: Array
-    """Transitions, scalar."""
+    """Number of transitions, scalar."""
 
 
 class _Recurrent(nn.Module):
@@ -131,7 +131,7 @@ class _Recurrent(nn.Module):
 
 
 def recurrent_encoder(transition_size: int, size: int = 5, hidden: int = 200) -> EvidenceEncoder:
-    """Builds what PEARL's paper compares its encoder with: a recurrent network over the transitions in their order."""
+    """Builds the recurrent encoder of PEARL's ablation, a GRU over the transitions in their order."""
     module = _Recurrent(hidden, size)
 
     def add(params: Params, memory: Memory, transitions: Array, valid: Array) -> Memory:
@@ -158,7 +158,7 @@ def recurrent_encoder(transition_size: int, size: int = 5, hidden: int = 200) ->
 
 
 def no_evidence() -> EvidenceEncoder:
-    """Builds the encoder of agents that are told nothing: z has no entries."""
+    """Builds an encoder for agents that are not conditioned on the task: z has length 0."""
     return EvidenceEncoder(
         size=0,
         init=lambda key: {},

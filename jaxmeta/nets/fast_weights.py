@@ -1,8 +1,8 @@
-"""A memory of fast weights: what is written under an address is averaged, and read from any other time by that address.
+"""Fast weights: an associative memory that averages the values written under each key.
 
-It is linear attention with addresses that sum to one (Schlag et al., 2021, arXiv:2102.11174; Schmidhuber, 1992): a
-recurrent state of fixed size that trains in parallel over time. A recurrent cell has to find for every single thing a
-unit that keeps it; here what was learned about one address holds for all.
+It is linear attention with keys normalised by softmax (Schlag et al., 2021, arXiv:2102.11174; Schmidhuber, 1992): a
+recurrent state of fixed size that trains in parallel over time. A recurrent cell must learn a separate unit for
+everything it stores; here the weights for reading and writing are shared by all keys.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
 
 
 class FastWeights(struct.PyTreeNode):
-    """What a stream remembers."""
+    """The recurrent state of a stream."""
 
     before: Array
-    """The input of the step before, encoded; zero at first."""
+    """The encoded input of the previous step; zero at the first step."""
     sums: Array
-    """Of what was written under each address, [heads, slots, V]."""
+    """Sum of the values written to each slot, [heads, slots, V]."""
     counts: Array
-    """How much was written there, [heads, slots]."""
+    """Sum of the write weights of each slot, [heads, slots]."""
 
 
 Recall = Callable[[Array, Array, Array], tuple[Array, Array]]
-"""(key [..., H, K], value [..., H, V], query [..., H, K]) -> what is read: sums [..., H, V] and counts [..., H], of all
-that was written up to now, this step's included."""
+"""(key [..., H, K], value [..., H, V], query [..., H, K]) -> the read sums [..., H, V] and counts [..., H], over all
+steps up to and including this one."""
 
 
 class _Associative(nn.Module):
@@ -47,7 +47,7 @@ class _Associative(nn.Module):
 
     @nn.compact
     def __call__(self, recall: Recall, x: Array, before: Array) -> Output:
-        # the two together hold the last transition, and where it led
+        # together they contain the last transition and its next observation
         seen = MLP((self.hidden,), "relu", 2.0**0.5)(jnp.concatenate([x, before], axis=-1))
 
         def by_head(name: str, size: int) -> Array:
@@ -62,7 +62,7 @@ class _Associative(nn.Module):
 
 
 def _in_step(state: FastWeights, store: list[FastWeights]) -> Recall:
-    """Looks back into the state of a stream, and leaves the next one in `store`."""
+    """Builds the recurrent form: reads from the state of a stream, and appends the next state to `store`."""
 
     def recall(key: Array, value: Array, query: Array) -> tuple[Array, Array]:
         sums = state.sums + key[..., None] * value[:, None, :]
@@ -74,10 +74,10 @@ def _in_step(state: FastWeights, store: list[FastWeights]) -> Recall:
 
 
 def _along(valid: Array, chunk: int) -> Recall:
-    """Looks back along a stream [T]; a step that is not valid sees itself, and nobody else sees it.
+    """Builds the parallel form along a stream [T]; an invalid step reads its own value, and no other step reads it.
 
-    `chunk` steps are taken together: they read the tables as these were before, and look at each other one by one. Time
-    and memory grow as the length of the stream.
+    Steps are processed in chunks: a chunk reads the tables of all earlier chunks, and attends within itself. Time and
+    memory are linear in the length of the stream.
     """
     length = valid.shape[0]
     size = min(chunk, length)
@@ -105,7 +105,7 @@ def _along(valid: Array, chunk: int) -> Recall:
 
 
 def _inputs_before(x: Array, valid: Array) -> Array:
-    """Returns for every step of a stream the last valid input before it, [T, D]; zero where there is none."""
+    """Returns for every step of a stream the last valid input before it, [T, D]; zero if there is none."""
     times = jnp.arange(len(x))
     latest = jax.lax.cummax(jnp.where(valid > 0, times, -1))
     source = jnp.concatenate([jnp.array([-1]), latest[:-1]])
@@ -122,17 +122,17 @@ def associative_actor_critic(
     init_log_std: float = 0.0,
     chunk: int = 32,
 ) -> Network:
-    """Builds a policy whose memory is tables that it writes to and reads from by soft addresses.
+    """Builds a recurrent policy with fast weights as its memory.
 
     Args:
       hidden: width of the layers before and after the memory.
-      heads: tables.
-      slots: addresses of each.
-      values: numbers under each address.
-      chunk: steps that are looked up together where all of a stream is at hand.
+      heads: number of tables.
+      slots: slots per table, the length of keys and queries.
+      values: length of the values.
+      chunk: chunk length of the parallel form, in steps.
     """
     if chunk < 1:
-        raise ValueError(f"chunk is {chunk}; at least 1 step is looked up at a time")
+        raise ValueError(f"chunk is {chunk}; it must be at least 1")
     module = _Associative(spec, hidden, heads, slots, values, init_log_std)
     run = cast(Callable[..., Output], module.apply)
     size = encode_input(spec.example_input(), spec).shape[0]

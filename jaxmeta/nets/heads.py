@@ -1,4 +1,4 @@
-"""Action distributions, as arrays that a policy emits and as distrax objects that are built where they are used."""
+"""Action distributions: the arrays that a policy returns, and the distrax objects built from them where needed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Gaussian(struct.PyTreeNode):
 
 
 def head_for(action: Action):
-    """Returns the function that turns an `Output` into a distrax distribution for an action space.
+    """Returns the function from an `Output` to a distrax distribution for an action space.
 
-    Discrete actions read `output.dist` as logits [..., num], several choices as theirs concatenated, [..., sum(nums)];
-    continuous ones as a `Gaussian`.
+    `output.dist` is logits [..., num] for discrete actions, concatenated logits [..., sum(nums)] for multi-discrete
+    ones, and a `Gaussian` for continuous ones.
     """
 
     # distrax objects must not cross a jit or vmap boundary
@@ -41,8 +41,8 @@ def head_for(action: Action):
 
 
 def _distrax() -> Any:
-    """Imports distrax when it is first needed: it takes longer than all else that a refused run would wait for."""
-    with jax.ensure_compile_time_eval():  # its constants are none of the program that is being traced
+    """Imports distrax lazily: it is slow to import, and invalid configurations should be rejected fast."""
+    with jax.ensure_compile_time_eval():  # its constants must not be traced into the current program
         import distrax
 
         return distrax
@@ -53,19 +53,19 @@ def _normal(gaussian: Gaussian) -> Any:
 
 
 class Categoricals:
-    """Several independent choices at once: actions are [..., number of choices], int32."""
+    """Independent categorical distributions: actions are int32 [..., number of choices]."""
 
     def __init__(self, logits: Array, nums: tuple[int, ...]):
         ends = [sum(nums[: index + 1]) for index in range(len(nums))]
         self._parts = [_distrax().Categorical(logits=part) for part in jnp.split(logits, ends[:-1], axis=-1)]
 
     def sample(self, seed: Key) -> Array:
-        """Draws every choice."""
+        """Samples all choices."""
         keys = jax.random.split(seed, len(self._parts))
         return jnp.stack([part.sample(seed=key) for part, key in zip(self._parts, keys, strict=True)], axis=-1)
 
     def mode(self) -> Array:
-        """Returns the likeliest of every choice."""
+        """Returns the most likely value of every choice."""
         return jnp.stack([part.mode() for part in self._parts], axis=-1)
 
     def log_prob(self, action: Array) -> Array:
@@ -84,7 +84,7 @@ class Categoricals:
 
 
 class Certain:
-    """All mass on one action [..., action size]: what says a prediction, and has nothing to explore."""
+    """A deterministic distribution at one action [..., action size], for predictors, which do not explore."""
 
     def __init__(self, loc: Array):
         self._loc = loc
@@ -98,22 +98,22 @@ class Certain:
         return self._loc
 
     def log_prob(self, action: Array) -> Array:
-        """Is zero, [...], for the one action that can be drawn; no gradient goes through it."""
+        """Returns zero, [...], for the only possible action, without a gradient."""
         return jnp.zeros(self._loc.shape[:-1])
 
     def kl_divergence(self, other: Certain) -> Array:
-        """Is zero, [...]: where predictions may differ there is no finite one."""
+        """Returns zero, [...]: for different predictions it would be infinite."""
         return jnp.zeros(self._loc.shape[:-1])
 
     def entropy(self) -> Array:
-        """Is zero, [...]."""
+        """Returns zero, [...]."""
         return jnp.zeros(self._loc.shape[:-1])
 
 
 class SquashedGaussian:
-    """A diagonal Gaussian pressed into a box by tanh: actions are `scale` tanh(u), u ~ N(loc, exp(log_scale)²).
+    """A tanh-squashed diagonal Gaussian: actions are `scale` tanh(u), u ~ N(loc, exp(log_scale)²).
 
-    Densities come from u where it is known: from an action that was rounded to the edge it could not be told.
+    Densities are computed from u where it is known: it cannot be recovered from an action that was rounded to ±scale.
     """
 
     def __init__(self, gaussian: Gaussian, scale: float = 1.0):
@@ -121,30 +121,30 @@ class SquashedGaussian:
         self._scale = scale
 
     def sample(self, seed: Key) -> Array:
-        """Draws actions [..., action size]."""
+        """Samples actions [..., action size]."""
         return jnp.tanh(jnp.asarray(self._normal.sample(seed=seed))) * self._scale
 
     def sample_and_log_prob(self, seed: Key) -> tuple[Array, Array]:
-        """Draws actions [..., action size], with their log densities [...]."""
+        """Samples actions [..., action size], with their log densities [...]."""
         before = jnp.asarray(self._normal.sample(seed=seed))
         return jnp.tanh(before) * self._scale, self._log_prob_before(before)
 
     def log_prob(self, action: Array) -> Array:
-        """Computes log densities [...] of actions, those at the edge taken for some just within it."""
+        """Computes log densities [...] of actions; actions at ±scale are moved slightly inwards."""
         edge = 1.0 - 1e-6
         return self._log_prob_before(jnp.arctanh(jnp.clip(action / self._scale, -edge, edge)))
 
     def mode(self) -> Array:
-        """Returns the actions of the Gaussian's mode, which is not quite that of the density over actions."""
+        """Returns tanh of the Gaussian's mode, times `scale`; it is not exactly the mode of the squashed density."""
         return jnp.tanh(jnp.asarray(self._normal.mode())) * self._scale
 
     def kl_divergence(self, other: SquashedGaussian) -> Array:
-        """Computes KL(self || other), [...]; pressing both into the same box leaves it as it is."""
+        """Computes KL(self || other), [...], that of the Gaussians: KL is invariant under the common tanh."""
         return jnp.asarray(self._normal.kl_divergence(other._normal))
 
     def entropy(self) -> Array:
         """Raises: there is no closed form; estimate it by `-sample_and_log_prob(seed)[1]`."""
-        raise NotImplementedError("a tanh-Gaussian has no closed entropy; average -log_prob over samples")
+        raise NotImplementedError("a tanh-Gaussian has no closed-form entropy; average -log_prob over samples")
 
     def _log_prob_before(self, before: Array) -> Array:
         # log(1 - tanh²u) = 2 (log 2 - u - softplus(-2u)), without cancellation at large |u|

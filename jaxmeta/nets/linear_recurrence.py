@@ -1,7 +1,7 @@
-"""A policy whose memory is linear recurrences: it steps like a cell and can unroll in parallel over time.
+"""A policy of linear recurrent units: it steps like a recurrent cell and can unroll in parallel over time.
 
-The recurrent layer is the LRU (Orvieto et al., 2023, arXiv:2303.06349). The network is written once; stepping and
-unrolling differ only in the `Recur` that they hand to it.
+The recurrent layer is the LRU (Orvieto et al., 2023, arXiv:2303.06349). Stepping and unrolling share the network and
+differ only in the `Recur` that is passed to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Spec
 Recur = Callable[[Array, Array, Array], tuple[Array, Array]]
 """(state [H], decay [H], drive [..., H]) -> (next state [H], hidden [..., H]), complex."""
 
-# the ring of the eigenvalues at the start: time constants from 1.4 to 1,000 steps, with little rotation
+# the ring of the initial eigenvalues: time constants from 1.4 to 1,000 steps, with little rotation
 MIN_RADIUS, MAX_RADIUS, MAX_PHASE = 0.5, 0.999, math.pi / 10
 
 
@@ -33,10 +33,10 @@ def step_once(state: Array, decay: Array, drive: Array) -> tuple[Array, Array]:
 
 
 def scan_over(valid: Array) -> Recur:
-    """Builds the sequential form over a stream with gaps; `parallel_over` says the same.
+    """Builds the sequential form over a stream with invalid steps; equal to `parallel_over`.
 
     Args:
-      valid: [T]. Where it is zero the state stays as it is.
+      valid: [T]. Where it is zero the state is not updated.
     """
     keeps = valid[:, None] > 0
 
@@ -52,10 +52,10 @@ def scan_over(valid: Array) -> Recur:
 
 
 def parallel_over(valid: Array) -> Recur:
-    """Builds the parallel form over a stream with gaps: log2 T rounds of work, memory linear in T.
+    """Builds the parallel form over a stream with invalid steps: depth log2 T, memory linear in T.
 
     Args:
-      valid: [T]. Where it is zero the state stays as it is.
+      valid: [T]. Where it is zero the state is not updated.
     """
     keeps = valid[:, None] > 0
 
@@ -66,7 +66,7 @@ def parallel_over(valid: Array) -> Recur:
         factors = jnp.where(keeps, decay, 1.0)
         factors, sums = jax.lax.associative_scan(combine, (factors, jnp.where(keeps, drive, 0.0)))
         kept = factors * state + sums
-        # from the state before, not `kept`: an invalid step too says something, though nobody will remember it
+        # from the previous state, not `kept`: an invalid step also has an output, but does not update the state
         before = jnp.concatenate([state[None], kept[:-1]])
         return kept[-1], decay * before + drive
 
@@ -74,7 +74,7 @@ def parallel_over(valid: Array) -> Recur:
 
 
 def _log_decay_init(key: Key, shape: tuple[int, ...]) -> Array:
-    """Draws eigenvalues uniformly from the area of the ring; they are exp(-exp(log_decay)) in size."""
+    """Samples eigenvalues uniformly on the ring; their magnitudes are exp(-exp(log_decay))."""
     squared = jax.random.uniform(key, shape, minval=MIN_RADIUS**2, maxval=MAX_RADIUS**2)
     return jnp.log(-0.5 * jnp.log(squared))
 
@@ -84,7 +84,7 @@ def _log_phase_init(key: Key, shape: tuple[int, ...]) -> Array:
 
 
 class _LRUBlock(nn.Module):
-    """Normalise, remember, gate, add: [..., D] to [..., D]."""
+    """A residual block of layer norm, linear recurrence and gate: [..., D] to [..., D]."""
 
     hidden: int
 
@@ -94,7 +94,7 @@ class _LRUBlock(nn.Module):
         phase = jnp.exp(self.param("log_phase", _log_phase_init, (self.hidden,)))
         seen = nn.LayerNorm()(x)
         real, imaginary = jnp.split(nn.Dense(2 * self.hidden, use_bias=False)(seen), 2, axis=-1)
-        # √(1 - |λ|²): a slow state is driven gently, so that all states have the same size
+        # √(1 - |λ|²) scales the input, so that slow and fast states have the same magnitude
         scale = jnp.sqrt(-jnp.expm1(-2.0 * rate))
         drive = scale * jax.lax.complex(real, imaginary)
         state, hidden = recur(state, jnp.exp(jax.lax.complex(-rate, phase)), drive)
@@ -122,13 +122,12 @@ class _LinearRecurrent(nn.Module):
 def linear_recurrent_actor_critic(
     spec: Spec, hidden: int = 64, layers: int = 2, init_log_std: float = 0.0, parallel: bool | None = None
 ) -> Network:
-    """Builds a policy whose memory is stacked linear recurrences, for long trials.
+    """Builds a policy of stacked linear recurrent layers, for long trials.
 
     Args:
       hidden: width of the layers, and complex states in each.
-      layers: recurrent layers; with one, what is remembered could not depend on what was remembered before.
-      parallel: whether to unroll by an associative scan; by default everywhere but on a CPU, whose few cores do the
-        less work of a sequential scan sooner.
+      layers: recurrent layers; with a single one, updates of the state could not depend on the state.
+      parallel: whether to unroll by an associative scan; by default except on a CPU, where a sequential scan is faster.
     """
     module = _LinearRecurrent(spec, hidden, layers, init_log_std)
     run = cast(Callable[..., tuple[Carry, Output]], module.apply)

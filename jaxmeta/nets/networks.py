@@ -1,7 +1,6 @@
-"""Flax modules for policies, and the small interface through which learners use them.
+"""Flax modules for policies, and the interface through which learners use them.
 
-linen lives only in this folder: a learner needs `init` and `apply` over a pytree of params, and any pair of such
-functions will do.
+Only this package depends on linen: a learner needs `init` and `apply` over a pytree of params, from any library.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ class Network(NamedTuple):
     init: Callable[[Key], Params]
     apply: Callable[[Params, Carry, Input], tuple[Carry, Output]]
     initial_state: Callable[[], Carry]
-    """The carry at the begin of a stream; `()` for a policy without memory."""
+    """The carry at the start of a stream; `()` for a memoryless policy."""
     head: Callable[[Output], Any]
     unroll: Callable[[Params, Carry, Input, Array], Output] | None = None
-    """Optional form of `apply` over whole streams that is parallel in time: fresh carries [E, ...], inputs [T, E, ...]
-    and valid [T, E]. A step that is not valid says what it would say, and leaves no trace in what follows."""
+    """Optional: `apply` over whole streams, parallel in time; initial carries [E, ...], inputs [T, E, ...] and valid
+    [T, E]. Invalid steps have an output, but do not affect later steps."""
     values: Callable[[Params, Input, Array], Array] | None = None
-    """Optional values along whole streams, of a network which acts without them: inputs [T, E, ...] and valid [T, E]
-    -> [T, E]. `apply` and `unroll` then say zero."""
+    """Optional: values along whole streams, for a network that does not need them to act; inputs [T, E, ...] and valid
+    [T, E] -> [T, E]. The values of `apply` and `unroll` are then zero."""
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "swish": jax.nn.swish}
 
 
 class MLP(nn.Module):
-    """Dense layers, each with its activation."""
+    """Dense layers, each followed by the activation."""
 
     hidden: Sequence[int]
     activation: str
@@ -56,7 +55,7 @@ class MLP(nn.Module):
 
 
 class MLPWithOutput(nn.Module):
-    """Dense layers with relu, and a linear one."""
+    """Dense layers with relu, and a linear output layer."""
 
     hidden: Sequence[int]
     outputs: int
@@ -68,9 +67,9 @@ class MLPWithOutput(nn.Module):
 
 
 class _ActionHead(nn.Module):
-    """Distribution params from features: logits, or a mean and a state-independent log deviation.
+    """Distribution params from features: logits, or a mean and a state-independent log standard deviation.
 
-    The logits of several choices are concatenated.
+    The logits of multi-discrete actions are concatenated.
     """
 
     action: Action
@@ -79,7 +78,7 @@ class _ActionHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Any:
-        # a small last layer: the first policy does not depend much on what it sees
+        # a small initial output layer: the initial policy hardly depends on the observation
         small = orthogonal(0.01)
         if isinstance(self.action, Discrete):
             return nn.Dense(self.action.num, kernel_init=small)(x)
@@ -113,16 +112,16 @@ class _FeedForward(nn.Module):
 def policy_and_value(features: Array, spec: Spec, init_log_std: float) -> Output:
     """Adds linear policy and value heads to features [..., D]; to be called inside a compact linen module."""
     dist = _ActionHead(spec.action, init_log_std)(features)
-    # zero at first: what an untrained value says of a step would be taken for the merit of the action before it
+    # initialised to zero: an untrained critic would bias the advantages
     return Output(dist=dist, value=nn.Dense(1, kernel_init=nn.initializers.zeros)(features)[..., 0])
 
 
 def encode_input(inputs: Input, spec: Spec) -> Array:
-    """Lays an input out as one vector for a memory: observation, previous action, reward, end flag, first flag.
+    """Concatenates an input to one vector for a recurrent policy: observation, previous action, reward, done, first.
 
-    The observation is one float32 array; `encoded` makes it one.
+    The observation must be one float32 array, see `encoded`.
 
-    A discrete previous action is one-hot; at the first step, where there is none, it is all zero.
+    A discrete previous action is one-hot; at the first step it is all zero.
     """
     action = action_vector(inputs.prev_action, spec.action)
     if isinstance(spec.action, Discrete | MultiDiscrete):
@@ -140,14 +139,16 @@ def actor_critic(
     action_scale: float = 1.0,
     value: bool = False,
 ) -> Network:
-    """Builds a memoryless policy: an MLP on the observation, and another one for the value if asked.
+    """Builds a memoryless policy: an MLP on the observation, and a second MLP for the value if `value`.
+
+        policy = inner.policy(nets.actor_critic(family.env.spec, hidden=(64, 64)))
 
     Args:
       hidden: widths of the hidden layers.
       activation: one of `ACTIVATIONS`.
-      init_log_std: log deviation of a Gaussian policy at the start, the same in every state.
-      action_scale: size of a continuous action in the policy's own units, for environments whose actions are far from
-        1: mean and deviation are multiplied by it.
+      init_log_std: initial log standard deviation of a Gaussian policy, the same in every state.
+      action_scale: factor of mean and standard deviation of continuous actions, for environments whose actions are far
+        from 1 in magnitude.
       value: whether to predict a value; else it is zero.
     """
     module = _FeedForward(spec, tuple(hidden), activation, init_log_std, action_scale, value)
@@ -164,7 +165,7 @@ def actor_critic(
 
 
 def scale_value(network: Network, scale: float) -> Network:
-    """Multiplies the values that a network predicts, so that predictions of the size of `scale` are easy to learn."""
+    """Multiplies a network's values by `scale`, so that returns of that magnitude are easy to fit."""
 
     def scaled(output: Output) -> Output:
         return output.replace(value=scale * output.value)
@@ -182,11 +183,11 @@ def scale_value(network: Network, scale: float) -> Network:
 
 
 def with_context(make: Callable[[Spec], Network], spec: Spec, size: int) -> Network:
-    """Lets a policy see, beside the observation, some numbers of its own: the params `context`, zero at first.
+    """Concatenates CAVIA's context parameters to the policy's observation: the params `context`, initially zero.
 
     Args:
       make: builds the policy for a spec.
-      size: how many numbers.
+      size: number of context parameters.
 
     Raises:
       ValueError: if an observation is not one float32 array.
@@ -214,10 +215,10 @@ def with_context(make: Callable[[Spec], Network], spec: Spec, size: int) -> Netw
 
 
 def separate_value(policy: Network, value: Network) -> Network:
-    """Takes the actions from one network and the values from another, which share nothing.
+    """Combines a policy network and a value network without shared params.
 
-    An outer loop can then fit the values without moving the policy. Nobody needs them to act: if the value network has
-    a form that is parallel in time, that computes them, for all steps of a stream at once (`Network.values`).
+    An outer loop can then fit the values without changing the policy. If both networks have an `unroll`, the values are
+    not computed while acting, but for all steps of a stream at once (`Network.values`).
     """
     parallel_policy, parallel_value = policy.unroll, value.unroll
 

@@ -1,7 +1,7 @@
-"""Encoders of observations that are not one float32 array, and the mask of invalid actions.
+"""Encoders of observations that are not one float32 array, and masking of invalid actions.
 
-A network is written for one float32 vector. `encoded` puts an encoder before it where observations are something else:
-a small convolutional network for images, concatenation for dicts. Nothing changes where they are one float32 array.
+Networks take one float32 vector. `encoded` puts an encoder in front for other observations: a small convolutional
+network for images, concatenation for dicts. It changes nothing if the observation is one float32 array.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ P = ParamSpec("P")
 N = TypeVar("N")
 
 SMALLEST_IMAGE = 8
-"""Pixels along a side from which on bytes [H, W, C] are an image."""
+"""Smallest height and width of uint8 [H, W, C] that count as an image."""
 IMAGE_FEATURES = 64
-"""Numbers that an image is encoded to."""
+"""Features that an image is encoded to."""
 INVALID = -1e30
 """Logit of an invalid action: its probability is exactly 0. Minus infinity would make gradients of entropy NaN."""
 
 
 def is_image(form: jax.ShapeDtypeStruct) -> bool:
-    """Whether an array of an observation is an image: bytes [H, W, C], both sides at least `SMALLEST_IMAGE`."""
+    """Returns whether an array is an image: uint8 [H, W, C], with H and W at least `SMALLEST_IMAGE`."""
     return form.dtype == jnp.uint8 and len(form.shape) == 3 and min(form.shape[:2]) >= SMALLEST_IMAGE
 
 
 def action_vector(action: Array, space: Any) -> Array:
-    """Lays an action out as a vector: one-hot if it is discrete, the concatenation of these if there are several."""
+    """Encodes an action as a vector: one-hot if it is discrete, concatenated one-hot vectors if multi-discrete."""
     if isinstance(space, Discrete):
         return jax.nn.one_hot(action, space.num)
     if isinstance(space, MultiDiscrete):
@@ -45,13 +45,13 @@ def action_vector(action: Array, space: Any) -> Array:
 
 
 def vector_size(spec: Spec, reader: str) -> int:
-    """Counts the numbers of an observation, for those who read one float32 array only.
+    """Returns the size of an observation, for networks that accept one float32 array only.
 
     Args:
-      reader: who that is, for the message.
+      reader: name of the network, for the message.
 
     Raises:
-      ValueError: if an observation is something else.
+      ValueError: if an observation is not one float32 array.
     """
     if not spec.is_plain:
         raise ValueError(
@@ -62,7 +62,7 @@ def vector_size(spec: Spec, reader: str) -> int:
 
 
 class _Convolutions(nn.Module):
-    """Bytes [H, W, C] to features: halved by convolutions until a side has about 4 pixels, then a dense layer."""
+    """Images, uint8 [H, W, C], to features: strided convolutions down to about 4 pixels a side, then a dense layer."""
 
     features: int
 
@@ -77,7 +77,7 @@ class _Convolutions(nn.Module):
 class ObservationEncoder(nn.Module):
     """Encodes an observation as one float32 vector: images by convolutions, all else flattened and cast.
 
-    Integers that are codes of categories belong into the observation as one-hot vectors. An action mask is left out.
+    Categorical integers should be one-hot in the observation. The action mask is left out.
     """
 
     spec: Spec
@@ -94,7 +94,7 @@ class ObservationEncoder(nn.Module):
 
 
 def any_observation(make: Callable[Concatenate[Spec, P], N]) -> Callable[Concatenate[Spec, P], N]:
-    """Makes a builder of networks, whose first argument is the spec, accept any observation: see `encoded`."""
+    """Decorates a builder of networks, whose first argument is the spec, to accept any observation: `encoded`."""
 
     @functools.wraps(make)
     def build(spec: Spec, *args: P.args, **kwargs: P.kwargs) -> N:
@@ -104,11 +104,11 @@ def any_observation(make: Callable[Concatenate[Spec, P], N]) -> Callable[Concate
 
 
 def encoded(make: Callable[[Spec], Any], spec: Spec) -> Any:
-    """Builds a `Network` behind an encoder of observations, which masks invalid actions.
+    """Builds a `Network` with an observation encoder in front, and masks invalid actions.
 
     Args:
       make: builds a network for a spec with one float32 array.
-      spec: where it has one already, the network is `make(spec)`, and nothing is put before it. Else the params are
+      spec: if its observation is one float32 array already, the result is `make(spec)`. Else the params are
         `{"encoder": ..., "network": ...}`.
     """
     if spec.is_plain:
@@ -116,14 +116,14 @@ def encoded(make: Callable[[Spec], Any], spec: Spec) -> Any:
     module, example = ObservationEncoder(spec), spec.example_obs()
     size = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), example)[0]).shape[0]
     if not size:
-        raise ValueError(f"tasks.observation is {spec.observation}; beside the action mask there is nothing to observe")
+        raise ValueError(f"tasks.observation is {spec.observation}; there is nothing to observe but the action mask")
     network = make(dataclasses.replace(spec, observation=(size,), action_mask=None))
 
     def encode(params: Params, inputs: Input, batch_axes: int = 0) -> Input:
         run: Callable[[Any], Array] = lambda obs: cast(Array, module.apply(params["encoder"], obs))  # noqa: E731
         for _ in range(batch_axes):
             run = jax.vmap(run)
-        # no network reads it, and it would have to be encoded too
+        # no network reads it, and it would need encoding too
         return inputs.replace(obs=run(inputs.obs), prev_next_obs=())
 
     def masked(output: Output, inputs: Input) -> Output:
@@ -154,9 +154,9 @@ def encoded(make: Callable[[Spec], Any], spec: Spec) -> Any:
 
 
 def mask_logits(logits: Array, mask: Array, spec: Spec) -> Array:
-    """Gives the logits [..., num] of invalid actions, where `mask` is false, a probability of exactly 0.
+    """Masks logits [..., num] so that actions where `mask` is false have probability exactly 0.
 
-    Where no action of a choice is valid, as at steps that are not valid themselves, all are.
+    If the mask of a choice is all false, as at invalid steps, it is ignored.
     """
     nums = spec.action.nums if isinstance(spec.action, MultiDiscrete) else (logits.shape[-1],)
     ends = [sum(nums[: index + 1]) for index in range(len(nums))]

@@ -1,4 +1,4 @@
-"""Orthogonal initial weights, also where many networks are drawn side by side."""
+"""Orthogonal initialisation that also works under vmap over many networks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from jaxmeta.types import Array, Key
 def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     """Builds an initialiser of orthogonal matrices (Saxe et al., 2014, arXiv:1312.6120), times `scale`.
 
-    Under `vmap` they are drawn one after the other: the batched decompositions behind them wait for each other on the
-    devices of a CPU, for ever.
+    Under `vmap` it runs sequentially: batched QR decompositions deadlock on several CPU devices.
     """
     draw = nn.initializers.orthogonal(scale)
 

@@ -1,4 +1,4 @@
-"""Networks that predict targets from inputs: what supervised learners adapt."""
+"""Networks for supervised learners, which predict targets from inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxmeta.types import Array, Key, Params
 
 
 class Predictor(NamedTuple):
-    """A function with params, on a batch of examples."""
+    """A predictor of a batch of examples, as pure functions."""
 
     init: Callable[[Key], Params]
     apply: Callable[[Params, Array], Array]
@@ -44,9 +44,9 @@ def perceptron(
 
     Args:
       size: length of an input.
-      hidden: widths of the hidden layers; what follows them is named "head".
+      hidden: widths of the hidden layers; the output layer is named "head".
       activation: one of `ACTIVATIONS`.
-      context: length of further inputs that are params, zero at first and the same for all examples.
+      context: number of CAVIA's context parameters, which are concatenated to all inputs and initially zero.
     """
     module = _Perceptron(outputs, tuple(hidden), activation, context)
     return Predictor(
@@ -56,7 +56,7 @@ def perceptron(
 
 
 def linear(size: int, outputs: int, init_scale: float = 0.01) -> Predictor:
-    """Builds a linear function without bias, from params that are normal with deviation `init_scale`."""
+    """Builds a linear function without bias; its initial params are N(0, init_scale²)."""
     return Predictor(
         init=lambda key: {"kernel": init_scale * jax.random.normal(key, (size, outputs))},
         apply=lambda params, inputs: inputs @ params["kernel"],

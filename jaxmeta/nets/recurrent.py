@@ -1,4 +1,4 @@
-"""Policies with a recurrent state."""
+"""Recurrent policies: GRU, LSTM, and the other cells by name."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ State = tuple[Array, ...]
 
 
 class Cell(NamedTuple):
-    """What is particular to a kind of recurrent state of size H."""
+    """The definition of a recurrent cell with hidden size H."""
 
     gates: int
-    """Products that it needs of the input, [gates x H], and as many of the state."""
+    """Number of gates: the input and the hidden state are each projected to [gates x H]."""
     keeps: int
-    """Which of them decides how much of the state is kept."""
+    """Index of the gate that keeps the state (the update or forget gate)."""
     admits: int | None
-    """Which of them decides how much is added; None where that is what is not kept."""
+    """Index of the input gate; None if it is one minus the gate that keeps."""
     states: int
-    """Arrays [H] that the state is made of; the last one is what the policy sees."""
+    """Number of arrays [H] in the state; the last one is the hidden state that the policy reads."""
     advance: Callable[[State, Array, Array], State]
-    """(state, products of the input, products of the last array of the state) -> next state."""
+    """(state, projected input, projected hidden state) -> next state."""
 
 
 def _gru(state: State, drive: Array, recurrent: Array) -> State:
@@ -70,19 +70,19 @@ class _Recurrent(nn.Module):
     @nn.compact
     def __call__(self, state: State, inputs: Input) -> tuple[State, Output]:
         seen = encode_input(inputs, self.spec)
-        state = remember(CELLS[self.cell], self.hidden, self.length, state, seen)
+        state = advance_state(CELLS[self.cell], self.hidden, self.length, state, seen)
         features = state[-1]
         if self.readout:
             features = MLP(self.readout, "relu", math.sqrt(2.0))(jnp.concatenate([features, seen]))
         return state, policy_and_value(features, self.spec, self.init_log_std)
 
 
-def remember(cell: Cell, hidden: int, length: int, state: State, seen: Array) -> State:
-    """Takes what is seen, [D], into a recurrent state; to be called inside a compact linen module.
+def advance_state(cell: Cell, hidden: int, length: int, state: State, seen: Array) -> State:
+    """Updates a recurrent state with an input [D]; to be called inside a compact linen module.
 
     Args:
       hidden: size of the state.
-      length: steps over which units of the state last at first, at most.
+      length: largest initial time constant of the units, in steps.
     """
     size = cell.gates * hidden
     drive = nn.Dense(size, bias_init=_lasting(cell, hidden, length))(seen)
@@ -91,11 +91,11 @@ def remember(cell: Cell, hidden: int, length: int, state: State, seen: Array) ->
 
 
 def _lasting(cell: Cell, hidden: int, length: int) -> Callable[..., Array]:
-    """Draws biases with which memories last from 2 to `length` steps at first; those of other gates are zero.
+    """Chrono initialisation: gate biases with time constants from 2 to `length` steps; other biases are zero.
 
-    With the usual zero a state halves at every step: what happened an episode ago could not be told from noise, and
-    nothing would be learned from it (Tallec and Ollivier, 2018, arXiv:1804.11188). What lasts longer is admitted less,
-    else it would add up until the state is saturated.
+    With the usual zero bias a state halves at every step, so that the gradient of past episodes vanishes (Tallec and
+    Ollivier, 2018, arXiv:1804.11188). The input gate is smaller for longer time constants, else the state would
+    saturate.
     """
 
     def init(key: Key, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
@@ -126,21 +126,20 @@ def recurrent_actor_critic(
     length: int = 1,
     readout: Sequence[int] = (),
 ) -> Network:
-    """Builds a policy with memory: a recurrent state that sees the whole `Input`, with linear policy and value heads.
+    """Builds a recurrent policy on the whole `Input`, with linear policy and value heads.
 
     Args:
-      cell: `gru` or `lstm`; `lru`, linear recurrences, or `associative`, tables of fast weights: these two can unroll
-        in parallel over time.
-      hidden: size of the state; for `associative`, width of the layers around its tables.
-      length: steps of a trial. At first the units of a `gru` or `lstm` keep what they saw for times between 2 steps and
-        that many.
-      readout: widths of hidden layers that look the state and the input up together before the heads. A linear head
-        cannot ask the state for what belongs to the present observation; the other cells have such layers of their own.
+      cell: `gru` or `lstm`; `lru` (linear recurrent units) or `associative` (fast weights), which can unroll in
+        parallel over time.
+      hidden: size of the state; for `associative`, width of the layers around the memory.
+      length: steps of a trial. The initial time constants of a `gru` or `lstm` range from 2 to this many steps.
+      readout: widths of hidden layers between state and heads, whose input is the state and the policy input. A linear
+        head cannot combine the two; the other cells have such layers already.
     """
     whole = {"lru": linear_recurrent_actor_critic, "associative": associative_actor_critic}
     if cell in whole:
         if readout:
-            raise ValueError(f"readout is {tuple(readout)}; cell {cell} has layers of its own, leave it ()")
+            raise ValueError(f"readout is {tuple(readout)}; cell {cell} has its own output layers, leave it ()")
         return whole[cell](spec, hidden, init_log_std=init_log_std)
     if cell not in CELLS:
         raise ValueError(f"cell is {cell!r}; known cells: {', '.join(map(repr, (*CELLS, *whole)))}")

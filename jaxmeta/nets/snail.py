@@ -1,7 +1,7 @@
-"""SNAIL: causal convolutions gather experience, attention picks from it (Mishra et al., 2018, arXiv:1707.03141).
+"""SNAIL: temporal convolutions and causal attention (Mishra et al., 2018, arXiv:1707.03141).
 
-The network is written once. Stepping and unrolling differ only in how a layer looks back: into a cache, or along the
-sequence. That is the `_Past` that they hand to it.
+Stepping and unrolling share the network and differ only in how a layer accesses the past: from a cache, or along the
+sequence. That is the `_Past` that is passed to it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from jaxmeta.nets.observations import any_observation
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
 
 UNSEEN = -1e30
-"""Logit of what is not seen: its weight is exactly 0. With infinity attention takes longer on a CPU."""
+"""Logit of masked steps: their attention weight is exactly 0. Minus infinity is slower on a CPU."""
 
 
 class SnailState(struct.PyTreeNode):
-    """What a stream remembers."""
+    """The recurrent state of a stream: the caches."""
 
     time: Array
-    """Steps so far, int32 scalar."""
+    """Number of steps so far, int32 scalar."""
     rings: tuple[Array, ...]
-    """By convolution: its view of the last `dilation` inputs, [dilation, 2 x filters]; a ring buffer."""
+    """For each convolution, its projections of the last `dilation` inputs, [dilation, 2 x filters]; a ring buffer."""
     keys: Array
     """[heads, length, key size], a ring buffer of each head."""
     values: Array
@@ -39,12 +39,12 @@ class SnailState(struct.PyTreeNode):
 
 
 class _Past(NamedTuple):
-    """How layers look back. In the parallel form there are no caches: they are None."""
+    """How layers access the past. In the parallel form the caches are None."""
 
     shift: Callable[[Any, Array, int], tuple[Any, Array]]
-    """(ring, x [..., D], steps) -> (ring, what x was so many steps ago, [..., D]; zero before the first)."""
+    """(ring, x [..., D], steps) -> (ring, x delayed by that many steps, [..., D], zero before the first step)."""
     attend: Callable[[Any, Array, Array, Array], tuple[Any, Array]]
-    """(cache, query [..., H, K], key [..., H, K], value [..., H, V]) -> (cache, what the queries read [..., H, V])."""
+    """(cache, query [..., H, K], key [..., H, K], value [..., H, V]) -> (cache, attention output [..., H, V])."""
 
 
 def _stepwise(time: Array, length: int) -> _Past:
@@ -63,19 +63,18 @@ def _stepwise(time: Array, length: int) -> _Past:
 def _put(ring: Array, slot: Array, new: Array) -> Array:
     """Writes `new` [D] to a slot of a ring [N, D].
 
-    All of it is written: attention reads as much at every step anyway, and a scatter, which this would be when batched
-    over streams, takes longer on a CPU.
+    It rewrites the whole ring, as attention reads all of it at every step anyway; a batched scatter is slower on a CPU.
     """
     return jnp.where((jnp.arange(len(ring)) == slot)[:, None], new, ring)
 
 
 def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
-    """Looks back along a stream.
+    """Accesses the past along a stream.
 
     Args:
       valid: [T].
-      length: how far attention reaches, in steps.
-      gaps: whether there can be invalid steps; they are skipped, as if the valid ones followed each other.
+      length: window of the attention, in steps.
+      gaps: whether there can be invalid steps, which are skipped.
     """
     times = jnp.arange(valid.shape[0])
     happened = valid > 0
@@ -103,9 +102,10 @@ def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
 
 
 def _read(query: Array, keys: Array, values: Array, seen: Array) -> Array:
-    """Attends with one query [K] to those of keys [T, K] and values [T, V] that are seen [T]; returns [V].
+    """Attends with one query [K] to keys [T, K] and values [T, V] where `seen` [T] is true; returns [V].
 
-    At least one must be seen. It is softmax, but divides what was read instead of the many weights, which is faster.
+    At least one step must be seen. It is softmax attention, but normalises the output, not the weights, which is
+    faster.
     """
     logits = jnp.where(seen, keys @ (query / math.sqrt(query.shape[-1])), UNSEEN)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max()))
@@ -113,12 +113,12 @@ def _read(query: Array, keys: Array, values: Array, seen: Array) -> Array:
 
 
 def _lecun(gain: float):
-    """Returns LeCun's initialiser, which is that of `nn.Dense`, with weights that are `gain` times as large."""
+    """Returns LeCun's initialiser, the default of `nn.Dense`, with weights multiplied by `gain`."""
     return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
 
 
 class _DenseBlock(nn.Module):
-    """A causal convolution of kernel size 2, gated, joined to what it saw: [..., D] to [..., D + filters]."""
+    """A gated causal convolution of kernel size 2, concatenated to its input: [..., D] to [..., D + filters]."""
 
     filters: int
     dilation: int
@@ -128,7 +128,7 @@ class _DenseBlock(nn.Module):
         # half the variance each: together the two taps are one kernel with twice the inputs
         half = _lecun(0.5**0.5)
         now = nn.Dense(2 * self.filters, kernel_init=half, name="now")(x)
-        # what is kept is the product, not its many inputs: these grow from layer to layer
+        # caches the projection, not its inputs, which grow from layer to layer
         ring, then = past.shift(
             ring, nn.Dense(2 * self.filters, use_bias=False, kernel_init=half, name="then")(x), self.dilation
         )
@@ -137,7 +137,7 @@ class _DenseBlock(nn.Module):
 
 
 class _AttentionBlock(nn.Module):
-    """Causal attention, joined to what it saw: [..., D] to [..., D + heads x value size]."""
+    """Causal attention, concatenated to its input: [..., D] to [..., D + heads x value size]."""
 
     heads: int
     key_size: int
@@ -193,13 +193,13 @@ def snail_actor_critic(
     init_gain: float = 1.0,
     heads: int = 1,
 ) -> Network:
-    """Builds SNAIL as its paper has it for bandits and MDPs: temporal convolutions, twice, and attention on top.
+    """Builds SNAIL as in its paper's bandits and MDPs: two temporal-convolution blocks, and attention on top.
 
-    A temporal-convolution block is ⌈log2 length⌉ dense blocks of dilations 1, 2, 4, ...: its last layer sees the whole
-    trial. With fewer only attention does. A trial may be longer than `length`; attention then reaches back over the
-    last `length` steps.
+    A temporal-convolution block has ⌈log2 length⌉ dense blocks of dilations 1, 2, 4, ..., so that its receptive field
+    is the whole trial. With fewer dense blocks only attention covers it. In trials longer than `length` attention
+    covers the last `length` steps.
 
-    It has more than eight parameters as the paper has as many sizes.
+    It has more than eight parameters because the paper has that many sizes.
 
     Args:
       length: steps of the longest trial, episodes x horizon.
@@ -207,17 +207,17 @@ def snail_actor_critic(
       tc_blocks: temporal-convolution blocks.
       key_size: width of the keys and queries of a head.
       value_size: width of the values of a head.
-      readout: widths of hidden layers between attention and policy or value, joined to what they see. Attention reads
-        averages, and a linear head cannot divide one by another, such as an arm's rewards by its pulls.
+      readout: widths of hidden layers between attention and heads, concatenated to their input. Attention outputs are
+        averages, and a linear head cannot divide them, such as an arm's rewards by its pulls.
       layers: dense blocks per temporal-convolution block, if not ⌈log2 length⌉.
-      init_gain: how much larger the first layer's weights and those of keys and queries are at first than LeCun's.
-        Inputs that are one-hot are nearly all zero, so that at 1 all keys are small, attention is even, and hundreds of
-        updates pass before it begins to tell one step from another.
-      heads: number of heads of the attention; one in the paper. One reads one average, such as over all actions in a
-        state; with as many as there are actions each can look up one action.
+      init_gain: factor of LeCun's initialisation for the first layer, keys and queries. One-hot inputs are nearly all
+        zero: with 1 all keys are small, the initial attention is uniform, and it takes hundreds of updates to become
+        selective.
+      heads: number of attention heads; one in the paper. One head computes one average, such as over all actions in a
+        state; with one head per action, each can look up one action.
     """
     if length < 1:
-        raise ValueError(f"length is {length}; a trial has at least 1 step")
+        raise ValueError(f"length is {length}; it must be at least 1")
     layers = (length - 1).bit_length() if layers is None else layers
     dilations = tuple(2**layer for layer in range(layers)) * tc_blocks
     module = _Snail(spec, filters, dilations, heads, key_size, value_size, tuple(readout), init_log_std, init_gain)

@@ -1,4 +1,4 @@
-"""Actor and twin critics of soft actor-critic, told what is known of the task as a vector z."""
+"""Actor and twin critics of soft actor-critic, conditioned on a latent task variable z."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG_SCALE_BOUNDS = (-20.0, 2.0)
 
 
 class SoftActorCritic(NamedTuple):
-    """Pure functions on observations and tasks with any leading axes, the same for all arguments."""
+    """Pure functions with any leading axes, the same for all arguments."""
 
     init_actor: Callable[[Key], Params]
     init_critics: Callable[[Key], Params]
@@ -27,21 +27,22 @@ class SoftActorCritic(NamedTuple):
     critics: Callable[[Params, Array, Array, Array], tuple[Array, Array]]
     """(params, obs, action [..., A] in units of `action_scale`, z) -> two estimates of the return, [...]."""
     action_scale: float
-    """Half side of the box of actions. Losses are in units of it: else entropy would depend on what a metre is."""
+    """Actions lie in [-action_scale, action_scale]. Losses use actions in units of it, so that the entropy does not
+    depend on the unit of actions."""
 
 
 class SoftActorCriticParams(struct.PyTreeNode):
-    """What soft actor-critic learns, told of its task by an encoder."""
+    """Params of soft actor-critic and of its encoder."""
 
     encoder: Params
     actor: Params
     critics: Params
     log_temperature: Array
-    """Logarithm of the price of entropy, scalar."""
+    """Logarithm of the entropy coefficient, scalar."""
 
 
 class _Layers(nn.Module):
-    """Dense layers with relu, and a linear one that starts small."""
+    """Dense layers with relu, and a linear output layer with small initial weights."""
 
     hidden: Sequence[int]
     outputs: int
@@ -54,26 +55,26 @@ class _Layers(nn.Module):
 
 
 def _near_zero(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    # of either sign: linen's own uniform is positive, which would prefer large actions and values
+    # symmetric: linen's uniform initialiser is positive, which would favour large actions and values
     return jax.random.uniform(key, shape, dtype, -3e-3, 3e-3)
 
 
 def soft_actor_critic(
     spec: Spec, latent_size: int = 0, hidden: Sequence[int] = (300, 300, 300), action_scale: float | None = None
 ) -> SoftActorCritic:
-    """Builds an actor and two critics that share nothing.
+    """Builds an actor and two critics without shared params.
 
     Args:
-      latent_size: length of z; 0 for agents that are told nothing.
-      hidden: widths of the hidden layers, of each of the three networks.
-      action_scale: half side of the box of actions that the actor can take; by default the environment's limit.
+      latent_size: length of z; 0 without conditioning.
+      hidden: widths of the hidden layers of each of the three networks.
+      action_scale: the actor's actions lie in [-action_scale, action_scale]; by default the environment's limit.
 
     Raises:
-      ValueError: if actions are not real vectors, or an observation is not one float32 array.
+      ValueError: if actions are not continuous, or an observation is not one float32 array.
     """
     if not isinstance(spec.action, Continuous):
         kind = f"one of {spec.action.num} choices" if isinstance(spec.action, Discrete) else f"{spec.action}"
-        raise ValueError(f"tasks.action is {kind}; soft actor-critic needs real vectors")
+        raise ValueError(f"tasks.action is {kind}; soft actor-critic needs continuous actions")
     size, obs_size = spec.action.size, vector_size(spec, "soft actor-critic")
     actor, critic = _Layers(tuple(hidden), 2 * size), _Layers(tuple(hidden), 1)
     obs, action, z = jnp.zeros(obs_size), jnp.zeros(size), jnp.zeros(latent_size)

@@ -1,7 +1,7 @@
-"""Networks of a variational belief: a recurrent encoder of experience, and decoders of what it says of the task.
+"""VariBAD's variational autoencoder: a recurrent encoder of experience, and decoders of rewards and states.
 
-The encoder turns transitions (action, reward, next observation) one by one into posteriors over a latent description z
-of the task; the decoders say how likely the transitions of a trial are, past and future, if z is what the task is.
+The encoder computes a posterior over a latent task variable z after every transition (action, reward, next
+observation). The decoders compute the likelihood of the trial's transitions, past and future, given z.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flax import struct
 
 from jaxmeta.nets.networks import MLPWithOutput
 from jaxmeta.nets.observations import action_vector, vector_size
-from jaxmeta.nets.recurrent import CELLS, remember
+from jaxmeta.nets.recurrent import CELLS, advance_state
 from jaxmeta.types import Array, Key, Params, Spec
 
 
@@ -25,37 +25,37 @@ class Posterior(struct.PyTreeNode):
 
     mean: Array
     log_var: Array
-    """Logarithm of the variance: the deviation is exp(log_var / 2)."""
+    """Logarithm of the variance; the standard deviation is exp(log_var / 2)."""
 
     def sample(self, noise: Array) -> Array:
-        """Turns standard normal noise [..., L] into a draw of z."""
+        """Reparameterises standard normal noise [..., L] to a sample of z."""
         return self.mean + jnp.exp(0.5 * self.log_var) * noise
 
 
 class BeliefEncoder(NamedTuple):
-    """A belief that experience is fed to, as pure functions, unbatched."""
+    """A recurrent encoder, as pure functions, unbatched."""
 
     size: int
     """L, the length of z."""
     init: Callable[[Key], Params]
     start: Callable[[Params], tuple[Any, Posterior]]
-    """The state before any experience, and the prior: what is read off that state."""
+    """The initial state, and the prior computed from it."""
     update: Callable[[Params, Any, Array, Array, Array], tuple[Any, Posterior]]
-    """(params, state, action, reward, next_obs) -> state and posterior after one more transition."""
+    """(params, state, action, reward, next_obs) -> (state, posterior) after one more transition."""
 
 
 class BeliefDecoder(NamedTuple):
-    """What z says of transitions, as pure functions of one z [L]."""
+    """A decoder, as pure functions of one z [L]."""
 
     init: Callable[[Key], Params]
     log_likelihood: Callable[[Params, Array, Array, Array, Array, Array], Array]
     """(params, z, obs, action, reward, next_obs), the last four [T, ...] -> log-likelihood of each step, [T]."""
     cells: Callable[[Params, Array], Array] | None = None
-    """(params, z) -> for every cell the logit that its reward is the goal's, [C]; None for decoders without cells."""
+    """(params, z) -> the logit of every cell to be the goal, [C]; None for decoders without cells."""
 
 
 class _Memory(nn.Module):
-    """Embeds the parts of a transition and takes them into the recurrent state."""
+    """Embeds the parts of a transition and updates the recurrent state with them."""
 
     action: Any
     hidden: int
@@ -67,19 +67,19 @@ class _Memory(nn.Module):
         parts = (action_vector(action, self.action), reward[None], next_obs.reshape(-1))
         sized = [(part, size) for part, size in zip(parts, self.embeddings, strict=True) if size]
         seen = [jax.nn.relu(nn.Dense(size)(part)) for part, size in sized]
-        return cast(tuple[Array], remember(CELLS["gru"], self.hidden, self.length, state, jnp.concatenate(seen)))
+        return cast(tuple[Array], advance_state(CELLS["gru"], self.hidden, self.length, state, jnp.concatenate(seen)))
 
 
 def recurrent_belief(
     spec: Spec, size: int = 5, hidden: int = 64, embeddings: tuple[int, int, int] = (8, 8, 8), length: int = 1
 ) -> BeliefEncoder:
-    """Builds a GRU that reads transitions, with linear heads for the mean and the log-variance of z.
+    """Builds a GRU over transitions, with linear heads for the mean and the log-variance of z.
 
     Args:
       size: length of z.
-      hidden: size of the recurrent state, which begins at zero.
-      embeddings: sizes that action, reward and next observation are brought to first; what has 0 is not seen.
-      length: steps of a trial, over which units of the state last at first, at most.
+      hidden: size of the recurrent state, which is initially zero.
+      embeddings: embedding sizes of action, reward and next observation; 0 leaves the part out.
+      length: steps of a trial, the largest initial time constant of the units.
 
     Raises:
       ValueError: if an observation is not one float32 array.
@@ -107,12 +107,12 @@ def recurrent_belief(
 def reward_decoder(
     spec: Spec, size: int, hidden: Sequence[int] = (32, 32), from_transition: bool = True
 ) -> BeliefDecoder:
-    """Builds a decoder that predicts the reward of a step: a Gaussian of unit variance, without its constant.
+    """Builds a decoder of rewards, with a Gaussian likelihood of unit variance without its constant.
 
     Args:
       size: length of z.
       hidden: widths of the hidden layers.
-      from_transition: whether it is told observation and action too, or only what the step led to.
+      from_transition: whether it is conditioned on observation, action and next observation, or on the last only.
     """
     module, example = MLPWithOutput(tuple(hidden), 1), spec.example_input()
 
@@ -131,12 +131,12 @@ def reward_decoder(
 def cell_decoder(
     num_cells: int, cell_of: Callable[[Array], Array], size: int, hidden: Sequence[int] = (32, 32)
 ) -> BeliefDecoder:
-    """Builds a decoder that says of every cell of a grid at once, from z alone, whether the goal is there.
+    """Builds a decoder that predicts for all cells of a grid at once, from z alone, whether the goal is there.
 
-    The reward of a step is a Bernoulli variable, above zero or not, of the cell that the step ended on.
+    The likelihood of a reward is Bernoulli: whether it is positive, given the cell of the next observation.
 
     Args:
-      cell_of: gives the number of the cell that an observation shows.
+      cell_of: returns the index of the cell of an observation.
       size: length of z.
       hidden: widths of the hidden layers.
     """
@@ -146,7 +146,7 @@ def cell_decoder(
         return cast(Array, module.apply(params, z))
 
     def log_likelihood(params: Params, z: Array, obs: Array, action: Array, reward: Array, next_obs: Array) -> Array:
-        # a product with one-hot rows: its derivative is one too, that of a gather would be scattered
+        # a product with one-hot rows: its derivative is a product too, where that of a gather is a slow scatter
         logit = jax.nn.one_hot(jax.vmap(cell_of)(next_obs), num_cells) @ cells(params, z)
         return jax.nn.log_sigmoid(jnp.where(reward > 0, logit, -logit))
 
@@ -154,7 +154,7 @@ def cell_decoder(
 
 
 def state_decoder(spec: Spec, size: int, hidden: Sequence[int] = (32, 32)) -> BeliefDecoder:
-    """Builds a decoder that predicts what a step leads to: a Gaussian of unit variance, without its constant.
+    """Builds a decoder of next observations, with a Gaussian likelihood of unit variance without its constant.
 
     Args:
       size: length of z.

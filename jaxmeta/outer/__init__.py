@@ -1,4 +1,4 @@
-"""The outer loop: one meta-update, and its samplers, sources, aggregates and improvements."""
+"""The outer loop: one meta-update, and its parts: samplers, sources, aggregates and improvements."""
 
 from jaxmeta.core.learner import Info
 from jaxmeta.outer.aggregates import Aggregate, Gradient, combined, masked, mean, per_task

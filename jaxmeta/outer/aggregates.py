@@ -1,7 +1,7 @@
-"""Aggregates: how the gradients of single tasks become one.
+"""Aggregates: combine the gradients of the tasks into one.
 
-An aggregate receives the loss of one task and decides itself how to differentiate it, so a mean can stream through the
-tasks and a method that compares tasks can look at the gradient of each.
+An aggregate receives the loss of one task and differentiates it itself, so that a mean can be accumulated over the
+tasks, while gradient surgery can compare the gradients of all tasks.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Loss = Callable[[Params, Any, Key], tuple[Array, Metrics]]
 
 
 class Gradient(NamedTuple):
-    """What an aggregate makes of the tasks of all devices."""
+    """The aggregate over the tasks of all devices."""
 
     loss: Array
     gradient: Params
     metrics: Metrics
     weight: Array
-    """The weight that each task of this device had in it, [n]; 0 for those left out."""
+    """Weight of each task of this device in the aggregate, [n]; 0 for those left out."""
 
 
 Aggregate = Callable[[Loss, Params, Batch, "int | None"], Gradient]
@@ -37,7 +37,7 @@ Aggregate = Callable[[Loss, Params, Batch, "int | None"], Gradient]
 
 
 def weighted_mean(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tuple[Array, Metrics]:
-    """Averages a loss and its metrics over the tasks of all devices by their weights, without a gradient."""
+    """Computes the weighted mean of a loss and its metrics over the tasks of all devices, without a gradient."""
     means, share = devices.mean_over_tasks(
         lambda some: (_local_mean(loss, params, some), jnp.mean(some.weight)), batch, piece
     )
@@ -45,7 +45,7 @@ def weighted_mean(loss: Loss, params: Params, batch: Batch, piece: int | None) -
 
 
 def mean() -> Aggregate:
-    """Averages over the tasks by their weights, in pieces: only one gradient is ever held."""
+    """Computes the weighted mean over the tasks, in pieces, so that only one accumulated gradient is in memory."""
 
     def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
         def of_some(some: Batch) -> Any:
@@ -65,16 +65,16 @@ def _local_mean(loss: Loss, params: Params, some: Batch) -> tuple[Array, Metrics
 
 
 def masked(max_norm: float | None = None) -> Aggregate:
-    """Averages over the tasks whose own gradient is finite, and no longer than `max_norm`.
+    """Averages over the tasks whose gradient is finite and whose gradient norm is at most `max_norm`.
 
-    The share of the others, of those that have a weight, is reported as `masked_tasks`, and the number of those that
-    are not finite as `nonfinite_tasks/gradient`.
+    The metric `masked_tasks` is the share of tasks left out, among those with positive weight;
+    `nonfinite_tasks/gradient` is the number of tasks with a non-finite gradient.
     """
 
     def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
         def of_one(one: Batch) -> Any:
             (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, one.data, one.keys)
-            # the norm tells as well whether the gradient is finite, so that it is read once
+            # the norm is finite only if the gradient is, so that one pass over it is enough
             size = gradient if max_norm is None else optax.global_norm(gradient)
             finite = guard.is_finite((value, metrics, size))
             keep = finite if max_norm is None else finite & (size <= max_norm)
@@ -99,7 +99,7 @@ def masked(max_norm: float | None = None) -> Aggregate:
 
 
 def mean_of_kept(each: Any, keep: Array) -> Any:
-    """Averages what `guard.kept` returned for each task of this device over those of all devices; NaN if none is."""
+    """Averages the results of `guard.kept` over the kept tasks of all devices; NaN if no task was kept."""
     means, share = devices.task_mean(jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (each, keep)))
     return _per_weight(means, share, jnp.nan)
 
@@ -115,12 +115,14 @@ def per_task(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tup
 
 
 def combined(combine: Callable[[Array], Array]) -> Aggregate:
-    """Adds the tasks' gradients up by coefficients that depend on their inner products alone, as surgery does.
+    """Sums the tasks' gradients with coefficients that depend on their Gram matrix alone, as in gradient surgery.
 
-    The gradient of a task is multiplied by its weight first, so one without a weight is zero.
+    Each gradient is multiplied by the task's weight first.
+
+        mean = combined(lambda gram: jnp.full(len(gram), 1 / len(gram)))
 
     Args:
-      combine: the Gram matrix [N, N] of the gradients of all tasks -> the coefficients [N]; 1/N each is the mean.
+      combine: the Gram matrix [N, N] of the gradients of all tasks -> the coefficients [N].
     """
 
     def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
@@ -140,5 +142,5 @@ def combined(combine: Callable[[Array], Array]) -> Aggregate:
 
 
 def _per_weight(tree: Any, share: Array, empty: float = 1.0) -> Any:
-    """Divides a mean over all tasks by their mean weight; where that is zero, by `empty`."""
+    """Divides a mean over all tasks by their mean weight; by `empty` if that is zero."""
     return jax.tree.map(lambda leaf: leaf / jnp.where(share > 0, share, empty), tree)

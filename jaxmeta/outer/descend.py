@@ -1,4 +1,4 @@
-"""Gradient descent on an aggregate of the tasks' gradients, and ways to put improvements together."""
+"""Gradient descent on an aggregate of the tasks' gradients, and combinators of improvements."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from jaxmeta.types import Array, Metrics, Params
 
 
 class Minibatches(NamedTuple):
-    """How a batch is dealt out to several gradient steps."""
+    """Splits a batch into minibatches, one per gradient step."""
 
     deal: Callable[[Batch], Any]
-    """What each step takes: leaves [steps, ...]."""
+    """batch -> the indices, or keys, of the minibatch of each step: leaves [steps, ...]."""
     take: Callable[[Batch, Any], Batch]
-    """(batch, what a step takes) -> the batch of that step."""
+    """(batch, one entry of `deal`) -> the minibatch of that step."""
 
 
 def whole(steps: int = 1) -> Minibatches:
@@ -29,10 +29,10 @@ def whole(steps: int = 1) -> Minibatches:
 
 
 def shuffled(epochs: int, parts: int) -> Minibatches:
-    """Takes `parts` steps in each of several passes, on random parts of the tasks.
+    """Takes `parts` steps per epoch, on random minibatches of the tasks.
 
-    Every run of `parts` neighbouring tasks is dealt one to each part. Tasks are independent draws, so this mixes as
-    well as a full shuffle, and it does not depend on how they are spread over devices.
+    Of every `parts` neighbouring tasks, each minibatch gets one. Tasks are i.i.d., so this mixes as well as a full
+    shuffle, and it does not depend on how they are sharded over devices.
     """
 
     def deal(batch: Batch) -> Array:
@@ -56,12 +56,18 @@ def descend(
     bind: Callable[[Loss, Any], Loss] = lambda loss, opt_state: loss,
     average: bool = False,
 ) -> Improve:
-    """Follows the gradient of a loss of single tasks.
+    """Takes gradient steps on the aggregate of a per-task loss.
+
+        improve = outer.descend(loss, optax.adam(1e-3), outer.masked())
 
     Args:
+      loss: (params, data of one task, key) -> (scalar, metrics).
+      tx: the optimiser.
+      aggregate: combines the gradients of the tasks.
+      minibatches: the minibatch of each step.
       piece: (params, data [n, ...]) -> tasks that one device differentiates in parallel; None takes all.
-      bind: (loss, opt_state) -> loss, for one that depends on what the optimiser holds, such as target networks.
-      average: whether metrics are means over the steps; else they are those of the last.
+      bind: (loss, opt_state) -> loss, for a loss that depends on the optimiser state, such as on target networks.
+      average: whether metrics are means over the steps; else they are those of the last step.
     """
 
     def step(params: Params, opt_state: Any, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
@@ -74,7 +80,7 @@ def descend(
             return (optax.apply_updates(params, change), opt_state), metrics
 
         steps = minibatches.deal(batch)
-        if jax.tree.leaves(steps)[0].shape[0] == 1:  # a loop of one turn costs more than the turn
+        if jax.tree.leaves(steps)[0].shape[0] == 1:  # avoids the overhead of a loop
             (params, opt_state), metrics = one((params, opt_state), jax.tree.map(lambda leaf: leaf[0], steps))
             return params, opt_state, metrics
         (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), steps)
@@ -94,12 +100,12 @@ def optimiser(
     """Builds the optimiser of an outer loop.
 
     Args:
-      anneal_over: updates over which the step size falls linearly to zero; None keeps it. The optimiser counts them, so
-        an update that was skipped, because it was not finite, is not among them.
-      steps: gradient steps of an update.
-      first: updates that were done before the first step.
-      max_grad_norm: gradients longer than this are scaled down to it; None does not.
-      rule: makes the transformation from a step size or a schedule.
+      anneal_over: updates over which the learning rate is annealed linearly to zero; None keeps it constant. The
+        optimiser state counts them, so skipped updates do not count.
+      steps: gradient steps per update.
+      first: number of updates before the first gradient step.
+      max_grad_norm: clips the global norm of gradients; None does not clip.
+      rule: makes the transformation from a learning rate or a schedule.
     """
     rate: Any = learning_rate
     if anneal_over is not None:
@@ -110,7 +116,7 @@ def optimiser(
 
 
 def after(warmup: int, improve: Improve) -> Improve:
-    """Waits until `warmup` updates are done: until then nothing is improved, and metrics are zero."""
+    """Skips an improvement during the first `warmup` updates; its metrics are zero then."""
 
     def step(params: Params, opt_state: Any, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
         learn = lambda: improve.step(params, opt_state, batch, updates)  # noqa: E731
@@ -121,10 +127,10 @@ def after(warmup: int, improve: Improve) -> Improve:
 
 
 def by_part(**parts: tuple[Improve, Callable[[Batch], Batch]]) -> Improve:
-    """Improves parts of the params, each by an optimiser of its own, from the first to the last.
+    """Improves parts of the params sequentially, each by its own optimiser.
 
     Args:
-      parts: for the name of every part, which is a field of the params, its improvement and what that makes of a batch.
+      parts: by field of the params, the improvement of that field and a function from the batch to its batch.
     """
 
     def init(params: Any) -> dict[str, Any]:

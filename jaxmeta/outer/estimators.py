@@ -1,4 +1,4 @@
-"""Estimators of the meta-gradient by name: what they see of the adaptation, and of how its data was sampled."""
+"""Estimators of the meta-gradient by name, by how they differentiate the adaptation and the sampling of its data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from jaxmeta import rl
 
 
 class MetaGradient(NamedTuple):
-    """How a meta-gradient is estimated from trials; with any outer objective that is right in its first derivative."""
+    """An estimator of the meta-gradient from trials; for any outer objective with the correct first derivative."""
 
     objective: rl.Objective
-    """The inner loss. All of them make the same step; what differs is how the step is seen to depend on the params."""
+    """The inner loss. All objectives give the same inner step, but different derivatives of the step."""
     first_order: bool = False
-    """Whether the step is seen as a constant."""
+    """Whether the inner gradient is treated as a constant."""
     sampling_correction: float = 0.0
     """See `trial_loss`."""
 
@@ -28,4 +28,4 @@ META_GRADIENTS = {
 }
 """FOMAML and MAML (Finn et al., 2017, arXiv:1703.03400), the low-variance curvature of ProMP (Rothfuss et al., 2019,
 arXiv:1810.06784), DiCE (Foerster et al., 2018, arXiv:1802.05098) and its loaded form with λ = 0.5 (Farquhar et al.,
-2019, arXiv:1909.10549), and E-MAML (Stadie et al., 2018, arXiv:1803.01118), the one without a bias."""
+2019, arXiv:1909.10549), and E-MAML (Stadie et al., 2018, arXiv:1803.01118), the only unbiased one."""

@@ -1,4 +1,4 @@
-"""The penalty by which ProMP keeps the policies before the last adaptation where their data was sampled."""
+"""ProMP's KL penalty, which keeps the pre-adaptation policies close to the behaviour policies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxmeta.outer.policy_gradient import ProximalConfig
 from jaxmeta.types import Array, Metrics, Params, Trial
 
 RANGE = 2.0**20
-"""Factor by which a weight may leave its first value: one that fell to zero could not be doubled any more."""
+"""Largest factor between a weight and its initial value: a weight of zero could never be doubled again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,37 +30,35 @@ class PenalisedConfig(ProximalConfig):
 
     clip: float | None = 0.3
     kl_target: float = 0.01
-    """Mean KL divergence that the penalty aims at, in nats. Its weight is doubled or halved, for each round, when an
-    update exceeds 1.5 times the target or stays below 1 / 1.5 of it."""
+    """Target of the mean KL divergence of an update, in nats. Each round's weight is doubled above 1.5 targets, and
+    halved below target / 1.5."""
     kl_weight: float = 5e-4
-    """Weight of the penalty at first."""
+    """Initial weight of the penalty."""
 
     def __post_init__(self):
         super().__post_init__()
         checks.positive(self, "kl_target", "kl_weight")
         if self.epochs * self.minibatches == 1:
-            raise ValueError(
-                f"epochs is {self.epochs}; nothing has moved before the only step, so the penalty needs at least 2"
-            )
+            raise ValueError(f"epochs is {self.epochs}; with a single step the KL divergence is 0, so take at least 2")
 
 
 class PenalisedState(struct.PyTreeNode):
-    """An optimiser's state, and what moving the earlier policies costs."""
+    """An optimiser's state, and the weights of the KL penalty."""
 
     optimiser: Any
     kl_weights: Array
-    """For every round before the last, [R]."""
+    """One weight per round before the last, [R]."""
 
 
 def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: PenalisedConfig) -> Improve:
-    """Adds an adaptive penalty on the divergence of the policies before the last adaptation (arXiv:1810.06784).
+    """Adds an adaptive KL penalty on the policies before the last adaptation (ProMP, arXiv:1810.06784).
 
     Args:
       improve: from `policy_gradient`; its step also takes `kl_weights`.
       rounds: adaptations of a trial.
 
     Raises:
-      ValueError: if there are none, as no round is before the last then.
+      ValueError: if there is no adaptation, and so no round before the last.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; the KL penalty is for rounds before the last, so it needs at least 1")
@@ -93,7 +91,7 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pen
 
 
 def adapted_weights(weights: Array, moved: Array, config: PenalisedConfig) -> Array:
-    """Doubles the weights where more than 1.5 of the target was moved, halves them where less than 1 / 1.5 was."""
+    """Doubles the weights where the KL divergence exceeds 1.5 targets, halves them where it is below target / 1.5."""
     target = config.kl_target
     factor = jnp.where(moved > 1.5 * target, 2.0, jnp.where(moved < target / 1.5, 0.5, 1.0))
     return jnp.clip(weights * factor, config.kl_weight / RANGE, config.kl_weight * RANGE)

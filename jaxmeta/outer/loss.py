@@ -1,4 +1,4 @@
-"""The loss whose gradient the outer loops follow: public and pure, to differentiate in a notebook too."""
+"""The outer loss: public and pure, so that it can also be differentiated in a notebook."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jaxmeta.rl import Estimator, Objective, masked_mean
 from jaxmeta.types import Array, Fast, Metrics, Output, Params, Rollout, Trial
 
 MIN_ROWS, MAX_OVERFLOW = 128, 32
-"""Streams that a memory is replayed on side by side on a CPU, though they take up to so many times the cache."""
+"""On a CPU: streams that a recurrent agent is replayed on in parallel, if they take at most `MAX_OVERFLOW` caches."""
 PARALLEL_ROWS = 1024
-"""Steps, of all trials, that a memory which takes whole trials at once is replayed on side by side on a CPU."""
+"""On a CPU: steps, of all trials, that an agent with `Learner.unroll` is replayed on in parallel."""
 
 
 Critic = Callable[[Params, Rollout], Array]
-"""Values of the steps of a round, [T, E], from a model that is not needed to act."""
+"""(params, round) -> values [T, E], for critics that are not part of the policy's output."""
 
 
 def trial_loss(
@@ -35,23 +35,23 @@ def trial_loss(
     entropy_weight: float | Array = 0.0,
     critic: Critic | None = None,
 ) -> Callable[[Params, Trial], tuple[Array, Metrics]]:
-    """Builds the outer loss of one trial: the objective of its last round, through all adaptations before it.
+    """Builds the outer loss of one trial: the objective of its last round, differentiated through all adaptations.
 
-    It has more than eight parameters as each weighs one term of the loss.
+    It has more than eight parameters because each weighs one term of the loss.
 
     Args:
       objective: the outer objective, see `jaxmeta.rl.objectives`.
       advantage: estimates advantages from a stored round.
-      sampling_correction: weight of what params are credited with for the data that the earlier rounds were adapted on
-        (E-MAML, Stadie et al., 2018, arXiv:1803.01118): the return of the last round's streams. With weight 1, the
-        inner objective `log_prob` and an estimator that neither normalises nor looks into other streams, for streams
-        of one episode, the gradient is then unbiased.
-      return_baseline: what that return is compared with; unbiased if it does not depend on this trial.
-      kl_weights: weight of the divergence of what the policy now says, in each of the rounds before the last, from
-        what it said then (ProMP, Rothfuss et al., 2019, arXiv:1810.06784), [R]; by default there is none.
+      sampling_correction: weight of E-MAML's score-function term for the data that the agent adapted on (Stadie et al.,
+        2018, arXiv:1803.01118): log-probabilities of the earlier rounds times the return of the last round's streams.
+        The gradient is unbiased with weight 1, the inner objective `log_prob`, streams of one episode, and an estimator
+        that neither normalises nor uses other streams.
+      return_baseline: baseline of that return; it adds no bias if it does not depend on this trial.
+      kl_weights: weights of the KL divergence between the policy's current output and the behaviour policy's output in
+        each of the rounds before the last (ProMP, Rothfuss et al., 2019, arXiv:1810.06784), [R]; None has no penalty.
       value_weight: weight of half the squared error of the predicted values.
       entropy_weight: weight of the entropy bonus.
-      critic: predicts the values, where the policy itself does not.
+      critic: predicts the values if the policy's output does not contain them.
 
     Returns:
       A function (params, trial) -> (scalar, metrics). The scalar is per step of the horizon, valid or not.
@@ -63,8 +63,8 @@ def trial_loss(
         output = unroll(learner, params, adapted, last)
         estimate = jax.lax.stop_gradient(advantage(last))
         dist, behaviour = learner.head(output), learner.head(last.output)
-        # sums over time, not means: if a trial were divided by its own number of valid steps, ending early would count
-        # as a gain or a loss in itself
+        # sums over time, not means: dividing each trial by its own number of valid steps would bias the objective by
+        # the length of the episodes
         share = jnp.mean(last.valid)
         policy_loss = objective(
             dist.log_prob(last.action), behaviour.log_prob(last.action), estimate.advantage, last.valid
@@ -92,7 +92,7 @@ def trial_loss(
 def _earlier_loss(
     learner: Learner, params: Params, rounds: tuple[Fast, Rollout], credit: Array, kl_weights: Array | None
 ) -> Array:
-    """Computes the loss of the rounds before the last: the credit of their actions, and the KL penalty."""
+    """Computes the score-function and KL terms of the rounds before the last."""
     fast, experience = jax.tree.map(lambda leaf: leaf[:-1], rounds)
     outputs = jax.vmap(lambda fast, experience: unroll(learner, params, fast, experience))(fast, experience)
     moved = 0.0 if kl_weights is None else jnp.sum(kl_weights * divergence(learner, outputs, experience))
@@ -100,20 +100,23 @@ def _earlier_loss(
 
 
 def divergence(learner: Learner, outputs: Output, rounds: Rollout) -> Array:
-    """Computes the mean KL divergence of what a policy now says in earlier rounds from what it said then, [R]."""
+    """Computes the mean KL divergence between a policy's current outputs and the stored ones in each round, [R]."""
     moved = learner.head(rounds.output).kl_divergence(learner.head(outputs))
     return jax.vmap(masked_mean)(moved, rounds.valid)
 
 
 def _in_use(weight: float | Array) -> bool:
-    """Tells a weight that is zero for good from one that may be zero at times."""
+    """Returns whether a weight is used: false only for a constant zero, as traced weights may be non-zero."""
     return isinstance(weight, jax.Array) or bool(weight)
 
 
 def meta_loss(
     learner: Learner, objective: Objective, advantage: Estimator, **options
 ) -> Callable[[Params, Trial], Array]:
-    """Builds the outer loss of a batch of trials [N, ...]: the mean of `trial_loss`, which describes the arguments.
+    """Builds the outer loss of a batch of trials [N, ...]: the mean of `trial_loss`, which documents the arguments.
+
+        loss = outer.meta_loss(learner, rl.ratio, rl.linear_baseline())
+        meta_gradient = jax.grad(loss)(params, trials)
 
     Returns:
       A pure function (params, trials) -> scalar.
@@ -123,20 +126,20 @@ def meta_loss(
 
 
 Credit = Callable[[Trial, Array], dict[str, Array]]
-"""Returns, from the trials [n, ...] of one device and their weights [n], the options of `trial_loss` that credit
-earlier rounds: scalars."""
+"""(trials of one device [n, ...], their weights [n]) -> the arguments of `trial_loss` for E-MAML's score-function term,
+scalars."""
 
 
 def no_credit(trials: Trial, weight_of: Array) -> dict[str, Array]:
-    """Credits earlier rounds for nothing: their data counts as given."""
+    """Has no score-function term: the data that the agent adapted on is treated as fixed."""
     return {}
 
 
 def standardized_credit(advantage: Estimator, weight: float) -> Credit:
-    """Credits earlier rounds by how a task's return compares with the others'.
+    """Weights the score-function term by a task's standardised return among the tasks of the update.
 
-    The unit is their deviation, so that the credit does not depend on the size of rewards, as standardised advantages
-    do not. That the mean contains the task itself only scales the credit.
+    Like standardised advantages it does not depend on the scale of rewards. The mean includes the task itself, which
+    only changes the scale.
     """
 
     def credit(trials: Trial, weight_of: Array) -> dict[str, Array]:
@@ -147,10 +150,10 @@ def standardized_credit(advantage: Estimator, weight: float) -> Credit:
 
 
 def unbiased_credit(advantage: Estimator, weight: float, num_tasks: int) -> Credit:
-    """Credits earlier rounds by a task's return less the mean of the others', in its own unit.
+    """Weights the score-function term by a task's return minus the mean return of the other tasks.
 
     Args:
-      num_tasks: of an update, over all devices; with one there is no other, and nothing is subtracted.
+      num_tasks: tasks per update, over all devices; with a single task nothing is subtracted.
     """
 
     def credit(trials: Trial, weight_of: Array) -> dict[str, Array]:
@@ -158,14 +161,14 @@ def unbiased_credit(advantage: Estimator, weight: float, num_tasks: int) -> Cred
             return {"sampling_correction": jnp.float32(weight)}
         mean, _, share = _over_tasks(trials, advantage, weight_of)
         count = num_tasks * share
-        # n / (n - 1) times the distance from the mean of all is the distance from that of the others
+        # the difference to the mean of the others is n / (n - 1) times that to the mean of all
         return {"sampling_correction": weight * count / jnp.maximum(count - 1.0, 1.0), "return_baseline": mean}
 
     return credit
 
 
 def _over_tasks(trials: Trial, advantage: Estimator, weight: Array) -> tuple[Array, Array, Array]:
-    """Returns mean and deviation of the last round's return over the tasks of all devices, and their mean weight."""
+    """Returns mean and standard deviation of the last round's return over all tasks, and the tasks' mean weight."""
     last = jax.tree.map(lambda leaf: leaf[:, -1], trials.rounds)
     returns = jax.vmap(lambda experience: jnp.mean(advantage(experience).target[0]))(last)
 
@@ -179,16 +182,16 @@ def _over_tasks(trials: Trial, advantage: Estimator, weight: Array) -> tuple[Arr
 
 
 def gradient_chunk(learner: Learner, trials: Trial) -> int | None:
-    """Returns how many of the trials [N, ...] to differentiate side by side so that they stay in cache.
+    """Returns how many of the trials [N, ...] to differentiate in parallel so that they fit in cache.
 
-    An agent that only remembers has one stream, and a recurrent one multiplies as many rows in a step as there are
-    trials side by side: too few of them cost more than leaving the cache, up to some megabytes. One that takes
-    a whole trial at once multiplies the rows of all its steps, and what it computes on the way is many times what is
-    stored: few trials are enough, and more cost up to twice the time.
+    A recurrent agent multiplies matrices with as many rows as there are streams in parallel: too few rows are slower
+    than exceeding the cache by some megabytes. An agent with `Learner.unroll` has one row per step of the trials, and
+    its activations are many times larger than the stored experience: few trials suffice, and more take up to twice the
+    time.
     """
     rounds = trials.rounds
     seen = rounds.replace(inputs=rounds.inputs.replace(prev_next_obs=()), next_obs=(), terminated=(), success=())
-    # what steps led to is for those who replay transitions: a loss on trials does not touch it
+    # next observations are for off-policy learners: this loss does not read them
     chunk = devices.cache_chunk(devices.tree_bytes(seen) // rounds.reward.shape[0])
     if chunk is None or trials.adapt_keys.shape[1]:
         return chunk

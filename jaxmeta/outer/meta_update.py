@@ -1,8 +1,7 @@
-"""One meta-update for every family of meta-RL, put together from a sampler, a source and an improvement.
+"""One meta-update for all families of algorithms, composed of a sampler, a source and an improvement.
 
-The sampler draws the tasks of an update, the source turns them into a batch to learn from, and the improvement changes
-the params by that batch. The sampler runs before the device program and sees all tasks; source and improvement run
-inside it and see those of one device.
+The sampler draws the tasks of an update, the source turns them into a batch of data, and the improvement updates the
+params on that batch. The sampler processes all tasks at once; source and improvement run on every device, on its tasks.
 """
 
 from __future__ import annotations
@@ -26,46 +25,46 @@ class Draw(struct.PyTreeNode):
     tasks: Task
     """Leaves [N, ...]."""
     slot: Array
-    """Place of each task in the sampler's memory, int32 [N]; -1 where it has none."""
+    """Index of each task in the sampler's fixed set of tasks, int32 [N]; -1 if there is none."""
     weight: Array
-    """Weight of each task in the improvement, float32 [N]; 0 where a task is only looked at."""
+    """Weight of each task in the improvement, float32 [N]; 0 for tasks that are only scored."""
 
 
 class Sampler(NamedTuple):
-    """Decides which tasks an update visits."""
+    """Draws the tasks of an update."""
 
     init: Callable[[Key], Any]
     sample: Callable[[Any, Params, Key], tuple[Any, Draw]]
     """(state, params, keys [N]) -> (state, draw). Batched, so that tasks can be drawn without replacement."""
     score: Callable[[Any], Array]
-    """Scores what one task gave (`Seen.outcome` without its leading axis): a scalar."""
+    """Scores one task from its `Seen.outcome`, without the leading axis: a scalar."""
     update: Callable[[Any, Draw, Array, Array], tuple[Any, Metrics]]
     """(state, draw, scores [N], finite [N]) -> (state, metrics)."""
 
 
 class Seen(NamedTuple):
-    """What a source found out about the tasks of one device."""
+    """What a source reports about the tasks of one device."""
 
     outcome: Any
-    """What the sampler scores, leaves [n, ...]: trials where there are any."""
+    """Input of `Sampler.score`, leaves [n, ...]: trials, if the source collects any."""
     finite: Array
-    """False for tasks that gave something that is not finite: they have no weight, bool [n]."""
+    """False for tasks with non-finite data, which get weight zero, bool [n]."""
     metrics: Metrics
-    """The same on every device."""
+    """Already reduced over devices."""
 
 
 class Source(NamedTuple):
-    """Gets what is learned from."""
+    """Provides the data of an update."""
 
     init: Callable[[Key], Any]
-    """Makes the state: leaves [S, ...], spread over the devices along the first axis; `()` where there is none."""
+    """Makes the state: leaves [S, ...], sharded over the devices along the first axis; `()` if there is none."""
     next: Callable[[Any, Params, Draw, Any, Key], tuple[Any, Any, Seen]]
     """(state, params, draw, data, keys [n]) -> (state, batch, seen), for the tasks of one device. `data` is the fixed
-    dataset that `update` was given. The batch has leaves [n, ...], or what `Minibatches.take` expects."""
+    dataset passed to `update`. The batch has leaves [n, ...], or whatever `Minibatches.take` expects."""
 
 
 class Batch(struct.PyTreeNode):
-    """What the improvement receives on one device."""
+    """Input of the improvement on one device."""
 
     data: Any
     """From the source, leaves [n, ...]."""
@@ -76,12 +75,12 @@ class Batch(struct.PyTreeNode):
 
 
 class Improve(NamedTuple):
-    """Changes the params by a batch, on every device alike."""
+    """Updates the params on a batch, identically on every device."""
 
     init: Callable[[Params], Any]
     """Makes the optimiser's state."""
     step: Callable[[Params, Any, Batch, Array], tuple[Params, Any, Metrics]]
-    """(params, opt_state, batch, updates done) -> (params, opt_state, metrics). It reduces over devices."""
+    """(params, opt_state, batch, number of updates so far) -> (params, opt_state, metrics); it reduces over devices."""
 
 
 def meta_update(
@@ -89,10 +88,16 @@ def meta_update(
 ) -> MetaLearner:
     """Builds a meta-learner from its parts.
 
+        plan = Plan(rounds=1, streams=20)
+        meta = outer.meta_update(
+            learner, plan, outer.uniform(family), outer.fresh(learner, family, plan),
+            outer.policy_gradient(learner, rl.linear_baseline()), outer.Info(num_tasks=40, plan=plan, spread=40),
+        )
+
     Args:
       learner: the agent that is evaluated; its `init` makes the params.
-      plan: how a trial is laid out where it is evaluated.
-      info: how many tasks an update visits, and what else is fixed.
+      plan: layout of a trial in evaluation.
+      info: tasks per update, and other static facts.
     """
     for name in ("num_tasks", "spread"):
         if getattr(info, name) < 1:
@@ -125,7 +130,7 @@ def meta_update(
         return (params, opt_state, metrics), (memory, scores, seen.finite)
 
     def update(state: TrainState, data: Any = ()) -> tuple[TrainState, Metrics]:
-        # one split for all: on a CPU it takes as long as a layer of a network, however many keys it makes
+        # a single split: on a CPU it takes as long as a layer of a network, whatever the number of keys
         keys = jax.random.split(state.key, 1 + 3 * info.num_tasks)
         draw_keys, source_keys, improve_keys = keys[1:].reshape(3, info.num_tasks)
         memory, draw = sampler.sample(state.sampler, state.params, draw_keys)

@@ -1,4 +1,4 @@
-"""First-order outer optimisation: REINFORCE (VPG) and PPO through the adaptation."""
+"""Policy-gradient outer optimisation: REINFORCE (VPG) and PPO, differentiated through the adaptation."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from jaxmeta.types import Array, Key, Metrics, Params, Trial
 
 @dataclasses.dataclass(frozen=True)
 class ProximalConfig:
-    """The fields of PPO, whatever else its loss has."""
+    """Fields of every variant of PPO."""
 
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Adam's learning rate."""
     epochs: int = 5
-    """Passes over the trials of one update."""
+    """Passes over the trials of an update."""
     minibatches: int = 1
-    """Parts, of whole trials, that a pass is cut into; it divides the number of tasks."""
+    """Minibatches, of whole trials, per epoch; must divide the number of tasks."""
     clip: float | None = 0.2
-    """Half-width of the trusted interval of likelihood ratios; None does not clip."""
+    """PPO's ε: likelihood ratios are clipped to [1 - ε, 1 + ε]; None does not clip."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus."""
     max_grad_norm: float = 0.5
-    """Meta-gradients longer than this are scaled down to it."""
+    """Clips the global norm of meta-gradients."""
     anneal_over: int | None = None
-    """Meta-updates over which step size and entropy bonus fall linearly to zero; None keeps both."""
+    """Meta-updates over which learning rate and entropy bonus are annealed linearly to zero; None keeps both."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -60,7 +60,7 @@ class PolicyGradientConfig(ProximalConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticConfig(ProximalConfig):
-    """PPO of a policy and of values."""
+    """PPO with a value function."""
 
     value_weight: float = 0.5
     """Weight of the value loss."""
@@ -71,7 +71,7 @@ class ActorCriticConfig(ProximalConfig):
 
 
 class Prepared(struct.PyTreeNode):
-    """A trial, and what the loss of it depends on beside the params."""
+    """A trial, and the other arguments of its loss."""
 
     trial: Trial
     options: dict[str, Array]
@@ -88,13 +88,13 @@ def policy_gradient(
     aggregate: Aggregate = mean(),
     tx: optax.GradientTransformation | None = None,
 ) -> Improve:
-    """Follows the meta-gradient of fresh trials.
+    """Takes meta-gradient steps on fresh trials.
 
     Args:
       advantage: estimates the advantages of the last round.
-      credit: for the data that was adapted on, such as `standardized_credit`; by default there is none.
-      critic: predicts the values, where the policy itself does not.
-      tx: what to do with the meta-gradient; by default Adam as `config` says.
+      credit: weights E-MAML's score-function term, such as `standardized_credit`; by default there is none.
+      critic: predicts the values if the policy's output does not contain them.
+      tx: the optimiser of the params; by default Adam as configured.
     """
     value_weight = config.value_weight if isinstance(config, ActorCriticConfig) else 0.0
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
@@ -132,14 +132,14 @@ def policy_gradient(
 
 
 def prepared(batch: Batch, options: dict[str, Array]) -> Batch:
-    """Gives every task of a batch the same options of its loss."""
+    """Adds the same arguments of the loss to every task of a batch."""
     size = batch.weight.shape[0]
     spread = {name: jnp.broadcast_to(value, (size, *jnp.shape(value))) for name, value in options.items()}
     return batch.replace(data=Prepared(batch.data, spread))
 
 
 def with_values(learner: Learner, critic: Critic | None, params: Params, batch: Batch) -> Batch:
-    """Puts the values of a critic into fresh trials; one that gives values that are not finite is left out."""
+    """Adds a critic's values to fresh trials; trials with non-finite values are left out."""
     if critic is None:
         return batch
     trials: Trial = batch.data

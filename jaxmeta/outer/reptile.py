@@ -1,4 +1,4 @@
-"""Reptile's outer loop: there is no meta-gradient, only the places where the adaptations ended."""
+"""Reptile's outer loop: moves params towards the adapted params, without a meta-gradient."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class ReptileConfig:
     """Steps towards the adapted params (Nichol et al., 2018, arXiv:1803.02999)."""
 
     step_size: float = 0.1
-    """ε: how far to go towards the mean of the adapted params."""
+    """ε, the step size towards the mean of the adapted params."""
     anneal_over: int | None = None
-    """Meta-updates over which ε falls linearly to zero; None keeps it."""
+    """Meta-updates over which ε is annealed linearly to zero; None keeps it."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -39,13 +39,13 @@ def reptile(
     config: ReptileConfig = ReptileConfig(),
     piece: Callable[[Params, Any], int | None] = lambda params, data: None,
 ) -> Improve:
-    """Moves params by ε towards the mean of those that tasks were adapted to.
+    """Moves the params by ε towards the mean of the tasks' adapted params.
 
-    That is the gradient of half the squared distance from them. A task whose adaptation is not finite is left out.
+    That is a gradient step on half the squared distance to them. Tasks with non-finite adapted params are left out.
 
     Args:
-      adapted: (params, data of one task, key) -> the params that a new task would have to start from to be where the
-        adaptation ended, and metrics; no derivative is taken through it.
+      adapted: (params, data of one task, key) -> (adapted params, with the structure of params, metrics); it is not
+        differentiated.
       piece: as in `descend`.
     """
 
@@ -59,10 +59,10 @@ def reptile(
 
 
 def after_last_round(learner: Learner, policy_of: Callable[[Params, Any], Params]) -> Callable[..., Any]:
-    """Builds what `reptile` moves towards on trials: the agent also adapts to the round that others measure on.
+    """Builds the `adapted` of `reptile` for trials: the agent adapts to all rounds, the last one included.
 
     Args:
-      policy_of: (params, fast) -> the params that `fast` stands for.
+      policy_of: (params, fast) -> params with the policy of `fast`.
     """
 
     def adapted(params: Params, trial: Trial, key: Key) -> tuple[Params, Metrics]:

@@ -1,4 +1,4 @@
-"""Samplers: which tasks an update visits."""
+"""Samplers of the tasks of an update."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxmeta.types import Array, Key, Metrics, Params, Task
 
 
 def uniform(family: TaskFamily) -> Sampler:
-    """Draws every task from the family's training distribution."""
+    """Samples tasks i.i.d. from the family's training distribution."""
 
     def sample(state: tuple[()], params: Params, keys: Key) -> tuple[tuple[()], Draw]:
         tasks = devices.map_tasks(family.sample, keys)
@@ -26,16 +26,16 @@ def uniform(family: TaskFamily) -> Sampler:
 
 
 def revisit(family: TaskFamily, num_train_tasks: int, in_turn: int = 0, strata: int = 1) -> Sampler:
-    """Visits a fixed set of training tasks again and again, each at most once in an update.
+    """Samples from a fixed set of training tasks, without replacement within an update.
 
-    The tasks are divided into strata of neighbours, and as many are drawn from each: then a device that holds what is
-    remembered of some of them visits those.
+    The set is divided into strata of neighbouring tasks, with as many samples from each, so that every device samples
+    the tasks whose replay buffers it holds.
 
     Args:
-      num_train_tasks: size of the set, drawn from `family.sample` when training begins; where the family has finitely
-        many (`train_tasks`), those are taken instead.
-      in_turn: updates at the start that visit the tasks one after the other; later ones draw them at random.
-      strata: divides the number of tasks, and those of an update.
+      num_train_tasks: size of the set, sampled from `family.sample` when training starts; ignored if the family has a
+        finite set of training tasks (`train_tasks`).
+      in_turn: updates at the start that cycle through the tasks; later ones sample at random.
+      strata: number of strata; must divide the number of tasks and the tasks per update.
     """
     known = family.train_tasks
     size = num_train_tasks if known is None else jax.tree.leaves(known)[0].shape[0]

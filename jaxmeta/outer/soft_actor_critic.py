@@ -1,9 +1,9 @@
-"""Soft actor-critic as an outer loop (Haarnoja et al., 2018, arXiv:1812.05905), on what each task has replayed.
+"""Soft actor-critic as an outer loop (Haarnoja et al., 2018, arXiv:1812.05905), with a replay buffer per task.
 
 With an encoder it is PEARL's meta-training (Rakelly et al., 2019, arXiv:1903.08254): actor and critics are conditioned
-on a draw z from the belief about their task, and the encoder learns from the critics alone. It differs from the paper's
-code in what soft actor-critic itself has become since: critics with targets of their own instead of a value network,
-and no penalties on the size of the policy's mean and deviation; and all networks step at once.
+on a sample z from the belief about their task, and the encoder learns from the critics' loss alone. Unlike PEARL's code
+it uses the later version of soft actor-critic: target critics instead of a value network, and no regularisation of the
+policy's mean and standard deviation. All networks are updated in one gradient step.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ class OffPolicyConfig:
     """Soft actor-critic with twin critics and target networks."""
 
     learning_rate: float = 3e-4
-    """Adam's step size, for all networks."""
+    """Adam's learning rate, for all networks."""
     anneal_over: int | None = None
-    """Updates, those that warm up included, over which it falls linearly to zero; None keeps it."""
+    """Updates, warm-up included, over which the learning rate is annealed linearly to zero; None keeps it."""
     gradient_steps: int = 500
-    """Steps of gradient descent per update."""
+    """Gradient steps per update."""
     meta_batch: int = 16
-    """Training tasks in a gradient step; at most as many as there are."""
+    """Training tasks per gradient step, at most the number of training tasks."""
     batch_size: int = 256
-    """Transitions of each of them."""
+    """Transitions per task and gradient step."""
     discount: float = 0.99
     """γ, within an episode."""
     target_rate: float = 0.005
-    """Part of the way that target networks go towards the critics in a gradient step."""
+    """Polyak averaging rate τ of the target critics, per gradient step."""
     reward_scale: float = 5.0
-    """Factor of rewards in the critics' targets, and nowhere else."""
+    """Factor of rewards in the critics' targets only."""
     temperature: float | None = 1.0
-    """Price of entropy, in scaled rewards per nat; None learns it, for an entropy of minus the action's size."""
+    """Entropy coefficient, in scaled rewards per nat; None learns it, with target entropy -|A|."""
     kl_weight: float = 0.1
-    """Weight of KL(belief || prior), summed over the tasks of a meta-batch and the dimensions of z; of PEARL alone.
+    """Weight of KL(belief || prior), summed over the tasks of a meta-batch and the dimensions of z; PEARL only.
 
-    It competes with the critics' squared error, which grows with the square of `reward_scale`: where `kl_from_prior`
-    stays near 0 nothing is inferred, where it far exceeds the logarithm of the number of tasks they are learned by
-    heart, and what is drawn from the prior resembles none of them."""
+    It trades off against the critics' squared error, which grows with the square of `reward_scale`. If the metric
+    `kl_from_prior` stays near 0, z carries no information about the task. If it far exceeds the logarithm of the number
+    of training tasks, z memorises them, and samples from the prior match none of them."""
     replay_capacity: int = 20_000
-    """Transitions that are kept of every training task."""
+    """Capacity of the replay buffer of each training task, in transitions."""
     warmup_passes: int = 1
-    """Passes over all training tasks, in which the updates only collect."""
+    """Passes over all training tasks at the start, which only collect experience."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -76,48 +76,48 @@ class OffPolicyConfig:
 
 
 class SoftState(struct.PyTreeNode):
-    """What gradient steps change besides the params."""
+    """Optimiser state and target critics."""
 
     adam: Any
     target_critics: Any
 
 
 class Drawn(struct.PyTreeNode):
-    """What a gradient step learns from on one task."""
+    """The batch of one task in a gradient step."""
 
     transitions: Transition
     """Leaves [b, ...]."""
     evidence_rows: Array
-    """What the encoder receives, [n, D]."""
+    """Input of the encoder, [n, D]."""
     valid: Array
     """1.0 where a row of `evidence_rows` is valid, [n]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Visits:
-    """How an update collects."""
+    """How an update collects experience."""
 
     num_train_tasks: int
-    """Size of the set, drawn from `family.sample` when training begins; where the family has finitely many
-    (`train_tasks`), those are taken instead."""
+    """Size of the set of training tasks, sampled from `family.sample` when training starts; ignored if the family has a
+    finite set of training tasks (`train_tasks`)."""
     tasks_per_update: int
-    """Tasks visited by an update, at most as many as there are."""
+    """Tasks per update, at most the number of training tasks."""
     plan: Plan
-    """How a visit is laid out."""
+    """Layout of the trial on each of them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvidenceConfig:
-    """What the encoder is trained on: the latest visit to a task."""
+    """The encoder's training data, from the latest trial on each task."""
 
     batch: int = 1
-    """Transitions that it receives of a task in a gradient step."""
+    """Transitions per task and gradient step."""
     rounds: int = 1
-    """Rounds of a visit, from the first on, that they are drawn from; the first was collected before anything of the
-    task was known."""
+    """They are sampled from this many rounds at the start of the trial; the first round was collected with z from the
+    prior."""
     first_ones: bool = False
-    """Whether they are the first of a visit, a random number of them, as an evaluation brings them: so the encoder
-    learns what little experience is worth."""
+    """Whether to use a random number of the first transitions of the trial, as in evaluation, so that the encoder
+    is also trained on little experience."""
     use_next_obs: bool = False
     """As in `inner.posterior_sampling`."""
 
@@ -125,7 +125,7 @@ class EvidenceConfig:
 def soft_rings(
     family: TaskFamily, config: OffPolicyConfig, evidence: EvidenceConfig, steps_per_round: int
 ) -> dict[str, Ring]:
-    """Says what soft actor-critic replays: `transitions` for actor and critics, and `context` for the encoder."""
+    """Defines the replay buffers: `transitions` for actor and critics, `context` for the encoder's evidence."""
     layout = rings.transition_rows(family.env.spec)
 
     def all_rows(trials: Trial, tasks: Task) -> tuple[Array, Array]:
@@ -143,12 +143,12 @@ def soft_rings(
 
 
 def drawn(spec: Spec, config: OffPolicyConfig, evidence: EvidenceConfig, ordered: bool, meta_batch: int, strata: int):
-    """Deals a replay out: every step takes some of the tasks, and a batch of transitions of each.
+    """Samples minibatches from the replay buffers: some of the tasks, and a batch of transitions of each.
 
     Args:
-      ordered: whether the encoder reads a visit in its order.
-      meta_batch: tasks in a step.
-      strata: parts of neighbouring tasks; as many are taken from each, so that devices have equal shares.
+      ordered: whether the encoder depends on the order of transitions.
+      meta_batch: tasks per gradient step.
+      strata: groups of neighbouring tasks, with as many samples from each, so that devices have equal shares.
     """
     layout, here = rings.transition_rows(spec), meta_batch // strata
 
@@ -161,7 +161,7 @@ def drawn(spec: Spec, config: OffPolicyConfig, evidence: EvidenceConfig, ordered
 
     def of_stratum(kept: dict[str, TaskRings], key: Key) -> Batch:
         task_key, batch_key, rows_key, step_key = jax.random.split(key, 4)
-        # visits may have brought nothing because of a fault: such tasks come last, and have no weight
+        # tasks with an empty buffer, after non-finite trials, are chosen last and have weight zero
         filled = kept["transitions"].size > 0
         order = jax.random.permutation(task_key, len(filled))
         some = order[jnp.argsort(~filled[order], stable=True)][:here]
@@ -193,11 +193,11 @@ def soft_actor_critic(
     meta_batch: int,
     warmup: int = 0,
 ) -> Improve:
-    """Improves all networks at once, each by its own part of one loss, by many steps on what is replayed.
+    """Takes many gradient steps on replayed experience, on the sum of the losses of all networks.
 
     Args:
       minibatches: see `drawn`.
-      meta_batch: tasks in a gradient step.
+      meta_batch: tasks per gradient step.
       warmup: updates before the first that learns.
     """
     adam = optimiser(config.learning_rate, config.anneal_over, config.gradient_steps, warmup)
@@ -213,7 +213,7 @@ def soft_actor_critic(
 
 
 def with_targets(tx: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
-    """Lets target critics follow the critics, by a part `rate` of the way after every step."""
+    """Adds target critics, updated by Polyak averaging with the given rate after every step."""
 
     def init(params: Any) -> Any:  # optax's type of a state leaves out records
         return SoftState(adam=tx.init(params), target_critics=jax.tree.map(jnp.array, params.critics))
@@ -227,7 +227,7 @@ def with_targets(tx: optax.GradientTransformation, rate: float) -> optax.Gradien
 
 
 def _gradient_piece(params: SoftActorCriticParams, data: Drawn) -> int | None:
-    """Returns how many tasks to differentiate in parallel so that what a layer gives for them stays in cache."""
+    """Returns how many tasks to differentiate in parallel so that the activations of a layer fit in cache."""
     widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(params.critics))
     return devices.cache_chunk(data.transitions.reward[0].nbytes * widest)
 
@@ -235,11 +235,11 @@ def _gradient_piece(params: SoftActorCriticParams, data: Drawn) -> int | None:
 def soft_loss(
     networks: SoftActorCritic, encoder: EvidenceEncoder, meta_batch: int, config: OffPolicyConfig
 ) -> Callable[..., tuple[Array, Metrics]]:
-    """Builds the sum of all losses on one task; what each network must not learn from is cut off.
+    """Builds the sum of all losses on one task, with `stop_gradient` so that each loss trains its own networks only.
 
-    Actions, and so entropies, are in units of the box that the actor can reach, whose largest entropy is |A| log 2.
-    The critics' error teaches critics and encoder; actor, temperature and targets take z as given. The KL term teaches
-    the encoder: of a meta-batch it is the sum, where everything else is the mean.
+    Actions are scaled to [-1, 1], so the entropy is at most |A| log 2. The critics' loss trains critics and encoder;
+    the losses of actor and temperature, and the targets, treat z as a constant. The KL term trains the encoder: it is
+    summed over a meta-batch, while all other losses are averaged.
 
     Returns:
       (params, `Drawn`, key, targets=target critics) -> (scalar, metrics).
@@ -281,7 +281,7 @@ def soft_loss(
             total += config.kl_weight * meta_batch * divergence
             metrics["kl_from_prior"] = divergence
         if config.temperature is None:
-            # more entropy than the target lowers its price
+            # an entropy above the target lowers the temperature
             wanted = -batch.action.shape[-1]
             total += params.log_temperature * fixed(-jnp.mean(log_prob) - wanted)
             metrics["temperature"] = temperature
@@ -291,10 +291,9 @@ def soft_loss(
 
 
 def _transitions(rounds: Any, family: TaskFamily, tasks: Task) -> Transition:
-    """Takes the transitions out of rounds [M, R, T, E], with the rewards to train on.
+    """Extracts the transitions of rounds [M, R, T, E], with the rewards to train on.
 
-    Where an environment pays rarely a family may offer a `dense_reward(next_obs, task)`: actor and critics learn from
-    it.
+    Families with sparse rewards may define a `dense_reward(next_obs, task)`, which actor and critics are trained on.
     """
     stored = rings.stored(rounds)
     dense = family.dense_reward
@@ -306,7 +305,7 @@ def _transitions(rounds: Any, family: TaskFamily, tasks: Task) -> Transition:
 
 
 def _in_order(leaf: Array) -> Array:
-    """Lays rounds [M, R, T, E, ...] out as one sequence for each task, stream after stream: [M, R E T, ...]."""
+    """Flattens rounds [M, R, T, E, ...] to one sequence per task, the streams in sequence: [M, R E T, ...]."""
     return jnp.swapaxes(leaf, 2, 3).reshape(leaf.shape[0], -1, *leaf.shape[4:])
 
 
@@ -320,16 +319,16 @@ def off_policy(
     evidence: EvidenceConfig = EvidenceConfig(),
     evaluation: tuple[Learner, Plan] | None = None,
 ) -> MetaLearner:
-    """Puts soft actor-critic on the replay of a fixed set of training tasks together.
+    """Builds soft actor-critic with a replay buffer for each of a fixed set of training tasks.
 
-    An update visits some training tasks, stores what happens there, and takes many gradient steps on batches of all.
+    An update collects trials on some training tasks, stores them, and takes many gradient steps on batches from all.
 
     Args:
-      collector: acts while training; its params are `SoftActorCriticParams`.
-      evaluation: the learner to evaluate and its plan, if not the collector by its own.
+      collector: the agent that collects; its params are `SoftActorCriticParams`.
+      evaluation: the learner to evaluate and its plan; by default the collector and its plan.
 
     Raises:
-      ValueError: if a ring cannot hold what one visit brings.
+      ValueError: if a replay buffer is smaller than one trial.
     """
     known, plan = family.train_tasks, visits.plan
     num_tasks = visits.num_train_tasks if known is None else jax.tree.leaves(known)[0].shape[0]
@@ -338,7 +337,7 @@ def off_policy(
     strata, round_size = devices.num_strata(shared), plan.streams * plan.episodes * family.env.spec.horizon
     if config.replay_capacity < (plan.rounds + 1) * round_size:
         raise ValueError(
-            f"replay_capacity is {config.replay_capacity}; one visit to a task brings {(plan.rounds + 1) * round_size}"
+            f"replay_capacity is {config.replay_capacity}; one trial on a task has {(plan.rounds + 1) * round_size}"
             " transitions"
         )
     warmup = -(-config.warmup_passes * num_tasks // per_update)

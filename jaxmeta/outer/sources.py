@@ -19,7 +19,7 @@ from jaxmeta.types import Array, Key, Metrics, Params, Plan, Task, Trial
 
 
 def fresh(learner: Learner, family: TaskFamily, plan: Plan) -> Source:
-    """Collects a trial on every task of an update; one that had a fault is empty, see `core.guard`."""
+    """Collects a trial on every task of an update; non-finite trials are emptied, see `core.guard`."""
 
     def next_trials(state: Any, params: Params, draw: Draw, data: Any, keys: Key) -> tuple[Any, Trial, Seen]:
         def one(task_and_key: tuple[Task, Key]) -> Trial:
@@ -35,10 +35,10 @@ def fresh(learner: Learner, family: TaskFamily, plan: Plan) -> Source:
 
 
 def examples(plan: Plan) -> Source:
-    """Takes the tasks as they are: a supervised task brings its data along.
+    """Passes the tasks on as the batch: a supervised task contains its data.
 
     Args:
-      plan: its rounds, and one more, count as the steps of an update.
+      plan: counts `rounds + 1` environment steps per task.
     """
 
     def next_tasks(state: Any, params: Params, draw: Draw, data: Any, keys: Key) -> tuple[Any, Task, Seen]:
@@ -50,27 +50,26 @@ def examples(plan: Plan) -> Source:
 
 
 class Ring(NamedTuple):
-    """What a replay keeps of trials, in rings of fixed size."""
+    """The definition of one kind of replay buffer."""
 
     capacity: int
-    """Rows of a ring; the oldest give way."""
+    """Rows per ring; the oldest are overwritten."""
     width: int
     """Numbers in a row."""
     rows: Callable[[Trial, Task], tuple[Array, Array]]
-    """(trials [n, ...], tasks [n, ...]) -> (rows [n, k, width], in the order of time, and 1.0 for those that count
-    [n, k])."""
+    """(trials [n, ...], tasks [n, ...]) -> (rows [n, k, width] in time order, and 1.0 for valid rows [n, k])."""
     latest: bool = False
-    """Whether only the latest visit to a task is kept."""
+    """Whether only the latest trial on a task is kept."""
 
 
 def replay(source: Source, kinds: Mapping[str, Ring], num_rings: int, by_task: bool) -> Source:
-    """Remembers what another source collects.
+    """Stores the trials of another source in replay buffers.
 
     Args:
-      source: of fresh trials.
-      kinds: what is kept, by name.
-      num_rings: rings of each kind; devices divide them.
-      by_task: whether ring i is that of the task in the sampler's slot i; else neighbouring trials of an update share a
+      source: a source of fresh trials.
+      kinds: the replay buffers, by name.
+      num_rings: rings of each kind, sharded over the devices.
+      by_task: whether ring i belongs to the task in the sampler's slot i; else neighbouring trials of an update share a
         ring.
 
     Returns:
@@ -93,7 +92,7 @@ def replay(source: Source, kinds: Mapping[str, Ring], num_rings: int, by_task: b
             rows, valid = rows.reshape(len(where), -1, kind.width), valid.reshape(len(where), -1)
             kept = state[name]
             if kind.latest:
-                # out of bounds, so not forgotten: tasks whose visit brought nothing because of a fault
+                # non-finite trials have an index out of bounds, so that the earlier trial is kept
                 kept = rings.forget(kept, jnp.where(seen.finite, where, num_rings))
             state[name] = rings.write(kept, where, rows, valid)
         fill = {f"replay/{name}": devices.task_mean(jnp.mean(state[name].size / sizes[name])) for name in kinds}
@@ -103,11 +102,10 @@ def replay(source: Source, kinds: Mapping[str, Ring], num_rings: int, by_task: b
 
 
 def trial_metrics(trials: Trial, plan: Plan, success: bool = False) -> Metrics:
-    """Describes the trials of all devices, of which these are the part of one.
+    """Computes metrics over the trials of all devices, from those of this device.
 
-    Returns of every round and of the first and last episode are means over streams and over the tasks without a fault,
-    NaN if there is none, and so are the success rates of these episodes, where `success` asks for them; steps, and
-    tasks with a fault, are counted.
+    Returns of every round, and returns and success rates (if `success`) of the first and the last episode, are means
+    over streams and over finite tasks; NaN if there are none. Environment steps and non-finite tasks are counted.
     """
     num_tasks = trials.rounds.reward.shape[0] * devices.num_devices()
     rounds = trials.rounds

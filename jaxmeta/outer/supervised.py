@@ -1,6 +1,6 @@
-"""Supervised outer loops: the exact gradient of the query's loss through the adaptation, and Reptile.
+"""Supervised outer loops: the gradient of the query loss through the adaptation, and Reptile.
 
-Nothing is collected: what an agent sees of a supervised task does not depend on what it does.
+Nothing is collected: the data of a supervised task does not depend on the agent.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from jaxmeta.tasks.few_shot import FewShotTask
 from jaxmeta.types import Array, Fast, Key, Metrics, Params, Rollout
 
 ROWS = 64
-"""Tasks that a CPU differentiates side by side: what adapted networks of the usual sizes touch stays in cache."""
+"""Tasks that a CPU differentiates in parallel: adapted networks of the usual sizes then fit in cache."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedConfig:
-    """Adam on the loss of the query."""
+    """Adam on the query loss."""
 
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Adam's learning rate."""
     max_grad_norm: float | None = None
-    """Meta-gradients longer than this are scaled down to it; None does not."""
+    """Clips the global norm of meta-gradients; None does not clip."""
     anneal_over: int | None = None
-    """Meta-updates over which the step size falls linearly to zero; None keeps it."""
+    """Meta-updates over which the learning rate is annealed linearly to zero; None keeps it."""
     max_task_gradient: float | None = None
-    """Tasks whose own meta-gradient is longer than this, or not finite, are left out of an update; `masked_tasks` in
-    the log is their share. None leaves out what is not finite alone."""
+    """Masks tasks whose meta-gradient norm exceeds this threshold or is non-finite; the metric `masked_tasks` is their
+    share. None masks non-finite ones only."""
     truncation: int | None = None
-    """Rounds at the end that meta-gradients go through; None takes all."""
+    """Truncated backpropagation: the last rounds that meta-gradients go through; None takes all."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -55,12 +55,12 @@ def follow_query(
     config: SupervisedConfig = SupervisedConfig(),
     tx: optax.GradientTransformation | None = None,
 ) -> Improve:
-    """Follows the gradient of the query's loss, through the adaptation.
+    """Takes gradient steps on the query loss, differentiated through the adaptation.
 
     Args:
       env: a `tasks.FewShot`.
-      rounds: steps of the inner loop.
-      tx: what to do with the gradient; by default Adam as `config` says.
+      rounds: inner steps.
+      tx: the optimiser; by default Adam as configured.
     """
     tx = tx or optimiser(config.learning_rate, config.anneal_over, max_grad_norm=config.max_grad_norm)
     loss = query_loss(learner, env, rounds, config.truncation)
@@ -75,7 +75,7 @@ def few_rows(params: Params, tasks: Any) -> int | None:
 def query_loss(
     learner: Learner, env: Any, rounds: int, truncation: int | None = None
 ) -> Callable[[Params, FewShotTask, Key], tuple[Array, Metrics]]:
-    """Builds the outer loss of one supervised task: that of the query after `rounds` steps on the support.
+    """Builds the outer loss of one supervised task: the query loss after `rounds` inner steps on the support set.
 
     Args:
       env: a `tasks.FewShot`.
@@ -99,10 +99,10 @@ def query_loss(
 def after_batches(
     learner: Learner, env: Any, rounds: int
 ) -> Callable[[Params, FewShotTask, Key], tuple[Params, Metrics]]:
-    """Builds what `reptile` moves towards on supervised tasks: where descent on batches of all examples ends.
+    """Builds the `adapted` of `reptile` for supervised tasks: the params after inner steps on minibatches.
 
-    In meta-training a task's support and query are one set of examples, of which every round receives a batch of the
-    support's size, one batch after the other. What else than the policy is learned, such as an update rule, stays.
+    The support and query sets of a training task are merged, and every round adapts to the next minibatch of the size
+    of the support set. Other learned params, such as those of an update rule, are kept.
     """
 
     def end(params: Params, task: FewShotTask, key: Key) -> tuple[Params, Metrics]:
@@ -132,11 +132,11 @@ def adapted(
     rounds: int,
     truncation: int | None = None,
 ) -> Fast:
-    """Adapts, differentiably, to `experience(index)`, with the index of every round.
+    """Adapts, differentiably, to `experience(index)` in every round.
 
     Args:
-      truncation: rounds at the end that meta-gradients go through; those before count as a constant displacement of
-        where the task starts from. All by default.
+      truncation: number of last rounds that are differentiated; earlier ones count as a constant displacement of the
+        initial params. All by default.
     """
 
     def adapt(fast, index):
@@ -148,19 +148,19 @@ def adapted(
         moved = adapted(learner, jax.lax.stop_gradient(params), experience, key, begin)
         fast = jax.tree.map(_displaced, fast, moved)
     if rounds - begin == 1:
-        return adapt(fast, jnp.int32(begin))[0]  # a loop of one turn costs more than the turn
+        return adapt(fast, jnp.int32(begin))[0]  # avoids the overhead of a loop
     return jax.lax.scan(adapt, fast, jnp.arange(begin, rounds))[0]
 
 
 def _displaced(start: Array, moved: Array) -> Array:
-    """Returns `moved`, with the derivative of `start`."""
+    """Returns the value of `moved` with the derivative of `start`."""
     if not jnp.issubdtype(start.dtype, jnp.inexact):
         return moved
     return start + jax.lax.stop_gradient(moved - start)
 
 
 def answer(learner: Learner, env: Any, params: Params, fast: Fast, experience: Rollout) -> Array:
-    """Returns the predictions for the query, [Q, outputs]."""
+    """Returns the predictions for the query set, [Q, outputs]."""
     carry = learner.reset(params, fast, jax.random.key(0))
     inputs = jax.tree.map(lambda leaf: leaf[0, 0], experience.inputs)
     return learner.act(params, fast, carry, inputs)[1].dist.reshape(-1, env.outputs)
@@ -169,7 +169,7 @@ def answer(learner: Learner, env: Any, params: Params, fast: Fast, experience: R
 def scores(
     learner: Learner, env: Any, params: Params, experience: Rollout, task: FewShotTask, after: Array, key: Key
 ) -> Metrics:
-    """Returns what the query pays before and after the adaptation, as metrics; `key` is that of `learner.start`."""
+    """Returns metrics of the query set before and after the adaptation; `key` is the one for `learner.start`."""
     params = jax.lax.stop_gradient(params)
     before = answer(learner, env, params, learner.start(params, key), experience)
     first, last = (env.score(prediction, task.query.targets) for prediction in (before, after))

@@ -1,4 +1,4 @@
-"""TRPO as an outer loop (Schulman et al., 2015, arXiv:1502.05477): the optimiser of MAML's paper."""
+"""TRPO as an outer loop (Schulman et al., 2015, arXiv:1502.05477), as in MAML's paper."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from jaxmeta.types import Array, Key, Metrics, Output, Params, Trial
 
 @dataclasses.dataclass(frozen=True)
 class RegionConfig:
-    """The fields of TRPO, with or without values."""
+    """Fields of TRPO, with or without a value function."""
 
     max_kl: float = 0.01
     """Largest mean KL divergence between the adapted policies before and after an update, in nats."""
     cg_iterations: int = 10
-    """Steps of conjugate gradient."""
+    """Conjugate gradient iterations."""
     damping: float = 1e-5
-    """Added to the diagonal of the curvature."""
+    """Added to the diagonal of the Fisher matrix."""
     backtrack: float = 0.8
-    """Factor between tries of the line search."""
+    """Step-size factor of the backtracking line search."""
     max_backtracks: int = 15
-    """Tries of the line search; if all fail the params stay."""
+    """Attempts of the line search; if all fail, the params are not changed."""
     curvature_fraction: float = 0.25
-    """Part of the streams of every round that the curvature is estimated on (five at least), as in TRPO's appendix;
-    with fewer than five streams a round, part of the trials.
+    """Fraction of the streams of every round that the Fisher matrix is estimated on (at least five), as in TRPO's
+    appendix; with fewer than five streams per round, the fraction of the trials.
 
-    The adaptation is linearised on these streams too, so the curvature is that of a policy adapted on less data. It
-    only shapes the step: the bound itself is checked on all streams of all trials."""
+    The adaptation also uses these streams only, so the Fisher matrix is that of a policy adapted on less data. It only
+    affects the step direction: the constraint is checked on all streams of all trials."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -58,18 +58,18 @@ class RegionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrustRegionConfig(RegionConfig):
-    """Natural gradient steps within a bound on the mean KL divergence."""
+    """Natural gradient steps under a constraint on the mean KL divergence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrustRegionCriticConfig(RegionConfig):
-    """Trust-region steps of a policy, and steps of Adam that fit values to the returns.
+    """Trust-region steps of a policy, and Adam steps that fit a value function to the returns.
 
-    The values must not share params with the policy, see `nets.separate_value`.
+    The value function must not share params with the policy, see `nets.separate_value`.
     """
 
     value_steps: int = 10
-    """Steps of Adam per update."""
+    """Adam steps per update."""
     value_learning_rate: float = 1e-3
     """Adam's step size."""
 
@@ -88,13 +88,13 @@ def trust_region(
     critic: Critic | None = None,
     aggregate: Aggregate = mean(),
 ) -> Improve:
-    """Takes trust-region steps on the adapted policies by fresh trials.
+    """Takes trust-region steps on fresh trials; the constraint is on the adapted policies.
 
     Args:
       advantage: estimates the advantages of the last round.
-      credit: for the data that was adapted on, such as `standardized_credit`; by default there is none.
-      critic: predicts the values, where the policy itself does not.
-      aggregate: tasks that it leaves out count neither for the curvature nor for the line search.
+      credit: weights E-MAML's score-function term, such as `standardized_credit`; by default there is none.
+      critic: predicts the values if the policy's output does not contain them.
+      aggregate: tasks that it leaves out are also left out of the Fisher matrix and of the line search.
     """
 
     def loss(params: Params, one: Prepared, key: Key) -> tuple[Array, Metrics]:
@@ -108,7 +108,7 @@ def trust_region(
         piece = gradient_chunk(learner, batch.data)
         options = credit(batch.data, batch.weight)
         first = aggregate(loss, params, prepared(batch, options), piece)
-        # a task that was left out may give what is not finite: a weight of zero alone would not hide that
+        # a task that was left out may be non-finite, and 0 * NaN is NaN: its trial is emptied too
         batch = batch.replace(data=guard.empty(batch.data, first.weight == 0), weight=first.weight)
         told = prepared(batch, options)
         flat, unravel = ravel_pytree(params)
@@ -157,11 +157,11 @@ def _value_fit(
 def curvature(learner: Learner, params: Params, trials: Trial, weight: Array) -> Callable[[Array], Array]:
     """Builds the product of a vector with the Hessian of the mean KL divergence from the adapted policies.
 
-    The mean is over the trials [n, ...] by their weights [n], divided by n.
+    The mean is over the trials [n, ...], weighted by their weights [n] and divided by n.
 
-    At the params themselves the divergence is at its minimum, so its Hessian is exactly JᵀFJ: J maps params to the
-    action distributions of the last round, through all adaptations, and F is the Fisher matrix of those
-    distributions. J is linearised once; no third derivative is ever taken.
+    At the current params the divergence is minimal, so its Hessian is exactly JᵀFJ: J is the Jacobian of the action
+    distributions of the last round, through all adaptations, and F is the Fisher matrix of those distributions. The
+    function is linearised once, and no third derivatives are needed.
     """
     flat, unravel = ravel_pytree(params)
 
@@ -192,7 +192,7 @@ def conjugate_gradient(product: Callable[[Array], Array], target: Array, iterati
     def step(_, state):
         x, residual, direction, squared = state
         image = product(direction)
-        # once solved, the residual is zero and every further step must be too
+        # once converged, the residual is zero and further steps must be zero too
         length = jnp.where(squared > 1e-20, squared / jnp.maximum(direction @ image, 1e-30), 0.0)
         x, residual = x + length * direction, residual - length * image
         next_squared = residual @ residual
@@ -204,7 +204,7 @@ def conjugate_gradient(product: Callable[[Array], Array], target: Array, iterati
 
 
 def natural_step(gradient: Array, product: Callable[[Array], Array], max_kl: float, iterations: int) -> Array:
-    """Returns the step that lowers a linear loss most within the quadratic bound ½ sᵀHs = max_kl."""
+    """Returns the step that minimises a linear loss subject to ½ sᵀHs <= max_kl."""
     direction = conjugate_gradient(product, gradient, iterations)
     quadratic = direction @ product(direction)
     return -direction * jnp.where(quadratic > 0, jnp.sqrt(2.0 * max_kl / jnp.maximum(quadratic, 1e-30)), 0.0)
@@ -217,7 +217,7 @@ def line_search(
     before: Array,
     config: RegionConfig,
 ) -> tuple[Array, Metrics]:
-    """Shortens a step until the loss falls and the divergence is within its bound; else stays.
+    """Backtracks until the loss decreases and the KL divergence is within its bound; else returns the start.
 
     Args:
       evaluate: params -> (loss, divergence).
@@ -242,13 +242,13 @@ def line_search(
 
 
 def _some_experience(trials: Trial, weight: Array, fraction: float) -> tuple[Trial, Array]:
-    """Keeps the first streams of every round, at least five; where there are fewer, every so many-th trial.
+    """Keeps the first streams of every round, at least five; with fewer streams, every k-th trial.
 
-    The number of trials between two that are kept divides the trials of a stratum.
+    k divides the number of trials of a stratum.
     """
     rounds = trials.rounds
     if rounds.reward.shape[3] < 5:
-        # not the first trials, and as many of every stratum: they would be others if there were more devices
+        # as many trials from every stratum, so that the choice does not depend on the number of devices
         size = rounds.reward.shape[0] * devices.num_devices()
         stride = math.gcd(round(1.0 / fraction), size // devices.num_strata(size))
         return jax.tree.map(lambda leaf: leaf[::stride], (trials, weight))

@@ -1,4 +1,4 @@
-"""Training of an update rule: how low it brings functions, all along the way, by truncated backpropagation."""
+"""Training of learned optimisers on the losses along unrolled inner loops, by truncated backpropagation."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from jaxmeta.types import Array, Fast, Key, Metrics, Params
 
 @dataclasses.dataclass(frozen=True)
 class UnrolledConfig:
-    """Adam on the mean loss over segments of the way."""
+    """Adam on the mean loss over truncated segments of the inner loop."""
 
     segment: int = 20
-    """Steps that a derivative goes through; a meta-update takes one step of Adam for each segment."""
+    """Truncation length in inner steps; a meta-update takes one Adam step per segment."""
     log_floor: float | None = None
-    """If given, log(loss + log_floor) is what is lowered: the end of the way then counts like its begin, where losses
+    """If given, minimises log(loss + log_floor), so that late inner steps matter as much as early ones, whose losses
     are much higher."""
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Adam's learning rate."""
     max_grad_norm: float = 0.3
-    """Gradients of single tasks longer than this are scaled down to it: steep ways of a few would drown the others."""
+    """Clips the gradient norm of each task: outlier tasks would dominate the gradient."""
     anneal_over: int | None = None
-    """Meta-updates over which the step size falls linearly to zero; None keeps it."""
+    """Meta-updates over which the learning rate is annealed linearly to zero; None keeps it."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -44,13 +44,13 @@ class UnrolledConfig:
 
 
 def unrolled(learner: Learner, env: Any, rounds: int, config: UnrolledConfig = UnrolledConfig()) -> Improve:
-    """Lowers the loss of the support after every step, summed over the way.
+    """Minimises the support loss after every inner step, averaged over each segment.
 
-    At the borders of segments the derivative is cut; the params and the state of the update rule go on.
+    Derivatives are truncated at the ends of segments; the params and the state of the update rule carry over.
 
     Args:
       env: a `tasks.FewShot`.
-      rounds: steps of the inner loop; segments divide them.
+      rounds: inner steps; a multiple of the segment.
     """
     if rounds % config.segment:
         raise ValueError(f"segment is {config.segment}; it must divide the rounds, which are {rounds}")

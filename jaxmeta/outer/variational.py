@@ -1,6 +1,6 @@
-"""The outer loop of VariBAD: the policy follows the return, the belief the evidence, each with an optimiser of its own.
+"""The outer loop of VariBAD: PPO for the policy and the ELBO for the belief, each with its own optimiser.
 
-What the belief learns from are rings of whole trials, which the source keeps.
+The belief is trained on whole trials from replay buffers in the source's state.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from jaxmeta.types import Array, Key, Metrics, Params, Plan, Rollout, Task, Tria
 ModelLoss = Callable[[Params, rl.Trajectory, Key], tuple[Array, Metrics]]
 
 OWN_STREAM = 2**31 - 1
-"""What keys are folded with here: the policy's passes fold the same keys with their numbers, from 0 on."""
+"""Folded into keys here: the policy's epochs fold their numbers, from 0 on, into the same keys."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VariationalConfig:
-    """The second phase of every update: the belief learns from a ring of past trials."""
+    """Training of the belief's VAE on past trials, the second phase of every update."""
 
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Adam's learning rate."""
     steps: int = 3
     """Gradient steps per update."""
     batch_size: int = 24
-    """Trials per gradient step, drawn anew from the ring; 25 in the paper. Devices share them, so their number divides
+    """Trials per gradient step, sampled from the replay buffer; 25 in the paper. The number of devices must divide
     it."""
     capacity: int = 10_000
-    """Trials that are kept; the oldest give way. Devices share them, and every checkpoint holds them: 4 (2 |obs| +
-    |action| + 2) bytes for each step of a trial. 100,000 in the paper."""
+    """Capacity of the replay buffer, in trials; 100,000 in the paper. It is sharded over the devices, and part of every
+    checkpoint: 4 (2 |obs| + |action| + 2) bytes per step of a trial."""
     anneal_over: int | None = None
-    """Meta-updates over which the step size falls linearly to zero; None keeps it. A belief that goes on to change
-    when the policy no longer does is one that the policy does not know."""
+    """Meta-updates over which the learning rate is annealed linearly to zero; None keeps it. Anneal it together with
+    the policy's: a policy that no longer learns cannot follow changes of the belief."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -55,12 +55,12 @@ class VariationalConfig:
 
 
 def trajectory_ring(trajectories: Callable[[Rollout], rl.Trajectory], example: rl.Trajectory, capacity: int) -> Ring:
-    """Says what the belief replays: the last rounds of whole trials, a stream in a row.
+    """Defines the belief's replay buffer: the last rounds of trials, one stream per row.
 
     Args:
-      trajectories: what it learns from, [n E, T, ...] of a round [n, T, E, ...].
-      example: a trajectory whose values do not matter.
-      capacity: trials in a ring.
+      trajectories: converts a round [n, T, E, ...] to trajectories [n E, T, ...].
+      example: a trajectory with the right shapes.
+      capacity: trajectories per ring.
     """
     flat, _ = ravel_pytree(example)
 
@@ -75,7 +75,7 @@ def trajectory_ring(trajectories: Callable[[Rollout], rl.Trajectory], example: r
 
 
 def model_steps(example: rl.Trajectory, config: VariationalConfig, strata: int) -> Minibatches:
-    """Deals a ring of trajectories out: every step takes a batch of them, as many from each stratum."""
+    """Samples a minibatch of trajectories from the rings for every step, as many from each stratum."""
     _, unflatten = ravel_pytree(example)
     here = config.batch_size // strata
 
@@ -93,7 +93,7 @@ def model_steps(example: rl.Trajectory, config: VariationalConfig, strata: int) 
 
         rows = jax.vmap(of_stratum)(jnp.arange(len(keys)), draw_keys).reshape(len(keys) * here, -1)
         keys = jax.vmap(lambda key: jax.random.split(key, here))(step_keys).reshape(-1)
-        # a stratum whose trials were all non-finite so far has an empty ring; what is drawn from it has weight zero
+        # a stratum whose trials were all non-finite so far has an empty ring: samples from it have weight zero
         weight = jnp.repeat((kept["trials"].size > 0).astype(jnp.float32), here)
         return Batch(jax.vmap(unflatten)(rows), keys, weight)
 
@@ -110,16 +110,16 @@ def variational(
     config: VariationalConfig,
     strata: int,
 ) -> Improve:
-    """Improves agents whose params are a `policy` and a `model`: by PPO, and by the evidence of replayed trials.
+    """Trains `params.policy` by PPO on fresh trials, and `params.model` by the ELBO on replayed trials.
 
     Args:
-      policy: the agent as a policy without memory, on what `hyper_trials` makes of trials; its params are
-        `params.policy`, so no gradient of the return reaches the model.
-      loss: the model's, of one trajectory.
+      policy: a memoryless policy on the trials that `hyper_trials` returns; its params are `params.policy`, so the
+        policy gradient does not reach the model.
+      loss: the model's loss on one trajectory.
       example: see `trajectory_ring`.
       advantage: estimates the advantages of the last round.
       ppo: the policy's optimiser.
-      strata: rings that the trials are kept in.
+      strata: number of rings that the trials are stored in.
     """
     by_return = policy_gradient(policy, advantage, ppo)
     adam = optimiser(config.learning_rate, config.anneal_over, config.steps)
@@ -131,7 +131,7 @@ def variational(
 
 
 def example_trajectory(family: TaskFamily, plan: Plan) -> rl.Trajectory:
-    """Makes an empty trajectory of the length of a trial."""
+    """Makes an all-zero trajectory of the length of a trial."""
     spec = family.env.spec
     inputs = spec.example_input()
     one = rl.Trajectory(inputs.obs, inputs.prev_action, inputs.prev_reward, inputs.obs, inputs.prev_reward)

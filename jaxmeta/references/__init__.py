@@ -1,7 +1,6 @@
-"""Exact optima and classical algorithms, to hold a meta-learned agent against.
+"""Exact optima and classical algorithms, as baselines of meta-learned agents.
 
-What acts is a `Learner` like a trained agent and runs in the same `evaluate`; it has nothing to train, so its params
-are what `learner.init(key)` gives:
+Agents are `Learner`s and run in the same `evaluate` as trained ones; their params are those of `learner.init(key)`:
 
     learner = jm.references.bandits.thompson(num_arms=5)
     report = jm.evaluate(learner, learner.init(key), family.env, tasks, key, jm.Plan(episodes=10))
@@ -10,11 +9,11 @@ are what `learner.init(key)` gives:
   `gittins`; the value of the Bayes-optimal policy `bayes_optimal_value` and the table `gittins_index`.
 * `grid`: a hidden goal on a small grid. The Bayes-optimal explorer `bayes_optimal` and an agent that knows the goal
   `oracle`, both as learners; their exact returns `bayes_optimal_returns` and `oracle_return`.
-* `maze`: the least number of steps to the goal `shortest_steps`, from everywhere `steps_to_go`, and the return of an
-  agent that knows the maze `oracle_return`.
-* `meta_gradient`: what MAML's gradient should be on a small MDP, `exact_gradient`, and how the estimators that
-  `jm.outer.META_GRADIENTS` names do there, `expected_gradient` and `quality`.
-* `optimizers`: gradient descent, momentum and Adam that train a network on each supervised task, `optimiser`.
+* `maze`: the shortest path from the start `shortest_steps` and from everywhere `steps_to_go`, in steps, and the return
+  of an agent that knows the maze `oracle_return`.
+* `meta_gradient`: the exact meta-gradient on a small MDP `exact_gradient`, and the expectation, bias and variance of
+  the estimators of `jm.outer.META_GRADIENTS`, `expected_gradient` and `quality`.
+* `optimizers`: hand-designed optimisers on supervised tasks: gradient descent, momentum and Adam, `optimiser`.
 * `point`: point robots. The return of an agent that knows the goal, `oracle_return` and `sparse_oracle_return`, and
   its mean over goals and starts, `expected_return` and `expected_sparse_return`.
 * `tabular`: random MDPs. The values of the known MDP `optimal_value` and of random actions `random_value`; learners

@@ -1,7 +1,7 @@
-"""Bernoulli bandits with uniform arms: classical rules as learners, and the value of the Bayes-optimal policy.
+"""Bernoulli bandits with uniform arms: classical algorithms as learners, and the value of the Bayes-optimal policy.
 
-The rules are those that RL² (Duan et al., 2016, arXiv:1611.02779) compares with. All of them know that the arms were
-drawn uniformly: an arm that paid s times and failed f times has the posterior Beta(1 + s, 1 + f).
+The algorithms are the baselines of RL² (Duan et al., 2016, arXiv:1611.02779). All use the uniform prior: an arm with s
+successes and f failures has the posterior Beta(1 + s, 1 + f).
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ __all__ = [
 
 
 class Belief(struct.PyTreeNode):
-    """What the pulls of a stream have shown."""
+    """The statistics of a stream's pulls."""
 
     successes: Array
-    """Pulls of each arm that paid, [num_arms]."""
+    """Number of pulls with reward 1, [num_arms]."""
     failures: Array
-    """Pulls of each arm that did not, [num_arms]."""
+    """Number of pulls with reward 0, [num_arms]."""
     key: Key
 
     @property
     def pulls(self) -> Array:
-        """Pulls of each arm, [num_arms]."""
+        """Number of pulls of each arm, [num_arms]."""
         return self.successes + self.failures
 
     @property
@@ -52,7 +52,7 @@ class Belief(struct.PyTreeNode):
         return (self.successes + 1.0) / (self.pulls + 2.0)
 
     def update(self, inputs: Input) -> Belief:
-        """Counts the pull that `inputs` tells of."""
+        """Counts the previous pull, from `inputs`."""
         pulled = jax.nn.one_hot(inputs.prev_action, self.successes.shape[0]) * (1.0 - inputs.first)
         return Belief(
             successes=self.successes + pulled * inputs.prev_reward,
@@ -67,7 +67,7 @@ def greedy(num_arms: int) -> Learner:
 
 
 def epsilon_greedy(num_arms: int, epsilon: float = 0.05) -> Learner:
-    """Pulls an arm with the highest posterior mean, and any arm in a share `epsilon` of the pulls."""
+    """Pulls an arm with the highest posterior mean, and with probability `epsilon` a uniformly random arm."""
     check_epsilon(epsilon)
     return _rule(num_arms, lambda params, belief, key: mostly(best(belief.mean), epsilon))
 
@@ -75,11 +75,12 @@ def epsilon_greedy(num_arms: int, epsilon: float = 0.05) -> Learner:
 def ucb1(num_arms: int, exploration: float = 0.2) -> Learner:
     """Pulls an arm with the highest upper confidence bound (Auer, Cesa-Bianchi and Fischer, 2002).
 
-    The prior counts as two pulls of each arm, as in RL²: else the first pulls would go to every arm once, which in a
-    trial shorter than the number of arms is all there is.
+    The prior counts as two pulls of each arm, as in RL²: else it would pull every arm once first, which fills trials
+    shorter than the number of arms.
 
     Args:
-      exploration: multiplies the width of the bound; 1 is the original, proved for long trials and wasteful in short.
+      exploration: factor of the width of the bound; 1 is the original, whose guarantee is for long trials and which
+        explores too much in short ones.
     """
 
     def rule(params, belief, key):
@@ -90,16 +91,16 @@ def ucb1(num_arms: int, exploration: float = 0.2) -> Learner:
 
 
 def thompson(num_arms: int) -> Learner:
-    """Pulls the arm that is best in a draw from the posterior (Thompson, 1933)."""
+    """Pulls the best arm of a posterior sample (Thompson sampling; Thompson, 1933)."""
     return _rule(num_arms, lambda params, belief, key: best(_posterior_draw(belief, key)))
 
 
 def optimistic_thompson(num_arms: int, num_draws: int = 1) -> Learner:
-    """Thompson sampling with draws no lower than the posterior mean (May et al., 2012).
+    """Thompson sampling with samples clipped from below at the posterior mean (May et al., 2012).
 
     Args:
-      num_draws: averaged for each arm; more of them explore less, which pays in short trials. With 3 it
-        earns about what is published beside RL², but on 50 arms, where it earns more.
+      num_draws: samples that are averaged for each arm; more samples explore less, which helps in short trials. With 3
+        its return is close to the one in RL²'s paper, except on 50 arms, where it is higher.
     """
     check_sizes(num_draws=num_draws)
 
@@ -111,14 +112,14 @@ def optimistic_thompson(num_arms: int, num_draws: int = 1) -> Learner:
 
 
 def gittins(num_arms: int, num_pulls: int) -> Learner:
-    """Pulls an arm with the highest Gittins index for the pulls that remain of `num_pulls`.
+    """Pulls an arm with the highest Gittins index for the remaining pulls of `num_pulls`.
 
-    Exactly optimal only for endless discounted trials; here a very good rule. Its params are `gittins_index`.
+    It is exactly optimal only for infinite discounted trials, and nearly optimal here. Its params are `gittins_index`.
     """
     check_sizes(num_pulls=num_pulls)
 
     def rule(table, belief, key):
-        # a trial that goes on for longer than it should is at its last pull, and has no larger counts
+        # trials longer than `num_pulls` use the last entries of the table
         remaining = jnp.clip(num_pulls - belief.pulls.sum(), 1, num_pulls).astype(jnp.int32)
         successes, failures = (
             jnp.minimum(count, num_pulls - 1).astype(jnp.int32) for count in (belief.successes, belief.failures)
@@ -132,15 +133,15 @@ def gittins(num_arms: int, num_pulls: int) -> Learner:
 def gittins_index(num_pulls: int, num_rates: int = 101) -> np.ndarray:
     """Computes the Gittins index of a Bernoulli arm over a finite horizon, by calibration (Gittins, 1979).
 
-    The index is the rate of a second, known arm at which it makes no difference whether the next pull goes to the
-    unknown arm or all pulls that remain go to the known one. For every rate of a grid the optimal stopping problem is
-    solved by dynamic programming; the index is where the linear interpolation of the gain of pulling crosses zero.
+    The index is the success rate of a known arm at which pulling the unknown arm next and pulling the known arm in all
+    remaining pulls are equally good. The optimal stopping problem is solved by dynamic programming for every rate of a
+    grid; the index is where the linearly interpolated gain of pulling crosses zero.
 
     Args:
       num_rates: points of the grid on [0, 1].
 
     Returns:
-      Indices [successes, failures, remaining], [num_pulls, num_pulls, num_pulls + 1], zero where successes + failures
+      Indices [successes, failures, remaining], [num_pulls, num_pulls, num_pulls + 1]; zero where successes + failures
       + remaining is far above `num_pulls`, which no trial reaches.
     """
     check_sizes(num_pulls=num_pulls)
@@ -159,11 +160,11 @@ def gittins_index(num_pulls: int, num_rates: int = 101) -> np.ndarray:
 
 
 def bayes_optimal_value(num_arms: int, num_pulls: int) -> float:
-    """Computes the total reward that the Bayes-optimal policy expects in a trial, by dynamic programming.
+    """Computes the expected total reward of the Bayes-optimal policy in a trial, by dynamic programming.
 
-    Arms with the same counts are exchangeable, and so are all arms that were never pulled. So the state is the multiset
-    of the (successes, failures) of the arms that were pulled, whatever the number of arms: 2,139 states after 10 pulls,
-    about twice as many with every pull more. Practical up to about 16 pulls.
+    Arms with the same counts are exchangeable. So the state is the multiset of the (successes, failures) of the arms
+    that were pulled, whatever the number of arms: 2,139 states after 10 pulls, and about twice as many per further
+    pull. Practical up to about 16 pulls.
     """
     check_sizes(num_arms=num_arms, num_pulls=num_pulls)
 
@@ -192,7 +193,7 @@ def _rule(
     rule: Callable[[Params, Belief, Key], Array],
     init: Callable[[Key], Params] = lambda key: (),
 ) -> Learner:
-    """Builds a learner from a rule that turns a belief and a fresh key into logits [num_arms]."""
+    """Builds a learner from a rule (params, belief, key) -> logits [num_arms]."""
     check_sizes(num_arms=num_arms)
 
     def act(params, belief, inputs):
@@ -212,7 +213,7 @@ def _posterior_draw(belief: Belief, key: Key) -> Array:
 
 
 def _zero_crossing(points: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns where values [G, ...] that fall along points [G] cross zero, by linear interpolation."""
+    """Returns where values [G, ...], decreasing along points [G], cross zero, by linear interpolation."""
     left = np.clip((values > 0.0).sum(0) - 1, 0, len(points) - 2)[None]
     before, after = np.take_along_axis(values, left, 0)[0], np.take_along_axis(values, left + 1, 0)[0]
     return points[left[0]] + (points[1] - points[0]) * before / (before - after)

@@ -1,4 +1,4 @@
-"""What all references share: a learner without params, and its way to say which actions it would take."""
+"""The common parts of all references: learners without trained params, which return logits of discrete actions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jaxmeta.core.learner import Learner
 from jaxmeta.nets.heads import head_for
 from jaxmeta.types import Array, Carry, Discrete, Input, Key, Output, Params
 
-# as good as never, and finite, so that entropies and KL divergences stay finite
+# a negligible probability, but finite, so that entropies and KL divergences are finite
 NEVER = -1e9
-# scores this close are the same number up to rounding
+# scores within this distance are equal up to rounding
 TIE = 1e-6
 
 
@@ -23,12 +23,12 @@ def reference(
     act: Callable[[Params, Carry, Input], tuple[Carry, Array]],
     init: Callable[[Key], Params] = lambda key: (),
 ) -> Learner:
-    """Builds a learner of discrete actions from what it remembers in a stream and how it chooses.
+    """Builds a learner with discrete actions from its carry and its policy.
 
     Args:
-      reset: gives the carry at the begin of a stream; what is random in the choices comes from its key.
-      act: gives the next carry and logits [num_actions].
-      init: gives tables that are too large to be constants of a compiled program.
+      reset: key -> the carry at the start of a stream; it holds the key for random choices.
+      act: (params, carry, inputs) -> (carry, logits [num_actions]).
+      init: returns tables that are too large to be constants of a compiled program.
     """
 
     def step(params, fast, carry, inputs):
@@ -46,7 +46,7 @@ def reference(
 
 
 def random(num_actions: int) -> Learner:
-    """Draws every action uniformly."""
+    """Samples actions uniformly."""
     return reference(num_actions, lambda key: (), lambda params, carry, inputs: (carry, jnp.zeros(num_actions)))
 
 
@@ -56,15 +56,15 @@ def best(score: Array) -> Array:
 
 
 def mostly(logits: Array, epsilon: float) -> Array:
-    """Mixes the policy of logits [A] with a uniform one that has the weight `epsilon`."""
+    """Mixes the policy of logits [A] with a uniform one of weight `epsilon`."""
     return jnp.log((1.0 - epsilon) * jax.nn.softmax(logits) + epsilon / logits.shape[-1])
 
 
 def gamma(key: Key, concentration: Array) -> Array:
-    """Draws from gamma distributions with concentrations of at least 1, all at once, by rejection.
+    """Samples from gamma distributions with concentrations of at least 1, vectorised, by rejection.
 
-    This is the method of Marsaglia and Tsang (2000), which accepts 19 of 20 proposals. `jax.random.gamma` goes through
-    the elements one by one on a CPU, which took six times as long.
+    This is the method of Marsaglia and Tsang (2000), which accepts 19 of 20 proposals. On a CPU `jax.random.gamma`
+    samples the elements sequentially, which took six times as long.
     """
     d = concentration - 1.0 / 3.0
     shape = concentration.shape
@@ -87,7 +87,7 @@ def check_sizes(**sizes: int) -> None:
     """Checks that all sizes are at least 1.
 
     Raises:
-      ValueError: names the first that is not.
+      ValueError: with the name of the first that is not.
     """
     for name, value in sizes.items():
         if value < 1:
@@ -95,7 +95,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Checks that a share of random actions is one.
+    """Checks the probability of a random action.
 
     Raises:
       ValueError: if it is not above 0 and at most 1.

@@ -1,27 +1,27 @@
 """A hidden goal on a small grid, as in VariBAD's GridNavi (Zintgraf et al., 2020, arXiv:1910.08348): exact returns.
 
-Every episode starts at the same cell. An action moves to a neighbouring cell or stays; being on the goal after a step
-pays `goal_reward`, being elsewhere `step_reward`; nothing ends an episode early. The goal is uniform over some cells,
-the same for all episodes of a trial, and not shown.
+Every episode starts at the same cell. An action moves to a neighbouring cell or stays. Steps that end on the goal have
+the reward `goal_reward`, others `step_reward`; episodes never end early. The goal is uniform over some cells, the same
+for all episodes of a trial, and not observed.
 
-Two facts make the Bayes-optimal policy a matter of planning one path:
+Two facts reduce the Bayes-optimal policy to the planning of one path:
 
-* What is learned is deterministic: a visit of a cell says whether the goal is there, and nothing else says anything. So
-  until the goal is found nothing depends on chance, and a policy is one sequence of cells for the whole trial.
-* Once the goal g is found at step t of an episode (counted from 1), nothing is better than to stay, for H + 1 - t steps
-  at the goal, and to walk straight there in each later episode, for H + 1 - d(g), where d is the distance from the
-  start: that is what an agent gets that knows the goal from the beginning.
+* Observations are deterministic: visiting a cell reveals whether the goal is there, and nothing else is informative. So
+  until the goal is found everything is deterministic, and a policy is one sequence of cells for the whole trial.
+* Once the goal g is found at step t of an episode (counted from 1), it is optimal to stay, for H + 1 - t steps at the
+  goal, and to go straight there in each later episode, for H + 1 - d(g) steps, where d is the distance from the start,
+  like an agent that knows the goal.
 
 So the expected return is an affine function of the score of the path: the sum, over the goal cells that it visits, of
 (H + 1 - t) + (episodes left after this one) x (H + 1 - d(g)), where t and the episode are those of the first visit.
 
-The path with the highest score is found by dynamic programming over (episode, step, position, set of visited cells),
-forward in time, where of all paths to the same such state only the best is kept. States are dropped where even an upper
-bound of what can follow falls short of a threshold. The threshold starts at the bound of the whole trial; as long as no
-path survives, it is lowered to the highest bound that was dropped. A path that survives is hence optimal.
-The bound of what an unvisited cell can still add: in this episode it is reached after as many steps as it is away, and
-no two cells in the same step; in a later one, after d(g) steps at the earliest, which adds at most (episodes left after
-this one) x (H + 1 - d(g)).
+The path with the highest score is found by forward dynamic programming over states (episode, step, position, set of
+visited cells), which keeps only the best path to each state. States whose upper bound is below a threshold are pruned.
+The threshold starts at the bound of the whole trial; while no path survives, it is lowered to the highest pruned bound.
+So a surviving path is optimal.
+The upper bound of an unvisited cell: in this episode it is reached after as many steps as it is away, and no two cells
+in the same step; in a later one, after d(g) steps at the earliest, which adds at most (episodes left after this one) x
+(H + 1 - d(g)).
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ class Grid:
     """A square grid with a hidden goal; the defaults are those of VariBAD."""
 
     size: int = 5
-    """Cells along one side."""
+    """Cells per side."""
     start: Cell = (0, 0)
     no_goal: tuple[Cell, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
-    """Cells where the goal never is; the start is always one of them."""
+    """Cells without a goal; the start must be one of them."""
     horizon: int = 15
-    """Steps in an episode."""
+    """Steps per episode."""
     goal_reward: float = 1.0
     step_reward: float = -0.1
-    """Paid where the goal is not."""
+    """Reward of steps that do not end on the goal."""
 
     def __post_init__(self):
         check_sizes(size=self.size, horizon=self.horizon)
@@ -87,9 +87,9 @@ class Grid:
 
 
 def bayes_optimal(grid: Grid = Grid(), episodes: int = 4) -> Learner:
-    """Builds the Bayes-optimal explorer: it follows one path until the goal is found, and then goes straight there.
+    """Builds the Bayes-optimal agent: it follows a fixed path until it finds the goal, and then goes straight there.
 
-    It acts on `grid-navigation` with the start at (0, 0).
+    For `grid-navigation`, with the start at (0, 0).
     """
     path = jnp.array(bayes_optimal_path(grid, episodes).reshape(-1, 2))
     threshold = 0.5 * (grid.goal_reward + grid.step_reward)
@@ -106,7 +106,7 @@ def bayes_optimal(grid: Grid = Grid(), episodes: int = 4) -> Learner:
 
 
 def oracle(grid: Grid = Grid()) -> Learner:
-    """Builds the agent that knows the goal: it acts where the task is shown, on `jm.tasks.reveal(family)`."""
+    """Builds the optimal agent that knows the goal, for `jm.tasks.reveal(family)`."""
 
     def act(params, carry: tuple[()], inputs: Input):
         return carry, _towards(grid, inputs.obs[:2], inputs.obs[2:])
@@ -115,7 +115,7 @@ def oracle(grid: Grid = Grid()) -> Learner:
 
 
 def _towards(grid: Grid, position: Array, target: Array) -> Array:
-    """Returns logits [5] of the actions after which the target is nearest."""
+    """Returns logits [5], uniform over the actions that end nearest to the target."""
     after = jnp.clip(position + jnp.array(MOVES), 0, grid.size - 1)
     return best(-jnp.abs(after - target).sum(-1))
 
@@ -127,9 +127,9 @@ def oracle_return(grid: Grid = Grid()) -> float:
 
 
 def bayes_optimal_returns(grid: Grid = Grid(), episodes: int = 4) -> np.ndarray:
-    """Computes the expected return of each episode under a policy with the highest expected total, [episodes].
+    """Computes the expected return of each episode under a Bayes-optimal policy, [episodes].
 
-    Where several policies share the highest total, their episodes can differ; this is one of them.
+    If several policies have the highest expected total, their returns per episode may differ; this is one of them.
     """
     return path_returns(grid, bayes_optimal_path(grid, episodes))
 
@@ -158,10 +158,10 @@ def path_returns(grid: Grid, path: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def bayes_optimal_path(grid: Grid = Grid(), episodes: int = 4) -> np.ndarray:
-    """Finds what a Bayes-optimal agent does until it finds the goal.
+    """Finds the path of a Bayes-optimal agent until it finds the goal.
 
-    Takes milliseconds for the default. Where an episode is long enough to find many goals and no path comes near its
-    bound, time and memory grow steeply with the number of goal cells: two episodes on 6 x 6 cells take over 20 seconds.
+    Takes milliseconds for the default grid. If the bound is loose, time and memory grow steeply with the number of goal
+    cells: two episodes on 6 x 6 cells take over 20 seconds.
 
     Returns:
       Cells after each step, [episodes, horizon, 2].
@@ -179,10 +179,10 @@ def bayes_optimal_path(grid: Grid = Grid(), episodes: int = 4) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _States:
-    """States that the search has reached in one step: M of them."""
+    """The M states that the search has reached at one step."""
 
     visited: np.ndarray
-    """Goal cells visited so far, one bit each, [M]."""
+    """Goal cells visited so far, as a bit mask, [M]."""
     position: np.ndarray
     """Index of a cell, [M]."""
     score: np.ndarray
@@ -202,13 +202,13 @@ class _Tables:
     episodes: int
     start: int
     neighbours: np.ndarray
-    """Where each action leads from each cell, [C, 5]."""
+    """Next cell by cell and action, [C, 5]."""
     goal_of: np.ndarray
-    """Which goal a cell is, -1 for none, [C]."""
+    """Index of the goal in each cell, -1 for none, [C]."""
     distance: np.ndarray
     """Steps from each cell to each goal, [C, G]."""
     straight: np.ndarray
-    """Steps at each goal in an episode of an agent that knows it, H + 1 - d, [G]."""
+    """Steps at the goal in an episode of an agent that knows it, H + 1 - d, [G]."""
 
     @staticmethod
     def build(grid: Grid, episodes: int) -> _Tables:
@@ -229,7 +229,7 @@ class _Tables:
 
 
 def _search(tables: _Tables, threshold: int) -> tuple[_States, int]:
-    """Follows all paths whose bound reaches a threshold; also returns the highest bound below it that was met."""
+    """Expands all paths whose bound reaches a threshold; also returns the highest pruned bound."""
     states, dropped = _first_states_at(tables.start), -1
     for episode in range(tables.episodes):
         states = dataclasses.replace(states, position=np.full_like(states.position, tables.start))
@@ -259,7 +259,7 @@ def _successors(tables: _Tables, states: _States, episode: int, time: int) -> _S
 
 
 def _best_of_equals(states: _States) -> _States:
-    """Keeps, of the states with the same position and visited cells, one with the highest score."""
+    """Keeps the state with the highest score among those with the same position and visited cells."""
     order = np.lexsort((-states.score, states.position, states.visited))
     visited, position = states.visited[order], states.position[order]
     new = np.ones(len(order), bool)
@@ -268,7 +268,7 @@ def _best_of_equals(states: _States) -> _States:
 
 
 def _bound(tables: _Tables, states: _States, episode: int, time: int) -> np.ndarray:
-    """Bounds from above what the whole path can score, for each state after `time` steps of an episode, [M]."""
+    """Computes an upper bound of the score of the whole path, for each state after `time` steps of an episode, [M]."""
     remaining = (states.visited[:, None] >> np.arange(len(tables.straight))) & 1 == 0
     distance = np.where(remaining, np.maximum(tables.distance[states.position], 1), 0)
     soon, in_reach = np.zeros_like(states.score), np.zeros_like(states.score)
@@ -290,7 +290,7 @@ def _first_states_at(start: int) -> _States:
 
 
 def _to_return(grid: Grid, on_goal):
-    """Turns the expected number of steps at the goal into the expected return of an episode."""
+    """Converts the expected number of steps at the goal to the expected return of an episode."""
     return grid.step_reward * grid.horizon + (grid.goal_reward - grid.step_reward) * on_goal
 
 

@@ -1,7 +1,7 @@
-"""Shortest ways through a maze: what an agent does that knows the maze, and what it is paid.
+"""Shortest paths through a maze, and the return of an agent that knows the maze.
 
-A step goes one room ahead or makes a quarter turn, so the least number of steps is a distance between pairs of a room
-and a heading. It is found by value iteration, which for unit costs is a breadth-first search from the goal.
+A step moves one room ahead or makes a quarter turn, so paths are between states (room, heading). Shortest paths are
+computed by value iteration, which for unit costs is a breadth-first search from the goal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["oracle_return", "shortest_steps", "steps_to_go"]
 
 
 def shortest_steps(task: MazeTask) -> Array:
-    """Computes the least number of steps of an episode, turns included, from the start to the goal.
+    """Computes the length of the shortest path from the start to the goal in steps, turns included.
 
     Args:
       task: one maze, or a batch with any leading axes [...].
@@ -30,13 +30,13 @@ def shortest_steps(task: MazeTask) -> Array:
 
 
 def steps_to_go(task: MazeTask) -> Array:
-    """Computes the least number of steps to the goal from every room under every heading.
+    """Computes the length of the shortest path to the goal from every room and heading, in steps.
 
     Args:
       task: one maze, or a batch with any leading axes [...].
 
     Returns:
-      Int32 [..., size, size, 4]; where there is no way, 4 * size², which is more than any way takes.
+      Int32 [..., size, size, 4]; 4 * size², longer than any path, if there is no path.
     """
     *batch, size, _, headings = task.passages.shape
     num_rooms = size * size
@@ -48,7 +48,7 @@ def steps_to_go(task: MazeTask) -> Array:
 
     def relax(state):
         steps, _ = state
-        # a passage never leads outside, where this reads some room's number
+        # outside the maze this reads an arbitrary room, but no passage leads there
         ahead = jnp.where(passages, steps.at[..., beside, heading].get(mode="clip"), never)
         left, right = (jnp.roll(steps, -TURNS[action], -1) for action in (TURN_LEFT, TURN_RIGHT))
         shorter = jnp.minimum(steps, 1 + jnp.minimum(ahead, jnp.minimum(left, right)))
@@ -59,11 +59,11 @@ def steps_to_go(task: MazeTask) -> Array:
 
 
 def oracle_return(task: MazeTask, horizon: int = 100) -> Array:
-    """Computes the return of an episode of an agent that knows the maze, the most that can be had.
+    """Computes the optimal return of an episode, that of an agent that knows the maze.
 
     Args:
       task: one maze, or a batch with any leading axes [...].
-      horizon: steps in an episode; who cannot arrive in time pays for all of them.
+      horizon: steps per episode; if the goal is further away, the return is the cost of all steps.
 
     Returns:
       Float32 [...].

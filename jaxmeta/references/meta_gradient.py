@@ -1,8 +1,8 @@
-"""Exact meta-gradients, and the bias and variance of what estimates them, by enumeration of all trials on a small MDP.
+"""Exact meta-gradients, and bias and variance of their estimators, by enumeration of all trials on a small MDP.
 
 The MDP is known and deterministic, so a stream has as many outcomes as there are action sequences, and a round of E
 streams as many as there are multisets of E of them. A policy is a table of logits [S, A], adapted by steps of REINFORCE
-on plain returns: the exact return after adaptation is a finite sum over rounds, which is differentiated as it stands.
+on plain returns. The exact return after adaptation is a finite sum over rounds, which is differentiated directly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Quality", "Streams", "exact_gradient", "expected_gradient", "quality
 
 
 class Streams(struct.PyTreeNode):
-    """All that can happen to one stream, [n, H] each."""
+    """All n outcomes of a stream, [n, H] each."""
 
     state: Array
     action: Array
@@ -33,28 +33,28 @@ class Streams(struct.PyTreeNode):
 
 
 class Quality(struct.PyTreeNode):
-    """How an estimator of the meta-gradient does, in units of the length of the exact one."""
+    """Bias and deviation of a meta-gradient estimator, relative to the norm of the exact meta-gradient."""
 
     bias: Array
-    """Length of the difference of its expectation from the exact meta-gradient."""
+    """Norm of the difference between its expectation and the exact meta-gradient."""
     deviation: Array
-    """Root of its variance, summed over params."""
+    """Square root of its variance, summed over params."""
 
 
 def small_mdp() -> Streams:
-    """Returns what can happen on an MDP of two states and two actions, in episodes of three steps from state 0.
+    """Returns all outcomes on an MDP with two states and two actions, in episodes of three steps from state 0.
 
-    Action 0 stays and action 1 goes to the other state; state 1 pays more, but it costs to get there.
+    Action 0 stays and action 1 moves to the other state; state 1 has higher rewards, but moving there has a cost.
     """
     return streams(reward=[[0.2, -0.5], [1.0, 0.3]], next_state=[[0, 1], [1, 0]], horizon=3)
 
 
 def streams(reward, next_state, horizon: int) -> Streams:
-    """Lists all episodes of a deterministic MDP from state 0.
+    """Enumerates all episodes of a deterministic MDP from state 0.
 
     Args:
-      reward: of every state and action, [S, A].
-      next_state: likewise.
+      reward: [S, A].
+      next_state: [S, A].
     """
     actions = list(itertools.product(range(len(reward[0])), repeat=horizon))
     states = []
@@ -67,7 +67,7 @@ def streams(reward, next_state, horizon: int) -> Streams:
 
 
 def rounds_of(num_outcomes: int, num_streams: int) -> tuple[Array, Array]:
-    """Lists all rounds of some streams up to their order: outcomes [M, E], and in how many orders each comes, [M]."""
+    """Enumerates all multisets of E outcomes, [M, E], and the number of orders of each, [M]."""
     rounds = list(itertools.combinations_with_replacement(range(num_outcomes), num_streams))
     orders = [
         math.factorial(num_streams) / math.prod(math.factorial(one.count(outcome)) for outcome in set(one))
@@ -97,9 +97,9 @@ def _log_prob(theta: Array, all_streams: Streams) -> Array:
 
 
 def _score(theta: Array, all_streams: Streams) -> Array:
-    """Computes the step on every stream alone: the mean over time of ∇ log π times the return from there, [n, S, A].
+    """Computes the REINFORCE gradient of every stream: the mean over time of ∇ log π times the return-to-go, [n, S, A].
 
-    The gradient of a log-softmax is written out, so that nothing here shares code with what is measured.
+    The gradient of log-softmax is written out, so that this shares no code with the estimators under test.
     """
     to_go = jnp.cumsum(all_streams.reward[:, ::-1], 1)[:, ::-1]
     here = jax.nn.one_hot(all_streams.state, theta.shape[0])
@@ -110,7 +110,7 @@ def _score(theta: Array, all_streams: Streams) -> Array:
 def expected_gradient(
     theta: Array, step_size: float, all_streams: Streams, by: MetaGradient, num_streams: int = 1, rounds: int = 1
 ) -> Array:
-    """Averages an estimator over all trials: the gradient of the real `outer.meta_loss`, [S, A]."""
+    """Computes the expectation over all trials of an estimator, the gradient of `outer.meta_loss`, [S, A]."""
     gradient, chance, last = _every_trial(theta, step_size, all_streams, by, num_streams, rounds)
     return jnp.einsum("m,mn,mnsa->sa", chance, last, gradient)
 
@@ -118,13 +118,13 @@ def expected_gradient(
 def quality(
     theta: Array, step_size: float, all_streams: Streams, by: MetaGradient, num_streams: int = 1, rounds: int = 1
 ) -> Quality:
-    """Computes bias and deviation of an estimator that adapts on `num_streams` streams and is measured on as many."""
+    """Computes bias and deviation of an estimator with `num_streams` streams before and after adaptation."""
     gradient, chance, last = _every_trial(theta, step_size, all_streams, by, num_streams, rounds)
     exact = exact_gradient(theta, step_size, all_streams, num_streams, rounds)
     given = jnp.einsum("mn,mnsa->msa", last, gradient)  # in expectation over the last round
     mean = jnp.einsum("m,msa->sa", chance, given)
     between = jnp.einsum("m,msa->", chance, jnp.square(given - mean))
-    # the gradient is a mean over the streams of the last round, which were enumerated one by one
+    # the gradient is a mean over i.i.d. streams of the last round, which were enumerated one by one
     within = jnp.einsum("m,mn,mnsa->", chance, last, jnp.square(gradient - given[:, None])) / num_streams
     scale = jnp.linalg.norm(exact)
     return Quality(jnp.linalg.norm(mean - exact) / scale, jnp.sqrt(between + within) / scale)
@@ -135,10 +135,12 @@ def _every_trial(
 ) -> tuple[Array, Array, Array]:
     """Differentiates `outer.meta_loss` on every trial.
 
-    A trial is one of m ways to adapt and one of n streams after it, taken by all streams of the last round alike.
+    A trial has one of m outcomes of the adaptation rounds and one of n outcomes of the last round, the same for all its
+    streams.
 
     Returns:
-      Gradients of the return [m, n, S, A], probabilities of the ways to adapt [m], and of the streams then [m, n].
+      Gradients of the return [m, n, S, A], probabilities of the adaptation outcomes [m], and, given these, of the
+      outcomes of the last round [m, n].
     """
     agent = _agent(theta, by, step_size)
     loss = outer.meta_loss(agent, rl.ratio, rl.plain_returns(), sampling_correction=by.sampling_correction)
@@ -148,7 +150,7 @@ def _every_trial(
     def of_one(outcomes: Array, last: Array) -> Array:
         trial = _trial(agent, params, all_streams, outcomes, last)
         one = jax.tree.map(lambda leaf: leaf[None], trial)
-        # the loss is per step of the horizon, and falls where the return rises
+        # the loss is the negative return per step of the horizon
         return -horizon * jax.grad(loss)(params, one).policy
 
     def chances(outcomes: Array) -> tuple[Array, Array]:
@@ -181,7 +183,7 @@ def _agent(theta: Array, by: MetaGradient, step_size: float) -> Learner:
 
 
 def _trial(agent: Learner, params: Params, all_streams: Streams, outcomes: Array, last: Array) -> Trial:
-    """Stores a trial as the engine would: rounds with outcomes [R, E], and one more whose streams are all alike."""
+    """Builds a trial as `collect` would: rounds with outcomes [R, E], and a last one with identical streams."""
     key, fast, rounds = jax.random.key(0), agent.start(params, jax.random.key(0)), []
     for one in (*outcomes, jnp.full(outcomes.shape[1], last)):
         rounds.append(_rollout(fast.policy, jax.tree.map(lambda leaf, one=one: leaf[one].T, all_streams)))
@@ -191,7 +193,7 @@ def _trial(agent: Learner, params: Params, all_streams: Streams, outcomes: Array
 
 
 def _rollout(theta: Array, happened: Streams) -> Rollout:
-    """Makes the record of streams [T, E] by a policy."""
+    """Builds the rollout of streams [T, E] under a policy."""
     horizon, num_streams = happened.action.shape
     blank = Spec((theta.shape[0],), Discrete(theta.shape[1]), horizon).example_input()
     inputs: Input = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (horizon, num_streams, *leaf.shape)), blank)

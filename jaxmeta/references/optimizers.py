@@ -1,4 +1,4 @@
-"""Optimisers that people tune by hand, as learners that train a network from scratch on each supervised task."""
+"""Hand-designed optimisers, as learners that train a network from scratch on each supervised task."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ OPTIMISERS = {"sgd": optax.sgd, "momentum": lambda rate: optax.sgd(rate, momentu
 def optimiser(
     name: str, learning_rate: float, shots: int, size: int = 1, outputs: int = 1, hidden: Sequence[int] = ()
 ) -> Learner:
-    """Builds an agent that descends on the support of a regression.
+    """Builds an agent that minimises the support loss of a regression task.
 
     Args:
       name: one of `OPTIMISERS`.
-      shots: examples of the support.
+      shots: examples in the support set.
       size: length of an input.
-      hidden: hidden layers of what is optimised, with tanh; without any it is linear, as in `jm.learned_optimizer`.
+      hidden: widths of the hidden layers of the optimised network, with tanh; () is linear, as in
+        `jm.learned_optimizer`.
     """
     env = FewShot(shots, queries=1, size=size, outputs=outputs)
     return optimises(env, inner.fixed(OPTIMISERS[name](learning_rate)), tuple(hidden))

@@ -1,9 +1,9 @@
-"""Point robots (PEARL: Rakelly et al., 2019, arXiv:1903.08254): what an agent is paid that knows the goal.
+"""Optimal returns of point robots (PEARL: Rakelly et al., 2019, arXiv:1903.08254), for an agent that knows the goal.
 
-A move changes each coordinate by at most 0.1 m, so after t steps the point can be anywhere in a square of half side
-0.1 t around its start. Whoever moves each coordinate towards the goal as far as it may go is, after every step, at the
-point of that square that is nearest to the goal: d_t = ||max(|goal - start| - 0.1 t, 0)||. No policy is nearer at any
-step, and both rewards fall with the distance, so what this one is paid is the most that can be had.
+A step changes each coordinate by at most 0.1 m, so after t steps the point can be anywhere in a square of half width
+0.1 t around its start. The policy that moves each coordinate towards the goal as far as possible is, after every step,
+at the point of that square nearest to the goal: d_t = ||max(|goal - start| - 0.1 t, 0)||. Both rewards decrease with
+the distance, so this policy is optimal.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["expected_return", "expected_sparse_return", "oracle_return", "shorte
 
 
 def shortest_distances(offset: np.ndarray, horizon: int = 20) -> np.ndarray:
-    """Computes the least distance to the goal after each step.
+    """Computes the smallest possible distance to the goal after each step.
 
     Args:
-      offset: goal less start in metres, [..., 2].
+      offset: goal minus start in metres, [..., 2].
 
     Returns:
       [..., horizon].
@@ -31,10 +31,10 @@ def shortest_distances(offset: np.ndarray, horizon: int = 20) -> np.ndarray:
 
 
 def oracle_return(offset: np.ndarray, horizon: int = 20) -> np.ndarray:
-    """Computes the return of an episode of `point-robot` for an agent that knows the goal, the most that can be had.
+    """Computes the optimal return of an episode of `point-robot`, for an agent that knows the goal.
 
     Args:
-      offset: goal less start in metres, [..., 2].
+      offset: goal minus start in metres, [..., 2].
 
     Returns:
       [...].
@@ -43,7 +43,7 @@ def oracle_return(offset: np.ndarray, horizon: int = 20) -> np.ndarray:
 
 
 def sparse_oracle_return(goal: np.ndarray, horizon: int = 20, goal_radius: float = 0.2) -> np.ndarray:
-    """Computes the return of an episode of `sparse-point-robot` for an agent that knows the goal.
+    """Computes the optimal return of an episode of `sparse-point-robot`, for an agent that knows the goal.
 
     Args:
       goal: in metres, [..., 2]; the start is the origin.
@@ -59,7 +59,7 @@ def expected_return(horizon: int = 20) -> float:
     """Computes the mean of `oracle_return` over goals and starts uniform in [-1, 1]²: -5.1875 for 20 steps.
 
     By Gauss-Legendre quadrature over the two coordinates of |goal - start|, which have the density 1 - x / 2 on [0, 2],
-    cell by cell between the kinks of d_t, which lie at the multiples of 0.1.
+    piecewise between the kinks of d_t at the multiples of 0.1.
     """
     node, weight = np.polynomial.legendre.leggauss(8)
     left = MAX_MOVE * np.arange(round(2.0 / MAX_MOVE))
@@ -72,8 +72,8 @@ def expected_return(horizon: int = 20) -> float:
 def expected_sparse_return(horizon: int = 20, goal_radius: float = 0.2) -> float:
     """Computes the mean of `sparse_oracle_return` over goals uniform on the half circle: 13.382 for 20 steps.
 
-    By the midpoint rule on one of its two halves, which mirror each other; right to about 1e-4, since the reward jumps
-    at few angles.
+    By the midpoint rule on one of its two symmetric halves, accurate to about 1e-4: the reward is discontinuous at few
+    angles.
     """
     size = 20_000
     angle = (np.arange(size) + 0.5) / size * np.pi / 2

@@ -1,9 +1,9 @@
 """Finite MDPs with a fixed horizon: exact values, and classical algorithms as learners.
 
-The setting is that of RL² (Duan et al., 2016, arXiv:1611.02779): S states, A actions, episodes of H steps from a start
-state, rewards that are normal with variance 1 around a mean per state and action, and nothing discounted. The
-observation is the state as a one-hot vector. The learners know the law of the MDPs, where a mean reward is N(1, 1) and
-the next state of a state and action has a distribution drawn from Dir(1, ..., 1), and plan for an episode at its begin.
+The setting is that of RL² (Duan et al., 2016, arXiv:1611.02779): S states, A actions, undiscounted episodes of H steps
+from a start state, and normal rewards with variance 1 around a mean per state and action. The observation is the
+one-hot state. The learners use the true prior, N(1, 1) for mean rewards and Dir(1, ..., 1) for transitions, and plan at
+the start of every episode.
 """
 
 from __future__ import annotations
@@ -46,48 +46,48 @@ def optimal_q(reward: Array, transition: Array, horizon: int) -> Array:
 
 
 def optimal_value(reward: Array, transition: Array, horizon: int, start: int = 0) -> Array:
-    """Computes the return that an episode has in expectation if the MDP is known; see `optimal_q` for the arguments."""
+    """Computes the optimal expected return of an episode of a known MDP; see `optimal_q` for the arguments."""
     return optimal_q(reward, transition, horizon)[0, start].max()
 
 
 def random_value(reward: Array, transition: Array, horizon: int, start: int = 0) -> Array:
-    """Computes the return that an episode of uniform actions has in expectation; see `optimal_q` for the arguments."""
+    """Computes the expected return of an episode under uniform actions; see `optimal_q` for the arguments."""
     reward, transition = reward.mean(1), transition.mean(1)
     return jax.lax.fori_loop(0, horizon, lambda _, value: reward + transition @ value, jnp.zeros_like(reward))[start]
 
 
 class Experience(struct.PyTreeNode):
-    """What the steps of a stream have shown, and the plan made from it."""
+    """The statistics of a stream, and the current plan."""
 
     visits: Array
-    """Rewards seen per state and action, [S, A]."""
+    """Number of rewards observed per state and action, [S, A]."""
     reward_sum: Array
     """Their sum, [S, A]."""
     moves: Array
-    """Transitions seen, [S, A, S]; the last step of an episode has a reward only."""
+    """Number of transitions observed, [S, A, S]; the last step of an episode has a reward only."""
     state: Array
-    """Where the last action was taken, int32."""
+    """State in which the last action was taken, int32."""
     time: Array
-    """Steps taken in this episode, int32."""
+    """Number of steps in this episode, int32."""
     episode: Array
-    """Episodes begun, int32."""
+    """Number of episodes started, int32."""
     q: Array
-    """What the plan for this episode expects, [H, S, A]."""
+    """Q-values of the plan for this episode, [H, S, A]."""
     key: Key
 
     @property
     def mean_reward(self) -> Array:
-        """Posterior mean of the mean rewards, [S, A]: the prior counts as one reward of 1."""
+        """Posterior mean of the mean rewards, [S, A]; the prior counts as one reward of 1."""
         return (1.0 + self.reward_sum) / (1.0 + self.visits)
 
     @property
     def mean_transition(self) -> Array:
-        """Posterior mean of the transition probabilities, [S, A, S]: the prior counts as one move to every state."""
+        """Posterior mean of the transition probabilities, [S, A, S]; the prior counts as one move to each state."""
         moves = self.moves + 1.0
         return moves / moves.sum(-1, keepdims=True)
 
     def update(self, inputs: Input) -> Experience:
-        """Counts the step that `inputs` tells of, and moves the clocks on."""
+        """Counts the previous step, from `inputs`, and advances time and episode."""
         state = jnp.argmax(inputs.obs).astype(jnp.int32)
         seen = 1.0 - inputs.first
         begins = (inputs.first + inputs.prev_done) > 0
@@ -103,13 +103,13 @@ class Experience(struct.PyTreeNode):
 
 
 COUNTS = ("visits", "reward_sum", "moves")
-"""All that a plan is made from."""
+"""The fields of `Experience` that plans depend on."""
 Planner = Callable[[Experience, Key], Array]
-"""Plans an episode: from what was seen and a fresh key to Q-values, [H, S, A]."""
+"""(experience, key) -> Q-values of an episode, [H, S, A]."""
 
 
 def epsilon_greedy(num_states: int, num_actions: int, horizon: int, epsilon: float = 0.1) -> Learner:
-    """Acts by the optimal policy of the posterior mean, and uniformly in a share `epsilon` of the steps."""
+    """Acts optimally for the posterior mean, and with probability `epsilon` uniformly."""
     check_epsilon(epsilon)
 
     def planner(experience, key):
@@ -119,16 +119,16 @@ def epsilon_greedy(num_states: int, num_actions: int, horizon: int, epsilon: flo
 
 
 def psrl(num_states: int, num_actions: int, horizon: int) -> Learner:
-    """Acts in each episode by the optimal policy of an MDP drawn from the posterior (Strens, 2000)."""
+    """Posterior sampling: acts optimally for an MDP sampled from the posterior in each episode (Strens, 2000)."""
     return _planning(
         num_states, num_actions, horizon, lambda experience, key: optimal_q(*_posterior_draw(experience, key), horizon)
     )
 
 
 def optimistic_psrl(num_states: int, num_actions: int, horizon: int, num_draws: int = 5) -> Learner:
-    """Plans with the best of several MDPs drawn from the posterior, chosen for each state, action and step alone.
+    """Plans with the best of several posterior samples, separately for each state, action and step.
 
-    This is OPSRL (Agrawal and Jia, 2017, arXiv:1705.07041) in short.
+    This is a simplified OPSRL (Agrawal and Jia, 2017, arXiv:1705.07041).
     """
     check_sizes(num_draws=num_draws)
 
@@ -140,7 +140,7 @@ def optimistic_psrl(num_states: int, num_actions: int, horizon: int, num_draws: 
 
 
 def beb(num_states: int, num_actions: int, horizon: int, bonus: float = 1.0) -> Learner:
-    """Plans with the posterior mean and a bonus for what was seen rarely (Kolter and Ng, 2009).
+    """Plans with the posterior mean and an exploration bonus (Kolter and Ng, 2009).
 
     Args:
       bonus: added to the mean reward, divided by 1 + visits.
@@ -154,11 +154,11 @@ def beb(num_states: int, num_actions: int, horizon: int, bonus: float = 1.0) -> 
 
 
 def ucrl2(num_states: int, num_actions: int, horizon: int, confidence: float = 0.1) -> Learner:
-    """Plans with the best MDP that is plausible, in the manner of UCRL2 (Jaksch, Ortner and Auer, 2010).
+    """Plans with the best plausible MDP, as in UCRL2 (Jaksch, Ortner and Auer, 2010).
 
-    Rewards and transitions are the best ones within confidence regions around their posterior means, as large as there
-    (with a failure probability of 1 / steps) times `confidence`: regions that hold in the worst case cover all MDPs in
-    trials as short as those of RL². Unlike there, every episode is planned anew.
+    Rewards and transitions are the best ones within confidence regions around their posterior means. The regions are
+    those of UCRL2 (with a failure probability of 1 / steps) scaled by `confidence`: in trials as short as those of RL²
+    the worst-case regions would contain all MDPs. Unlike UCRL2 it plans in every episode.
     """
     pairs = num_states * num_actions
 
@@ -176,7 +176,7 @@ def ucrl2(num_states: int, num_actions: int, horizon: int, confidence: float = 0
 
 
 def _planning(num_states: int, num_actions: int, horizon: int, planner: Planner, epsilon: float = 0.0) -> Learner:
-    """Builds a learner that plans at the begin of each episode and acts by the plan."""
+    """Builds a learner that plans at the start of each episode and acts on the plan."""
     check_sizes(num_states=num_states, num_actions=num_actions, horizon=horizon)
 
     def reset(key):
@@ -191,11 +191,11 @@ def _planning(num_states: int, num_actions: int, horizon: int, planner: Planner,
         key = jax.random.fold_in(experience.key, experience.episode)
 
         def plan(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            # all that does not depend on the state of a loop the compiler takes out of it
+            # the loop state is used, so that the compiler does not hoist the planning out of the loop
             counts = {name: jnp.where(state[0], getattr(experience, name), 0.0) for name in COUNTS}
             return jnp.array(False), planner(experience.replace(**counts), jnp.where(state[0], key, experience.key))
 
-        # a loop of one round or none: under vmap a `cond` would plan at every step, this only where an episode begins
+        # a loop of at most one iteration: under vmap a `cond` would plan at every step, this only at episode starts
         _, q = jax.lax.while_loop(lambda state: state[0], plan, (experience.time == 0, experience.q))
         logits = best(q[experience.time, experience.state])
         return experience.replace(q=q), mostly(logits, epsilon) if epsilon else logits
@@ -204,7 +204,7 @@ def _planning(num_states: int, num_actions: int, horizon: int, planner: Planner,
 
 
 def _backward(backup: Callable[[Array], Array], num_states: int, horizon: int) -> Array:
-    """Runs backups, values [S] to Q-values [S, A], from the end of an episode to its begin: [horizon, S, A]."""
+    """Runs backups, values [S] to Q-values [S, A], backwards from the end of an episode: [horizon, S, A]."""
 
     def step(value, _):
         q = backup(value)
@@ -214,7 +214,7 @@ def _backward(backup: Callable[[Array], Array], num_states: int, horizon: int) -
 
 
 def _posterior_draw(experience: Experience, key: Key) -> tuple[Array, Array]:
-    """Draws mean rewards [S, A] and transition probabilities [S, A, S] of an MDP."""
+    """Samples mean rewards [S, A] and transition probabilities [S, A, S] from the posterior."""
     reward_key, transition_key = jax.random.split(key)
     noise = jax.random.normal(reward_key, experience.visits.shape) / jnp.sqrt(1.0 + experience.visits)
     weight = gamma(transition_key, experience.moves + 1.0)
@@ -222,16 +222,16 @@ def _posterior_draw(experience: Experience, key: Key) -> tuple[Array, Array]:
 
 
 def _best_expectation(value: Array, transition: Array, distance: Array) -> Array:
-    """Maximises the expected value [S, A] over distributions near given ones.
+    """Maximises the expected value [S, A] over transition distributions within an L1 ball.
 
     Args:
       value: [S].
-      transition: the given distributions, [S, A, S].
-      distance: largest L1 distance from them, [S, A].
+      transition: centres of the balls, [S, A, S].
+      distance: radii of the balls, [S, A].
     """
     order = jnp.argsort(value)  # the worst state first
     sorted_transition, sorted_value = transition[..., order], value[order]
-    # mass goes to the best state, and is taken from the worst ones on
+    # probability mass is moved to the best state, from the worst states first
     moved = jnp.minimum(distance / 2.0, 1.0 - sorted_transition[..., -1])
     removable = sorted_transition.at[..., -1].set(0.0)
     before = jnp.cumsum(removable, -1) - removable

@@ -1,6 +1,6 @@
-"""Advantage estimators: how good the actions of one round were, from the stored experience alone.
+"""Advantage estimators, from the stored experience of one round.
 
-An estimator is a function of one round, `Rollout [T, E] -> Advantage`, without parameters to learn; no gradient flows
+An estimator is a function of one round, `Rollout [T, E] -> Advantage`, without learned parameters; no gradient flows
 through it.
 """
 
@@ -18,28 +18,28 @@ from jaxmeta.types import Array, Rollout, Spec
 
 BYTES_PER_NUMBER = 4
 LARGEST_EQUATIONS = 2**28
-"""Bytes that the normal equations of the linear baseline may take, per task and round."""
+"""Memory limit of the linear baseline's normal equations, in bytes per task and round."""
 TOLERANCE = 1e-4
-"""How much worse than no baseline at all a fitted one may be, relative, before its ridge is raised."""
+"""Relative excess of a fitted baseline's squared error over that of a zero baseline, from which the ridge is raised."""
 
 
 class Advantage(NamedTuple):
-    """What an estimator says of a round."""
+    """The estimates for one round."""
 
     advantage: Array
     """[T, E], zero at invalid steps."""
     target: Array
-    """[T, E], what a value function should have predicted."""
+    """[T, E], the regression target of a value function."""
 
 
 Estimator = Callable[[Rollout], Advantage]
 
 
 def discounts(experience: Rollout, discount: float, across_episodes: bool) -> Array:
-    """Returns what each step's future is worth, [T, E].
+    """Returns the discount of each step's future, [T, E].
 
     Args:
-      across_episodes: whether the future goes on after an episode ended, as for agents that remember within a trial.
+      across_episodes: whether returns continue past the end of an episode, as for recurrent agents on whole trials.
     """
     if across_episodes:
         return jnp.full_like(experience.reward, discount)
@@ -47,7 +47,7 @@ def discounts(experience: Rollout, discount: float, across_episodes: bool) -> Ar
 
 
 def standardize(advantage: Array, valid: Array, epsilon: float = 1e-8) -> Array:
-    """Shifts and scales to zero mean and unit deviation over valid steps; invalid steps stay zero."""
+    """Standardises to zero mean and unit standard deviation over valid steps; invalid steps stay zero."""
     mean = masked_mean(advantage, valid)
     variance = masked_mean(jnp.square(advantage - mean), valid)
     return (advantage - mean) / (jnp.sqrt(variance) + epsilon) * valid
@@ -59,7 +59,7 @@ def masked_mean(values: Array, valid: Array) -> Array:
 
 
 def plain_returns(discount: float = 1.0, across_episodes: bool = False) -> Estimator:
-    """Takes the discounted return itself, without a baseline (REINFORCE, Williams, 1992)."""
+    """Uses the discounted return without a baseline (REINFORCE, Williams, 1992)."""
 
     def estimate(experience: Rollout) -> Advantage:
         returns = _returns(experience, discount, across_episodes)
@@ -72,7 +72,7 @@ def linear_baseline(discount: float = 0.99, trace: float = 1.0, normalize: bool 
     """Fits a linear time-feature baseline to the round itself (Duan et al., 2016, arXiv:1604.06778).
 
     Args:
-      discount: γ; nothing is discounted across the end of an episode.
+      discount: γ, within an episode; returns do not extend past its end.
       trace: λ of GAE.
       normalize: whether to standardise advantages over the round.
     """
@@ -89,10 +89,10 @@ def linear_baseline(discount: float = 0.99, trace: float = 1.0, normalize: bool 
 def value_baseline(
     discount: float = 0.99, trace: float = 0.95, normalize: bool = True, across_episodes: bool = False
 ) -> Estimator:
-    """Uses the values that the behaviour policy predicted, by GAE.
+    """Computes GAE with the values that the behaviour policy predicted.
 
-    Within an episode nothing is bootstrapped where it ends, be it by termination, truncation or the horizon; across
-    episodes the value at the start of the next one is.
+    Without `across_episodes` there is no bootstrap at the end of an episode, be it by termination, truncation or the
+    horizon; with it, the value at the start of the next episode is the bootstrap.
     """
 
     def estimate(experience: Rollout) -> Advantage:
@@ -105,20 +105,21 @@ def value_baseline(
 
 
 def fit_linear_baseline(experience: Rollout, returns: Array, ridge: float = 1e-5) -> Array:
-    """Predicts returns [T, E] by ridge regression on observation, its square, and a cubic in time.
+    """Predicts returns [T, E] by ridge regression on the observation, its square, and a cubic in time.
 
-    The time is that of the episode, in hundreds of steps. Invalid steps do not count in the fit. Where features are so
-    collinear that float32 cannot solve the equations, the ridge is raised tenfold until it can (Duan et al., 2016).
+    Time is measured within the episode, in hundreds of steps. Invalid steps are left out of the fit. If float32 cannot
+    solve the normal equations because features are collinear, the ridge is raised tenfold until it can (Duan et al.,
+    2016).
 
     Raises:
-      ValueError: if an observation has too many numbers, see `check_linear_baseline`.
+      ValueError: if observations are too large, see `check_linear_baseline`.
     """
     length, streams = returns.shape
     obs = _observed_numbers(experience)
     _check_size(obs.shape[-1])
     time = _time_in_episode(experience)[..., None] / 100.0
     features = jnp.concatenate([obs, obs**2, time, time**2, time**3, jnp.ones_like(time)], axis=-1)
-    # unit columns keep the normal equations solvable in float32
+    # columns are normalised so that float32 can solve the normal equations
     weighted = features * experience.valid[..., None]
     scale = jnp.sqrt(jnp.mean(jnp.square(weighted), (0, 1))) + 1e-6
     weighted, features = (x.reshape(length * streams, -1) / scale for x in (weighted, features))
@@ -127,7 +128,7 @@ def fit_linear_baseline(experience: Rollout, returns: Array, ridge: float = 1e-5
 
 
 def check_linear_baseline(spec: Spec) -> None:
-    """Raises a ValueError where observations have too many numbers to fit a linear baseline to."""
+    """Raises a ValueError if observations are too large to fit a linear baseline to."""
     _check_size(sum(math.prod(form.shape) for form in jax.tree.leaves(spec.observation_form())))
 
 
@@ -141,7 +142,7 @@ def _check_size(size: int) -> None:
 
 
 def _observed_numbers(experience: Rollout) -> Array:
-    """Lays observations out as [T, E, D], clipped to ±10; bytes count in units of 255."""
+    """Flattens observations to [T, E, D], clipped to ±10; uint8 is divided by 255."""
     batch = experience.reward.shape
 
     def numbers(leaf: Array) -> Array:
@@ -154,18 +155,18 @@ def _observed_numbers(experience: Rollout) -> Array:
 
 
 def _ridge_regression(features: Array, targets: Array, ridge: float) -> Array:
-    """Solves min_w |targets - features w|² / M + ridge |w|² for features [M, F], with as small a ridge as works.
+    """Solves min_w |targets - features w|² / M + ridge |w|² for features [M, F], with the smallest ridge that works.
 
-    A solution works if it is finite and no worse than w = 0, as the exact one is; if none does, w is 0.
+    A solution works if it is finite and no worse than w = 0, as the exact one would be; if none works, w is 0.
     """
     count, size = features.shape
-    features, targets = jax.lax.stop_gradient((features, targets))  # there is no gradient of the loop below
+    features, targets = jax.lax.stop_gradient((features, targets))  # reverse mode cannot differentiate the loop below
     gram = features.T @ features / count
 
     def solve(ridge: Array) -> Array:
         factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(size))
         coefficients = jnp.zeros(size)
-        for _ in range(2):  # the second time solves for what rounding left, which the ill-conditioned equations enlarge
+        for _ in range(2):  # one step of iterative refinement: rounding errors are large if ill-conditioned
             residual = features.T @ (targets - features @ coefficients) / count - ridge * coefficients
             coefficients += jax.scipy.linalg.cho_solve(factor, residual)
         return coefficients
@@ -176,14 +177,14 @@ def _ridge_regression(features: Array, targets: Array, ridge: float) -> Array:
         worst = (1.0 + TOLERANCE) * jnp.mean(jnp.square(targets))
         return 10.0 * ridge, coefficients, jnp.mean(jnp.square(targets - features @ coefficients)) <= worst
 
-    # the first attempt stands outside: a loop that is hardly ever entered costs nothing
+    # the first attempt is outside the loop, which is hardly ever entered
     state = attempt((jnp.asarray(ridge, gram.dtype), jnp.zeros(size), jnp.array(False)))
     _, coefficients, works = jax.lax.while_loop(lambda state: ~state[2] & (state[0] < 10.0), attempt, state)
     return jnp.where(works, coefficients, 0.0)
 
 
 def _time_in_episode(experience: Rollout) -> Array:
-    """Counts steps since the episode began, [T, E]."""
+    """Counts steps since the start of the episode, [T, E]."""
 
     def step(time, moment):
         prev_done, valid = moment
@@ -195,13 +196,13 @@ def _time_in_episode(experience: Rollout) -> Array:
 
 
 def _returns(experience: Rollout, discount: float, across_episodes: bool) -> Array:
-    """Computes discounted returns with gaps skipped, [T, E]; invalid steps pay nothing and cost no discount."""
+    """Computes discounted returns, [T, E]; invalid steps have no reward and no discount."""
     factor = jnp.where(experience.valid > 0, discounts(experience, discount, across_episodes), 1.0)
     return jax.vmap(discounted_return, (1, 1), 1)(experience.reward, factor)
 
 
 def _gae(experience: Rollout, value: Array, discount: Array, trace: float) -> Array:
-    """Applies GAE to every stream; nothing follows the trial, so the bootstrap is zero. [T, E]."""
+    """Computes GAE for every stream, [T, E]; the bootstrap after the last step is zero."""
     value = jnp.concatenate([value, jnp.zeros_like(value[:1])])
     per_stream = jax.vmap(generalized_advantage, (1, 1, 1, None, 1), 1)
     return per_stream(experience.reward, value, discount, trace, experience.valid)

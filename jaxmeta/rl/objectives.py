@@ -1,8 +1,8 @@
 """Policy objectives: scalars to minimise, from log-probabilities and advantages of one round.
 
-All have the form `objective(log_prob, behaviour_log_prob, advantage, valid) -> scalar`, with arrays [T, E]. They share
-their value and first derivative at the behaviour policy; what differs is the second derivative, which second-order
-meta-gradients see, and what happens away from the behaviour policy.
+All have the form `objective(log_prob, behaviour_log_prob, advantage, valid) -> scalar`, with arrays [T, E]. They have
+the same first derivative at the behaviour policy. They differ in the second derivative, which enters second-order
+meta-gradients, and away from the behaviour policy.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ Objective = Callable[[Array, Array, Array, Array], Array]
 
 
 def log_prob(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
-    """Weighs log-probabilities by advantages: the loss of MAML's original code.
+    """Weights log-probabilities by advantages: the loss of MAML's original code.
 
-    Its derivatives are those of the update as a function of fixed samples; its expected Hessian is not that of the
-    expected return.
+    Its Hessian is that of the loss on fixed samples; in expectation it is not the Hessian of the expected return.
     """
     return -masked_mean(log_prob * advantage, valid)
 
 
 def ratio(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
-    """Weighs likelihood ratios by advantages: the low-variance curvature form of ProMP (arXiv:1810.06784)."""
+    """Weights likelihood ratios by advantages: the low-variance curvature objective of ProMP (arXiv:1810.06784)."""
     return -masked_mean(jnp.exp(log_prob - behaviour_log_prob) * advantage, valid)
 
 
 def loaded_dice(decay: float) -> Objective:
-    """Builds Loaded DiCE (Farquhar et al., 2019, arXiv:1909.10549): magic boxes that take any advantage.
+    """Builds Loaded DiCE (Farquhar et al., 2019, arXiv:1909.10549): DiCE for any advantage estimator.
 
-    A step weighs by the box over all actions up to it less the box over those before it, so that its value is that of
-    `ratio` at the behaviour policy.
+    A step's advantage is weighted by the magic box of all actions up to the step minus that of the actions before it,
+    plus 1, so that at the behaviour policy its value is that of `ratio`.
 
     Args:
-      decay: λ, by which an action counts less for every step that passes. 1 has unbiased derivatives of any order; less
-        has a lower variance, for a bias in the second derivative; 0 is `ratio`.
+      decay: λ, the discount of earlier actions per step. With 1 derivatives of any order are unbiased; smaller values
+        lower the variance and bias the second derivative; 0 is `ratio`.
     """
 
     def objective(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
@@ -57,16 +56,16 @@ def loaded_dice(decay: float) -> Objective:
 
 
 def dice(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
-    """Weighs what follows by DiCE's magic box (Foerster et al., 2018, arXiv:1802.05098).
+    """Weights advantages by DiCE's magic box (Foerster et al., 2018, arXiv:1802.05098).
 
-    With plain returns for advantages, and episodes of one length, all derivatives are unbiased, and it is the paper's
-    sum of boxed rewards, summed by parts, less a constant.
+    With plain returns as advantages and episodes of equal length, derivatives of all orders are unbiased: up to a
+    constant it is the paper's sum of rewards times magic boxes, summed by parts.
     """
     return loaded_dice(1.0)(log_prob, behaviour_log_prob, advantage, valid)
 
 
 def _magic_box(log_prob: Array) -> Array:
-    """Is 1, and has the derivatives of a likelihood ratio."""
+    """Returns 1, with the derivatives of a likelihood ratio."""
     return jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
 
 

@@ -1,8 +1,8 @@
-"""Replay: what an off-policy learner remembers of every task, in rings of fixed size that live on the device.
+"""Replay buffers per task: ring buffers of fixed size on the device.
 
-A transition is kept as one row of float32, so that drawing a batch is a single gather. The rings of N tasks stand side
-by side, [N, C, D], and every function names the tasks it means: what one task wrote, no other task can read. A step
-that is not valid, such as those after an early end, takes no place.
+A transition is stored as one float32 row, so that sampling a batch is a single gather. The rings of N tasks are one
+array [N, C, D], and every function takes the indices of the tasks: a task cannot read another task's transitions.
+Invalid steps, such as those after an early end, are not stored.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ class Transition(struct.PyTreeNode):
     reward: Array
     next_obs: Array
     terminated: Array
-    """1.0 where the environment itself ended the episode: nothing follows. The end of a horizon is none."""
+    """1.0 where the environment terminated the episode, so that there is no bootstrap; 0.0 at the horizon."""
 
 
 def stored(experience: Rollout) -> Transition:
-    """Takes the transitions out of rounds with any leading axes, with rewards as the environment paid them."""
+    """Extracts the transitions of rounds with any leading axes, with the environment's rewards."""
     return Transition(
         experience.inputs.obs, experience.action, experience.reward, experience.next_obs, experience.terminated
     )
 
 
 def evidence_rows(transition: Transition, use_next_obs: bool) -> Array:
-    """Describes transitions [...] to an encoder: observation, action, reward, and what came of it if asked.
+    """Concatenates transitions [...] for an encoder: observation, action, reward, and optionally the next observation.
 
-    No end of an episode is told: where one was cut says nothing of the task.
+    Ends of episodes are not included: truncation carries no information about the task.
     """
     parts = [transition.obs, transition.action, transition.reward] + [transition.next_obs] * use_next_obs
     return jnp.concatenate([part.reshape(*transition.reward.shape, -1) for part in parts], axis=-1)
 
 
 def evidence_size(spec: Spec, use_next_obs: bool) -> int:
-    """Counts the numbers that `evidence_rows` describes a transition with."""
+    """Returns the length of a row of `evidence_rows`."""
     inputs = spec.example_input()
     return inputs.obs.size * (1 + use_next_obs) + inputs.prev_action.size + 1
 
 
 class Rows(NamedTuple):
-    """How a transition is laid out as a row."""
+    """The row format of a transition."""
 
     width: int
     """Numbers in a row; four bytes each."""
@@ -69,7 +69,7 @@ class TaskRings(struct.PyTreeNode):
     rows: Array
     """[N, C, D]."""
     written: Array
-    """Rows written so far, those that were written over included, int32 [N]."""
+    """Number of rows written so far, overwritten ones included, int32 [N]."""
 
     @property
     def capacity(self) -> int:
@@ -77,18 +77,18 @@ class TaskRings(struct.PyTreeNode):
 
     @property
     def size(self) -> Array:
-        """Rows that can be drawn, int32 [N]."""
+        """Number of stored rows, int32 [N]."""
         return jnp.minimum(self.written, self.capacity)
 
 
 def transition_rows(spec: Spec) -> Rows:
-    """Lays out the transitions of an environment with real actions: 2 |obs| + |action| + 2 numbers.
+    """Builds the row format for an environment with continuous actions: 2 |obs| + |action| + 2 numbers.
 
     Raises:
-      ValueError: if an observation is not one float32 array: bytes would take four times their size.
+      ValueError: if an observation is not one float32 array: uint8 would take four times its size.
     """
     if not spec.is_plain:
-        raise ValueError(f"tasks.observation is {spec.observation}; a replay buffer keeps one float32 array")
+        raise ValueError(f"tasks.observation is {spec.observation}; a replay buffer needs one float32 array")
     example = spec.example_input()
     like = Transition(example.obs, example.prev_action, jnp.zeros(()), example.obs, jnp.zeros(()))
     shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
@@ -109,23 +109,23 @@ def transition_rows(spec: Spec) -> Rows:
 
 
 def empty_rings(num_tasks: int, capacity: int, width: int) -> TaskRings:
-    """Makes rings without a row: 4 x width bytes per transition that fits, `num_tasks` x `capacity` of them."""
+    """Makes empty rings, which take 4 x `num_tasks` x `capacity` x `width` bytes."""
     return TaskRings(jnp.zeros((num_tasks, capacity, width)), jnp.zeros(num_tasks, jnp.int32))
 
 
 def write(rings: TaskRings, tasks: Array, rows: Array, valid: Array) -> TaskRings:
-    """Appends rows; where a ring is full, the oldest give way.
+    """Appends rows; a full ring overwrites its oldest rows.
 
     Args:
-      tasks: whose rings, int [M], each at most once.
-      rows: [M, n, D], in the order of time, n at most the capacity.
-      valid: 1.0 for rows that count, [M, n].
+      tasks: indices of the rings, int [M], each at most once.
+      rows: [M, n, D], in time order, n at most the capacity.
+      valid: 1.0 for rows to append, [M, n].
 
     Raises:
-      ValueError: if there are more rows than a ring holds.
+      ValueError: if n exceeds the capacity.
     """
     if rows.shape[1] > rings.capacity:
-        raise ValueError(f"{rows.shape[1]} rows were to be written to rings of {rings.capacity}")
+        raise ValueError(f"rows has {rows.shape[1]} rows per task; a ring holds at most {rings.capacity}")
     ahead = jnp.cumsum(valid.astype(jnp.int32), axis=1)
     place = (rings.written[tasks][:, None] + ahead - 1) % rings.capacity
     place = jnp.where(valid > 0, place, rings.capacity)  # out of bounds: dropped
@@ -136,15 +136,15 @@ def write(rings: TaskRings, tasks: Array, rows: Array, valid: Array) -> TaskRing
 
 
 def forget(rings: TaskRings, tasks: Array) -> TaskRings:
-    """Empties the rings of some tasks, int [M]."""
+    """Empties the rings of the given tasks, int [M]."""
     return rings.replace(written=rings.written.at[tasks].set(0))
 
 
 def draw(rings: TaskRings, tasks: Array, key: Key, count: int) -> Array:
-    """Draws rows uniformly, with replacement; each ring must hold at least one.
+    """Samples rows uniformly, with replacement; each ring must hold at least one.
 
     Args:
-      tasks: whose rings, int [B].
+      tasks: indices of the rings, int [B].
 
     Returns:
       [B, count, D].
@@ -154,10 +154,10 @@ def draw(rings: TaskRings, tasks: Array, key: Key, count: int) -> Array:
 
 
 def draw_beginning(rings: TaskRings, tasks: Array, key: Key, count: int) -> tuple[Array, Array]:
-    """Draws for each task the oldest rows of its ring, as many as chance says: what is known after some time.
+    """Takes for each task the oldest rows of its ring, a random number from 1 to `count`, as early in a trial.
 
     Returns:
-      Rows [B, count, D] in the order of time, and 1.0 for those drawn, [B, count]: at least one of a ring that has any.
+      Rows [B, count, D] in time order, and 1.0 for those taken, [B, count]: at least one of each non-empty ring.
     """
     size, written = rings.size[tasks], rings.written[tasks]
     drawn = jax.random.randint(key, size.shape, 0, jnp.maximum(jnp.minimum(size, count), 1)) + 1
@@ -167,5 +167,5 @@ def draw_beginning(rings: TaskRings, tasks: Array, key: Key, count: int) -> tupl
 
 
 def bytes_per_transition(rows: Rows) -> int:
-    """Returns what a transition takes in a ring."""
+    """Returns the size of a stored transition in bytes."""
     return BYTES_PER_NUMBER * rows.width

@@ -10,12 +10,12 @@ from jaxmeta.types import Array
 
 
 def discounted_return(reward: Array, discount: Array, bootstrap: Array | float = 0.0) -> Array:
-    """Computes the discounted sum of rewards from every step on.
+    """Computes the discounted return from every step on.
 
     Args:
       reward: [T].
-      discount: [T], applied to what follows the step; zero where nothing of it counts.
-      bootstrap: scalar, the return expected after the last step.
+      discount: [T], applied to the return after the step; zero where the return ends.
+      bootstrap: scalar, the expected return after the last step.
 
     Returns:
       [T].
@@ -36,10 +36,9 @@ def generalized_advantage(reward: Array, value: Array, discount: Array, trace: f
     Args:
       reward: [T].
       value: [T + 1], the last one bootstraps.
-      discount: [T], applied to what follows the step.
+      discount: [T], applied to the return after the step.
       trace: λ in [0, 1].
-      valid: [T], 1.0 at steps that happened. Steps that did not are skipped: the next step of a valid one is the next
-        valid one.
+      valid: [T], 1.0 at valid steps. Invalid steps are skipped: the successor of a valid step is the next valid step.
 
     Returns:
       Advantages, [T]; zero at invalid steps.

@@ -1,4 +1,4 @@
-"""Mathematics of variational beliefs: what a chain of posteriors over a trial is worth."""
+"""Variational inference over a trial: KL divergences and evidence lower bounds of a chain of posteriors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from jaxmeta.types import Array
 
 
 class Trajectory(struct.PyTreeNode):
-    """The steps of a whole trial, its episodes one after the other; leaves are [T, ...]."""
+    """The steps of a whole trial, its episodes concatenated; leaves are [T, ...]."""
 
     obs: Array
     action: Array
     reward: Array
-    """As the environment paid it."""
+    """The environment's reward."""
     next_obs: Array
-    """What the step led to, the last sight of an episode included."""
+    """The next observation; at the end of an episode its final observation."""
     valid: Array
-    """1.0 for steps that count, else 0.0."""
+    """1.0 at valid steps, else 0.0."""
 
 
 def gaussian_kl(mean: Array, log_var: Array, other_mean: Array, other_log_var: Array) -> Array:
@@ -49,16 +49,16 @@ def chain_kl(mean: Array, log_var: Array) -> Array:
 def elbo_sums(log_likelihood: Array, kl: Array, valid: Array) -> tuple[Array, Array]:
     """Sums the evidence lower bounds of a trial, one per posterior, each on the whole trial (Zintgraf et al., 2020).
 
-    A posterior t sums up the first t steps. It is asked about every step, those that it has not seen included: that is
-    what makes it a belief about the task and not a record of the past.
+    Posterior t is conditioned on the first t steps, and decodes all steps of the trial, future ones included: it must
+    represent the task instead of only reconstructing the past.
 
     Args:
       log_likelihood: of step s under posterior t, [T + 1, T].
-      kl: of each posterior from the one before, [T + 1].
-      valid: [T]. A step that is not valid, and the posterior after it, count for nothing.
+      kl: KL divergence of each posterior from the previous one, [T + 1].
+      valid: [T]. An invalid step, and the posterior after it, are left out.
 
     Returns:
-      The sums of all log-likelihoods and of all divergences. The bound is the first less the second.
+      The sums of all log-likelihoods and of all KL divergences. The bound is the first minus the second.
     """
     chex.assert_rank([log_likelihood, kl, valid], [2, 1, 1])
     chex.assert_equal_shape([log_likelihood[0], kl[1:], valid])

@@ -1,4 +1,4 @@
-"""Bandits, one pull an episode: Bernoulli and Gaussian arms, and two arms of which one tells about the other."""
+"""Bandits, one pull per episode: Bernoulli arms, Gaussian arms, and two dependent arms."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class BanditConfig:
     """`bandit`: Bernoulli arms whose probabilities are uniform on [0, 1] per task."""
 
     num_arms: int = 10
-    """Arms to choose from."""
+    """Number of arms."""
     num_pulls: int = 10
-    """Pulls in a trial of an agent that remembers; each pull is an episode of one step."""
+    """Pulls per trial of recurrent agents; each pull is an episode of one step."""
 
     def __post_init__(self):
         checks.task_sizes(self, num_arms="a bandit needs at least 1 arm (try --tasks.num-arms 10)", num_pulls=A_TRIAL)
@@ -32,26 +32,26 @@ class BanditConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GaussianBanditConfig(BanditConfig):
-    """`gaussian-bandit`: arms that pay Gaussian rewards around a mean drawn per task.
+    """`gaussian-bandit`: arms with Gaussian rewards around a mean drawn per task.
 
-    Law: the means are independent, N(0, 1), as in the testbed of Sutton and Barto (2018, section 2.3).
-    Reward: N(mean of the arm, 1), fresh noise at every pull.
+    Tasks: the means are independent, N(0, 1), as in the testbed of Sutton and Barto (2018, section 2.3).
+    Reward: N(mean of the arm, 1), independent at every pull.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class DependentBanditConfig:
-    """`dependent-bandit`: two Bernoulli arms, p₂ = 1 - p₁, so that each pull tells about both.
+    """`dependent-bandit`: two Bernoulli arms, p₂ = 1 - p₁, so that each pull is informative about both.
 
-    Law: by `variant`, as in Wang et al. (2016, arXiv:1611.05763). uniform: p₁ ~ U[0, 1]; easy: p₁ is 0.1 or 0.9;
+    Tasks: by `variant`, as in Wang et al. (2016, arXiv:1611.05763). uniform: p₁ ~ U[0, 1]; easy: p₁ is 0.1 or 0.9;
     medium: 0.25 or 0.75; hard: 0.4 or 0.6, either with probability 1/2.
     Reward: 1 with the probability of the arm, else 0.
     """
 
     variant: Literal["uniform", "easy", "medium", "hard"] = "uniform"
-    """How p₁ is drawn."""
+    """Distribution of p₁."""
     num_pulls: int = 100
-    """Pulls in a trial of an agent that remembers; each pull is an episode of one step."""
+    """Pulls per trial of recurrent agents; each pull is an episode of one step."""
 
     def __post_init__(self):
         checks.task_sizes(self, num_pulls=A_TRIAL)
@@ -65,36 +65,36 @@ WORSE_ARM = {"easy": 0.1, "medium": 0.25, "hard": 0.4}
 
 
 class BanditTask(struct.PyTreeNode):
-    """One machine with Bernoulli arms."""
+    """One bandit with Bernoulli arms."""
 
     probability: Array
-    """Chance that an arm pays 1, [num_arms]."""
+    """Probability of a reward of 1, [num_arms]."""
 
 
 class GaussianBanditTask(struct.PyTreeNode):
-    """One machine with Gaussian arms."""
+    """One bandit with Gaussian arms."""
 
     mean: Array
-    """Mean reward of an arm, [num_arms]; the variance is 1."""
+    """Mean rewards, [num_arms]; the variance is 1."""
 
 
 def pay_bernoulli(key: Key, arm: Array, task: BanditTask) -> Array:
-    """Pays 1 with the probability of the arm, else 0."""
+    """Samples the reward of a Bernoulli arm: 1 with its probability, else 0."""
     return jax.random.bernoulli(key, task.probability[arm]).astype(jnp.float32)
 
 
 def pay_gaussian(key: Key, arm: Array, task: GaussianBanditTask) -> Array:
-    """Pays the mean of the arm and noise of unit variance."""
+    """Samples the reward of a Gaussian arm: its mean plus noise of unit variance."""
     return task.mean[arm] + jax.random.normal(key)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bandit:
-    """Arms to pull. There is nothing to observe: the observation is a single zero."""
+    """A bandit. The observation is a constant zero, [1]."""
 
     num_arms: int
     pay: Callable[[Key, Array, Any], Array] = pay_bernoulli
-    """The reward of an arm of a task."""
+    """(key, arm, task) -> reward."""
 
     @property
     def spec(self) -> Spec:
@@ -108,7 +108,7 @@ class Bandit:
 
 
 def bandit(config: BanditConfig = BanditConfig()) -> TaskFamily:
-    """Builds the family of machines with arms drawn uniformly, as in RL² (Duan et al., 2016, arXiv:1611.02779)."""
+    """Builds the family of Bernoulli bandits with uniform arms, as in RL² (Duan et al., 2016, arXiv:1611.02779)."""
 
     def sample(key):
         return BanditTask(probability=jax.random.uniform(key, (config.num_arms,)))
@@ -117,7 +117,7 @@ def bandit(config: BanditConfig = BanditConfig()) -> TaskFamily:
 
 
 def gaussian_bandit(config: GaussianBanditConfig = GaussianBanditConfig()) -> TaskFamily:
-    """Builds the family of machines with Gaussian arms."""
+    """Builds the family of Gaussian bandits."""
 
     def sample(key):
         return GaussianBanditTask(mean=jax.random.normal(key, (config.num_arms,)))
@@ -126,7 +126,7 @@ def gaussian_bandit(config: GaussianBanditConfig = GaussianBanditConfig()) -> Ta
 
 
 def dependent_bandit(config: DependentBanditConfig = DependentBanditConfig()) -> TaskFamily:
-    """Builds the family of machines whose two arms pay with probabilities that add up to 1."""
+    """Builds the family of bandits with two Bernoulli arms whose probabilities sum to 1."""
 
     def sample(key):
         if config.variant == "uniform":

@@ -1,4 +1,4 @@
-"""What an environment and a family of tasks are, and fixed task sets drawn from a family."""
+"""The interfaces of environments and task families, fixed task sets, and environments that reveal the task."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jaxmeta.types import Array, EnvState, Key, Spec, Step, Task
 
 TASK = "task"
-"""Part of a dict observation in which `reveal` shows the task."""
+"""Key of a dict observation that `reveal` adds for the task."""
 
 
 class Env(Protocol):
-    """An immutable environment. It holds no task: the task is an argument of every call.
+    """An immutable environment. The task is not part of it, but an argument of every call.
 
     `reset` and `step` are unbatched pure functions; callers vmap them. A state has the same structure, shapes and
     dtypes before and after `step`.
@@ -27,11 +27,11 @@ class Env(Protocol):
     def spec(self) -> Spec: ...
 
     def reset(self, key: Key, task: Task) -> tuple[EnvState, Any]:
-        """Begins an episode and returns the state and the first observation."""
+        """Starts an episode and returns the state and the first observation."""
         ...
 
     def step(self, key: Key, state: EnvState, action: Array, task: Task) -> tuple[EnvState, Step]:
-        """Advances one step."""
+        """Advances the environment by one step."""
         ...
 
 
@@ -40,7 +40,7 @@ class Cells(NamedTuple):
 
     number: int
     of: Callable[[Array], Array]
-    """Observation -> number of the cell, int32 scalar."""
+    """Observation -> index of the cell, int32 scalar."""
 
 
 class TaskFamily(NamedTuple):
@@ -48,33 +48,35 @@ class TaskFamily(NamedTuple):
 
     env: Env
     sample: Callable[[Key], Task]
-    """Draws a task for meta-training, unbatched."""
+    """Samples a task for meta-training, unbatched."""
     sample_test: Callable[[Key], Task]
-    """Draws a held-out task, unbatched."""
+    """Samples a held-out task, unbatched."""
     encode: Callable[[Task], Array]
-    """Describes a task as a flat vector, for oracles and decoders."""
+    """Encodes a task as a flat vector, for oracles and decoders."""
     episodes: int = 1
-    """Episodes per trial that are usual for an agent that remembers across them."""
+    """Default number of episodes per trial of recurrent agents."""
     train_tasks: Task | None = None
-    """All training tasks, leaves [M, ...], where there are only finitely many: `sample` draws from them."""
+    """The training tasks, leaves [M, ...], if there are finitely many: `sample` draws from them."""
     dense_reward: Callable[[Array, Task], Array] | None = None
-    """(next observation, task) -> a reward that an off-policy learner may train on where the environment's is rare."""
+    """(next observation, task) -> a dense reward for off-policy training, where the environment's reward is sparse."""
     cells: Cells | None = None
-    """The cells of a grid, where rewards depend on nothing else."""
+    """The cells of a grid world, if rewards depend on the cell only."""
 
 
 def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskFamily:
-    """Turns a task law into fixed, disjoint sets of training and held-out tasks (the PEARL protocol).
+    """Turns a task distribution into fixed, disjoint sets of training and held-out tasks (the PEARL protocol).
+
+        family = jm.tasks.finite(jm.tasks.half_cheetah_vel(), num_train=100, num_test=30, key=jax.random.key(0))
 
     Args:
-      family: the law; `num_train` tasks come from its `sample`, `num_test` from its `sample_test`.
-      key: decides the sets; the same key gives the same sets.
+      family: `num_train` tasks are sampled from its `sample`, `num_test` from its `sample_test`.
+      key: determines the sets.
 
     Returns:
       A family whose `sample` and `sample_test` draw uniformly from the two sets.
 
     Raises:
-      ValueError: if a size is below 1, or if a held-out task is also a training task, as can be where a law has few.
+      ValueError: if a size is below 1, or if a held-out task is also a training task.
     """
     for name, value in (("num_train", num_train), ("num_test", num_test)):
         if value < 1:
@@ -89,7 +91,7 @@ def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskF
     shared = int(jnp.sum(jnp.any(jnp.all(test_codes[:, None] == train_codes, axis=-1), axis=1)))
     if shared:
         raise ValueError(
-            f"finite: {shared} of {num_test} held-out tasks are training tasks too; the law has too few tasks"
+            f"finite: {shared} of {num_test} held-out tasks are training tasks too; the family has too few tasks"
         )
 
     def sampler(tasks, size):
@@ -104,16 +106,16 @@ def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskF
 
 @dataclasses.dataclass(frozen=True)
 class Revealed:
-    """An environment that shows the description of the task.
+    """An environment whose observation includes the encoded task.
 
-    A single float32 array ends with it, a dict has it as `task`, and any other observation becomes a dict of `obs` and
-    `task`.
+    It is concatenated to a single float32 array, added to a dict as `task`, and any other observation becomes a dict of
+    `obs` and `task`.
     """
 
     env: Env
     encode: Callable[[Task], Array]
     size: int
-    """Length of the description."""
+    """Length of the encoded task."""
 
     @property
     def spec(self) -> Spec:
@@ -122,7 +124,7 @@ class Revealed:
             return dataclasses.replace(spec, observation=(math.prod(spec.observation) + self.size,))
         parts = spec.observation if isinstance(spec.observation, dict) else {"obs": spec.observation}
         if TASK in parts:
-            raise ValueError(f"tasks.observation has a part {TASK!r} already; rename it, or do without reveal")
+            raise ValueError(f"tasks.observation has a part {TASK!r} already; rename it to use reveal")
         return dataclasses.replace(spec, observation=parts | {TASK: (self.size,)})
 
     def reset(self, key: Key, task: Task) -> tuple[EnvState, Any]:
@@ -139,7 +141,7 @@ class Revealed:
         return (obs if isinstance(obs, dict) else {"obs": obs}) | {TASK: self.encode(task)}
 
     def without_task(self, obs: Any) -> Any:
-        """Returns the observation of the environment itself."""
+        """Returns the observation of the original environment."""
         spec = self.env.spec
         if spec.is_plain:
             return obs[: -self.size].reshape(spec.observation)
@@ -148,7 +150,11 @@ class Revealed:
 
 
 def reveal(family: TaskFamily) -> TaskFamily:
-    """Shows the task to the policy: what is trained on the result is an oracle, or a multi-task agent."""
+    """Adds the encoded task to the observation: agents trained on the result are oracles, or multi-task agents.
+
+    Example:
+      oracle = jm.ppo(jm.tasks.reveal(family))
+    """
     code = jax.eval_shape(lambda key: family.encode(family.sample(key)), jax.random.key(0))
     env, dense, cells = Revealed(family.env, family.encode, code.shape[0]), family.dense_reward, family.cells
     return family._replace(

@@ -1,4 +1,4 @@
-"""Few-shot prediction as an environment of one step: what supervised tasks are to all agents."""
+"""Few-shot supervised learning as an environment with episodes of one step."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from jaxmeta.types import Array, Continuous, Examples, Input, Key, Output, Rollo
 
 
 class FewShotTask(struct.PyTreeNode):
-    """A task is its data."""
+    """The data of one supervised task."""
 
     support: Examples
-    """What may be learned from."""
+    """The support set."""
     query: Examples
-    """What is then asked; it shares no example with the support."""
-    law: Any
-    """What drew both, such as the parameters of a function; no agent sees it."""
+    """The query set; it shares no example with the support set."""
+    generator: Any
+    """What generated both, such as the parameters of a function; it is hidden from agents."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FewShot:
-    """A question of one step: the support with its targets, and the inputs of the query, whose targets are hidden.
+    """A one-step environment: observe the support set and the query inputs, and predict the query targets.
 
-    An observation is [shots + queries, size + outputs], an example a row: its input and then its target, which is zero
-    for a query. An action is the prediction for all queries, [queries x outputs]: values, or logits of classes. The
-    reward is minus the mean squared error of a regression, and the accuracy of a classification. The same question is
-    asked after every adaptation, so that the rounds of a trial are the steps of the inner loop.
+    An observation is [shots + queries, size + outputs], one example per row: its input and then its target, which is
+    zero for queries. An action is the prediction for all queries, [queries x outputs]: values, or class logits. The
+    reward is the negative mean squared error in regression, and the accuracy in classification. The observation is the
+    same in every round, so that the rounds of a trial are the steps of the inner loop.
     """
 
     shots: int
@@ -39,7 +39,7 @@ class FewShot:
     size: int
     """Length of an input."""
     outputs: int
-    """Length of a target, one-hot in a classification."""
+    """Length of a target, one-hot in classification."""
     kind: Literal["regression", "classification"] = "regression"
 
     @property
@@ -57,30 +57,30 @@ class FewShot:
         return (), Step(obs=self.question(task), reward=reward, terminated=jnp.array(False))
 
     def question(self, task: FewShotTask) -> Array:
-        """Lays a task out as what an agent sees of it."""
+        """Returns the observation of a task."""
         hidden = task.query.replace(targets=jnp.zeros_like(task.query.targets))
         rows = [jnp.concatenate([one.inputs, one.targets], axis=1) for one in (task.support, hidden)]
         return jnp.concatenate(rows)
 
     def split(self, question: Array) -> tuple[Examples, Array]:
-        """Returns the support and the inputs of the query; of these there may be more than in meta-training."""
+        """Splits an observation into the support set and the query inputs, which may be more than in meta-training."""
         support = question[: self.shots]
         return Examples(support[:, : self.size], support[:, self.size :]), question[self.shots :, : self.size]
 
     def loss(self, prediction: Array, targets: Array) -> Array:
-        """Computes what learning minimises, from [M, outputs] each: squared error or cross-entropy, on average."""
+        """Computes the training loss from [M, outputs] each: mean squared error or mean cross-entropy."""
         if self.kind == "regression":
             return jnp.mean(jnp.square(prediction - targets))
         return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(prediction), axis=-1))
 
     def score(self, prediction: Array, targets: Array) -> Array:
-        """Computes what a prediction is paid."""
+        """Computes the reward of a prediction."""
         if self.kind == "regression":
             return -self.loss(prediction, targets)
         return jnp.mean((jnp.argmax(prediction, -1) == jnp.argmax(targets, -1)).astype(jnp.float32))
 
     def experience(self, task: FewShotTask) -> Rollout:
-        """Returns what a round on a task shows, [1, 1, ...]: no policy is needed, as none decides what is seen."""
+        """Returns the experience of a round on a task, [1, 1, ...], which does not depend on a policy."""
         nothing = jnp.zeros((1, 1))
         question = self.question(task)[None, None]
         answer = jnp.zeros((1, 1, self.queries * self.outputs))
@@ -88,5 +88,5 @@ class FewShot:
         output = Output(dist=answer, value=nothing)
         episode = (inputs, answer, question, nothing, nothing + 1, nothing + 1, nothing, output)
         never = jnp.zeros((1, 1), bool)
-        no_key: Any = ()  # no policy drew anything
+        no_key: Any = ()  # nothing was sampled
         return Rollout(*episode, reset_key=no_key, success=never, fault=jnp.zeros(never.shape, jnp.int8))

@@ -1,4 +1,4 @@
-"""Few-shot classification of glyphs that are drawn, not downloaded: every class is a letter of strokes of its own."""
+"""Few-shot classification of procedurally generated glyphs: every class is a random letter of strokes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from jaxmeta.tasks.few_shot import FewShot, FewShotTask
 from jaxmeta.types import Array, Examples, Key
 
 POINTS = 12
-"""Dots of ink along a stroke."""
+"""Number of dots along a stroke."""
 INK = 0.045
-"""Radius of a dot, where the picture has side 1."""
+"""Radius of a dot, in units of the image width."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GlyphsConfig:
-    """`glyphs`: which of a few new letters is it? A letter is some curved strokes, each writing of it is another."""
+    """`glyphs`: few-shot classification of new letters. A letter is a few curved strokes; every image varies them."""
 
     ways: int = 5
-    """Classes of a task."""
+    """Classes per task."""
     shots: int = 1
-    """Examples of each class in the support."""
+    """Examples per class in the support set."""
     queries: int = 5
-    """Examples of each class in the query."""
+    """Examples per class in the query set."""
     pixels: int = 14
-    """Along a side of a picture."""
+    """Width and height of an image, in pixels."""
     strokes: int = 3
-    """Of a letter."""
+    """Strokes per letter."""
     variation: float = 1.0
-    """How much writings of a letter differ: 0 not at all; 1 turns by ±15 degrees, shifts and sizes by ±10 %, shakes."""
+    """Variation within a class, 0 for none; 1 rotates by ±15°, shifts and scales by ±10 %, and jitters the strokes."""
 
     def __post_init__(self):
         need = "a task needs at least 1 of them"
@@ -43,33 +43,33 @@ class GlyphsConfig:
 
 
 def glyphs(config: GlyphsConfig = GlyphsConfig()) -> TaskFamily:
-    """Builds the family of small alphabets; held-out tasks are of letters that were never seen."""
+    """Builds the family of tasks with random letters; held-out tasks have new letters."""
     ways, each = config.ways, config.shots + config.queries
 
     def sample(key: Key) -> FewShotTask:
         letter_key, *keys, order_key = jax.random.split(key, 2 + ways)
-        # quadratic curves, each by three points that pull it
+        # quadratic Bézier curves, each with three control points
         letters = jax.random.uniform(letter_key, (ways, config.strokes, 3, 2), minval=0.15, maxval=0.85)
         pictures = jax.vmap(lambda letter, key: _write(letter, key, each, config))(letters, jnp.stack(keys))
         labels = jnp.broadcast_to(jnp.eye(ways)[:, None], (ways, each, ways))
 
         def part(members: slice, order_key: Key) -> Examples:
             rows = [leaf[:, members].reshape(-1, leaf.shape[-1]) for leaf in (pictures, labels)]
-            # mixed, as Reptile takes them batch by batch
+            # shuffled, as Reptile splits them into minibatches
             order = jax.random.permutation(order_key, len(rows[0]))
             return Examples(*(leaf[order] for leaf in rows))
 
         support_key, query_key = jax.random.split(order_key)
         return FewShotTask(
-            part(slice(config.shots), support_key), part(slice(config.shots, None), query_key), law=letters
+            part(slice(config.shots), support_key), part(slice(config.shots, None), query_key), generator=letters
         )
 
     env = FewShot(ways * config.shots, ways * config.queries, config.pixels**2, ways, "classification")
-    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.law))
+    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.generator))
 
 
 def _write(letter: Array, key: Key, number: int, config: GlyphsConfig) -> Array:
-    """Writes a letter [strokes, 3, 2] several times, as pictures [number, pixels²]."""
+    """Draws variations of a letter [strokes, 3, 2] as images [number, pixels²]."""
     shake_key, *keys = jax.random.split(key, 4)
     size = config.variation
     turn, grow, shift = (
@@ -84,11 +84,11 @@ def _write(letter: Array, key: Key, number: int, config: GlyphsConfig) -> Array:
 
 
 def _ink(curves: Array, pixels: int) -> Array:
-    """Draws quadratic Bézier curves [strokes, 3, 2] into a picture [pixels²], white 0, black 1."""
+    """Draws quadratic Bézier curves [strokes, 3, 2] as an image [pixels²], white 0, black 1."""
     time = jnp.linspace(0.0, 1.0, POINTS)[:, None]
     weights = jnp.concatenate([(1 - time) ** 2, 2 * time * (1 - time), time**2], axis=1)
     dots = jnp.einsum("tp,spi->sti", weights, curves).reshape(-1, 2)
     middle = (jnp.arange(pixels, dtype=jnp.float32) + 0.5) / pixels
-    # a Gaussian dot is a product of two, so that all dots together are one product of matrices
+    # Gaussian dots are separable, so that all dots together are one matrix product
     along = jnp.exp(-0.5 * jnp.square((middle[:, None, None] - dots[None]) / INK))
     return (1.0 - jnp.exp(-along[..., 1] @ along[..., 0].T)).reshape(-1)

@@ -19,21 +19,21 @@ MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 
 @dataclasses.dataclass(frozen=True)
 class GridConfig:
-    """`grid-navigation`: an agent looks for a goal cell that it cannot see.
+    """`grid-navigation`: find a goal cell that is not part of the observation.
 
-    Law: the goal is uniform over all cells but the start corner's block (0, 0), (0, 1), (1, 0), (1, 1): 21 goals on 5x5
-    cells, as in VariBAD's GridNavi (Zintgraf et al., 2020, arXiv:1910.08348).
+    Tasks: the goal is uniform over all cells but the start corner's block (0, 0), (0, 1), (1, 0), (1, 1): 21 goals on
+    5x5 cells, as in VariBAD's GridNavi (Zintgraf et al., 2020, arXiv:1910.08348).
     Reward: 1 at every step that ends on the goal, else -0.1.
-    Horizon: 15 steps by default; never ends early, the goal included. Every episode starts at (0, 0). Action: stay, up,
-    right, down, left; a move into the border stays. Observation: the coordinates (x, y) in cells, as floats [2].
+    Horizon: 15 steps by default; never ends early, not even at the goal. Every episode starts at (0, 0). Action: stay,
+    up, right, down, left; moves into the border stay. Observation: the coordinates (x, y) in cells, as floats [2].
     """
 
     size: int = 5
-    """Cells along a side."""
+    """Cells per side."""
     horizon: int = 15
-    """Steps in an episode."""
+    """Steps per episode."""
     num_episodes: int = 4
-    """Episodes in a trial of an agent that remembers."""
+    """Episodes per trial of recurrent agents."""
 
     def __post_init__(self):
         checks.task_sizes(self, horizon=checks.AN_EPISODE, num_episodes=checks.A_TRIAL)
@@ -44,14 +44,14 @@ class GridConfig:
 
 
 class GridTask(struct.PyTreeNode):
-    """Where the goal is."""
+    """The goal."""
 
     goal: Array
     """Cell (x, y), int32 [2]."""
 
 
 class GridState(struct.PyTreeNode):
-    """Where the agent is."""
+    """The agent's position."""
 
     position: Array
     """Cell (x, y), int32 [2]."""
@@ -59,11 +59,10 @@ class GridState(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class GridNavigation:
-    """A square of cells to walk on, from the corner (0, 0).
+    """A square grid of cells, with the start at the corner (0, 0).
 
-    The reward is 1 where a step ends on the goal, which is a success, and -0.1 elsewhere; the goal ends nothing, an
-    agent that knows it walks there and stays. The observation is the position: the goal is what the agent must find
-    out.
+    The reward is 1 where a step ends on the goal, which is a success, and -0.1 elsewhere. The goal does not end the
+    episode: the optimal agent stays there. The observation is the position: the agent must find the goal.
     """
 
     size: int = 5
@@ -75,11 +74,11 @@ class GridNavigation:
 
     @property
     def num_cells(self) -> int:
-        """Cells of the grid."""
+        """Number of cells."""
         return self.size**2
 
     def cell_of(self, obs: Array) -> Array:
-        """Returns the number of the cell that an observation [2] shows: x * size + y."""
+        """Returns the index of the cell of an observation [2]: x * size + y."""
         return jnp.round(obs[0] * self.size + obs[1]).astype(jnp.int32)
 
     def reset(self, key: Key, task: GridTask) -> tuple[GridState, Array]:
@@ -96,7 +95,7 @@ class GridNavigation:
 
 
 def all_goals(config: GridConfig = GridConfig()) -> GridTask:
-    """Lists every task of the family, to evaluate on all of them.
+    """Returns all tasks of the family, to evaluate on all of them.
 
     Returns:
       The tasks of all goals, stacked: `goal` is int32 [size² - 4, 2].
@@ -106,7 +105,7 @@ def all_goals(config: GridConfig = GridConfig()) -> GridTask:
 
 
 def grid_navigation(config: GridConfig = GridConfig()) -> TaskFamily:
-    """Builds the family of goals uniform over the cells away from the start."""
+    """Builds the family of goals uniform over the cells outside the start's block."""
 
     def sample(key):
         return GridTask(goal=jax.random.choice(key, all_goals(config).goal))

@@ -1,4 +1,4 @@
-"""Mazes with a goal to find and to remember, as in RL² (Duan et al., 2016, arXiv:1611.02779), on a grid of rooms."""
+"""Visual navigation in mazes, as in RL² (Duan et al., 2016, arXiv:1611.02779), on a grid of rooms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADINGS = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """Displacement (row, column) in rooms of a step ahead by heading: up, right, down, left."""
 FORWARD, TURN_LEFT, TURN_RIGHT = range(3)
 """The actions."""
-# a quarter turn clockwise is one heading further
+# a quarter turn clockwise increments the heading
 TURNS = (0, 3, 1)
 WIDTH = 5
 """Cells across the view: the agent's column, and on either side a wall or passage and a room."""
@@ -26,40 +26,41 @@ WIDTH = 5
 
 @dataclasses.dataclass(frozen=True)
 class MazeConfig:
-    """`maze`: an agent looks for a goal in a maze, from a first-person view, and is sent back to find it again.
+    """`maze`: find a goal in a maze from a first-person view, and find it again in later episodes.
 
-    Law: rooms on a square, joined to a perfect maze by randomised depth-first search from a uniform room; the start
-    room, the start heading and the goal, another room, are uniform. They stay for all episodes of a trial. Training
-    draws uniformly from fixed mazes with their goals, 1,000 by default, no two with the same passages, and then where
-    to start; held-out mazes come from the law, and the passages are never those of a training maze.
-    Reward: -0.04 at every step, and on top of it 1 for reaching the goal and -0.001 for bumping into a wall, as in RL²
+    Tasks: rooms on a square, joined to a perfect maze by randomised depth-first search from a uniform room; the start
+    room, the start heading and the goal, another room, are uniform. They are fixed for all episodes of a trial.
+    Training samples uniformly from fixed mazes with their goals, 1,000 by default, with different passages, and then
+    the start; held-out mazes are new, with passages different from all training mazes.
+    Reward: -0.04 per step, plus 1 for reaching the goal, minus 0.001 for bumping into a wall, as in RL²
     (Duan et al., 2016, arXiv:1611.02779) and SNAIL (Mishra et al., 2018, arXiv:1707.03141).
     Horizon: 100 steps by default, for 5 x 5 rooms; ends early at the goal. Action: forward, turn left, turn right.
-    Observation: what is in sight, floats [2 * view + 1, 5, 2]; the agent looks up from the middle of the last row. Rows
-    and columns are those of rooms and of the walls or passages between them, so that the next room is two rows ahead.
-    The channels are: open, in sight; goal, in sight. The agent sees along its column up to the first wall, and from
-    there to both sides up to the first wall: all else is 0. The shape does not depend on the size of the maze.
+    Observation: an egocentric view, floats [2 * view + 1, 5, 2]; the agent is in the middle of the last row and faces
+    up. Rows and columns alternate between rooms and the walls or passages between them, so that the next room is two
+    rows ahead. The channels are: visible and open; visible goal. The agent sees along its column up to the first wall,
+    and from each visible room to both sides up to the first wall; all else is 0. The shape does not depend on the size
+    of the maze.
     """
 
     size: int = 5
-    """Rooms along a side."""
+    """Rooms per side."""
     view: int = 2
-    """Rooms that the agent sees ahead of its own."""
+    """Rooms that are visible ahead of the agent's."""
     openings: float = 0.0
-    """Chance that a wall which the search left between two rooms is opened all the same; above 0 there are loops."""
+    """Probability that a remaining wall between two rooms is opened; above 0 mazes have loops."""
     num_train: int = 1000
-    """Fixed mazes to train on; 0 draws from the whole law, held-out mazes too."""
+    """Number of fixed training mazes; 0 samples new mazes, without holding any out."""
     train_seed: int = 0
-    """Decides the mazes to train on."""
+    """Seed of the training mazes."""
     horizon: int = 100
-    """Steps in an episode; a larger maze needs more."""
+    """Steps per episode; larger mazes need more."""
     num_episodes: int = 2
-    """Episodes in a trial of an agent that remembers."""
+    """Episodes per trial of recurrent agents."""
 
     def __post_init__(self):
         checks.task_sizes(
             self,
-            view="an agent needs to see at least 1 room ahead",
+            view="at least 1 room ahead must be visible",
             horizon=checks.AN_EPISODE,
             num_episodes=checks.A_TRIAL,
         )
@@ -68,39 +69,39 @@ class MazeConfig:
         if not 0 <= self.openings <= 1:
             raise ValueError(f"tasks.openings is {self.openings}; it must lie in [0, 1], as it is a probability")
         if self.num_train < 0:
-            raise ValueError(f"tasks.num_train is {self.num_train}; it must be at least 1, or 0 for the whole law")
+            raise ValueError(f"tasks.num_train is {self.num_train}; it must be at least 1, or 0 for new mazes only")
 
 
 class MazeTask(struct.PyTreeNode):
-    """One maze. A room has the number row * size + column; rows count from the top, columns from the left."""
+    """One maze. The index of a room is row * size + column; rows count from the top, columns from the left."""
 
     passages: Array
-    """Whether one can leave a room (row, column) under a heading, bool [size, size, 4].
+    """Whether there is a passage from a room (row, column) in the direction of a heading, bool [size, size, 4].
 
-    A passage stands twice, once for either room, and none leads out of the square.
+    Each passage has two entries, one per room; none leads out of the maze.
     """
     start: Array
     """Room where every episode starts, int32 scalar."""
     heading: Array
     """Heading at the start, int32 scalar."""
     goal: Array
-    """Room of the goal, another than the start, int32 scalar."""
+    """Room of the goal, different from the start, int32 scalar."""
 
 
 class MazeState(struct.PyTreeNode):
-    """Where the agent is, and where it looks."""
+    """The agent's room and heading."""
 
     room: Array
-    """Number of the room, int32 scalar."""
+    """Index of the room, int32 scalar."""
     heading: Array
     """Index into `HEADINGS`, int32 scalar."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Maze:
-    """A square of rooms to walk through, one room or one quarter turn at a step.
+    """A square of rooms; a step moves one room ahead or makes a quarter turn.
 
-    The goal ends the episode, which is a success.
+    Reaching the goal is a success and ends the episode.
     """
 
     size: int = 5
@@ -127,11 +128,11 @@ class Maze:
         return state, Step(obs=obs, reward=reward, terminated=at_goal, success=at_goal)
 
     def _displacement(self, heading: Array) -> Array:
-        """Returns what a step ahead adds to the number of the room."""
+        """Returns the change of the room index by a step ahead."""
         return jnp.array([row * self.size + column for row, column in HEADINGS])[heading]
 
     def _observe(self, state: MazeState, task: MazeTask) -> Array:
-        """Looks ahead, and from every room in sight to both sides; [2 * view + 1, 5, 2]."""
+        """Returns the view ahead, and from every visible room to both sides; [2 * view + 1, 5, 2]."""
         ahead, left, right = (self._displacement((state.heading + turn) % 4) for turn in TURNS)
         rooms = state.room + jnp.arange(self.view + 1) * ahead
         # no room beyond the border is ever in sight, so it does not matter what is read there
@@ -151,18 +152,18 @@ class Maze:
 
 
 def _interleave(room_rows: Array, passage_rows: Array) -> Array:
-    """Puts the row of passages behind each row of rooms, but the last: [2 * R - 1, W] of [R, W] each."""
+    """Interleaves rows of rooms and of passages, both [R, W], without the last row of passages: [2 * R - 1, W]."""
     return jnp.stack([room_rows, passage_rows], 1).reshape(-1, room_rows.shape[-1])[:-1]
 
 
 def draw_passages(key: Key, size: int, openings: float = 0.0) -> Array:
-    """Draws a maze by randomised depth-first search.
+    """Generates a maze by randomised depth-first search.
 
-    The search goes from its room to a uniform one of the neighbours not yet visited, and back where there is none.
+    The search moves to a uniformly random unvisited neighbour, and backtracks if there is none.
 
     Args:
-      size: rooms along a side.
-      openings: chance that a wall which is left is opened.
+      size: rooms per side.
+      openings: probability that a remaining wall is opened.
 
     Returns:
       `MazeTask.passages`, bool [size, size, 4].
@@ -171,7 +172,7 @@ def draw_passages(key: Key, size: int, openings: float = 0.0) -> Array:
     num_rooms = size * size
     beside = jnp.array(neighbours(size))
     root = jax.random.randint(root_key, (), 0, num_rooms)
-    # the room from which a room was first entered, which is the way back; -1 where the search has not been
+    # the parent of each room in the search tree, to backtrack; -1 for unvisited rooms
     origin = jnp.full(num_rooms + 1, -1).at[jnp.array([root, num_rooms])].set(jnp.array([root, num_rooms]))
 
     def move(state, chance):
@@ -182,7 +183,7 @@ def draw_passages(key: Key, size: int, openings: float = 0.0) -> Array:
         entered = (jnp.arange(num_rooms + 1) == target) & found
         return (jnp.where(entered, room, origin), jnp.where(found, target, origin[room])), None
 
-    # every room but the root is entered once and left for good once
+    # every room but the root is entered once and backtracked from once
     chance = jax.random.uniform(search_key, (2 * (num_rooms - 1), 4))
     (origin, _), _ = jax.lax.scan(move, (origin, root), chance)
     rooms = jnp.arange(num_rooms)[:, None]
@@ -195,10 +196,10 @@ def draw_passages(key: Key, size: int, openings: float = 0.0) -> Array:
 
 
 def neighbours(size: int) -> np.ndarray:
-    """Lists the number of the room that lies next to a room under a heading.
+    """Returns the index of the neighbour of each room in each heading.
 
     Returns:
-      Int32 [size², 4]; it is size² where that is outside.
+      Int32 [size², 4]; size² for neighbours outside the maze.
     """
     rows_and_columns = np.stack(np.divmod(np.arange(size * size), size))[:, :, None]
     row, column = rows_and_columns + np.array(HEADINGS).T[:, None]
@@ -207,17 +208,17 @@ def neighbours(size: int) -> np.ndarray:
 
 
 def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
-    """Builds the family of mazes; this draws the ones to train on.
+    """Builds the family of mazes, and generates the training mazes.
 
     Raises:
-      ValueError: if there are too few mazes of that size to train on so many and to hold others out.
+      ValueError: if there are too few different mazes of that size.
     """
     env = Maze(config.size, config.view, config.horizon)
     num_rooms = config.size**2
 
     def choose(key, number):
-        """Draws a number below that, a heading, and how far another room lies from a room."""
-        # in one draw, as each call of a generator takes long to compile
+        """Samples an index below `number`, a heading, and the offset between two different rooms."""
+        # in one call, as every call of the random number generator takes long to compile
         return jax.random.randint(key, (3,), jnp.array([0, 0, 1]), jnp.array([number, len(HEADINGS), num_rooms]))
 
     def draw(key):
@@ -234,7 +235,7 @@ def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
     def sample(key):
         index, heading, further = choose(key, config.num_train)
         task = jax.tree.map(lambda leaf: leaf[index], train)
-        # with a fixed start its first view would give a maze away, and the goal could be learned by heart
+        # with a fixed start the first view would identify a training maze, and its goal could be memorised
         return task.replace(start=(task.goal + further) % num_rooms, heading=heading)
 
     def sample_test(key):
@@ -251,13 +252,13 @@ def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
 
 
 def _packed(task: MazeTask) -> Array:
-    """Returns the passages as few bytes, to compare them fast."""
+    """Packs the passages to few bytes, to compare them fast."""
     return jnp.packbits(task.passages)
 
 
 def _distinct(draw: Callable[[Key], MazeTask], config: MazeConfig) -> MazeTask:
-    """Draws the mazes to train on, no two with the same passages, stacked."""
-    # twice as many as are needed, to replace the equal ones and to see whether others remain
+    """Generates the training mazes, stacked, with different passages."""
+    # twice as many as needed, to replace duplicates and to check that mazes can be held out
     keys = jax.random.split(jax.random.key(config.train_seed), max(2 * config.num_train, 64))
     tasks, passages = jax.jit(jax.vmap(lambda key: (task := draw(key), _packed(task))))(keys)
     _, first = np.unique(np.asarray(passages), axis=0, return_index=True)

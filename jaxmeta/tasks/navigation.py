@@ -13,12 +13,12 @@ from jaxmeta.tasks.base import TaskFamily, flatten_task
 from jaxmeta.types import Array, Continuous, Key, Spec, Step
 
 MAX_MOVE = 0.1
-"""Of a coordinate in one step, in metres."""
+"""Largest displacement per coordinate and step, in metres."""
 
 
 @dataclasses.dataclass(frozen=True)
 class NavigationConfig:
-    """`navigation`: a point walks to a goal that it cannot see."""
+    """`navigation`: a point moves to a goal that is not part of the observation."""
 
     horizon: int = 100
     """Steps in an episode."""
@@ -32,14 +32,14 @@ class NavigationConfig:
 
 
 class PointTask(struct.PyTreeNode):
-    """Where to go."""
+    """The goal."""
 
     goal: Array
     """In metres, [2]."""
 
 
 class PointState(struct.PyTreeNode):
-    """Where the point is."""
+    """The position of the point."""
 
     position: Array
     """In metres, [2]."""
@@ -50,7 +50,7 @@ class Navigation:
     """A point that starts at the origin and moves by at most 0.1 m per coordinate and step.
 
     The reward is the negative distance to the goal after the move; the episode ends within 0.01 m of the goal in both
-    coordinates, which is a success. The observation is the position: the goal is what the agent must find out.
+    coordinates, which is a success. The observation is the position: the agent must find the goal.
     """
 
     horizon: int = 100

@@ -15,11 +15,11 @@ from jaxmeta.types import Array, Continuous, Key, Spec, Step
 
 @dataclasses.dataclass(frozen=True)
 class PointRobotConfig:
-    """`point-robot`: a point walks to a goal that it cannot see, from wherever it starts.
+    """`point-robot`: a point moves to a goal that is not part of the observation, from a random start.
 
-    Law: goal ~ U[-1, 1]² m. Reward: -d, d the distance to the goal after the move.
-    Horizon: 20 steps by default; never ends early. Start: U[-1, 1]² m, drawn anew for every episode. Action: the move
-    in metres [2], each coordinate clipped to ±0.1, where PEARL's policy says ±1. Observation: position [2].
+    Tasks: goal ~ U[-1, 1]² m. Reward: -d, d the distance to the goal after the move.
+    Horizon: 20 steps by default; never ends early. Start: U[-1, 1]² m, resampled in every episode. Action: displacement
+    in metres [2], each coordinate clipped to ±0.1, corresponding to ±1 in PEARL. Observation: position [2].
     """
 
     horizon: int = 20
@@ -31,27 +31,27 @@ class PointRobotConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SparsePointRobotConfig(PointRobotConfig):
-    """`sparse-point-robot`: a point walks to a goal on a half circle, and is paid only near it.
+    """`sparse-point-robot`: a point moves to a goal on a half circle, with a reward only near the goal.
 
-    Law: goal (cos θ, sin θ) m, θ ~ U[0, π]; PEARL's own 100 goals divide the half circle evenly.
+    Tasks: goal (cos θ, sin θ) m, θ ~ U[0, π]; PEARL's own 100 goals divide the half circle evenly.
     Reward: 1 - d where d ≤ `goal_radius` = 0.2 m, else 0, d the distance to the goal after the move. PEARL evaluates
     and adapts on it, but trains actor and critics on -d: `SparsePointRobot.dense_reward`.
-    Horizon: 20 steps by default; never ends early. Start: the origin. Action: the move in metres [2], each coordinate
-    clipped to ±0.1, where PEARL's policy says ±1. Observation: position [2].
+    Horizon: 20 steps by default; never ends early. Start: the origin. Action: displacement in metres [2], each
+    coordinate clipped to ±0.1, corresponding to ±1 in PEARL. Observation: position [2].
     """
 
     goal_radius: float = 0.2
-    """Largest distance from the goal that is paid for, in metres."""
+    """Largest distance from the goal with a reward, in metres."""
 
     def __post_init__(self):
         super().__post_init__()
         if not self.goal_radius > 0:
-            raise ValueError(f"tasks.goal_radius is {self.goal_radius}; it must be above 0, where nothing is paid")
+            raise ValueError(f"tasks.goal_radius is {self.goal_radius}; it must be above 0")
 
 
 @dataclasses.dataclass(frozen=True)
 class PointRobot:
-    """A point that starts anywhere in a square, is paid for being near the goal, and stays in play once there."""
+    """A point with a random start in a square and the negative distance to the goal as reward; no early end."""
 
     horizon: int = 20
 
@@ -69,13 +69,13 @@ class PointRobot:
         return PointState(position), Step(obs=position, reward=reward, terminated=jnp.array(False))
 
     def reward(self, obs: Array, task: PointTask) -> Array:
-        """Computes what is paid for a step that ends at `obs`, a position [2]."""
+        """Computes the reward of a step that ends at `obs`, a position [2]."""
         return -jnp.linalg.norm(obs - task.goal)
 
 
 @dataclasses.dataclass(frozen=True)
 class SparsePointRobot(PointRobot):
-    """A point that starts at the origin and is paid only within a radius of the goal, which is a success."""
+    """A point that starts at the origin, with a reward only within a radius of the goal, which is a success."""
 
     goal_radius: float = 0.2
 
@@ -92,15 +92,14 @@ class SparsePointRobot(PointRobot):
         return state, step.replace(success=self.dense_reward(step.obs, task) >= -self.goal_radius)
 
     def reward(self, obs: Array, task: PointTask) -> Array:
-        """Computes what is paid for a step that ends at `obs`, a position [2]."""
+        """Computes the reward of a step that ends at `obs`, a position [2]."""
         dense = self.dense_reward(obs, task)
         return jnp.where(dense >= -self.goal_radius, 1.0 + dense, 0.0)
 
     def dense_reward(self, obs: Array, task: PointTask) -> Array:
-        """Computes -d, what a learner may train on while the agent sees and is judged by the sparse reward.
+        """Computes the dense reward -d for off-policy training; agents observe, and are evaluated on, the sparse one.
 
-        It is a pure function of what a replay buffer holds anyway, so `Step` needs no second reward; see
-        `TaskFamily.dense_reward`.
+        It is a pure function of stored transitions, so `Step` needs no second reward; see `TaskFamily.dense_reward`.
 
         Args:
           obs: the observation after the step, [2].

@@ -23,11 +23,11 @@ class SinusoidConfig:
     """`sinusoid`: y = A sin(x - φ) from a few points; A uniform in [0.1, 5], x in [-5, 5], φ in [0, π]."""
 
     shots: int = 10
-    """Points of the support."""
+    """Points in the support set."""
     queries: int = 10
-    """Points of the query, drawn apart from the support."""
+    """Points in the query set, sampled independently of the support set."""
     max_phase: float = math.pi
-    """Phases are uniform from 0 to here; Reptile's are up to 2π."""
+    """Phases are uniform in [0, max_phase]; 2π in Reptile."""
 
     def __post_init__(self):
         checks.task_sizes(self, shots="a support needs at least 1 example", queries="a query needs at least 1 example")
@@ -50,13 +50,13 @@ def sinusoid(config: SinusoidConfig = SinusoidConfig()) -> TaskFamily:
     """Builds the family of sine waves: regression from one number to one."""
 
     def sample(key):
-        # one draw for all: on a CPU every draw costs more than what it draws
+        # a single call: on a CPU its overhead exceeds the cost of the samples
         draws = jax.random.uniform(key, (2 + config.shots + config.queries,))
         amplitude = MIN_AMPLITUDE + (MAX_AMPLITUDE - MIN_AMPLITUDE) * draws[0]
-        law = Sinusoid(amplitude, config.max_phase * draws[1])
+        generator = Sinusoid(amplitude, config.max_phase * draws[1])
         x = MAX_INPUT * (2.0 * draws[2:, None] - 1.0)
-        support, query = (Examples(part, law(part)) for part in (x[: config.shots], x[config.shots :]))
-        return FewShotTask(support, query, law)
+        support, query = (Examples(part, generator(part)) for part in (x[: config.shots], x[config.shots :]))
+        return FewShotTask(support, query, generator)
 
     env = FewShot(config.shots, config.queries, size=1, outputs=1)
-    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.law))
+    return TaskFamily(env, sample, sample, lambda task: flatten_task(task.generator))

@@ -15,23 +15,23 @@ from jaxmeta.types import Array, Discrete, Key, Spec, Step
 
 @dataclasses.dataclass(frozen=True)
 class TabularConfig:
-    """`tabular`: MDPs of few states whose rewards and transitions are drawn per task.
+    """`tabular`: MDPs with few states, whose rewards and transitions are sampled per task.
 
-    Law: mean rewards R(s, a) ~ N(1, 1), transitions P(·|s, a) ~ Dirichlet(1, ..., 1), all independent (Duan et al.,
+    Tasks: mean rewards R(s, a) ~ N(1, 1), transitions P(·|s, a) ~ Dirichlet(1, ..., 1), all independent (Duan et al.,
     2016, arXiv:1611.02779).
-    Reward: N(R(s, a), 1), fresh noise at every step; s is the state that the action was taken in.
+    Reward: N(R(s, a), 1), independent at every step; s is the state that the action was taken in.
     Horizon: 10 steps by default; never ends early. Every episode starts in state 0. Observation: the state, one-hot
     [num_states].
     """
 
     num_states: int = 10
-    """States of an MDP."""
+    """Number of states."""
     num_actions: int = 5
-    """Actions in every state."""
+    """Number of actions."""
     horizon: int = 10
     """Steps in an episode."""
     num_episodes: int = 10
-    """Episodes in a trial of an agent that remembers; published are 10, 25, 50, 75 and 100."""
+    """Episodes per trial of recurrent agents; published results use 10, 25, 50, 75 and 100."""
 
     def __post_init__(self):
         checks.task_sizes(
@@ -53,15 +53,15 @@ class TabularTask(struct.PyTreeNode):
 
 
 class TabularState(struct.PyTreeNode):
-    """Where the agent is."""
+    """The state of the MDP."""
 
     index: Array
-    """Number of the state, int32 scalar."""
+    """Index of the state, int32 scalar."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tabular:
-    """An MDP whose tables are the task. Episodes start in state 0; the observation is the state, one-hot."""
+    """An MDP whose tables are the task. Episodes start in state 0; the observation is the one-hot state."""
 
     num_states: int = 10
     num_actions: int = 5
@@ -94,7 +94,7 @@ def tabular(config: TabularConfig = TabularConfig()) -> TaskFamily:
     def sample(key):
         reward_key, transition_key = jax.random.split(key)
         reward = 1.0 + jax.random.normal(reward_key, (config.num_states, config.num_actions))
-        # a negated Gumbel is the log of an exponential, and exponentials divided by their sum are Dirichlet(1)
+        # a negated Gumbel is the log of an exponential, and normalised exponentials are Dirichlet(1, ..., 1)
         log_weight = -jax.random.gumbel(transition_key, (*reward.shape, config.num_states))
         return TabularTask(reward=reward, transition=jax.nn.softmax(log_weight))
 

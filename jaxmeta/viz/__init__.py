@@ -1,4 +1,4 @@
-"""Pictures: learning and adaptation curves, trials on grids and in mazes, predictions of waves."""
+"""Figures: learning and adaptation curves, trials on grids and in mazes, predictions of sine waves."""
 
 PICTURE = "made by jaxmeta"
-"""What a picture says of itself; a file that does not is not overwritten."""
+"""Metadata of figures; files without it are not overwritten."""

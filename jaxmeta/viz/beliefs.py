@@ -1,4 +1,4 @@
-"""What an agent of `jm.varibad` believes about its task, as a person can read it: where on a grid the goal may be."""
+"""Visualises the belief of a `jm.varibad` agent on a grid: the probability of the goal in each cell."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from jaxmeta.types import Array, Rollout
 def goal_probabilities(
     family: TaskFamily, config: VariBADConfig, params: inner.BeliefParams, carry: inner.BeliefCarry, draws: int = 100
 ) -> Array:
-    """Asks the decoder what the agent expects of every cell of a grid.
+    """Decodes the probability of every cell of a grid to be the goal.
 
-    Each cell has a probability of its own, that a step which the agent takes there is paid as the goal: the decoder is
-    not told that there is exactly one, and it learns from trials in which the agent mostly is where it found the goal.
-    So a cell that was visited in vain has nearly 0, the goal once found nearly 1; a cell that no trial like the present
-    one ever leads to can have anything.
+    The cells have independent Bernoulli probabilities: the decoder does not know that there is exactly one goal, and it
+    is trained on trials in which the agent mostly stays at the goal it found. So visited cells without the goal have
+    probabilities near 0, and the goal near 1 once found; cells that similar trials never visit are arbitrary.
 
     Args:
       family: a family on a grid of cells, such as `jm.tasks.grid_navigation()`.
-      config: the one that `jm.varibad` was built with.
-      carry: the agent's, at any step.
-      draws: of the latent from the posterior; the same ones at every call.
+      config: the config of `jm.varibad`.
+      carry: the agent's carry, at any step.
+      draws: number of posterior samples of z, with a fixed key.
 
     Returns:
       The probability of each cell (x, y), [size, size].
@@ -45,10 +44,10 @@ def goal_probabilities(
 def along(
     family: TaskFamily, config: VariBADConfig, params: inner.BeliefParams, experience: Rollout, draws: int = 100
 ) -> Array:
-    """Follows `goal_probabilities` over the stream of a round of one trial, leaves [T, 1, ...].
+    """Computes `goal_probabilities` along the stream of one round, leaves [T, 1, ...].
 
     Returns:
-      [T + 1, size, size]: before the first step, and after each.
+      [T + 1, size, size]: before the first step, and after each step.
     """
     encoder, _ = belief_model(family, config)
     stream = jax.tree.map(lambda leaf: leaf[0], inner.trajectories(experience))
@@ -57,7 +56,7 @@ def along(
 
 
 def has_cells(family: TaskFamily, config: Any) -> bool:
-    """Tells whether an agent has a belief over cells, given the config that it was built with."""
+    """Returns whether an agent built with this config has a belief over cells."""
     if not isinstance(config, VariBADConfig):
         return False
     reward = belief_model(family, config)[1].get("reward")
@@ -68,7 +67,7 @@ def _decode(
     family: TaskFamily, config: VariBADConfig, params: inner.BeliefParams, posterior: nets.Posterior, draws: int
 ) -> Array:
     if not has_cells(family, config):
-        raise ValueError("the agent has no belief over cells; that takes reward_decoder 'cells', on a grid")
+        raise ValueError("the agent has no belief over cells; it needs reward_decoder 'cells', on a grid")
     cells = belief_model(family, config)[1]["reward"].cells
     assert cells is not None
     noise = jax.random.normal(jax.random.key(0), (draws, posterior.mean.shape[-1]))
@@ -78,11 +77,11 @@ def _decode(
 
 
 def draw_trial(run: loading.Run, seed: int) -> Any:
-    """Draws a trial of a run on `grid-navigation`, by the mode of its policy.
+    """Draws the last round of a trial of a run on `grid-navigation`, with the mode of its policy.
 
     Args:
-      run: of any algorithm; of several seeds the first is drawn. A round is drawn as its last episodes.
-      seed: decides the task, and what is random in the trial.
+      run: of any algorithm; with several seeds the first one is drawn.
+      seed: seed of the task and of the trial.
 
     Returns:
       A matplotlib figure, see `plot.walks`.
@@ -104,13 +103,13 @@ def draw_trial(run: loading.Run, seed: int) -> Any:
     cells, chain = jax.device_get(trial(params))
     begins = np.zeros((plan.episodes, 1, 2))
     path = np.concatenate([begins, cells.reshape(plan.episodes, -1, 2)], axis=1)
-    # what is believed at the begin of an episode is what was believed at the end of the one before
+    # the belief at the start of an episode is the one at the end of the previous episode
     beliefs = None if chain is None else np.stack([chain[i : i + path.shape[1]] for i in _begins(path)])
     title = f"{config.algo} on {config.tasks} after {run.step} updates, task {seed}"
     return plot.walks(path, np.asarray(task.goal), config.tasks_config.size, title, beliefs)
 
 
 def _begins(path: np.ndarray) -> range:
-    """Returns the step of the trial that each episode begins at; paths are [K, H + 1, 2]."""
+    """Returns the step of the trial at which each episode starts; paths are [K, H + 1, 2]."""
     episodes, positions = path.shape[:2]
     return range(0, episodes * (positions - 1), positions - 1)

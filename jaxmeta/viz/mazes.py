@@ -1,4 +1,4 @@
-"""Pictures of mazes, drawn in JAX: pure functions of a task, to vmap over tasks and times."""
+"""Renders mazes in JAX: pure functions of a task, which can be vmapped over tasks and times."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from jaxmeta.types import Array
 # from Okabe and Ito's palette, as in `jaxmeta.viz.plot`
 FLOOR, WALL, GOAL, AGENT = (255, 255, 255), (64, 64, 64), (0, 158, 115), (213, 94, 0)
 FIRST, LAST = (208, 228, 245), (0, 114, 178)
-"""Colours of the rooms where a path begins and ends; between them it fades from one to the other."""
+"""Colours of the first and the last room of a path, interpolated in between."""
 
 
 @functools.partial(jax.jit, static_argnames="scale")
 def render(task: MazeTask, state: MazeState, scale: int = 16) -> Array:
-    """Draws a maze from above, with the goal as a square and the agent as a triangle that points where it looks.
+    """Draws a maze from above, with the goal as a square and the agent as a triangle in the direction of its heading.
 
     Args:
-      scale: pixels along a side of a room, at least 8; walls are an eighth as thick.
+      scale: width of a room in pixels, at least 8; walls are an eighth as thick.
 
     Returns:
       An image of P = size * scale + (size + 1) * (scale // 8) pixels a side, uint8 [P, P, 3].
@@ -34,13 +34,13 @@ def render(task: MazeTask, state: MazeState, scale: int = 16) -> Array:
 
 @functools.partial(jax.jit, static_argnames="scale")
 def render_path(task: MazeTask, rooms: Array, valid: Array, scale: int = 16) -> Array:
-    """Draws which rooms an episode visited: the earlier, the lighter.
+    """Draws the rooms that an episode visited, earlier ones lighter.
 
-    The agent is drawn where every episode starts. A passage between two visited rooms counts as visited.
+    The agent is drawn at the start. A passage between two visited rooms counts as visited.
 
     Args:
-      rooms: numbers of the rooms where the agent was, in the order of time, int [T].
-      valid: 1 for the times that count, else 0, such as those after the end of the episode, [T].
+      rooms: indices of the agent's rooms over time, int [T].
+      valid: 1 for valid steps, else 0, such as after the end of the episode, [T].
       scale: as for `render`.
 
     Returns:
@@ -56,7 +56,7 @@ def render_path(task: MazeTask, rooms: Array, valid: Array, scale: int = 16) -> 
 
 
 def _draw(task: MazeTask, state: MazeState, shade: Array, scale: int) -> Array:
-    """Draws a maze whose rooms have a shade in [0, 1], or -1 for none, [size, size]."""
+    """Draws a maze with a shade per room in [0, 1], or -1 for none, [size, size]."""
     if scale < 8:
         raise ValueError(f"render: scale is {scale}; it must be at least 8 pixels")
     size = task.passages.shape[0]
@@ -78,10 +78,10 @@ def _draw(task: MazeTask, state: MazeState, shade: Array, scale: int) -> Array:
 
 
 def _lattice(task: MazeTask, shade: Array) -> tuple[Array, Array]:
-    """Spreads rooms, and the walls and passages between them, over [2 * size + 1, 2 * size + 1] cells.
+    """Lays out rooms, and the walls and passages between them, on [2 * size + 1, 2 * size + 1] cells.
 
     Returns:
-      Whether a cell is open, and its shade.
+      Whether each cell is open, and its shade.
     """
     size = task.passages.shape[0]
     right, down = task.passages[:, :-1, 1], task.passages[:-1, :, 2]
@@ -97,7 +97,7 @@ def _lattice(task: MazeTask, shade: Array) -> tuple[Array, Array]:
 
 
 def _pixels(size: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the cell of each pixel along a side, and the pixel's place within the cell, [P] each."""
+    """Returns the cell of each pixel along a side, and the pixel's position within the cell, [P] each."""
     widths = np.resize([scale // 8, scale], 2 * size + 1)
     return np.repeat(np.arange(2 * size + 1), widths), np.concatenate([np.arange(width) for width in widths])
 

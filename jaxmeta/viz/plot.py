@@ -1,4 +1,4 @@
-"""Pictures: how the returns of a run grew, how its agent adapts to a held-out task, ours beside published numbers."""
+"""Figures: learning curves, adaptation to held-out tasks, and comparisons with published results."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from jaxmeta.viz import PICTURE
 LEARNING = "learning.png"
 ADAPTATION = "adaptation.png"
 
-# from Okabe and Ito's palette: told apart by everyone, and by their lightness in print
+# from Okabe and Ito's colour-blind safe palette, distinguishable in greyscale
 BEFORE, AFTER, OPTIMUM = "#E69F00", "#0072B2", "#009E73"
 LINES = (BEFORE, AFTER, OPTIMUM, "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 
 
 def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]) -> list[Path]:
-    """Draws both pictures into a run folder.
+    """Draws learning and adaptation curves into a run folder.
 
     Args:
       records: lines of `metrics.jsonl`.
-      evaluation: as `assessment.assess` returns it.
+      evaluation: the result of `assessment.assess`.
 
     Returns:
       The files.
@@ -42,8 +42,8 @@ def learning(records: list[dict[str, Any]], title: str):
     """Draws the returns before and after adaptation over the environment steps of meta-training.
 
     With several seeds a line is their mean and the band a 95 % t-interval over them. With a single seed it is a running
-    mean, the band is its 95 % t-interval from the spread of the updates in the window, and the raw values are faint.
-    Where the log has success rates, that of the last episode is drawn too, on an axis of its own.
+    mean, the band is its 95 % t-interval over the updates in the window, and the raw values are faint. If the log has
+    success rates, that of the last episode is drawn on a second axis.
     """
     figure, axes = _axes(title)
     steps = np.array([record["env_steps"] for record in records], float)
@@ -56,7 +56,7 @@ def learning(records: list[dict[str, Any]], title: str):
         values = _by_seed(records, name)
         smooth = np.stack([_running_mean(seed, window) for seed in values])
         mean = smooth.mean(0)
-        # a run of one update is a point, not a line
+        # a single update is a point, not a line
         axes.plot(steps, mean, style, color=color, label=label, linewidth=2, marker="o" if len(steps) == 1 else None)
         if len(values) > 1:
             half = _t_interval(smooth)
@@ -81,7 +81,7 @@ def learning(records: list[dict[str, Any]], title: str):
 def adaptation(evaluation: dict[str, Any], title: str):
     """Draws the return on held-out tasks over rounds of adaptation, or over the episodes of a trial.
 
-    Where the tasks define success, its rate is drawn too, on an axis of its own.
+    If the tasks define success, its rate is drawn on a second axis.
     """
     figure, axes = _axes(title)
     returns = evaluation["returns"]
@@ -89,7 +89,7 @@ def adaptation(evaluation: dict[str, Any], title: str):
     points = [episode for a_round in returns for episode in a_round]
     mean = _column(points, "mean")
     low, high = (np.array([_number(point["ci95"][side]) for point in points]) for side in (0, 1))
-    # rounds count adaptations done, from 0; episodes count from 1
+    # rounds are counted from 0, as numbers of adaptations; episodes from 1
     position = np.arange(rounds) if episodes == 1 else np.arange(1, len(points) + 1)
     axes.axhline(mean[0], color=BEFORE, linestyle="--", linewidth=1.5, label="unadapted policy", zorder=1)
     for start in range(0, len(points), episodes) if episodes > 1 else [0]:
@@ -113,10 +113,10 @@ def adaptation(evaluation: dict[str, Any], title: str):
 
 
 def adaptation_curves(curves: dict[str, dict[str, Any]], title: str, what: str = "squared error"):
-    """Draws an error, or an accuracy, over the steps of an inner loop, a line for each of several agents.
+    """Draws an error or an accuracy over inner steps, one line per agent.
 
     Args:
-      curves: by agent, `mean` of every step, [steps + 1], and `ci95`, [steps + 1, 2], the lower end first.
+      curves: by agent, `mean` per step, [steps + 1], and `ci95`, [steps + 1, 2], the lower end first.
       what: "squared error", on a logarithmic axis, or "accuracy".
     """
     figure, axes = _axes(title)
@@ -127,7 +127,7 @@ def adaptation_curves(curves: dict[str, dict[str, Any]], title: str, what: str =
         axes.fill_between(np.arange(len(low)), low, high, color=color, alpha=0.2, linewidth=0)
     if what == "squared error":
         axes.set_yscale("log")
-        # what was meta-trained for few steps may diverge in more: the others shall stay readable
+        # agents meta-trained for few steps may diverge with more: the axis keeps the other curves readable
         axes.set_ylim(top=4 * max(curve["mean"][0] for curve in curves.values()))
     else:
         axes.set_ylim(0.0, 1.0)
@@ -139,7 +139,7 @@ def adaptation_curves(curves: dict[str, dict[str, Any]], title: str, what: str =
 
 
 def functions(x: np.ndarray, panels: dict[str, dict[str, Any]]):
-    """Draws predicted functions before and after gradient steps, a panel for each of several agents.
+    """Draws predicted functions before and after gradient steps, one panel per agent.
 
     Args:
       x: inputs, [M].
@@ -159,11 +159,11 @@ def functions(x: np.ndarray, panels: dict[str, dict[str, Any]]):
 
 
 def published(rows: list[dict[str, Any]], title: str, source: str):
-    """Draws a table of ours beside published numbers: a panel per group, a line per row, dots at the values.
+    """Draws our results and published numbers: one panel per group, one line per row, dots at the values.
 
     Args:
-      rows: as a table of `jaxmeta reproduce` holds them; a group is what stands before the slash of a name.
-      source: where the published numbers are from.
+      rows: rows of a table of `jaxmeta reproduce`; the group is the part of a name before the slash.
+      source: source of the published numbers.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -188,11 +188,11 @@ def published(rows: list[dict[str, Any]], title: str, source: str):
 
 
 def bias_and_deviation(curves: dict[str, tuple[list[int], list[float], list[float]]], title: str, source: str):
-    """Draws what is wrong with estimators on the average, and how much they scatter, over the streams they see.
+    """Draws bias and standard deviation of estimators over the number of streams.
 
     Args:
-      curves: by name, numbers of streams, biases and deviations, in units of what is estimated. A bias below 1e-4 is
-        rounding, and drawn at the bottom.
+      curves: by name, numbers of streams, biases and standard deviations, relative to the estimated quantity. A bias
+        below 1e-4 is rounding error, and drawn at the bottom.
     """
     figure = _figure((9.6, 4.2))
     panels = figure.subplots(1, 2)
@@ -215,17 +215,17 @@ def bias_and_deviation(curves: dict[str, tuple[list[int], list[float], list[floa
 
 
 def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np.ndarray | None = None):
-    """Draws the episodes of a trial on a grid, one per row: where the agent went, and where it expected to be paid.
+    """Draws the episodes of a trial on a grid, one per row: the agent's path, and its belief about the goal.
 
     Args:
-      path: cells (x, y), the start of each episode first, [K, H + 1, 2].
+      path: cells (x, y), from the start of each episode, [K, H + 1, 2].
       goal: cell (x, y).
-      size: cells along a side.
-      beliefs: predicted probability that a cell pays, at the same times, [K, H + 1, size, size]; by default paths alone
-        are drawn.
+      size: cells per side.
+      beliefs: probability of each cell to be the goal, at the same times, [K, H + 1, size, size]; if omitted, only the
+        paths are drawn.
 
     Returns:
-      A figure; with beliefs a row has a panel for the begin, the middle and the end of its episode.
+      A figure; with beliefs a row has panels for the start, the middle and the end of its episode.
     """
     horizon = path.shape[1] - 1
     times = sorted({0, horizon // 2, horizon}) if beliefs is not None else [horizon]
@@ -245,13 +245,13 @@ def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np
             axes.grid(color="0.8")
     figure.suptitle(title, fontweight="bold", fontsize=10)
     if beliefs is not None:
-        figure.colorbar(image, ax=panels, shrink=0.4, label="predicted probability that a step there pays")
+        figure.colorbar(image, ax=panels, shrink=0.4, label="predicted probability of the goal")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=2)
     return figure
 
 
 def _panel(axes, group: str, rows: list[dict[str, Any]], lines: int) -> None:
-    """Draws one group of a table, its first row on top; `lines` is how many rows there is room for."""
+    """Draws one group of a table, its first row on top, with room for `lines` rows."""
     place = np.arange(len(rows))
     ours, theirs, optimum = (_column(rows, name) for name in ("ours", "published", "optimum"))
     ends = np.array([[_number(end) for end in row["ci95"]] for row in rows]).T
@@ -293,7 +293,7 @@ def _axes(title: str):
 
 
 def _draw_success(axes, position: np.ndarray, rate: np.ndarray) -> None:
-    """Draws success rates on a second axis at the right, from 0 to 1, and names them in the legend of the first."""
+    """Draws success rates on a second axis at the right, from 0 to 1, with an entry in the first axis's legend."""
     second = axes.twinx()
     second.plot(position, rate, "s:", color=OPTIMUM, markersize=4, linewidth=1.5)
     second.set_ylim(-0.03, 1.03)
@@ -303,7 +303,7 @@ def _draw_success(axes, position: np.ndarray, rate: np.ndarray) -> None:
 
 
 def _figure(size: tuple[float, float]):
-    # not pyplot: it would look for a display and keep every figure
+    # not pyplot, which needs a display and keeps every figure in memory
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -321,7 +321,7 @@ def _plain(axes) -> None:
 def _subtitle(axes, text: str) -> None:
     where = {"xycoords": "axes fraction", "textcoords": "offset points"}
     note = axes.annotate(text, (0, 1), (0, 6), **where, color="0.35", fontsize=9)
-    note.set_in_layout(False)  # a long one must not narrow the axes
+    note.set_in_layout(False)  # a long text must not shrink the axes
 
 
 def save(figure, file: Path) -> None:
@@ -346,7 +346,7 @@ def _column(points: list[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN: null stands for it."""
+    """Converts None to NaN, which JSON stores as null."""
     return np.nan if value is None else float(value)
 
 
@@ -362,7 +362,7 @@ def _running_sum(values: np.ndarray, window: int) -> np.ndarray:
 def _window_interval(values: np.ndarray, window: int) -> np.ndarray:
     """Returns the half-width of the 95 % t-interval of `_running_mean`, as if the updates were independent."""
     size = _running_sum(np.ones(len(values)), window)
-    centred = values - np.nanmean(values)  # less is lost in the difference of squares
+    centred = values - np.nanmean(values)  # avoids cancellation in the difference of squares
     squares = _running_sum(centred**2, window) - _running_sum(centred, window) ** 2 / size
     return _half_width(np.sqrt(np.maximum(squares, 0) / (size - 1)), size)
 

@@ -1,4 +1,4 @@
-"""Agents on sine waves as a person can look at them: the function that they predict, step by step of adaptation."""
+"""Visualises agents on sine waves: the predicted function after each adaptation step."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from jaxmeta.tasks.sinusoid import MAX_INPUT
 from jaxmeta.types import Array, Examples
 
 STEPS = (0, 1, 5, 10)
-"""Of the inner loop, at which a prediction is drawn."""
+"""Inner steps after which the prediction is drawn."""
 NUM_INPUTS = 200
 
 
 def predictions(run: loading.Run, task: FewShotTask, x: Array, steps: int) -> Array:
-    """Predicts at inputs [M] after 0 to `steps` gradient steps on the support of a task: [steps + 1, M]."""
+    """Predicts at inputs [M] after 0 to `steps` gradient steps on a task's support set: [steps + 1, M]."""
     env = dataclasses.replace(run.family.env, queries=len(x))
     asked = task.replace(query=Examples(x[:, None], jnp.zeros((len(x), 1))))
     plan = dataclasses.replace(run.meta.plan, rounds=steps)
@@ -32,11 +32,11 @@ def predictions(run: loading.Run, task: FewShotTask, x: Array, steps: int) -> Ar
 
 
 def draw_trial(run: loading.Run, seed: int) -> Any:
-    """Draws what a run on `sinusoid` predicts for a held-out wave before and after gradient steps.
+    """Draws the predictions of a run on `sinusoid` for a held-out task before and after gradient steps.
 
     Args:
-      run: of any supervised algorithm; of several seeds the first is drawn.
-      seed: decides the task.
+      run: of any supervised algorithm; with several seeds the first one is drawn.
+      seed: seed of the task.
 
     Returns:
       A matplotlib figure.
@@ -46,7 +46,7 @@ def draw_trial(run: loading.Run, seed: int) -> Any:
 
 
 def draw_predictions(folders: Mapping[str, Path], seed: int = 0) -> Any:
-    """Draws `draw_trial` for several runs, each a panel: the same task, if they draw their tasks alike."""
+    """Draws `draw_trial` for several runs, one panel each, on the same task if their task configs are equal."""
     return _panels({name: loading.load(folder) for name, folder in folders.items()}, seed)
 
 
@@ -60,7 +60,7 @@ def _panels(agents: Mapping[str, loading.Run], seed: int) -> Any:
         said = jax.jit(lambda run=run, task=task: predictions(run, task, x, max(STEPS)))()
         support = (task.support.inputs[:, 0], task.support.targets[:, 0])
         panels[name] = {
-            "truth": np.asarray(task.law(x)),
+            "truth": np.asarray(task.generator(x)),
             "support": np.asarray(support),
             "steps": {step: np.asarray(said[step]) for step in STEPS},
         }

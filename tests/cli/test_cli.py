@@ -446,7 +446,7 @@ def test_wandb_averages_seeds_and_tries_to_begin_only_once(wandb, tmp_path):
         (["algo_config", "ppo", "epochs"], 0, "algo_config.ppo.epochs is 0"),
         (["algo_config", "ppo"], None, "algo_config.ppo is null"),
         (["algo_config", "ppo", "minibatches"], 3, "algo_config.ppo.minibatches is 3; it must divide num_tasks"),
-        (["algo_config", "inner_rate"], 0.1, "algo_config.inner_rate is not known"),
+        (["algo_config", "inner_rate"], 0.1, "algo_config.inner_rate is unknown"),
         (["algo"], "os", "algo: no algorithm 'os'"),
         (["seed"], "0", 'seed is "0"; it must be an integer'),
     ],

@@ -130,7 +130,7 @@ def test_what_does_not_belong_there_is_refused(two_saved, tmp_path):
     def link(place):
         (place / "state" / "more").symlink_to("/etc/hostname")
 
-    assert "new.txt does not belong" in damaged_copy(two_saved, tmp_path, lambda p: (p / "new.txt").touch()).skipped[2]
+    assert "new.txt is not listed" in damaged_copy(two_saved, tmp_path, lambda p: (p / "new.txt").touch()).skipped[2]
     assert "state/more is not a regular file" in damaged_copy(two_saved, tmp_path, link).skipped[2]
 
 

@@ -284,7 +284,7 @@ def test_a_spec_is_hashable_and_says_what_is_wrong():
         ({"a": "b"}, Discrete(2), None, "spec.observation has 'b'"),
         ((2,), Discrete(2), "valid", "spec.action_mask is 'valid'; it must be a key of a dict observation"),
         ({"valid": VALID}, Discrete(2), "valid", r"as an action mask it must be bool\[2\]"),
-        ({"valid": VALID}, Continuous(5), "valid", "real actions have no mask"),
+        ({"valid": VALID}, Continuous(5), "valid", "continuous actions have no mask"),
     ):
         with pytest.raises(ValueError, match=message):
             Spec(observation, action, 3, action_mask=mask)

@@ -13,7 +13,7 @@ OTHER = nets.Gaussian(loc=jnp.array([-0.2, 0.1]), log_scale=jnp.array([0.1, -0.4
 
 
 def by_distrax(gaussian, scale):
-    """The same law out of distrax's parts: tanh, then times `scale`."""
+    """The same distribution out of distrax's parts: tanh, then times `scale`."""
     normal = distrax.Normal(gaussian.loc, jnp.exp(gaussian.log_scale))
     press = distrax.Chain([distrax.ScalarAffine(0.0, scale), distrax.Tanh()])
     return distrax.Independent(distrax.Transformed(normal, press), 1)
@@ -21,31 +21,33 @@ def by_distrax(gaussian, scale):
 
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_the_density_is_that_of_distrax(scale):
-    law = nets.SquashedGaussian(GAUSSIAN, scale)
+    dist = nets.SquashedGaussian(GAUSSIAN, scale)
     action = scale * jnp.tanh(jax.random.normal(jax.random.key(0), (50, 2)))
-    np.testing.assert_allclose(law.log_prob(action), by_distrax(GAUSSIAN, scale).log_prob(action), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        dist.log_prob(action), by_distrax(GAUSSIAN, scale).log_prob(action), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_a_density_over_the_box_adds_up_to_one(scale):
-    law = nets.SquashedGaussian(nets.Gaussian(jnp.array([0.4]), jnp.array([-0.3])), scale)
+    dist = nets.SquashedGaussian(nets.Gaussian(jnp.array([0.4]), jnp.array([-0.3])), scale)
     middle = scale * (np.arange(20_000) + 0.5 - 10_000) / 10_000
-    mass = np.mean(np.exp(law.log_prob(middle[:, None]))) * 2 * scale
+    mass = np.mean(np.exp(dist.log_prob(middle[:, None]))) * 2 * scale
     np.testing.assert_allclose(mass, 1.0, atol=1e-4)
 
 
 def test_a_draw_and_its_density_belong_together():
-    law = nets.SquashedGaussian(GAUSSIAN, 0.1)
+    dist = nets.SquashedGaussian(GAUSSIAN, 0.1)
     key = jax.random.key(3)
-    action, log_prob = law.sample_and_log_prob(key)
-    np.testing.assert_array_equal(action, law.sample(seed=key))
-    np.testing.assert_allclose(log_prob, law.log_prob(action), rtol=1e-4)
+    action, log_prob = dist.sample_and_log_prob(key)
+    np.testing.assert_array_equal(action, dist.sample(seed=key))
+    np.testing.assert_allclose(log_prob, dist.log_prob(action), rtol=1e-4)
 
 
 def test_draws_lie_where_the_density_says():
     """The mass below the actions of a normal's quantiles is that of the quantiles."""
-    law = nets.SquashedGaussian(jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (20_000, 2)), GAUSSIAN), 0.1)
-    action, log_prob = law.sample_and_log_prob(jax.random.key(0))
+    dist = nets.SquashedGaussian(jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (20_000, 2)), GAUSSIAN), 0.1)
+    action, log_prob = dist.sample_and_log_prob(jax.random.key(0))
     assert action.shape == (20_000, 2) and log_prob.shape == (20_000,)
     for quantile, mass in ((-1.0, 0.158655), (0.0, 0.5), (1.0, 0.841345)):
         bound = 0.1 * np.tanh(GAUSSIAN.loc + quantile * np.exp(GAUSSIAN.log_scale))
@@ -71,21 +73,21 @@ def test_densities_and_their_gradients_are_finite_at_the_edge(loc):
 
 
 def test_divergence_is_the_mean_difference_of_log_densities():
-    law, other = nets.SquashedGaussian(GAUSSIAN, 0.5), nets.SquashedGaussian(OTHER, 0.5)
+    dist, other = nets.SquashedGaussian(GAUSSIAN, 0.5), nets.SquashedGaussian(OTHER, 0.5)
     keys = jax.random.split(jax.random.key(0), 20_000)
 
     def difference(key):
-        action, log_prob = law.sample_and_log_prob(key)
+        action, log_prob = dist.sample_and_log_prob(key)
         return log_prob - other.log_prob(action)
 
     sampled = jax.vmap(difference)(keys)
-    np.testing.assert_allclose(law.kl_divergence(other), sampled.mean(), atol=4 * float(sampled.std()) / 141)
-    assert law.kl_divergence(law) == 0.0
+    np.testing.assert_allclose(dist.kl_divergence(other), sampled.mean(), atol=4 * float(sampled.std()) / 141)
+    assert dist.kl_divergence(dist) == 0.0
 
 
 def test_the_mode_is_the_pressed_mean_and_stays_in_the_box():
-    law = nets.SquashedGaussian(nets.Gaussian(jnp.array([0.3, 50.0]), jnp.zeros(2)), 0.1)
-    np.testing.assert_allclose(law.mode(), [0.1 * np.tanh(0.3), 0.1], rtol=1e-6)
+    dist = nets.SquashedGaussian(nets.Gaussian(jnp.array([0.3, 50.0]), jnp.zeros(2)), 0.1)
+    np.testing.assert_allclose(dist.mode(), [0.1 * np.tanh(0.3), 0.1], rtol=1e-6)
 
 
 def test_there_is_no_closed_entropy_and_it_says_so():

@@ -211,7 +211,7 @@ def test_the_state_of_each_cell_has_its_form():
 
 
 def test_a_trial_without_steps_is_refused():
-    with pytest.raises(ValueError, match="length is 0; a trial has at least 1 step"):
+    with pytest.raises(ValueError, match="length is 0; it must be at least 1"):
         nets.snail_actor_critic(SPEC, 0)
 
 

@@ -589,13 +589,13 @@ def test_networks_begin_without_a_preference_for_more():
 @pytest.mark.parametrize("name", ["pearl", "sac"])
 def test_discrete_actions_are_refused(name):
     family = tasks.bandit(tasks.BanditConfig(num_arms=3, num_pulls=2))
-    with pytest.raises(ValueError, match="tasks.action is one of 3 choices; soft actor-critic needs real vectors"):
+    with pytest.raises(ValueError, match="tasks.action is one of 3 choices; soft .* continuous actions"):
         tiny.algo(name, family)
 
 
 def test_a_replay_that_cannot_hold_one_visit_is_refused():
     config = dataclasses.replace(tiny.SAC, replay_capacity=15)
-    with pytest.raises(ValueError, match=r"^replay_capacity is 15; one visit to a task brings 16 transitions$"):
+    with pytest.raises(ValueError, match=r"^replay_capacity is 15; one trial on a task has 16 transitions$"):
         diary_meta(sac=config)
 
 

@@ -76,14 +76,14 @@ def test_gradient_of_a_learned_step_size_is_minus_the_product_of_both_gradients(
     agent = learner(inner.per_parameter(0.1))
     params = agent.init(jax.random.key(0))
     loss = outer.query_loss(agent, ENV, 1)
-    gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(params, TASK, jax.random.key(0))
+    meta_gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(params, TASK, jax.random.key(0))
     gradient_of = jax.jit(jax.grad(error))
     gradient, outer_gradient = (
         gradient_of(params.policy, TASK.support),
         gradient_of(descend(params.policy, TASK.support, 0.1), TASK.query),
     )
     expected = jax.tree.map(lambda one, other: -one * other, gradient, outer_gradient)
-    chex.assert_trees_all_close(gradient.updater, expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(meta_gradient.updater, expected, rtol=1e-4, atol=1e-6)
 
 
 def one_update(meta):
@@ -196,16 +196,20 @@ def test_a_question_hides_the_targets_of_its_query():
     assert not set(support.inputs.ravel().tolist()) & set(query.ravel().tolist())
 
 
-def test_waves_are_sines_within_their_law():
+def test_waves_are_sines_within_their_distribution():
     many = jax.vmap(FAMILY.sample)(jax.random.split(jax.random.key(0), 500))
-    law = many.law
+    wave = many.generator
     for examples in (many.support, many.query):
         np.testing.assert_allclose(
             examples.targets,
-            law.amplitude[:, None, None] * np.sin(examples.inputs - law.phase[:, None, None]),
+            wave.amplitude[:, None, None] * np.sin(examples.inputs - wave.phase[:, None, None]),
             atol=1e-5,
         )
-    for values, low, high in ((law.amplitude, 0.1, 5.0), (law.phase, 0.0, np.pi), (many.query.inputs, -5.0, 5.0)):
+    for values, low, high in (
+        (wave.amplitude, 0.1, 5.0),
+        (wave.phase, 0.0, np.pi),
+        (many.query.inputs, -5.0, 5.0),
+    ):
         assert low <= values.min() < low + 0.05 * (high - low) and high - 0.05 * (high - low) < values.max() <= high
 
 

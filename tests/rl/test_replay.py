@@ -88,7 +88,7 @@ def test_a_step_that_is_not_valid_takes_no_place():
 
 
 def test_more_rows_than_a_ring_holds_are_refused():
-    with pytest.raises(ValueError, match="5 rows were to be written to rings of 4"):
+    with pytest.raises(ValueError, match="rows has 5 rows per task; a ring holds at most 4"):
         rings.write(rings.empty_rings(1, 4, 1), jnp.array([0]), numbered(1, 5), jnp.ones((1, 5)))
 
 

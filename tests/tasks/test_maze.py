@@ -369,10 +369,10 @@ def test_a_maze_of_another_size_holds_the_contract():
     ("values", "message"),
     [
         ({"size": 1}, "tasks.size is 1; a side needs at least 2 rooms"),
-        ({"view": 0}, "tasks.view is 0; an agent needs to see at least 1 room ahead"),
+        ({"view": 0}, "tasks.view is 0; at least 1 room ahead must be visible"),
         ({"openings": 1.5}, r"tasks.openings is 1.5; it must lie in \[0, 1\]"),
         ({"openings": float("nan")}, "tasks.openings is nan; it must lie"),
-        ({"num_train": -1}, "tasks.num_train is -1; it must be at least 1, or 0 for the whole law"),
+        ({"num_train": -1}, "tasks.num_train is -1; it must be at least 1, or 0 for new mazes only"),
         ({"horizon": 0}, "tasks.horizon is 0; an episode needs at least 1 step"),
         ({"num_episodes": 0}, "tasks.num_episodes is 0; a trial needs at least 1 episode"),
     ],

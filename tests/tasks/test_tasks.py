@@ -29,7 +29,7 @@ def test_finite_refuses_an_empty_set():
 def test_finite_refuses_a_law_with_too_few_tasks():
     coin = lambda key: tasks.PointTask(goal=jnp.full(2, 0.1) * jax.random.rademacher(key, ()))  # noqa: E731
     family = tasks.navigation()._replace(sample=coin, sample_test=coin)
-    with pytest.raises(ValueError, match="held-out tasks are training tasks too; the law has too few tasks"):
+    with pytest.raises(ValueError, match="held-out tasks are training tasks too; the family has too few tasks"):
         jm.finite(family, 8, 8, jax.random.key(0))
 
 

@@ -1,4 +1,4 @@
-"""Locomotion tasks on Brax: the only part of jaxmeta that imports brax, and only when a family is built."""
+"""Locomotion tasks on Brax: the only package that imports brax, and only when a family is built."""
 
 from jaxmeta.tasks.brax.ant import AntDirConfig, AntGoalConfig, ant_dir, ant_goal
 from jaxmeta.tasks.brax.bodies import HopperParamsConfig, WalkerParamsConfig, hopper_params, walker_params

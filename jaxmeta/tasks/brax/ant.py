@@ -1,4 +1,4 @@
-"""Ants that must find out where to go (PEARL: Rakelly et al., 2019, arXiv:1903.08254)."""
+"""Ants with a hidden direction or goal (PEARL: Rakelly et al., 2019, arXiv:1903.08254)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from jaxmeta.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class AntDirConfig(LocomotionConfig):
-    """`ant-dir`: walk in a direction that the observation does not tell.
+    """`ant-dir`: walk in a direction that is not part of the observation.
 
-    Law: angle 0 or π, each with probability 1/2; uniform on [0, 2π) without `forward_backward`.
+    Tasks: angle 0 or π, each with probability 1/2; uniform on [0, 2π) without `forward_backward`.
     Reward: v · (cos, sin) - 0.5 ||a||² + 1, v the torso's displacement in the plane over dt. Brax has no contact
     forces, so PEARL's contact cost is 0 here.
     Horizon: 200 steps by default, of dt = 0.05 s; ends where the torso's height leaves [0.2, 1] m. Action: 8
@@ -27,22 +27,22 @@ class AntDirConfig(LocomotionConfig):
     """
 
     forward_backward: bool = True
-    """Only forward and backward, else any direction."""
+    """Whether directions are forward and backward only."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AntGoalConfig(LocomotionConfig):
-    """`ant-goal`: walk to a place that the observation does not tell.
+    """`ant-goal`: walk to a goal that is not part of the observation.
 
-    Law: g = r (cos θ, sin θ) with r = 3 √U[0, 1] m and θ ~ U[0, 2π), uniform on a disc of `radius` 3 m.
+    Tasks: g = r (cos θ, sin θ) with r = 3 √U[0, 1] m and θ ~ U[0, 2π), uniform on a disc of `radius` 3 m.
     Reward: -||xy - g||₁ - 0.1 ||a||². Brax has no contact forces, so PEARL's contact cost is 0 here.
     Horizon: 200 steps by default, of dt = 0.05 s; never ends early. Action: 8 torques in [-1, 1], clipped; the cost
-    is that of the clipped action. Observation: all positions [15], root x, y among them since the ant must know
-    where it is, velocities [14].
+    is that of the clipped action. Observation: all positions [15], root x, y included as the reward depends on them,
+    velocities [14].
     """
 
     radius: float = 3.0
-    """Of the disc of goals around the start, in metres."""
+    """Radius of the disc of goals around the start, in metres."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,17 +51,17 @@ class AntGoalConfig(LocomotionConfig):
 
 
 class HeadingTask(struct.PyTreeNode):
-    """Which way to walk."""
+    """The direction to walk in."""
 
     angle: Array
-    """From the x axis in radians, scalar."""
+    """Angle from the x axis in radians, scalar."""
 
 
 class GoalTask(struct.PyTreeNode):
-    """Where to walk."""
+    """The goal to walk to."""
 
     goal: Array
-    """In metres, [2]."""
+    """Position in metres, [2]."""
 
 
 def ant_dir(config: AntDirConfig = AntDirConfig()) -> TaskFamily:

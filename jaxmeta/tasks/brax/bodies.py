@@ -1,4 +1,4 @@
-"""Walkers and hoppers whose bodies differ from task to task (PEARL: Rakelly et al., 2019, arXiv:1903.08254)."""
+"""Walkers and hoppers with random dynamics parameters (PEARL: Rakelly et al., 2019, arXiv:1903.08254)."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class BodiesConfig(LocomotionConfig):
                 " damping"
             )
         if not self.log_scale >= 0:
-            raise ValueError(f"tasks.log_scale is {self.log_scale}; it must be at least 0, where all bodies are equal")
+            raise ValueError(f"tasks.log_scale is {self.log_scale}; it must be at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
 class WalkerParamsConfig(BodiesConfig):
-    """`walker-params`: walk forward in a body of unknown mass, inertia, friction and joint damping.
+    """`walker-params`: walk forward with unknown mass, inertia, friction and joint damping.
 
-    Law: elementwise multipliers of mass (per link), inertia (per link and principal axis), friction (per geom and
+    Tasks: elementwise multipliers of mass (per link), inertia (per link and principal axis), friction (per geom and
     coefficient), each 1.5^U(-s, s), and of damping (per degree of freedom), 1.3^U(-s, s), with s = `log_scale` = 3.
     Reward: v + 1 - 0.001 ||a||², v the torso's displacement along x over dt.
     Horizon: 200 steps by default, of dt = 4 x 0.002 s (frame skip 4); ends where the torso's height leaves (0.8, 2)
@@ -53,9 +53,9 @@ class WalkerParamsConfig(BodiesConfig):
 
 @dataclasses.dataclass(frozen=True)
 class HopperParamsConfig(BodiesConfig):
-    """`hopper-params`: hop forward in a body of unknown mass, inertia, friction and joint damping.
+    """`hopper-params`: hop forward with unknown mass, inertia, friction and joint damping.
 
-    Law: elementwise multipliers of mass (per link), inertia (per link and principal axis), friction (per geom and
+    Tasks: elementwise multipliers of mass (per link), inertia (per link and principal axis), friction (per geom and
     coefficient), each 1.5^U(-s, s), and of damping (per degree of freedom), 1.3^U(-s, s), with s = `log_scale` = 3.
     Reward: v + 1 - 0.001 ||a||², v the torso's displacement along x over dt.
     Horizon: 200 steps by default, of dt = 4 x 0.002 s (frame skip 4); ends where the torso's height leaves (0.7, ∞)
@@ -69,7 +69,7 @@ class HopperParamsConfig(BodiesConfig):
 
 
 class BodyTask(struct.PyTreeNode):
-    """Multipliers of the dynamics of the default body; all ones leave it as it is."""
+    """Multipliers of the default body's dynamics parameters; all ones for the default body."""
 
     mass: Array
     """[links]."""
@@ -78,7 +78,7 @@ class BodyTask(struct.PyTreeNode):
     friction: Array
     """[geoms, 3]: sliding, torsional, rolling. A contact takes the larger of its two geoms; the floor is geom 0."""
     damping: Array
-    """[degrees of freedom]; the three of the root have no damping to multiply."""
+    """[degrees of freedom]; the three root degrees of freedom have no damping."""
 
 
 def walker_params(config: WalkerParamsConfig = WalkerParamsConfig()) -> TaskFamily:
@@ -103,7 +103,7 @@ def hopper_params(config: HopperParamsConfig = HopperParamsConfig()) -> TaskFami
 
 
 def _bodies(name: str, config: BodiesConfig, terminated: Callable[[Outcome], Array]) -> TaskFamily:
-    """Builds the family of all bodies that differ from Brax's by the multipliers of the law."""
+    """Builds the family of bodies with random multipliers of Brax's dynamics parameters."""
 
     def reward(outcome: Outcome, task: BodyTask) -> Array:
         return outcome.velocity[0] + 1.0 - 1e-3 * outcome.effort
@@ -129,7 +129,7 @@ def _bodies(name: str, config: BodiesConfig, terminated: Callable[[Outcome], Arr
 
 def _scaled_system(system: Any, task: BodyTask) -> Any:
     """Multiplies the parameters where `generalized` (link, dof) and where `mjx` (body_, dof_) reads them."""
-    world = jnp.ones((1,))  # body 0 of MuJoCo is the world, which is no link
+    world = jnp.ones((1,))  # body 0 of MuJoCo is the world, not a link
     return system.tree_replace(
         {
             "link.inertia.mass": system.link.inertia.mass * task.mass,
@@ -149,5 +149,5 @@ def _observe(physics: Any) -> Array:
 
 
 def _encode(task: BodyTask) -> Array:
-    """Returns the logarithms of all multipliers: the default body is zero."""
+    """Returns the logarithms of all multipliers, zero for the default body."""
     return jnp.concatenate([jnp.log(leaf).ravel() for leaf in jax.tree.leaves(task)])

@@ -1,4 +1,4 @@
-"""What all Brax families can be told, and how a Brax body is built without its import noise."""
+"""The common configuration of Brax families, and loading of Brax bodies without warnings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class LocomotionConfig:
     backend: str = "spring"
     """Physics: spring (fast), generalized, positional, or mjx (MuJoCo itself)."""
     solver_iterations: int | None = None
-    """Iterations of the constraint solver, mjx only; by default Brax's choice: 1 for ant and humanoid, else 4."""
+    """Iterations of the constraint solver, mjx only; by default as in Brax: 1 for ant and humanoid, else 4."""
     line_search_iterations: int | None = None
-    """Line-search steps in an iteration, mjx only; by default Brax's choice: 4 for ant and humanoid, else 50."""
+    """Line-search steps per iteration, mjx only; by default as in Brax: 4 for ant and humanoid, else 50."""
 
     def __post_init__(self):
         checks.task_sizes(self, horizon=checks.AN_EPISODE)
@@ -37,10 +37,10 @@ class LocomotionConfig:
 
 
 def load(name: str, config: LocomotionConfig):
-    """Builds Brax's own environment, a `brax.envs.PipelineEnv`, whose body and physics a family uses.
+    """Builds Brax's environment, a `brax.envs.PipelineEnv`, for its body and physics.
 
     Args:
-      name: as Brax registers it, such as "halfcheetah".
+      name: Brax's name of the environment, such as "halfcheetah".
     """
     with _quiet():
         import brax.envs
@@ -53,13 +53,13 @@ def load(name: str, config: LocomotionConfig):
 
 @contextlib.contextmanager
 def _quiet():
-    """Drops the messages that importing brax and loading its XML files always give; others pass."""
+    """Suppresses the known messages of importing brax and loading its XML files."""
     printed = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
         warnings.filterwarnings("ignore", message="Brax System, piplines and environments")
         import mujoco as untyped
 
-        mujoco: Any = untyped  # its type stubs do not know of these functions
+        mujoco: Any = untyped  # its type stubs lack these functions
 
         def forward(message):
             if "settotalmass" not in message:

@@ -1,4 +1,4 @@
-"""The one environment behind all Brax families: Brax moves the body, the family says what that is worth."""
+"""The common environment of all Brax families: Brax simulates the body, the family defines the reward."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jaxmeta.types import Array, Continuous, Key, Spec, Step, Task
 
 
 class Outcome(NamedTuple):
-    """What one step did."""
+    """The result of a physics step, the input of reward functions."""
 
     physics: Any
     """Brax's pipeline state after the step: `q`, `qd`, and per link `x.pos`, `x.rot`; link 0 is the torso."""
     velocity: Array
-    """Displacement of the torso, or of what else the family tracks, over the step divided by dt, in m/s, [3]."""
+    """Displacement of the torso, or of the point that the family tracks, divided by dt, in m/s, [3]."""
     effort: Array
-    """Sum of the squares of what the motors were given."""
+    """Sum of squares of the motor commands."""
 
 
 DIVERGED = 1e4
-"""A coordinate (m, rad) or velocity (m/s, rad/s) of this size is a failure of the integrator, not a movement."""
+"""A coordinate (m, rad) or velocity (m/s, rad/s) of this magnitude counts as diverged."""
 
 
 def torso(system: Any, physics: Any) -> Array:
@@ -44,30 +44,29 @@ def centre_of_mass(system: Any, physics: Any) -> Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Locomotion:
-    """A body that is pushed by its motors.
+    """A body with motors.
 
     Actions are clipped to [-1, 1] and scaled to the range of the motors, which is symmetric; the control cost is that
-    of the result. The start is Brax's own: its default pose with fresh noise at every reset. The state is Brax's
-    pipeline state and nothing else.
+    of the scaled action. Resets are Brax's: the default pose plus noise. The state is Brax's pipeline state.
 
-    Where the simulation diverges, the body stays where it was, and a family that terminates ends the episode there: a
-    NaN would survive the masking of the steps after an early end, which is where most bodies diverge.
+    If the simulation diverges, the body keeps its previous state, and families with early termination end the episode:
+    bodies often diverge in the steps after an early end, where masking would not remove a NaN.
     """
 
     body: Any
-    """Brax's environment, shared by all tasks and never changed."""
+    """Brax's environment, shared by all tasks and never modified."""
     spec: Spec
     observe: Callable[[Any], Array]
-    """The observation of a pipeline state."""
+    """Pipeline state -> observation."""
     reward: Callable[[Outcome, Task], Array]
     terminated: Callable[[Outcome], Array] | None = None
-    """Whether an episode ends early; None where only the horizon ends it."""
+    """Whether the episode terminates; None if episodes never end early."""
     dynamics: Callable[[Any, Task], Any] | None = None
-    """Makes the Brax system of a task from the shared one, for families whose bodies differ."""
+    """(Brax system, task) -> the Brax system of the task, for families whose dynamics depend on the task."""
     track: Callable[[Any, Any], Array] = torso
-    """The point whose velocity an outcome has, of a Brax system and its pipeline state, [3] in metres."""
+    """(Brax system, pipeline state) -> the point whose velocity `Outcome` has, [3] in metres."""
     advance: Callable[[Any, Array], Any] | None = None
-    """A faster `body.pipeline_step` with the same result, for families whose bodies are all the same."""
+    """A faster `body.pipeline_step` with the same result, for families with a single body."""
 
     def reset(self, key: Key, task: Task) -> tuple[Any, Array]:
         physics = _strong(self._body_of(task).reset(key).pipeline_state)
@@ -99,8 +98,8 @@ def locomotion(name: str, config: LocomotionConfig, observe: Callable[[Any], Arr
 
     Args:
       name: Brax's name of the body.
-      observe: the observation of a pipeline state.
-      **parts: `reward`, and where the family has them `terminated`, `dynamics` and `track`.
+      observe: pipeline state -> observation.
+      **parts: `reward`, and optionally `terminated`, `dynamics` and `track`.
     """
     body = load(name, config)
     observation = jax.eval_shape(lambda key: observe(body.reset(key).pipeline_state), jax.random.key(0))
@@ -111,10 +110,10 @@ def locomotion(name: str, config: LocomotionConfig, observe: Callable[[Any], Arr
 
 
 def coordinates(hidden: int) -> Callable[[Any], Array]:
-    """Observes generalised positions from index `hidden` on, then all generalised velocities."""
+    """Builds the observation of generalised positions from index `hidden` on, and all generalised velocities."""
     return lambda physics: jnp.concatenate([physics.q[hidden:], physics.qd])
 
 
 def _strong(tree: Any) -> Any:
-    """Removes weak types, which would make a state differ from its successor in a scan."""
+    """Removes weak types, which would change the dtype of the carry in a scan."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), tree)

@@ -1,4 +1,4 @@
-"""Half-cheetahs that must find out how fast, or which way, to run (MAML: Finn et al., 2017, arXiv:1703.03400)."""
+"""Half-cheetahs with a hidden goal velocity or direction (MAML: Finn et al., 2017, arXiv:1703.03400)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CONTROL_COST = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class HalfCheetahVelConfig(LocomotionConfig):
-    """`half-cheetah-vel`: run at a velocity that the observation does not tell.
+    """`half-cheetah-vel`: run at a velocity that is not part of the observation.
 
-    Law: v* ~ U[min_velocity, max_velocity], by default [0, 2] m/s as in MAML; PEARL, VariBAD and ProMP use [0, 3].
+    Tasks: v* ~ U[min_velocity, max_velocity], by default [0, 2] m/s as in MAML; PEARL, VariBAD and ProMP use [0, 3].
     Reward: -|v - v*| - 0.05 ||a||², v the torso's displacement along x over dt.
     Horizon: 200 steps by default, of dt = 0.05 s; never ends early. Action: 6 torques in [-1, 1], clipped; the cost
     is that of the clipped action. Observation: positions without root x [8], velocities [9].
@@ -42,23 +42,23 @@ class HalfCheetahVelConfig(LocomotionConfig):
 
 @dataclasses.dataclass(frozen=True)
 class HalfCheetahDirConfig(LocomotionConfig):
-    """`half-cheetah-dir`: run forward or backward, whichever the task pays for.
+    """`half-cheetah-dir`: run forward or backward; the direction is not part of the observation.
 
-    Law: d = ±1, each with probability 1/2. Reward: d v - 0.05 ||a||², v the torso's displacement along x over dt.
+    Tasks: d = ±1, each with probability 1/2. Reward: d v - 0.05 ||a||², v the torso's displacement along x over dt.
     Horizon: 200 steps by default, of dt = 0.05 s; never ends early. Action: 6 torques in [-1, 1], clipped; the cost
     is that of the clipped action. Observation: positions without root x [8], velocities [9].
     """
 
 
 class VelocityTask(struct.PyTreeNode):
-    """How fast to run."""
+    """The velocity to run at."""
 
     velocity: Array
     """Along x in m/s, scalar."""
 
 
 class DirectionTask(struct.PyTreeNode):
-    """Which way to run."""
+    """The direction to run in."""
 
     direction: Array
     """1.0 is forward, -1.0 backward; scalar."""

@@ -1,4 +1,4 @@
-"""Humanoids that must find out where to go (PEARL: Rakelly et al., 2019, arXiv:1903.08254)."""
+"""Humanoids with a hidden direction (PEARL: Rakelly et al., 2019, arXiv:1903.08254)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from jaxmeta.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class HumanoidDirConfig(LocomotionConfig):
-    """`humanoid-dir`: walk in a direction that the observation does not tell.
+    """`humanoid-dir`: walk in a direction that is not part of the observation.
 
-    Law: angle θ ~ U[0, 2π).
+    Tasks: angle θ ~ U[0, 2π).
     Reward: 1.25 v · (cos θ, sin θ) - 0.1 ||u||² + 5, v the displacement of the centre of mass in the plane over dt, u
-    what the motors are given. PEARL pays 0.25 over MuJoCo's time step, of which dt has five, the same. Brax has no
+    the motor commands. PEARL's factor 0.25 is over MuJoCo's time step, of which dt has five: the same. Brax has no
     contact forces, so PEARL's impact cost, at most 10, is 0 here.
     Horizon: 200 steps by default, of dt = 0.015 s; ends where the torso's height leaves [1, 2] m. Action: 17 torques
-    a in [-1, 1], clipped; u = 0.4 a. On `spring` and `positional` the gears behind u are Brax's for those, most of
-    them larger. Observation: positions without root x, y [22], velocities [23]; PEARL shows the inertias, velocities
-    and forces of all links besides.
+    a in [-1, 1], clipped; u = 0.4 a. `spring` and `positional` use Brax's gears for these backends, most of them
+    larger. Observation: positions without root x, y [22], velocities [23]; PEARL's also has inertias, velocities and
+    forces of all links.
     """
 
 

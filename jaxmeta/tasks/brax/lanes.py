@@ -1,12 +1,11 @@
-"""Runs an unbatched function on many inputs at once, with the batch as the innermost axis.
+"""Vectorises an unbatched function with the batch as the innermost axis.
 
 `jax.vmap` puts the batch first. The innermost axis of a physics step then has 3 or 4 elements, the components of a
 vector or a quaternion, and most lanes of a CPU's vector units stay idle; lookups by link become gathers and scatters.
 With the batch innermost every operation runs over full lanes, and lookups at constant indices are slices.
 
-The function is traced once, and its operations are replayed with a batch axis behind the axes that they know. What
-does not depend on the inputs is computed before. An operation without a rule here goes through `jax.vmap`, so a
-rule is about speed only.
+The function is traced once, and the operations of its jaxpr are evaluated with a batch axis appended. Values that do
+not depend on the inputs are computed ahead. Operations without a rule here use `jax.vmap`, so rules affect speed only.
 """
 
 from __future__ import annotations
@@ -41,21 +40,21 @@ class Value:
     """An intermediate result."""
 
     array: Any
-    """[..., B] where it varies, else [...] and known while tracing."""
+    """[..., B] if it varies with the inputs, else [...] and concrete while tracing."""
     varies: bool
     pending: bool = False
-    """Whether it is a constant that nothing which varies has needed so far."""
+    """Whether it is a constant that no varying value has used so far."""
 
 
 def batch_last(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
-    """Returns `function` over inputs and outputs whose leaves have one more axis behind all others, the batch.
+    """Vectorises `function` over a last axis of all leaves of its inputs and outputs.
 
     Args:
       function: pure; the arrays that it closes over must be concrete.
-      *example: its arguments, without the batch; only shapes and dtypes matter.
+      *example: its arguments, without the batch axis; only shapes and dtypes matter.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
-    # one program, where hundreds of operations would be as many to compile; it runs now, also while another is traced
+    # compiled as one program, not as hundreds of operations; it runs immediately, even inside a trace
     constants = jax.device_get(jax.jit(lambda: _constants(closed)).lower().compile()())
 
     def batched(*args):
@@ -79,7 +78,7 @@ def batch_last(function: Callable[..., Any], *example: Any) -> Callable[..., Any
 
 
 def _constants(closed: Any) -> list[Any]:
-    """Computes what does not depend on the inputs of a program and is needed by what does, in the order of need."""
+    """Computes the values that do not depend on a program's inputs and are used by varying ones, in order of use."""
     needed = []
 
     def need(value):
@@ -87,7 +86,7 @@ def _constants(closed: Any) -> list[Any]:
             needed.append(value.array)
             value.pending = False
 
-    def compute(equation, operands):  # a choice between branches too is made by the program
+    def compute(equation, operands):  # `cond` too is evaluated by the program
         return [Value(array, False, pending=True) for array in _bind(equation, [one.array for one in operands])]
 
     def skip(equation, operands):
@@ -101,7 +100,7 @@ def _constants(closed: Any) -> list[Any]:
 
 
 def _evaluate(closed: Any, args: Sequence[Value], constant: Rule, varying: Rule) -> list[Value]:
-    """Replays a closed jaxpr with one rule for the operations that depend on its inputs, and one for the others."""
+    """Evaluates a closed jaxpr with one rule for the operations that depend on its inputs, and one for the others."""
     known = dict(zip(closed.jaxpr.invars, args, strict=True))
     consts = [Value(const, False) for const in closed.consts]
     known.update(zip(closed.jaxpr.constvars, consts, strict=True))
@@ -121,13 +120,13 @@ def _evaluate(closed: Any, args: Sequence[Value], constant: Rule, varying: Rule)
 
 
 def _apply(equation: Any, operands: list[Value], size: int) -> list[Value]:
-    """Replays one operation that varies."""
+    """Evaluates one operation that depends on the inputs."""
     name, arrays = equation.primitive.name, [operand.array for operand in operands]
     if name in ELEMENTWISE:
         shape = equation.outvars[0].aval.shape
         result = _bind(equation, [_spread(operand, shape, size) for operand in operands])
     elif name in REDUCTIONS:
-        result = _bind(equation, arrays)  # its axes count from the front
+        result = _bind(equation, arrays)  # the primitive's axes count from the front
     elif name in RULES and (one := RULES[name](equation, operands, size)) is not None:
         result = [one]
     else:
@@ -137,7 +136,7 @@ def _apply(equation: Any, operands: list[Value], size: int) -> list[Value]:
 
 
 def _bind(equation: Any, arrays: Sequence[Any]) -> list[Any]:
-    """Does what an equation says; a list of results, also of one."""
+    """Binds the primitive of an equation; returns a list of results."""
     result = equation.primitive.bind(*arrays, **equation.params)
     return result if equation.primitive.multiple_results else [result]
 
@@ -166,7 +165,7 @@ def _concatenate(equation, operands, size):
 
 
 def _dot_general(equation, operands, size):
-    """Multiplies and sums: the matrices of physics are too small for a matrix product per element of the batch."""
+    """Multiplies and sums elementwise: the matrices of physics are too small for batched matrix products."""
     (left_sum, right_sum), (left_batch, right_batch) = equation.params["dimension_numbers"]
     left, right = (_widen(operand, size) for operand in operands)
     left_free = [d for d in range(left.ndim - 1) if d not in (*left_sum, *left_batch)]
@@ -180,7 +179,7 @@ def _dot_general(equation, operands, size):
 
 
 def _gather(equation, operands, size):
-    """Takes rows at constant indices as slices."""
+    """Implements gathers of rows at constant indices by slices."""
     table, indices = operands
     numbers, rank = equation.params["dimension_numbers"], equation.outvars[0].aval.ndim
     by_row = (
@@ -198,7 +197,7 @@ def _gather(equation, operands, size):
 
 
 def _scatter_add(equation, operands, size):
-    """Adds rows at constant indices one by one; as in XLA an index out of range adds nothing."""
+    """Adds rows at constant indices one by one; out-of-bounds indices are dropped, as in XLA."""
     table, indices, updates = operands
     numbers = equation.params["dimension_numbers"]
     by_row = (

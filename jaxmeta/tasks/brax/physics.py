@@ -1,4 +1,4 @@
-"""Brax's physics step, and how a CPU runs it on many bodies."""
+"""Brax's physics step, vectorised over many bodies on a CPU."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import jax.numpy as jnp
 from jaxmeta.tasks.brax.lanes import batch_last
 
 CHUNKS = (16, 24, 32)
-"""Bodies that a core moves side by side: whole vector registers of them, few enough to stay in its cache."""
+"""Bodies that a core simulates in parallel: a multiple of the vector width, few enough to fit in its cache."""
 
 
 def lane_stepper(body: Any) -> Callable[[Any, jax.Array], Any]:
-    """Returns `body.pipeline_step`, which under `jax.vmap` on a CPU runs its batch innermost and in small chunks.
+    """Returns `body.pipeline_step`, which under `jax.vmap` on a CPU has the batch axis innermost, in small chunks.
 
-    The operations are Brax's own, but sums may be taken in another order: results agree with Brax to float32 rounding,
-    which the stiff joint springs amplify from step to step, and both are as close to a float64 simulation.
+    The operations are Brax's, but sums may have another order: results agree with Brax up to float32 rounding, which
+    the stiff joint springs amplify over time. Both are equally close to a float64 simulation.
 
     Args:
       body: Brax's environment on the `spring` backend, whose step has no loops and no linear solver inside.
     """
 
-    substeps: dict[Any, Callable[..., Any]] = {}  # by what they are given: each trace of a step takes the same
+    substeps: dict[Any, Callable[..., Any]] = {}  # by the shapes of their arguments: all traces of a step share one
 
     @jax.custom_batching.custom_vmap
     def one(state, action):
@@ -54,14 +54,14 @@ def lane_stepper(body: Any) -> Callable[[Any, jax.Array], Any]:
 
 
 def _batch_all(size: int, batched: Any, args: Any) -> Any:
-    """Gives all leaves the leading batch axis that only some have."""
+    """Broadcasts leaves without a batch axis to the batch."""
     return jax.tree.map(
         lambda has, leaf: leaf if has else jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))), batched, args
     )
 
 
 def _chunked(body: Any, substeps: dict[Any, Callable[..., Any]], state: Any, action: jax.Array) -> Any:
-    """Moves bodies [B, ...] through all substeps of a step, one chunk after the other."""
+    """Simulates all substeps of a step of bodies [B, ...], chunk by chunk."""
     size = action.shape[0]
     chunk = min(CHUNKS, key=lambda chunk: -(-size // chunk) * chunk)
     count = -(-size // chunk)
@@ -73,7 +73,7 @@ def _chunked(body: Any, substeps: dict[Any, Callable[..., Any]], state: Any, act
         substeps[form] = batch_last(lambda state, action: pipeline.step(body.sys, state, action, False), *example)
     substep = substeps[form]
 
-    def split(leaf):  # [B, ...] -> [count, ..., chunk]; the last chunk is filled up with copies of the last body
+    def split(leaf):  # [B, ...] -> [count, ..., chunk]; the last chunk is padded with copies of the last body
         leaf = jnp.pad(leaf, [(0, count * chunk - size)] + [(0, 0)] * (leaf.ndim - 1), mode="edge")
         return jnp.moveaxis(leaf.reshape(count, chunk, *leaf.shape[1:]), 1, -1)
 
