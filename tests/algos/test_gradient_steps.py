@@ -255,7 +255,7 @@ def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(
     np.testing.assert_allclose(flat(found.gradient), flat(expected), rtol=1e-4, atol=1e-6)
     chex.assert_tree_all_finite(found)
     np.testing.assert_allclose(found.metrics["masked_tasks"], 1 - kept.mean())
-    assert found.metrics["nonfinite_tasks"] == 1.0
+    assert found.metrics["nonfinite_tasks/gradient"] == 1.0
 
 
 @pytest.mark.parametrize("loop", ["trpo", "ppo"])
