@@ -351,7 +351,7 @@ def check_sampler(sampler: outer.Sampler, family: TaskFamily, num_tasks: int = 4
     """Checks how a sampler draws the tasks of an update and what it remembers of them.
 
     A draw must hold tasks like those of the family, a slot and a weight for each; drawing and scoring must keep the
-    structure of the sampler's state; a task that was not finite must not spoil it. The outcomes that are scored are
+    structure of the sampler's state, which must stay finite after a non-finite task. The outcomes that are scored are
     trials of a policy without memory.
 
     Args:
