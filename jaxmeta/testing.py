@@ -327,7 +327,8 @@ def check_aggregate(aggregate: outer.Aggregate, key: Key | None = None, toleranc
 
         with jax.set_mesh(Execution(num_devices).mesh(4)):
             shared, weight = jax.jit(lambda *all: devices.over_tasks(on_device, *all))(params, batch)
-        return outer.Gradient(*shared, weight)
+        value, gradient, metrics = shared
+        return outer.Gradient(value, gradient, metrics, weight)
 
     ones, some = jnp.ones(4), jnp.array([1.0, 2.0, 0.0, 1.0])
     found = run(data, ones)
