@@ -354,7 +354,8 @@ def check_aggregate(aggregate: outer.Aggregate, key: Key | None = None, toleranc
 
         with jax.set_mesh(Execution(num_devices).mesh(4)):
             shared, weight = jax.jit(lambda *all: devices.over_tasks(on_device, *all))(params, batch)
-        return outer.Gradient(*shared, weight)
+        value, gradient, metrics = shared
+        return outer.Gradient(value, gradient, metrics, weight)
 
     ones, some = jnp.ones(4), jnp.array([1.0, 2.0, 0.0, 1.0])
     found = run(data, ones)
@@ -378,7 +379,7 @@ def check_sampler(sampler: outer.Sampler, family: TaskFamily, num_tasks: int = 4
     """Checks how a sampler draws the tasks of an update and what it remembers of them.
 
     A draw must hold tasks like those of the family, a slot and a weight for each; drawing and scoring must keep the
-    structure of the sampler's state; a task that was not finite must not spoil it. The outcomes that are scored are
+    structure of the sampler's state, which must stay finite after a non-finite task. The outcomes that are scored are
     trials of a policy without memory.
 
     Args:
