@@ -1,0 +1,183 @@
+"""Checks of learners and of algorithms."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmeta import outer, rl
+from jaxmeta.core.checkpoint import keys_as_data
+from jaxmeta.core.contracts import require, same_form
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core.rollout import collect, replay, unroll
+from jaxmeta.core.train import init_state, make_chunk
+from jaxmeta.devices import Execution
+from jaxmeta.tasks.base import Env, TaskFamily
+from jaxmeta.testing.comparing import all_close
+from jaxmeta.types import (
+    Key,
+    Params,
+    Plan,
+    Task,
+    Trial,
+)
+
+
+def check_learner(
+    learner: Learner, family: TaskFamily, plan: Plan, key: Key | None = None, tolerance: float = 1e-5
+) -> None:
+    """Checks how an agent collects, adapts and replays on the tasks of a family.
+
+    Replay must equal the collection; adaptation must keep the structure of `fast` and not change `params`; vmap over
+    tasks must equal a loop; meta-gradients must be finite if all rewards are zero. A recurrent carry must survive the
+    episodes of a trial, depend on the last reward of each, and not on future rewards.
+
+    Args:
+      tolerance: largest difference, relative and absolute, between replay and collection. A learner that replays by a
+        scan repeats the same operations, so its tolerance is 1e-6: the last bit may differ where XLA fuses the two
+        programs differently.
+    """
+    key = jax.random.key(0) if key is None else key
+    init_key, task_key, trial_key = jax.random.split(key, 3)
+    params = learner.init(init_key)
+    kept = jax.tree.leaves_with_path(params)
+    tasks = jax.vmap(family.sample)(jax.random.split(task_key, 2))
+    keys = jax.random.split(trial_key, 2)
+    _check_forms(learner, params, family.env, jax.tree.map(lambda leaf: leaf[0], tasks), plan)
+
+    one = jax.jit(lambda task, key: collect(learner, params, family.env, task, key, plan))
+    looped = [one(jax.tree.map(lambda leaf, index=index: leaf[index], tasks), keys[index]) for index in range(2)]
+    now = dict(jax.tree.leaves_with_path(params))
+    for path, leaf in kept:
+        where = jax.tree_util.keystr(path)
+        require(now.get(path) is leaf, f"params{where} changed in place; only an update may change params")
+    together = jax.jit(jax.vmap(lambda task, key: collect(learner, params, family.env, task, key, plan)))(tasks, keys)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped)
+    all_close("collecting under vmap over tasks", together, stacked, "a loop over tasks", 1e-3)
+
+    trial = looped[0]
+    again = jax.jit(lambda params, trial: replay(learner, params, trial))(params, trial)
+    same_operations = bool(
+        jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key))
+    ) and (learner.unroll is None and plan.rounds == 0)
+    all_close("replay", again, trial.rounds.output, "the collection", 1e-6 if same_operations else tolerance)
+    if plan.rounds:
+        _check_silence(learner, params, together)
+    if plan.episodes > 1 and jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key)):
+        _check_memory(learner, params, trial, family.env.spec.horizon)
+
+
+def _check_silence(learner: Learner, params: Params, trials: Trial) -> None:
+    """Checks that meta-gradients are finite when all rewards are zero."""
+    rounds = trials.rounds
+    silent = trials.replace(rounds=rounds.replace(reward=jnp.zeros_like(rounds.reward)))
+    loss = outer.meta_loss(learner, rl.ratio, rl.plain_returns())
+    for path, leaf in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params, silent)):
+        finite = bool(jnp.isfinite(leaf).all())
+        require(finite, f"the meta-gradient of params{jax.tree_util.keystr(path)} is not finite when all rewards are 0")
+
+
+def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int) -> None:
+    """Checks what the output of a recurrent agent at the start of its second episode depends on."""
+    start = learner.start(params, trial.start_key)
+    first = jax.tree.map(lambda leaf: leaf[0], trial.rounds)
+
+    @jax.jit
+    def outputs(experience):
+        output = unroll(learner, params, start, experience)
+        return jnp.concatenate(
+            [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves((output.dist, output.value))], 1
+        )
+
+    def with_reward(time):
+        reward = first.inputs.prev_reward.at[time].add(1.0)
+        return outputs(first.replace(inputs=first.inputs.replace(prev_reward=reward)))
+
+    actual, last, early = outputs(first), with_reward(horizon), with_reward(1)
+    require(bool((actual[:horizon] == last[:horizon]).all()), "the policy's output depends on a future reward")
+    require(
+        not np.array_equal(actual[horizon], last[horizon]), "the last reward of an episode does not reach the policy"
+    )
+    require(not np.array_equal(actual[horizon], early[horizon]), "the carry does not survive the end of an episode")
+    fresh = jax.vmap(learner.reset, (None, None, 0))(params, start, first.reset_key)
+    opening = jax.tree.map(lambda leaf: leaf[0], first.inputs)
+    _, output = jax.vmap(learner.act, (None, None, 0, 0))(params, start, fresh, opening)
+    opened = jax.tree.map(lambda leaf: leaf[0], first.output)
+    all_close("the first output of a trial", output.dist, opened.dist, "that of a fresh carry", 1e-5)
+
+
+def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
+    """Checks the outer loop of an algorithm.
+
+    An update must keep structure and dtypes, change the params, and report finite scalars. Six updates in one device
+    call must equal two calls of three bit for bit. Another number of devices must give the same params up to 1e-5 of
+    their norm. Vmap over seeds must equal separate runs.
+    """
+    key = jax.random.key(0) if key is None else key
+    state = jax.eval_shape(meta.init, key)
+    next_state, metrics = jax.eval_shape(meta.update, state)
+    same_form("the state after an update", next_state, "the state at the start", state)
+    for name, value in metrics.items():
+        require(value.shape == (), f"metric {name!r} has shape {list(value.shape)}; metrics are scalars")
+
+    updates = make_chunk(meta, 6)
+    start = init_state(meta, key)
+    begun = jax.tree.map(np.array, start.params)
+    halves, _ = updates(updates(start, 3)[0], 3)
+    whole, metrics = updates(init_state(meta, key), 6)
+    programs = updates._cache_size()
+    require(programs == 1, f"the same update was compiled {programs} times; a state must stay where it was placed")
+    all_close("two chunks of 3 updates", keys_as_data(halves), keys_as_data(whole), "one chunk of 6", 0.0)
+    for name, values in metrics.items():
+        require(bool(jnp.isfinite(values).all()), f"metric {name!r} is not finite within 6 updates")
+    moved = jax.tree.map(lambda before, after: not np.array_equal(before, after), begun, whole.params)
+    require(any(jax.tree.leaves(moved)), "6 updates left all params as they were")
+
+    _check_devices(meta, key, updates)
+    # updates amplify rounding errors: the tolerance is 5 % of the largest change of the params
+    together = make_chunk(meta, 3, num_seeds=2)(init_state(meta, key, num_seeds=2))[0].params
+    alone = [updates(init_state(meta, one), 3)[0].params for one in jax.random.split(key, 2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    change = max(
+        np.abs(after - before).max() for after, before in zip(*map(jax.tree.leaves, (whole.params, begun)), strict=True)
+    )
+    all_close("vmap over seeds", together, stacked, "separate runs", 0.05 * float(change))
+
+
+def _check_devices(meta: MetaLearner, key: Key, updates: Any) -> None:
+    """Checks that params after the first update past the warm-up are the same on one device, up to rounding."""
+    if Execution().mesh(meta.info.spread).size == 1:
+        return
+    one, first = Execution(devices=1), meta.info.warmup + 1
+    alone = make_chunk(meta, first, execution=one)(init_state(meta, key, execution=one))[0].params
+    together, done = init_state(meta, key), 0
+    while done < first:
+        count = min(6, first - done)
+        together, done = updates(together, count)[0], done + count
+    flat = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(params))])
+        for params in (alone, together.params)
+    ]
+    apart = float(np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0]))
+    require(
+        apart <= 1e-5, f"params after an update differ by {apart:.3g} of their norm from one device; allowed is 1e-5"
+    )
+
+
+def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: Plan) -> None:
+    """Checks by tracing alone that every function keeps the structure of what it updates."""
+    key = jax.random.key(0)
+    fast = jax.eval_shape(learner.start, params, key)
+    carry = jax.eval_shape(learner.reset, params, fast, key)
+    next_carry, _ = jax.eval_shape(learner.act, params, fast, carry, env.spec.example_input())
+    same_form("the carry after learner.act", next_carry, "the carry after learner.reset", carry)
+    trial = jax.eval_shape(
+        lambda task: collect(learner, params, env, task, key, dataclasses.replace(plan, rounds=0)), task
+    )
+    experience = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), trial.rounds)
+    adapted = jax.eval_shape(learner.adapt, params, fast, experience, key)
+    same_form("fast after learner.adapt", adapted, "fast after learner.start", fast)

@@ -1,0 +1,155 @@
+"""Checks of single parts: update rules, aggregates and samplers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmeta import devices, inner, nets, outer
+from jaxmeta.core.checkpoint import keys_as_data
+from jaxmeta.core.contracts import require, same_form
+from jaxmeta.core.rollout import collect
+from jaxmeta.devices import Execution
+from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.testing.comparing import all_close, traced_alike
+from jaxmeta.types import (
+    Key,
+    Metrics,
+    Params,
+    Plan,
+    Task,
+)
+
+
+def check_updater(updater: inner.Updater, params: Params | None = None, key: Key | None = None) -> None:
+    """Checks an inner update rule.
+
+    Its transformation must keep the structure of its state and the form of the params, and the meta-gradient through
+    two of its steps must be finite, also where the gradient of the inner loss is zero.
+
+    Args:
+      params: what is adapted; by default a kernel and a bias named as those of the last layer of `jaxmeta.nets`.
+    """
+    key = jax.random.key(0) if key is None else key
+    if params is None:
+        kernel = jnp.linspace(-1.0, 1.0, 6).reshape(3, 2)
+        params = {"params": {"_ActionHead_0": {"Dense_0": {"kernel": kernel, "bias": jnp.ones(2)}}}}
+    psi = updater.init(key, params)
+    state = jax.eval_shape(lambda psi: updater.tx(psi).init(params), psi)
+    updates, next_state = jax.eval_shape(lambda psi, state: updater.tx(psi).update(params, state, params), psi, state)
+    same_form("the updates of updater.tx", updates, "the params", params)
+    same_form("the state after updater.tx.update", next_state, "the state after updater.tx.init", state)
+
+    def after_two_steps(learned: tuple[Params, Params], target: Params) -> jax.Array:
+        theta, psi = learned
+        tx = updater.tx(psi)
+        state = tx.init(theta)
+        for _ in range(2):
+            gradient = jax.tree.map(lambda leaf, end: leaf - end, theta, target)
+            updates, state = tx.update(gradient, state, theta)
+            theta = jax.tree.map(jnp.add, theta, updates)
+        return sum((jnp.sum(jnp.square(leaf + 1.0)) for leaf in jax.tree.leaves(theta)), jnp.zeros(()))
+
+    traced_alike("updater.tx", after_two_steps, (params, psi), params)
+    meta_gradient = jax.jit(jax.grad(after_two_steps))
+    for where, target in (("", jax.tree.map(jnp.zeros_like, params)), (" where the inner gradient is zero", params)):
+        for path, leaf in jax.tree.leaves_with_path(meta_gradient((params, psi), target)):
+            name = ("the params", "ψ")[path[0].idx] + jax.tree_util.keystr(path[1:])
+            require(bool(jnp.isfinite(leaf).all()), f"the meta-gradient of {name} is not finite{where}")
+
+
+def check_aggregate(aggregate: outer.Aggregate, key: Key | None = None, tolerance: float = 1e-5) -> None:
+    """Checks how an aggregate makes one gradient of those of several tasks.
+
+    The gradient must have the form of the params, metrics must be scalars, a task with weight zero must not change the
+    gradient, and neither the number of tasks that a device differentiates in parallel nor that of the devices may make
+    a difference beyond rounding.
+
+    Args:
+      tolerance: largest difference, relative and absolute.
+    """
+    key = jax.random.key(0) if key is None else key
+    params = {"kernel": jnp.linspace(-1.0, 1.0, 6).reshape(3, 2), "bias": jnp.ones(2)}
+    data = {"kernel": jnp.arange(24.0).reshape(4, 3, 2) / 10.0, "bias": jnp.arange(8.0).reshape(4, 2)}
+
+    def loss(params: Params, data: Params, key: Key) -> tuple[jax.Array, Metrics]:
+        terms = jax.tree.map(lambda leaf, end: jnp.sum(jnp.square(leaf - end)), params, data)
+        return terms["kernel"] + terms["bias"], {"bias": terms["bias"]}
+
+    def run(data: Params, weight: jax.Array, piece: int | None = None, num_devices: int | None = 1) -> outer.Gradient:
+        batch = outer.Batch(data, jax.random.split(key, 4), weight)
+
+        def on_device(params: Params, batch: outer.Batch) -> tuple[Any, jax.Array]:
+            found = aggregate(loss, params, batch, piece)
+            return found[:3], found.weight
+
+        with jax.set_mesh(Execution(num_devices).mesh(4)):
+            shared, weight = jax.jit(lambda *all: devices.over_tasks(on_device, *all))(params, batch)
+        value, gradient, metrics = shared
+        return outer.Gradient(value, gradient, metrics, weight)
+
+    ones, some = jnp.ones(4), jnp.array([1.0, 2.0, 0.0, 1.0])
+    found = run(data, ones)
+    same_form("the gradient of the aggregate", found.gradient, "the params", params)
+    require(found.loss.shape == (), f"the loss of the aggregate has shape {list(found.loss.shape)}; it is a scalar")
+    require(found.weight.shape == (4,), f"the weight of 4 tasks has shape {list(found.weight.shape)}; it must be [4]")
+    for name, value in found.metrics.items():
+        require(value.shape == (), f"metric {name!r} has shape {list(value.shape)}; metrics are scalars")
+    found = run(data, some)
+    require(float(found.weight[2]) == 0.0, "a task with weight 0 has a weight in the aggregate")
+    other = jax.tree.map(lambda leaf: leaf.at[2].multiply(-3.0), data)
+    what = "the gradient with another task of weight 0"
+    all_close(what, run(other, some).gradient, found.gradient, "the gradient", tolerance)
+    all_close("the aggregate in pieces of 2", run(data, some, piece=2), found, "that of 4 in parallel", tolerance)
+    if Execution().mesh(4).size > 1:
+        spread = run(data, some, num_devices=None)
+        all_close("the aggregate on several devices", spread, found, "that on one", tolerance)
+
+
+def check_sampler(sampler: outer.Sampler, family: TaskFamily, num_tasks: int = 4, key: Key | None = None) -> None:
+    """Checks how a sampler draws the tasks of an update and what it remembers of them.
+
+    A draw must hold tasks like those of the family, a slot and a weight for each; drawing and scoring must keep the
+    structure of the sampler's state, which must stay finite after a non-finite task. The outcomes that are scored are
+    trials of a policy without memory.
+
+    Args:
+      num_tasks: tasks of an update.
+    """
+    key = jax.random.key(0) if key is None else key
+    init_key, policy_key, trial_key = jax.random.split(key, 3)
+    spec, plan = family.env.spec, Plan()
+    learner = inner.memory(nets.actor_critic(spec, (4,)))
+    params, state, keys = learner.init(policy_key), sampler.init(init_key), jax.random.split(key, num_tasks)
+    traced_alike("sampler.sample", sampler.sample, state, params, keys)
+    drawn_state, draw = jax.jit(sampler.sample)(state, params, keys)
+    same_form("the state after sampler.sample", drawn_state, "the state after sampler.init", state)
+    task = jax.eval_shape(family.sample, key)
+    expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_tasks, *leaf.shape), leaf.dtype), task)
+    same_form("draw.tasks", draw.tasks, f"a batch of {num_tasks} tasks of the family", expected)
+    for name, dtype in (("slot", jnp.int32), ("weight", jnp.float32)):
+        right = jax.ShapeDtypeStruct((num_tasks,), dtype)
+        same_form(f"draw.{name}", getattr(draw, name), f"one for each of {num_tasks} tasks", right)
+    weights = np.asarray(draw.weight)
+    require(bool((np.isfinite(weights) & (weights >= 0)).all()), "draw.weight has negative or non-finite weights")
+
+    def score(task: Task, key: Key) -> jax.Array:
+        return sampler.score(collect(learner, params, family.env, task, key, plan))
+
+    scores = jax.jit(jax.vmap(score))(draw.tasks, jax.random.split(trial_key, num_tasks))
+    shape = list(scores.shape[1:])
+    require(not shape, f"sampler.score gives a score of shape {shape}; the score of a task is a scalar")
+    finite = jnp.arange(num_tasks) > 0
+    spoiled = jnp.where(finite, scores, jnp.nan)
+    next_state, metrics = jax.jit(sampler.update)(drawn_state, draw, spoiled, finite)
+    same_form("the state after sampler.update", next_state, "the state after sampler.sample", drawn_state)
+    for path, leaf in jax.tree.leaves_with_path(keys_as_data(next_state)):
+        where = jax.tree_util.keystr(path)
+        require(
+            bool(jnp.isfinite(leaf).all()), f"the sampler's state{where} is not finite after a task that was not finite"
+        )
+    for name, value in metrics.items():
+        require(value.shape == (), f"metric {name!r} has shape {list(value.shape)}; metrics are scalars")
