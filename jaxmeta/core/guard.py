@@ -49,6 +49,12 @@ def _blame(metrics: dict[str, float]) -> str:
     return f": {', '.join(found)}{hint}"
 
 
+def with_total(metrics: Metrics) -> Metrics:
+    """Adds `nonfinite_tasks`, the sum over causes; no task has two, as those of the source have no weight."""
+    counts = [count for name, count in metrics.items() if name.startswith(NONFINITE)]
+    return metrics | ({"nonfinite_tasks": sum(counts, jnp.zeros(()))} if counts else {})
+
+
 def give_up_if_skipped(done: int, state: TrainState, metrics: dict[str, np.ndarray]) -> None:
     """Raises a NonFiniteError if the last updates in a row were skipped.
 

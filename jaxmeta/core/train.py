@@ -173,16 +173,15 @@ def train(
     try:
         # not as a decorator: it would keep a reference to the source's initial state
         with settings.standard():
-            while done < num_updates:
+            stop = False
+            while done < num_updates and not stop:
                 length = min(chunk, num_updates - done)
                 with _interrupted_later():
                     state, metrics = run(state, length, data)
                 done += length
                 fetched = jax.tree.map(lambda rows, length=length: rows[:length], jax.device_get(metrics))
-                asked_to_stop = _call(callbacks, done, state, fetched)
+                stop = _call(callbacks, done, state, fetched)
                 guard.give_up_if_skipped(done, state, fetched)
-                if asked_to_stop:
-                    break
     except BaseException as error:
         _attach(error, state)
         raise

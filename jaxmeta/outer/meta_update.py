@@ -123,11 +123,7 @@ def meta_update(
         weight = draw.weight * seen.finite
         scores = jax.vmap(sampler.score)(seen.outcome)
         params, opt_state, metrics = improve.step(params, opt_state, Batch(batch, improve_keys, weight), step)
-        metrics |= seen.metrics
-        # tasks that the source found non-finite have weight zero, so the improvement does not count them again
-        nonfinite = [count for name, count in metrics.items() if name.startswith(guard.NONFINITE)]
-        metrics |= {"nonfinite_tasks": sum(nonfinite)} if nonfinite else {}
-        return (params, opt_state, metrics), (memory, scores, seen.finite)
+        return (params, opt_state, guard.with_total(metrics | seen.metrics)), (memory, scores, seen.finite)
 
     def update(state: TrainState, data: Any = ()) -> tuple[TrainState, Metrics]:
         # a single split: on a CPU it takes as long as a layer of a network, whatever the number of keys
