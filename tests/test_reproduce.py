@@ -671,6 +671,13 @@ def test_declared_table_is_well_formed(name, monkeypatch):
                 assert learner(**each.arguments).act
 
 
+def test_tasks_that_differ_are_described_by_the_flags_that_older_rows_have():
+    (agent,) = LOAD("sinusoid").choose("10-shot/maml")
+    (evaluation,) = agent.evaluations
+    assert evaluation.describe(agent.tasks_config())["tasks"] == "--tasks.queries 100"
+    assert Evaluation().describe(agent.tasks_config())["tasks"] == ""
+
+
 def test_tables_are_known_and_rows_refused_without_jax():
     program = """
 import sys

@@ -83,7 +83,7 @@ def parse(kind: type[T], argv: list[str], prog: str, default: T | None = None, i
 
 
 def to_flags(options: Any, default: Any, outer: tuple[str, ...] = ()) -> list[str]:
-    """Lists the flags with which `parse` makes a dataclass of options from another one of its class.
+    """Lists the flags with which `parse` makes a dataclass of options from a default; positional fields are left out.
 
     Args:
       outer: names of the fields that the two are in, outermost first: with `("algo",)` flags begin with `--algo.`.
@@ -91,7 +91,7 @@ def to_flags(options: Any, default: Any, outer: tuple[str, ...] = ()) -> list[st
     words: list[str] = []
     for name, flag in _flags(type(options), outer):
         value, before = (functools.reduce(getattr, flag.path[len(outer) :], one) for one in (options, default))
-        if value == before or flag.sets not in (None, value):
+        if value == before or flag.sets not in (None, value) or not is_flag(name):
             continue
         values = () if flag.sets is not None else value if isinstance(value, tuple) else (value,)
         words += [name, *map(str, values)]

@@ -58,7 +58,7 @@ def _rl2_on_short_trials(updates: int) -> Any:
     return replace(config, ppo=replace(config.ppo, epochs=4, entropy_weight=0.01))
 
 
-def _rl2_on_500_pulls(updates: int) -> Any:
+def _rl2_500x5(updates: int) -> Any:
     return replace(_rl2(updates), num_tasks=256)
 
 
@@ -76,9 +76,9 @@ def _snail(updates: int, entropy_weight: float = 0.1) -> Any:
         tc_blocks=1,
         key_size=16,
         value_size=16,
-        # after the attention: it reads means, and an arm's merit is a quotient of two
+        # hidden layers after the attention: it reads means, and an arm's merit is a quotient of two
         readout=(64, 64),
-        # as in RL²: it then learns as much from a fifth of the trials
+        # a network of its own, as in RL²: it then learns as much from a fifth of the trials
         separate_value=True,
         num_tasks=256,
         ppo=ppo,
@@ -89,17 +89,17 @@ def _snail_on_short_trials(updates: int) -> Any:
     return _snail(updates, entropy_weight=0.01)
 
 
-def _snail_on_5_arms(updates: int) -> Any:
+def _snail_100x5(updates: int) -> Any:
     # half of the entropy, so that little of it is left in the end
     return replace(_snail(updates, entropy_weight=0.05), value_size=32)
 
 
-def _snail_on_10_arms(updates: int) -> Any:
+def _snail_100x10(updates: int) -> Any:
     # of each arm it remembers pulls and rewards: two numbers
     return replace(_snail(updates), value_size=32)
 
 
-def _snail_on_50_arms(updates: int) -> Any:
+def _snail_100x50(updates: int) -> Any:
     # room for 50 arms, and for pulls and rewards of each; what the convolutions do not see attention does
     return replace(_snail(updates), filters=64, value_size=128, layers=1, init_gain=2.5)
 
@@ -113,13 +113,13 @@ RECIPES = {  # by agent, pulls, arms
     ("rl2", 100, 50): Recipe(1800, _rl2),
     ("rl2-associative", 100, 5): Recipe(600, _rl2_associative),
     ("rl2-associative", 500, 5): Recipe(350, _rl2_associative, start="100x5/rl2-associative"),
-    ("rl2", 500, 5): Recipe(1200, _rl2_on_500_pulls),
+    ("rl2", 500, 5): Recipe(1200, _rl2_500x5),
     ("snail", 10, 5): Recipe(1600, _snail_on_short_trials),
     ("snail", 10, 10): Recipe(1600, _snail_on_short_trials),
     ("snail", 10, 50): Recipe(1600, _snail_on_short_trials),
-    ("snail", 100, 5): Recipe(2400, _snail_on_5_arms),
-    ("snail", 100, 10): Recipe(2400, _snail_on_10_arms),
-    ("snail", 100, 50): Recipe(2400, _snail_on_50_arms),
+    ("snail", 100, 5): Recipe(2400, _snail_100x5),
+    ("snail", 100, 10): Recipe(2400, _snail_100x10),
+    ("snail", 100, 50): Recipe(2400, _snail_100x50),
     ("snail", 500, 5): Recipe(400, _snail),
 }
 RULES = {

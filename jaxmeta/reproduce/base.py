@@ -12,7 +12,7 @@ A table is added as a file with a `TABLE`, and a line in `reproduce.TABLES`:
                 "rl2",
                 "bandit",
                 lambda updates: jm.RL2Config(ppo=replace(jm.RL2Config.ppo, anneal_over=updates)),
-                lambda: jm.tasks.BanditConfig(num_arms=5),
+                tasks_config=lambda: jm.tasks.BanditConfig(num_arms=5),
                 updates=400,
                 rows=(Row(trial_return, published=6.7),),
             ),
@@ -149,7 +149,7 @@ class Evaluation:
         """Returns what decides the outcome, as JSON can hold it; `usual` is the config of the run's own tasks."""
         told = dataclasses.asdict(self) | {"every_task": self.every_task is not None, "tasks": ""}
         if self.tasks is not None:
-            # as flags: rows from before there were configs here stay finished
+            # as flags, which tables once held, so that older rows stay finished
             told["tasks"] = shlex.join(parsing.to_flags(self.tasks(usual), usual, ("tasks",)))
         if not self.deterministic:  # rows from before one could choose stay finished
             del told["deterministic"]
@@ -195,19 +195,20 @@ class Trained(Run):
     """Name of the task family, such as bandit."""
     algo_config: Callable[[int], Any]
     """Builds the config of the algorithm from the number of updates, over which it may anneal."""
-    tasks_config: Callable[[], Any] = dataclasses.field(kw_only=True)
+    _: dataclasses.KW_ONLY
+    tasks_config: Callable[[], Any]
     """Builds the config of the tasks."""
-    updates: int = dataclasses.field(kw_only=True)
-    reveal: bool = dataclasses.field(default=False, kw_only=True)
+    updates: int
+    reveal: bool = False
     """Whether the task is part of every observation."""
-    chunk: int = dataclasses.field(default=train.Options.chunk, kw_only=True)
+    chunk: int = train.Options.chunk
     """Updates per device call."""
-    checkpoint_every: int = dataclasses.field(default=train.Options.checkpoint_every, kw_only=True)
-    quick_config: Callable[[Any], Any] | None = dataclasses.field(default=None, kw_only=True)
+    checkpoint_every: int = train.Options.checkpoint_every
+    quick_config: Callable[[Any], Any] | None = None
     """Makes the config of the algorithm smaller with `--quick`, where fewer updates are not enough."""
-    quick_chunk: int | None = dataclasses.field(default=None, kw_only=True)
+    quick_chunk: int | None = None
     """Updates per device call and between checkpoints with `--quick`; by default those of the full run."""
-    start: str = dataclasses.field(default="", kw_only=True)
+    start: str = ""
     """Name of the run of the table that it begins with, such as one on shorter trials; "" begins at random."""
 
     def quick(self) -> Trained:
@@ -220,7 +221,7 @@ class Trained(Run):
         return dataclasses.replace(self, updates=updates, evaluations=super().quick().evaluations, **smaller)
 
     def config(self, seed: int = 0, num_seeds: int = 1, evaluation: Evaluation = Evaluation()) -> runs.RunConfig:
-        """Returns what its run folder says that it is, but for where the run lies that it begins with.
+        """Returns the configuration in its run folder; of the run that it begins with, this one has the name alone.
 
         Args:
           evaluation: the tasks are those of this one, by default those of training.
@@ -253,7 +254,7 @@ class Trained(Run):
     def command(self, folder: Path, seed: int = 0, num_seeds: int = 1) -> list[str]:
         """Returns the arguments of `jaxmeta` that train it in a folder."""
         options, config = self.options(folder, seed, num_seeds), self.config()
-        # these are always told
+        # these are given even where they are the default
         told = ["--out", str(folder), "--updates", str(self.updates), "--seed", str(seed)]
         usual = train.Options(out=folder, updates=self.updates, seed=seed)
         _, algo = registry.find_algo(self.algo, self.tasks).load()
@@ -306,7 +307,7 @@ class Reference(Run):
     """Whether the task is part of every observation."""
 
     def config(self, evaluation: Evaluation = Evaluation()) -> runs.RunConfig:
-        """Returns the tasks, by default those of the run, as the configuration of a run without an algorithm."""
+        """Returns a configuration without an algorithm; its tasks are those of an evaluation, or the run's own."""
         tasks = evaluation.tasks_config(self.tasks_config())
         return runs.RunConfig("", self.tasks, None, tasks, reveal=self.reveal)
 
