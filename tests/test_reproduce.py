@@ -20,23 +20,29 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import cli, reproduce
-from jaxmeta.cli import training
+from jaxmeta.cli import train, training
 from jaxmeta.experiment import assessment, logging, provenance, registry, runs
-from jaxmeta.reproduce import base, files, run, statistics
+from jaxmeta.reproduce import base, files, measure, statistics
 from jaxmeta.reproduce.base import Computed, Evaluation, Reference, Required, Row, Table, Trained
 from jaxmeta.viz import plot
 
 FIELDS = ["name", "ours", "stderr", "published", "optimum", "num_trials", "seeds", "wall_s", "required", "met", "ci95"]
 FIELDS += ["command", "updates", "seed", *provenance.ORIGIN, "quick"]
-TASKS = "--tasks.num-states 2 --tasks.num-actions 2 --tasks.num-episodes 2 --tasks.horizon 1"
-TINY = f"{TASKS} --algo.num-tasks 4 --algo.hidden 4 --algo.ppo.epochs 1"
-TINY += " --algo.ppo.minibatches 1 --algo.ppo.anneal-over {updates} --eval-tasks 0"
 TRIALS = 16
 
 
-def table(updates=2, least=0.0, flags=TINY, platform=None, second=1):
+def two_states(num_episodes=2):
+    return jm.tasks.TabularConfig(num_states=2, num_actions=2, num_episodes=num_episodes, horizon=1)
+
+
+def tiny(updates, **changes):
+    ppo = dataclasses.replace(jm.RL2Config.ppo, epochs=1, minibatches=1, anneal_over=updates)
+    return jm.RL2Config(**{"num_tasks": 4, "hidden": 4, "ppo": ppo} | changes)
+
+
+def table(updates=2, least=0.0, algo_config=tiny, platform=None, second=1):
     few = (Evaluation(num_tasks=TRIALS),)
-    longer = Evaluation("longer", TRIALS, tasks="--tasks.horizon 3")
+    longer = Evaluation("longer", TRIALS, tasks=lambda config: dataclasses.replace(config, horizon=3))
     required = Required(least=least, up_to_optimum=True, platform=platform)
     rows = (
         Row(statistics.trial_return, "total", published=1.5, optimum=lambda: 9.0, required=required),
@@ -45,9 +51,18 @@ def table(updates=2, least=0.0, flags=TINY, platform=None, second=1):
     )
     chance = Row(statistics.trial_return, published=1.25, required=Required(least=99.0, platform="gpu"))
     rule = Reference(
-        "2x2/random", "tabular.random", {"num_actions": 2}, "tabular", TASKS, rows=(chance,), evaluations=few
+        "2x2/random", "tabular.random", {"num_actions": 2}, "tabular", two_states, rows=(chance,), evaluations=few
     )
-    agent = Trained("2x2/rl2", "rl2", "tabular", flags, updates, rows=rows, evaluations=(*few, longer))
+    agent = Trained(
+        "2x2/rl2",
+        "rl2",
+        "tabular",
+        algo_config,
+        tasks_config=two_states,
+        updates=updates,
+        rows=rows,
+        evaluations=(*few, longer),
+    )
     return Table("tiny", title="Two states", source="published nowhere", runs=(rule, agent))
 
 
@@ -57,6 +72,8 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(reproduce.TABLES, "tiny", "")
+    # the evaluation and the pictures of `jaxmeta train` take longer than the training here
+    monkeypatch.setattr(training.Training, "_report", lambda self: None)
     use(monkeypatch, table())
     return tmp_path
 
@@ -164,7 +181,7 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
     rule, agent = table().runs
     # nothing but a start: it has no rows
     short = dataclasses.replace(agent, rows=())
-    longer = dataclasses.replace(agent, name="2x3/rl2", flags=f"{TINY} --tasks.num-episodes 3", start=short.name)
+    longer = dataclasses.replace(agent, name="2x3/rl2", tasks_config=lambda: two_states(3), start=short.name)
     one = Table("tiny", title="", source="", runs=(rule, short, longer))
     assert one.choose(None) == (rule, longer) and one.choose("2x2") == (rule,) and one.choose(short.name) == (short,)
     use(monkeypatch, one)
@@ -199,7 +216,7 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
         f"out/{name}" for name in (short.name, longer.name, last.name)
     ]
     assert goes_on["wall_s"] > row["wall_s"] and goes_on["commit"] == f"abc, {row['commit']}"
-    changed = dataclasses.replace(short, flags=f"{TINY} --algo.discount 0.5")
+    changed = dataclasses.replace(short, algo_config=lambda updates: tiny(updates, discount=0.5))
     use(monkeypatch, dataclasses.replace(one, runs=(rule, changed, longer, last)))
     for name in ("out/2x2", "out/2x3"):
         os.rename(name, f"{name}-aside")
@@ -210,8 +227,7 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
 
     # a run that began with another one than that which there is now does not count, nor does one that began at random
     another = "2x3/rl2 begins with another 2x2/rl2 than the run in out/2x3/rl2 did"
-    other = dataclasses.replace(short, flags=f"{TINY} --algo.discount 0.5")
-    use(monkeypatch, dataclasses.replace(one, runs=(rule, other, longer)))
+    use(monkeypatch, dataclasses.replace(one, runs=(rule, changed, longer)))
     assert call("--rows", "2x3") == 2 and another in capsys.readouterr().err
     assert call("--rows", "2x3", "--again") == 2
     told = capsys.readouterr().err
@@ -219,7 +235,7 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
     assert "or run --rows 2x2/rl2 --again first" in told
     assert call("--rows", "2x2/rl2", "--again") == 0 and call("--rows", "2x3") == 2
     assert another in capsys.readouterr().err
-    use(monkeypatch, dataclasses.replace(one, runs=(rule, other, dataclasses.replace(longer, start=""))))
+    use(monkeypatch, dataclasses.replace(one, runs=(rule, changed, dataclasses.replace(longer, start=""))))
     assert call("--rows", "2x3") == 2
     assert "2x3/rl2 begins with random parameters, but the run in out/2x3/rl2 does not" in capsys.readouterr().err
 
@@ -297,8 +313,11 @@ def test_another_configuration_is_refused_and_nothing_overwritten(place, capsys,
     assert call("--rows", "2x2/rl2") == 0
     before, _ = stamps(place), capsys.readouterr()
     for change, words in (
-        ({"flags": TINY.replace("hidden 4", "hidden 5")}, "algo.hidden is 5, but the run in out/2x2/rl2 has 4;"),
-        ({"updates": 3, "flags": TINY.replace("{updates}", "2")}, "updates is 3, but the run in out/2x2/rl2 has 2;"),
+        (
+            {"algo_config": lambda updates: tiny(updates, hidden=5)},
+            "algo.hidden is 5, but the run in out/2x2/rl2 has 4;",
+        ),
+        ({"updates": 3, "algo_config": lambda updates: tiny(2)}, "updates is 3, but the run in out/2x2/rl2 has 2;"),
     ):
         use(monkeypatch, table(**change))
         assert call() == 2
@@ -542,8 +561,8 @@ def test_agents_beside_pearl_and_varibad_act_by_their_mode_too(name, agents, mon
     one = next(iter(runs_of.values()))
     for deterministic in (False, True):
         evaluation = Evaluation(num_tasks=2, deterministic=deterministic)
-        run._report(None, (), jm.Plan(), one.config(), evaluation, 0)
-        assert evaluation.describe().get("deterministic", False) is deterministic
+        measure.evaluate(None, (), jm.Plan(), one.config(), evaluation, 0)
+        assert evaluation.describe(one.tasks_config()).get("deterministic", False) is deterministic
     assert seen == [False, True]
 
 
@@ -554,8 +573,8 @@ def test_error_over_every_task_is_that_within_tasks():
     few = dataclasses.replace(evaluation, num_tasks=count * repeats)
     family = config.build_family()
     plan, params = jm.Plan(episodes=family.episodes), learner.init(jax.random.key(0))
-    reports = run._report(learner, params, plan, config, few, 0)
-    point = run._point(Row(statistics.trial_return), reports)
+    reports = measure.evaluate(learner, params, plan, config, few, 0)
+    point = measure.summarize(Row(statistics.trial_return), reports)
 
     every = assessment.repeated(jm.tasks.all_goals(), count * repeats)
     whole = assessment.trials(learner, params, family, plan, every, 0)
@@ -571,7 +590,7 @@ def test_error_over_every_task_is_that_within_tasks():
         jax.vmap(learner.init)(jax.random.split(jax.random.key(0))),
         dataclasses.replace(config, num_seeds=2),
     )
-    assert len(run._report(learner, seeds, plan, several, few, 0)) == 1
+    assert len(measure.evaluate(learner, seeds, plan, several, few, 0)) == 1
 
 
 def test_ratio_of_lengths_and_its_error():
@@ -627,8 +646,8 @@ def test_declared_table_is_well_formed(name, monkeypatch):
         kinds = {evaluation.name for evaluation in each.trials}
         assert {row.evaluation for row in each.rows} == kinds
         for evaluation in each.trials:
-            # its flags are known, and the tasks that differ can be built
-            config = each.config(tasks=evaluation.tasks)
+            # the tasks that differ can be built
+            config = each.config(evaluation=evaluation)
             env, trained_on = config.build_family().env, each.config().build_family().env
             if each.tasks in registry.SUPERVISED_TASKS:
                 # the query may be larger: what an agent learns from is the same, and 1,000 tasks are what is published
@@ -639,6 +658,10 @@ def test_declared_table_is_well_formed(name, monkeypatch):
             costly = isinstance(each, Trained) and (name == "navigation" or "half-cheetah" in each.tasks)
             assert evaluation.num_tasks >= 20_000 or costly
         if isinstance(each, Trained):
+            # the command that is printed trains the same
+            options, config = train.new_run(each.command(Path("out", each.name))[1:])
+            assert options.chunk == each.chunk and options.checkpoint_every == each.checkpoint_every
+            assert dataclasses.replace(config, start_from=None) == dataclasses.replace(each.config(), start_from=None)
             assert each.config().updates == each.updates and each.quick().config().updates <= base.QUICK_UPDATES
         else:
             learner = jm.references
@@ -646,6 +669,13 @@ def test_declared_table_is_well_formed(name, monkeypatch):
                 learner = getattr(learner, part)
             if each.learner != "bandits.gittins":
                 assert learner(**each.arguments).act
+
+
+def test_tasks_that_differ_are_described_by_the_flags_that_older_rows_have():
+    (agent,) = LOAD("sinusoid").choose("10-shot/maml")
+    (evaluation,) = agent.evaluations
+    assert evaluation.describe(agent.tasks_config())["tasks"] == "--tasks.queries 100"
+    assert Evaluation().describe(agent.tasks_config())["tasks"] == ""
 
 
 def test_tables_are_known_and_rows_refused_without_jax():

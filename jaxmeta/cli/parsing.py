@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -79,6 +80,22 @@ def parse(kind: type[T], argv: list[str], prog: str, default: T | None = None, i
             known = [flag for flag in flags if flag.startswith("-")]
             raise UsageError(f"no flag {token!r};{registry.near(name, known)} `{prog} --help` shows all")
     return _changed(default, values)
+
+
+def to_flags(options: Any, default: Any, outer: tuple[str, ...] = ()) -> list[str]:
+    """Lists the flags with which `parse` makes a dataclass of options from a default; positional fields are left out.
+
+    Args:
+      outer: names of the fields that the two are in, outermost first: with `("algo",)` flags begin with `--algo.`.
+    """
+    words: list[str] = []
+    for name, flag in _flags(type(options), outer):
+        value, before = (functools.reduce(getattr, flag.path[len(outer) :], one) for one in (options, default))
+        if value == before or flag.sets not in (None, value) or not is_flag(name):
+            continue
+        values = () if flag.sets is not None else value if isinstance(value, tuple) else (value,)
+        words += [name, *map(str, values)]
+    return words
 
 
 def is_flag(token: str) -> bool:

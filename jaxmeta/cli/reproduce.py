@@ -42,13 +42,14 @@ class Options:
 def run(argv: list[str]) -> int:
     """Prints a table, once what it needs is trained."""
     options = parsing.parse(Options, argv, "jaxmeta reproduce")
-    from jaxmeta.reproduce import run as calls
     from jaxmeta.reproduce import show
+    from jaxmeta.reproduce.call import prepare
+    from jaxmeta.reproduce.run import perform
 
-    call = calls.prepare(options)
+    call = prepare(options)
     startup.start_jax(options.cache)
     startup.find_devices()
-    rows, code = calls.perform(call, train.run)
+    rows, code = perform(call, train.meta_train)
     if code:
         return code
     if options.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -13,6 +13,9 @@ from jaxmeta.cli import checks, parsing, startup
 from jaxmeta.cli.parsing import UsageError
 from jaxmeta.config import codec
 from jaxmeta.experiment import loading, registry, runs
+
+if TYPE_CHECKING:
+    from jaxmeta.cli.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +69,41 @@ def run(argv: list[str]) -> int:
         print(_help())
         return 0
     with startup.importing():
-        options, config = configure(argv)
-        startup.start_jax(options.cache, options.devices)
-        # what goes wrong with a checkpoint is told in one line; asyncio, on which Orbax stands, would print pages of it
-        for name in ("asyncio", "concurrent.futures"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        from jaxmeta.cli import training
+        training = start(*configure(argv))
+    return training.run()
 
-        if options.distributed:
-            training.join_processes(options)
-        startup.find_devices()
-        family, meta = config.build()
-        training.check_devices(options, meta)
-        if config.start_from is not None and not options.resume:
-            loading.start_form(config, meta)  # refuses what does not fit before anything is written
-    return training.Training(options, config, family, meta).run()
+
+def meta_train(options: Options, config: runs.RunConfig) -> int:
+    """Meta-trains an agent that is given in Python, as `run` does from flags; returns the exit code.
+
+    Args:
+      options: as `run` parses them. What `config` holds too, such as `updates`, must agree with it.
+      config: with `options.resume` it must be that of the run in the folder, but for `updates`.
+
+    Raises:
+      UsageError: if this cannot be trained, before anything is written.
+    """
+    with startup.importing():
+        training = start(options, check(options, config))
+    return training.run()
+
+
+def start(options: Options, config: runs.RunConfig) -> Training:
+    """Starts JAX and builds what is to be trained; refuses what does not fit before anything is written."""
+    startup.start_jax(options.cache, options.devices)
+    # what goes wrong with a checkpoint is told in one line; asyncio, on which Orbax stands, would print pages of it
+    for name in ("asyncio", "concurrent.futures"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    from jaxmeta.cli import training
+
+    if options.distributed:
+        training.join_processes(options)
+    startup.find_devices()
+    family, meta = config.build()
+    training.check_devices(options, meta)
+    if config.start_from is not None and not options.resume:
+        loading.start_form(config, meta)
+    return training.Training(options, config, family, meta)
 
 
 def configure(argv: list[str]) -> tuple[Any, runs.RunConfig]:
@@ -88,6 +111,12 @@ def configure(argv: list[str]) -> tuple[Any, runs.RunConfig]:
     options, config = new_run(argv)
     if options.resume:
         options, config = _resumed(argv, options.out)
+    return options, check(options, config)
+
+
+def check(options: Options, config: runs.RunConfig) -> runs.RunConfig:
+    """Checks all that can be checked before JAX starts; returns the config, which notes the run it starts from."""
+    assert options.out is not None
     # of several processes one may have begun to write; the first looks once they have met
     if not options.resume and not options.distributed:
         checks.empty(options.out)
@@ -97,8 +126,8 @@ def configure(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         check_updates(options.out, options.updates)
     elif options.start_from is not None:
         _check_start(options, config)
-        config = runs.with_start(config)
-    return options, config
+        return runs.with_start(config)
+    return config
 
 
 def new_run(argv: list[str]) -> tuple[Any, runs.RunConfig]:

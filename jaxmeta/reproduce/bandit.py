@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, SMALL_SNAIL, Recipe, Reference, Required, Row, Run, Table
+from jaxmeta.reproduce.base import Recipe, Reference, Required, Row, Run, Table
 from jaxmeta.reproduce.statistics import trial_return
 
 PUBLISHED = {  # (pulls, arms): total reward of a trial, over 1,000 trials
@@ -42,42 +44,83 @@ REQUIRED = {
     ("snail", 100, 10): Required(least=82.5),
     ("snail", 100, 50): Required(least=83.0),
 }
-# with few pulls a gain is seldom seen: with more entropy 50 arms are pulled at random for ever
-SHORT = f"{ANNEAL} --algo.ppo.epochs 4 --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.01"
-# entropy in rewards per nat: what an arm is worth differs by as much
-EXPLORE = f"{ANNEAL} --algo.ppo.learning-rate 3e-3 --algo.ppo.entropy-weight 0.1"
-ASSOCIATIVE = (
-    f"{ANNEAL} {SMALL_BATCHES} --algo.cell associative --algo.ppo.learning-rate 4e-3 --algo.ppo.entropy-weight 0.1"
-)
-# with hidden layers after the attention: it reads means, and an arm's merit is a quotient of two; as in RL², values
-# come from a network of their own: it then learns as much from a fifth of the trials
-READING_SNAIL = (
-    f"{ANNEAL} {SMALL_SNAIL} {SMALL_BATCHES} --algo.readout 64 64 --algo.separate-value --algo.ppo.learning-rate 4e-3"
-)
-SHORT_SNAIL = f"{READING_SNAIL} --algo.ppo.entropy-weight 0.01"
-SNAIL = f"{READING_SNAIL} --algo.ppo.entropy-weight 0.1"
-RECIPES = {  # by agent, pulls, arms
-    ("rl2", 10, 5): Recipe(600, SHORT),
-    ("rl2", 10, 10): Recipe(600, SHORT),
-    ("rl2", 10, 50): Recipe(1500, SHORT),
-    ("rl2", 100, 5): Recipe(600, EXPLORE),
-    ("rl2", 100, 10): Recipe(1200, EXPLORE),
-    ("rl2", 100, 50): Recipe(1800, EXPLORE),
-    ("rl2-associative", 100, 5): Recipe(600, ASSOCIATIVE),
-    ("rl2-associative", 500, 5): Recipe(350, ASSOCIATIVE, "100x5/rl2-associative"),
-    ("rl2", 500, 5): Recipe(1200, f"{EXPLORE} --algo.num-tasks 256"),
-    ("snail", 10, 5): Recipe(1600, SHORT_SNAIL),
-    ("snail", 10, 10): Recipe(1600, SHORT_SNAIL),
-    ("snail", 10, 50): Recipe(1600, SHORT_SNAIL),
+
+
+def _rl2(updates: int) -> Any:
+    # entropy in rewards per nat: what an arm is worth differs by as much
+    ppo = replace(jm.RL2Config.ppo, learning_rate=3e-3, entropy_weight=0.1, anneal_over=updates)
+    return jm.RL2Config(ppo=ppo)
+
+
+def _rl2_on_short_trials(updates: int) -> Any:
+    config = _rl2(updates)
+    # with few pulls a gain is seldom seen: with more entropy 50 arms are pulled at random for ever
+    return replace(config, ppo=replace(config.ppo, epochs=4, entropy_weight=0.01))
+
+
+def _rl2_500x5(updates: int) -> Any:
+    return replace(_rl2(updates), num_tasks=256)
+
+
+def _rl2_associative(updates: int) -> Any:
+    ppo = replace(_rl2(updates).ppo, learning_rate=4e-3, minibatches=4)
+    return jm.RL2Config(cell="associative", num_tasks=256, ppo=ppo)
+
+
+def _snail(updates: int, entropy_weight: float = 0.1) -> Any:
+    ppo = replace(
+        jm.SNAILConfig.ppo, minibatches=4, learning_rate=4e-3, entropy_weight=entropy_weight, anneal_over=updates
+    )
+    return jm.SNAILConfig(
+        filters=16,
+        tc_blocks=1,
+        key_size=16,
+        value_size=16,
+        # hidden layers after the attention: it reads means, and an arm's merit is a quotient of two
+        readout=(64, 64),
+        # a network of its own, as in RL²: it then learns as much from a fifth of the trials
+        separate_value=True,
+        num_tasks=256,
+        ppo=ppo,
+    )
+
+
+def _snail_on_short_trials(updates: int) -> Any:
+    return _snail(updates, entropy_weight=0.01)
+
+
+def _snail_100x5(updates: int) -> Any:
     # half of the entropy, so that little of it is left in the end
-    ("snail", 100, 5): Recipe(2400, f"{READING_SNAIL} --algo.ppo.entropy-weight 0.05 --algo.value-size 32"),
+    return replace(_snail(updates, entropy_weight=0.05), value_size=32)
+
+
+def _snail_100x10(updates: int) -> Any:
     # of each arm it remembers pulls and rewards: two numbers
-    ("snail", 100, 10): Recipe(2400, f"{SNAIL} --algo.value-size 32"),
+    return replace(_snail(updates), value_size=32)
+
+
+def _snail_100x50(updates: int) -> Any:
     # room for 50 arms, and for pulls and rewards of each; what the convolutions do not see attention does
-    ("snail", 100, 50): Recipe(
-        2400, f"{SNAIL} --algo.filters 64 --algo.value-size 128 --algo.layers 1 --algo.init-gain 2.5"
-    ),
-    ("snail", 500, 5): Recipe(400, SNAIL),
+    return replace(_snail(updates), filters=64, value_size=128, layers=1, init_gain=2.5)
+
+
+RECIPES = {  # by agent, pulls, arms
+    ("rl2", 10, 5): Recipe(600, _rl2_on_short_trials),
+    ("rl2", 10, 10): Recipe(600, _rl2_on_short_trials),
+    ("rl2", 10, 50): Recipe(1500, _rl2_on_short_trials),
+    ("rl2", 100, 5): Recipe(600, _rl2),
+    ("rl2", 100, 10): Recipe(1200, _rl2),
+    ("rl2", 100, 50): Recipe(1800, _rl2),
+    ("rl2-associative", 100, 5): Recipe(600, _rl2_associative),
+    ("rl2-associative", 500, 5): Recipe(350, _rl2_associative, start="100x5/rl2-associative"),
+    ("rl2", 500, 5): Recipe(1200, _rl2_500x5),
+    ("snail", 10, 5): Recipe(1600, _snail_on_short_trials),
+    ("snail", 10, 10): Recipe(1600, _snail_on_short_trials),
+    ("snail", 10, 50): Recipe(1600, _snail_on_short_trials),
+    ("snail", 100, 5): Recipe(2400, _snail_100x5),
+    ("snail", 100, 10): Recipe(2400, _snail_100x10),
+    ("snail", 100, 50): Recipe(2400, _snail_100x50),
+    ("snail", 500, 5): Recipe(400, _snail),
 }
 RULES = {
     "random": lambda pulls, arms: ("bandits.random", {"num_actions": arms}),
@@ -102,7 +145,10 @@ def _bayes_optimal_value(arms: int, pulls: int) -> float:
 
 def _runs() -> Iterator[Run]:
     for (pulls, arms), published in PUBLISHED.items():
-        group, tasks = f"{pulls}x{arms}", f"--tasks.num-pulls {pulls} --tasks.num-arms {arms}"
+        group = f"{pulls}x{arms}"
+
+        def tasks_config(pulls=pulls, arms=arms):
+            return jm.tasks.BanditConfig(num_pulls=pulls, num_arms=arms)
 
         def row(agent, pulls=pulls, arms=arms, published=published):
             required = REQUIRED.get((agent, pulls, arms))
@@ -112,10 +158,10 @@ def _runs() -> Iterator[Run]:
             if agent == "gittins" and pulls > 100:
                 continue  # its table has pulls³ entries
             learner, arguments = rule(pulls, arms)
-            yield Reference(f"{group}/{agent}", learner, arguments, "bandit", tasks, rows=(row(agent),))
+            yield Reference(f"{group}/{agent}", learner, arguments, "bandit", tasks_config, rows=(row(agent),))
         for (agent, *sizes), recipe in RECIPES.items():
             if sizes == [pulls, arms]:
-                yield recipe.agent(f"{group}/{agent}", "bandit", tasks, (row(agent),))
+                yield recipe.agent(f"{group}/{agent}", "bandit", tasks_config, (row(agent),))
 
 
 TABLE = Table(

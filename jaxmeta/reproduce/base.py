@@ -7,12 +7,28 @@ A table is added as a file with a `TABLE`, and a line in `reproduce.TABLES`:
         title="Bernoulli bandits: total reward of a trial",
         source="published: Duan et al., 2016",
         runs=(
-            Trained("10x5/rl2", "rl2", "bandit", "--tasks.num-arms 5", 400, rows=(Row(trial_return, published=6.7),)),
-            Reference("10x5/ucb1", "bandits.ucb1", {"num_arms": 5}, "bandit", "--tasks.num-arms 5", rows=(...,)),
+            Trained(
+                "10x5/rl2",
+                "rl2",
+                "bandit",
+                lambda updates: jm.RL2Config(ppo=replace(jm.RL2Config.ppo, anneal_over=updates)),
+                tasks_config=lambda: jm.tasks.BanditConfig(num_arms=5),
+                updates=400,
+                rows=(Row(trial_return, published=6.7),),
+            ),
+            Reference(
+                "10x5/ucb1",
+                "bandits.ucb1",
+                {"num_arms": 5},
+                "bandit",
+                lambda: jm.tasks.BanditConfig(num_arms=5),
+                rows=(Row(trial_return, published=6.7),),
+            ),
         ),
     )
 
-The statistics that rows take are in `statistics`, and flags that several tables share stand below.
+Configs are built by functions: rows are listed, and wrong ones refused, without waiting for JAX. The statistics that
+rows take are in `statistics`.
 """
 
 from __future__ import annotations
@@ -23,7 +39,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from jaxmeta.cli import train
+from jaxmeta.cli import parsing, train
 from jaxmeta.cli.parsing import UsageError
 from jaxmeta.experiment import registry, runs
 
@@ -33,13 +49,8 @@ Statistic = Callable[[Any], Point]
 """Takes its number out of a `jm.Report`."""
 QUICK_TRIALS = 256
 QUICK_UPDATES = 5
-ANNEAL = "--chunk 10 --algo.ppo.anneal-over {updates}"
-SMALL_BATCHES = "--algo.num-tasks 256 --algo.ppo.minibatches 4"
-# the first update visits every task, the second learns
-QUICK_REPLAY = "--algo.num-train-tasks 8 --algo.tasks-per-update 8 --algo.sac.gradient-steps 5"
 ROUNDING = 1e-6
 """How far above an optimum, as a share of it, a mean of returns is that are sums in float32 and all alike."""
-SMALL_SNAIL = "--algo.filters 16 --algo.tc-blocks 1 --algo.key-size 16 --algo.value-size 16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +125,8 @@ class Evaluation:
     """Needed where a run has several."""
     num_tasks: int = 20_000
     """Held-out tasks; a trial on each."""
-    tasks: str = ""
-    """Flags of `jaxmeta train` by which the tasks differ from those of training."""
+    tasks: Callable[[Any], Any] | None = None
+    """Makes the config of these tasks from that of the run's own; by default the two are the same."""
     rounds: int | None = None
     """Rounds of adaptation; by default as in meta-training."""
     streams: int | None = None
@@ -130,9 +141,16 @@ class Evaluation:
         """Returns the same with few trials."""
         return dataclasses.replace(self, num_tasks=min(self.num_tasks, QUICK_TRIALS))
 
-    def describe(self) -> dict[str, Any]:
-        """Returns what decides the outcome, as JSON can hold it."""
-        told = dataclasses.asdict(self) | {"every_task": self.every_task is not None}
+    def tasks_config(self, usual: Any) -> Any:
+        """Returns the config of the tasks; `usual` is that of the run's own."""
+        return usual if self.tasks is None else self.tasks(usual)
+
+    def describe(self, usual: Any) -> dict[str, Any]:
+        """Returns what decides the outcome, as JSON can hold it; `usual` is the config of the run's own tasks."""
+        told = dataclasses.asdict(self) | {"every_task": self.every_task is not None, "tasks": ""}
+        if self.tasks is not None:
+            # as flags, which tables once held, so that older rows stay finished
+            told["tasks"] = shlex.join(parsing.to_flags(self.tasks(usual), usual, ("tasks",)))
         if not self.deterministic:  # rows from before one could choose stay finished
             del told["deterministic"]
         return told
@@ -172,48 +190,105 @@ class Trained(Run):
     """An agent that is meta-trained, as by `jaxmeta train`."""
 
     algo: str
+    """Name of the algorithm, such as rl2."""
     tasks: str
-    flags: str
-    """Further flags of `jaxmeta train`; `{updates}` stands for the number of updates."""
+    """Name of the task family, such as bandit."""
+    algo_config: Callable[[int], Any]
+    """Builds the config of the algorithm from the number of updates, over which it may anneal."""
+    _: dataclasses.KW_ONLY
+    tasks_config: Callable[[], Any]
+    """Builds the config of the tasks."""
     updates: int
-    quick_flags: str = dataclasses.field(default="", kw_only=True)
-    """Flags that make it smaller with `--quick`, where fewer updates are not enough."""
-    start: str = dataclasses.field(default="", kw_only=True)
+    reveal: bool = False
+    """Whether the task is part of every observation."""
+    chunk: int = train.Options.chunk
+    """Updates per device call."""
+    checkpoint_every: int = train.Options.checkpoint_every
+    quick_config: Callable[[Any], Any] | None = None
+    """Makes the config of the algorithm smaller with `--quick`, where fewer updates are not enough."""
+    quick_chunk: int | None = None
+    """Updates per device call and between checkpoints with `--quick`; by default those of the full run."""
+    start: str = ""
     """Name of the run of the table that it begins with, such as one on shorter trials; "" begins at random."""
 
     def quick(self) -> Trained:
+        smaller: dict[str, Any] = {}
+        if self.quick_chunk is not None:
+            smaller |= {"chunk": self.quick_chunk, "checkpoint_every": self.quick_chunk}
+        if (shrink := self.quick_config) is not None:
+            smaller["algo_config"] = lambda updates: shrink(self.algo_config(updates))
         updates = min(max(2, self.updates // 200), QUICK_UPDATES)
-        flags = f"{self.flags} {self.quick_flags}"
-        return dataclasses.replace(self, updates=updates, flags=flags, evaluations=super().quick().evaluations)
+        return dataclasses.replace(self, updates=updates, evaluations=super().quick().evaluations, **smaller)
 
-    def command(self, folder: Path, seed: int = 0, num_seeds: int = 1, tasks: str = "") -> list[str]:
-        """Returns the arguments of `jaxmeta` that train it; `tasks` are further flags."""
-        seeds = ["--seed", str(seed)] + (["--num-seeds", str(num_seeds)] if num_seeds > 1 else [])
-        further = shlex.split(self.flags.format(updates=self.updates)) + shlex.split(tasks)
-        arguments = ["train", self.algo, self.tasks, "--out", str(folder), "--updates", str(self.updates)]
-        if self.start:
-            arguments += ["--start-from", str(folder.parents[self.name.count("/")] / self.start)]
-        return [*arguments, *seeds, *further]
+    def config(self, seed: int = 0, num_seeds: int = 1, evaluation: Evaluation = Evaluation()) -> runs.RunConfig:
+        """Returns the configuration in its run folder; of the run that it begins with, this one has the name alone.
 
-    def config(self, seed: int = 0, num_seeds: int = 1, tasks: str = "") -> runs.RunConfig:
-        """Returns what its run folder says that it is."""
-        # parsed only: where it lies does not matter
-        return train.new_run(self.command(Path(self.name), seed, num_seeds, tasks)[1:])[1]
+        Args:
+          evaluation: the tasks are those of this one, by default those of training.
+        """
+        return runs.RunConfig(
+            self.algo,
+            self.tasks,
+            self.algo_config(self.updates),
+            evaluation.tasks_config(self.tasks_config()),
+            seed,
+            num_seeds,
+            self.updates,
+            self.reveal,
+            start_from=self.start or None,
+        )
+
+    def options(self, folder: Path, seed: int = 0, num_seeds: int = 1) -> train.Options:
+        """Returns the options of `jaxmeta train` that train it in a folder, without those of algorithm and tasks."""
+        return train.Options(
+            out=folder,
+            updates=self.updates,
+            seed=seed,
+            num_seeds=num_seeds,
+            reveal=self.reveal,
+            start_from=folder.parents[self.name.count("/")] / self.start if self.start else None,
+            chunk=self.chunk,
+            checkpoint_every=self.checkpoint_every,
+        )
+
+    def command(self, folder: Path, seed: int = 0, num_seeds: int = 1) -> list[str]:
+        """Returns the arguments of `jaxmeta` that train it in a folder."""
+        options, config = self.options(folder, seed, num_seeds), self.config()
+        # these are given even where they are the default
+        told = ["--out", str(folder), "--updates", str(self.updates), "--seed", str(seed)]
+        usual = train.Options(out=folder, updates=self.updates, seed=seed)
+        _, algo = registry.find_algo(self.algo, self.tasks).load()
+        _, tasks = registry.find_tasks(self.tasks).load()
+        return [
+            *("train", self.algo, self.tasks, *told),
+            *parsing.to_flags(options, usual),
+            *parsing.to_flags(config.tasks_config, tasks(), ("tasks",)),
+            *parsing.to_flags(config.algo_config, algo(), ("algo",)),
+        ]
 
 
 class Recipe(NamedTuple):
     """How the agent of a row is trained, in tables that hold many of them."""
 
     updates: int
-    flags: str
+    algo_config: Callable[[int], Any]
+    """As in `Trained`."""
     start: str = ""
     """As in `Trained`."""
 
-    def agent(self, name: str, tasks: str, flags: str, rows: tuple[Row, ...]) -> Trained:
-        """Returns the run GROUP/ALGO on tasks by `flags`, or GROUP/ALGO-VARIANT."""
-        algo = name.rpartition("/")[-1].split("-")[0]
-        flags = f"{flags} {self.flags}"
-        return Trained(name, algo, tasks, flags, self.updates, rows=rows, start=self.start)
+    def agent(self, name: str, tasks: str, tasks_config: Callable[[], Any], rows: tuple[Row, ...]) -> Trained:
+        """Returns the run GROUP/ALGO on tasks, or GROUP/ALGO-VARIANT."""
+        return Trained(
+            name,
+            name.rpartition("/")[-1].split("-")[0],
+            tasks,
+            self.algo_config,
+            tasks_config=tasks_config,
+            updates=self.updates,
+            chunk=10,
+            rows=rows,
+            start=self.start,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,14 +300,16 @@ class Reference(Run):
     arguments: Mapping[str, Any]
     """What it is called with."""
     tasks: str
-    flags: str
-    """Flags of `jaxmeta train` that choose the tasks."""
+    """Name of the task family, such as bandit."""
+    tasks_config: Callable[[], Any]
+    """Builds the config of the tasks."""
+    reveal: bool = dataclasses.field(default=False, kw_only=True)
+    """Whether the task is part of every observation."""
 
-    def config(self, tasks: str = "") -> runs.RunConfig:
-        """Returns the tasks, as the configuration of a run; its algorithm means nothing."""
-        algo = next(iter(registry.SUPERVISED_ALGOS)) if self.tasks in registry.SUPERVISED_TASKS else "rl2"
-        command = [algo, self.tasks, "--out", "run", *shlex.split(self.flags), *shlex.split(tasks)]
-        return train.new_run(command)[1]
+    def config(self, evaluation: Evaluation = Evaluation()) -> runs.RunConfig:
+        """Returns a configuration without an algorithm; its tasks are those of an evaluation, or the run's own."""
+        tasks = evaluation.tasks_config(self.tasks_config())
+        return runs.RunConfig("", self.tasks, None, tasks, reveal=self.reveal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +322,12 @@ class Computed(Run):
     """What it is called with."""
     count: int
     """How many trials they are computed from."""
+
+
+def quick_replay(config: Any) -> Any:
+    """Returns the config of an off-policy algorithm for `--quick`: its first update visits every task."""
+    sac = dataclasses.replace(config.sac, gradient_steps=5)
+    return dataclasses.replace(config, num_train_tasks=8, tasks_per_update=8, sac=sac)
 
 
 @dataclasses.dataclass(frozen=True)

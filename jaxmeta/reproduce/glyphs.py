@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jaxmeta as jm
 from jaxmeta.reproduce.base import Evaluation, Required, Row, Run, Table, Trained
 from jaxmeta.reproduce.statistics import episode_return
 
-FLAGS = (
-    "--chunk 250 --checkpoint-every 2000 --algo.outer.anneal-over {updates} --algo.num-tasks 32 --algo.hidden 128 128"
-)
 UPDATES = 4000
 SHOTS = (1, 5)
 # five letters: who guesses is right once in five; an adapted agent must be right more often than not
 ADAPTED = Required(least=0.5)
 AGENTS = {
-    "maml": "--algo.inner-lr 0.1",
-    "fomaml": "--algo.inner-lr 0.1 --algo.backward first-order",
-    "meta-sgd": "--algo.inner-lr 0.1",
-    "anil": "--algo.inner-lr 0.1",
+    "maml": lambda: jm.FewShotMAMLConfig(inner_lr=0.1),
+    "fomaml": lambda: jm.FewShotMAMLConfig(inner_lr=0.1, backward="first-order"),
+    "meta-sgd": lambda: jm.FewShotMetaSGDConfig(inner_lr=0.1),
+    "anil": lambda: jm.FewShotANILConfig(inner_lr=0.1),
 }
 HELD_OUT = (Evaluation(num_tasks=1000),)
 
 
 def _runs() -> Iterator[Run]:
     for shots in SHOTS:
-        for agent, flags in AGENTS.items():
+        for agent, build in AGENTS.items():
+
+            def config(updates, build=build):
+                rule = build()
+                outer = replace(rule.outer, anneal_over=updates)
+                return replace(rule, num_tasks=32, hidden=(128, 128), outer=outer)
+
             rows = (
                 Row(episode_return(0, round=0), "step 0"),
                 Row(episode_return(0, round=1), "step 1", required=ADAPTED),
@@ -36,11 +41,14 @@ def _runs() -> Iterator[Run]:
                 f"{shots}-shot/{agent}",
                 agent.removeprefix("fo"),
                 "glyphs",
-                f"--tasks.shots {shots} {FLAGS} {flags}",
-                UPDATES,
+                config,
+                tasks_config=lambda shots=shots: jm.tasks.GlyphsConfig(shots=shots),
+                updates=UPDATES,
+                chunk=250,
+                checkpoint_every=2000,
                 rows=rows,
                 evaluations=HELD_OUT,
-                quick_flags="--chunk 5 --checkpoint-every 5",
+                quick_chunk=5,
             )
 
 

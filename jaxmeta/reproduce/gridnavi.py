@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
+from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, Evaluation, Reference, Required, Row, Table, Trained
+from jaxmeta.reproduce.base import Evaluation, Reference, Required, Row, Table, Trained
 from jaxmeta.reproduce.statistics import episode_return, trial_return
 
 EPISODES = 4
-RL2 = f"{ANNEAL} --algo.trace 0.95 --algo.ppo.entropy-weight 0.1"
 EVERY_GOAL = (Evaluation(every_task=lambda config: jm.tasks.all_goals(config)),)
 
 
@@ -18,6 +19,16 @@ def _optimum(episode: int | None = None) -> float:
     """Returns what the Bayes-optimal explorer expects of an episode, or of all of them."""
     returns = jm.references.grid.bayes_optimal_returns(episodes=EPISODES)
     return float(returns.sum() if episode is None else returns[episode])
+
+
+def default_tasks() -> Any:
+    """Returns the config of GridNavi as it is in the paper."""
+    return jm.tasks.GridConfig()
+
+
+def rl2(updates: int) -> Any:
+    """Returns the config of RL² on GridNavi."""
+    return jm.RL2Config(trace=0.95, ppo=replace(jm.RL2Config.ppo, entropy_weight=0.1, anneal_over=updates))
 
 
 def rows(**required: Required) -> tuple[Row, ...]:
@@ -40,11 +51,11 @@ TABLE = Table(
     source="published in figures only (Zintgraf et al., 2020); optimum: the Bayes-optimal explorer, exact",
     runs=(
         Reference(
-            "gridnavi/random", "bandits.random", {"num_actions": 5}, "grid-navigation", "",
+            "gridnavi/random", "bandits.random", {"num_actions": 5}, "grid-navigation", default_tasks,
             rows=rows(), evaluations=EVERY_GOAL,
         ),
         Trained(
-            "gridnavi/rl2", "rl2", "grid-navigation", RL2, 300,
+            "gridnavi/rl2", "rl2", "grid-navigation", rl2, tasks_config=default_tasks, updates=300, chunk=10,
             rows=rows(total=Required(least=33.0, most=37.22)), evaluations=EVERY_GOAL,
         ),
     ),

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import jaxmeta as jm
 from jaxmeta.reproduce.base import Evaluation, Required, Row, Table, Trained
 from jaxmeta.reproduce.statistics import episode_return, gain
 
-RECIPE = "--tasks.horizon 100 --algo.inner-lr 1.0 --algo.init-log-std -0.5 --algo.trace 0.95 --algo.trpo.max-kl 0.02"
+
+def _maml(updates: int) -> Any:
+    trpo = replace(jm.MAMLConfig.trpo, max_kl=0.02)
+    return jm.MAMLConfig(inner_lr=1.0, init_log_std=-0.5, trace=0.95, trpo=trpo)
+
 
 TABLE = Table(
     "half-cheetah-dir",
@@ -16,8 +24,9 @@ TABLE = Table(
             "half-cheetah-dir/maml",
             "maml",
             "half-cheetah-dir",
-            RECIPE,
-            260,
+            _maml,
+            tasks_config=lambda: jm.tasks.HalfCheetahDirConfig(horizon=100),
+            updates=260,
             rows=(
                 Row(episode_return(0, round=0), "before"),
                 Row(episode_return(-1), "after"),

@@ -7,9 +7,11 @@ shorter than the first, and that SNAIL needs no more steps than RL².
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
+from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, Evaluation, Reference, Required, Row, Table, Trained
+from jaxmeta.reproduce.base import Evaluation, Reference, Required, Row, Table, Trained
 from jaxmeta.reproduce.statistics import episode_length, length_ratio, success
 
 PUBLISHED = {  # (agent, size): steps to the goal in the first and in the second episode
@@ -23,20 +25,35 @@ PUBLISHED = {  # (agent, size): steps to the goal in the first and in the second
 SUCCESS = {("rl2", "small"): (0.993, 0.996), ("rl2", "large"): (0.971, 0.967)}
 # in large ones the whole interval must lie below 1
 REQUIRED = {"small": Required(most=0.85), "large": Required(most=0.999, of="ci95")}
-EXPLORE = f"{ANNEAL} --algo.trace 0.95 --algo.ppo.entropy-weight 0.03"
-RL2 = f"{EXPLORE} --algo.num-tasks 512"
-# attention is that of the paper, below it are fewer and narrower convolutions: with the paper's it gets stuck in large
-# mazes. With a hidden layer after the attention what is remembered and what is seen decide together
-SNAIL = (
-    f"{EXPLORE} {SMALL_BATCHES} --algo.filters 16 --algo.tc-blocks 1 --algo.readout 64 --algo.separate-value"
-    " --algo.ppo.learning-rate 4e-3"
-)
 SIZES = {"small": (5, 100), "large": (9, 400)}  # rooms along a side, steps in an episode
 # agents are trained on small mazes, and find their way in large ones too
 EVALUATIONS = tuple(
-    Evaluation(name, tasks=f"--tasks.size {rooms} --tasks.horizon {horizon}")
+    Evaluation(name, tasks=lambda config, rooms=rooms, horizon=horizon: replace(config, size=rooms, horizon=horizon))
     for name, (rooms, horizon) in SIZES.items()
 )
+
+
+def _tasks() -> Any:
+    return jm.tasks.MazeConfig()
+
+
+def _rl2(updates: int) -> Any:
+    ppo = replace(jm.RL2Config.ppo, entropy_weight=0.03, anneal_over=updates)
+    return jm.RL2Config(trace=0.95, num_tasks=512, ppo=ppo)
+
+
+def _snail(updates: int) -> Any:
+    # attention is that of the paper, below it are fewer and narrower convolutions: with the paper's it gets stuck in
+    # large mazes. With a hidden layer after the attention what is remembered and what is seen decide together
+    return jm.SNAILConfig(
+        filters=16,
+        tc_blocks=1,
+        readout=(64,),
+        separate_value=True,
+        trace=0.95,
+        num_tasks=256,
+        ppo=replace(jm.SNAILConfig.ppo, minibatches=4, learning_rate=4e-3, entropy_weight=0.03, anneal_over=updates),
+    )
 
 
 @functools.cache
@@ -75,11 +92,17 @@ TABLE = Table(
     " in 3D; optimum: the mean shortest way, of an agent that knows the maze",
     runs=(
         Reference(
-            "maze/random", "bandits.random", {"num_actions": 3}, "maze", "",
+            "maze/random", "bandits.random", {"num_actions": 3}, "maze", _tasks,
             rows=_rows("random"), evaluations=EVALUATIONS,
         ),
-        Trained("maze/rl2", "rl2", "maze", RL2, 600, rows=_rows("rl2"), evaluations=EVALUATIONS),
-        Trained("maze/snail", "snail", "maze", SNAIL, 800, rows=_rows("snail"), evaluations=EVALUATIONS),
+        Trained(
+            "maze/rl2", "rl2", "maze", _rl2, tasks_config=_tasks, updates=600, chunk=10,
+            rows=_rows("rl2"), evaluations=EVALUATIONS,
+        ),
+        Trained(
+            "maze/snail", "snail", "maze", _snail, tasks_config=_tasks, updates=800, chunk=10,
+            rows=_rows("snail"), evaluations=EVALUATIONS,
+        ),
     ),
     quick=("maze/rl2",),
 )  # fmt: skip

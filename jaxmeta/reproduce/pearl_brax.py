@@ -6,29 +6,61 @@ knows nothing to the one that is told its task inference goes.
 
 from __future__ import annotations
 
-from jaxmeta.reproduce.base import ANNEAL, QUICK_REPLAY, Evaluation, Required, Row, Table, Trained
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jaxmeta as jm
+from jaxmeta.reproduce.base import Evaluation, Required, Row, Table, Trained, quick_replay
 from jaxmeta.reproduce.statistics import episode_return
 
 FAMILY = "half-cheetah-vel"
-# networks and batches that two CPU cores can feed; PEARL's own are 300 wide, and take 256 transitions of 16 tasks
-SAC = (
-    "--tasks.max-velocity 3 --chunk 5 --algo.hidden 128 128 --algo.num-train-tasks 80 --algo.tasks-per-update 8"
-    " --algo.sac.gradient-steps 500 --algo.sac.batch-size 64 --algo.sac.meta-batch 8 --algo.sac.learning-rate 1e-3"
-)
-# With PEARL's price of entropy, 1 where rewards count 5 times, even who is told the velocity acts nearly at random
-# after 400,000 steps (-288): this oracle pays a quarter of it.
-ORACLE = f"{SAC} --algo.streams 2 --reveal --algo.sac.reward-scale 1 --algo.sac.temperature 0.05"
-PEARL = f"{SAC} --algo.streams 1 --algo.encoder-hidden 128 128"
-RL2 = f"{ANNEAL} --tasks.max-velocity 3 --algo.episodes 3 --algo.num-tasks 32 --algo.ppo.entropy-weight 0.003"
 UPDATES = 125  # of 8 visits with 2 episodes of 200 steps: 400,000 environment steps
 # all act by the mode of their policy
 HELD_OUT, BY_MODE = (Evaluation(num_tasks=100),), (Evaluation(num_tasks=100, deterministic=True),)
 
 
-def _trained(agent: str, algo: str, flags: str, updates: int, *rows: Row) -> Trained:
-    quick, evaluations = ("", BY_MODE) if algo == "rl2" else (QUICK_REPLAY, HELD_OUT)
-    name = f"{FAMILY}/{agent}"
-    return Trained(name, algo, FAMILY, flags, updates, rows=rows, evaluations=evaluations, quick_flags=quick)
+def _off_policy(config: Any) -> Any:
+    # networks and batches that two CPU cores can feed; PEARL's own are 300 wide, and take 256 transitions of 16 tasks
+    sac = replace(config.sac, gradient_steps=500, batch_size=64, meta_batch=8, learning_rate=1e-3)
+    return replace(config, hidden=(128, 128), num_train_tasks=80, tasks_per_update=8, sac=sac)
+
+
+def _pearl(updates: int) -> Any:
+    return _off_policy(jm.PEARLConfig(streams=1, encoder_hidden=(128, 128)))
+
+
+def _sac(updates: int) -> Any:
+    return _off_policy(jm.SACConfig(streams=2))
+
+
+def _oracle(updates: int) -> Any:
+    # With PEARL's entropy coefficient, 1 where rewards count 5 times, even who is told the velocity acts nearly at
+    # random after 400,000 steps (-288): this oracle's is a quarter of it.
+    config = _sac(updates)
+    return replace(config, sac=replace(config.sac, reward_scale=1.0, temperature=0.05))
+
+
+def _rl2(updates: int) -> Any:
+    ppo = replace(jm.RL2Config.ppo, entropy_weight=0.003, anneal_over=updates)
+    return jm.RL2Config(episodes=3, num_tasks=32, ppo=ppo)
+
+
+def _trained(agent: str, algo: str, algo_config: Callable[[int], Any], *rows: Row, reveal: bool = False) -> Trained:
+    on_policy = algo == "rl2"
+    return Trained(
+        f"{FAMILY}/{agent}",
+        algo,
+        FAMILY,
+        algo_config,
+        tasks_config=lambda: jm.tasks.HalfCheetahVelConfig(max_velocity=3.0),
+        updates=21 if on_policy else UPDATES,
+        reveal=reveal,
+        chunk=10 if on_policy else 5,
+        quick_config=None if on_policy else quick_replay,
+        rows=rows,
+        evaluations=BY_MODE if on_policy else HELD_OUT,
+    )
 
 
 TABLE = Table(
@@ -39,8 +71,7 @@ TABLE = Table(
         _trained(
             "pearl",
             "pearl",
-            PEARL,
-            UPDATES,
+            _pearl,
             Row(episode_return(0, round=0), "episode 1"),
             Row(episode_return(0, round=1), "episode 2"),
             Row(
@@ -49,9 +80,9 @@ TABLE = Table(
                 required=Required(halfway=(f"{FAMILY}/pearl episode 1", f"{FAMILY}/oracle")),
             ),
         ),
-        _trained("oracle", "sac", ORACLE, UPDATES, Row(episode_return(0))),
-        _trained("multi-task", "sac", f"{SAC} --algo.streams 2", UPDATES, Row(episode_return(0))),
-        _trained("rl2", "rl2", RL2, 21, *(Row(episode_return(index), f"episode {index + 1}") for index in range(3))),
+        _trained("oracle", "sac", _oracle, Row(episode_return(0)), reveal=True),
+        _trained("multi-task", "sac", _sac, Row(episode_return(0))),
+        _trained("rl2", "rl2", _rl2, *(Row(episode_return(index), f"episode {index + 1}") for index in range(3))),
     ),
     quick=(f"{FAMILY}/pearl",),
 )

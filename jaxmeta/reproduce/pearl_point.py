@@ -3,45 +3,100 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, QUICK_REPLAY, Evaluation, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.base import Evaluation, Required, Row, Run, Table, Trained, quick_replay
 from jaxmeta.reproduce.statistics import episode_return
 
-SAC = (
-    "--chunk 5 --algo.hidden 128 128 --algo.num-train-tasks 80 --algo.tasks-per-update 8 --algo.sac.gradient-steps 400"
-    " --algo.sac.batch-size 32 --algo.sac.discount 0.9 --algo.sac.learning-rate 1e-3 --algo.sac.reward-scale 100"
-    " --algo.sac.replay-capacity 10000"
-)
-# critics of small numbers learn much sooner: no value to learn exceeds some units
-PEARL = (
-    f"{SAC} --algo.sac.reward-scale 2 --algo.sac.temperature 0.01 --algo.sac.anneal-over {{updates}}"
-    " --algo.tasks-per-update 80"
-)
-RL2 = f"{ANNEAL} --algo.num-tasks 256 --algo.ppo.minibatches 4 --algo.init-log-std -2.5 --algo.ppo.entropy-weight 0.003"
 # all act by the mode of their policy
 HELD_OUT, BY_MODE = (Evaluation(),), (Evaluation(deterministic=True),)
 
 # family: (episodes of a trial, the first ones with z from the prior, updates)
 PROTOCOLS = {"point-robot": (3, 2, 12000), "sparse-point-robot": (20, 5, 1200)}
-# Contexts like those of an evaluation, and new ones after a few gradient steps: an encoder soon knows few of them by
-# heart. Where the goal follows from distances, a mean of Gaussian factors in fewer than about ten dimensions cannot say
-# it: a distance leaves a circle, and what many circles have in common takes their moments. What is drawn from the prior
-# then resembles no belief, but any episode tells the goal. Where rewards are sparse, 20 episodes from the prior at a
-# visit: with few, hardly any finds the goal, and there is nothing to infer.
-VISITS = {
-    "point-robot": "--chunk 100 --algo.streams 2 --algo.context-batch 40 --algo.latent 64"
-    " --algo.encoder-hidden 192 192 --algo.sac.kl-weight 1e-6 --algo.sac.learning-rate 2.5e-3"
-    " --algo.sac.gradient-steps 5 --algo.sac.meta-batch 80 --algo.sac.batch-size 16 --algo.sac.discount 0.5",
-    "sparse-point-robot": "--chunk 20 --algo.streams 20 --algo.context-batch 256 --algo.latent 2"
-    " --algo.encoder-hidden 128 128 --algo.sac.kl-weight 0.005 --algo.sac.gradient-steps 30",
-}
 REQUIRED = {  # (family, episode from 1): of PEARL
     ("point-robot", 3): Required(least=-5.21 * 1.15),
     ("sparse-point-robot", 1): Required(most=4.0),
     ("sparse-point-robot", 20): Required(least=9.0),
 }
+
+
+def _off_policy(config: Any) -> Any:
+    sac = replace(
+        config.sac,
+        gradient_steps=400,
+        batch_size=32,
+        discount=0.9,
+        learning_rate=1e-3,
+        reward_scale=100.0,
+        replay_capacity=10_000,
+    )
+    return replace(config, hidden=(128, 128), num_train_tasks=80, tasks_per_update=8, sac=sac)
+
+
+def _sac(updates: int) -> Any:
+    return _off_policy(jm.SACConfig(streams=20))
+
+
+def _pearl(family: str, updates: int) -> Any:
+    episodes, prior_episodes, _ = PROTOCOLS[family]
+    config = _off_policy(jm.PEARLConfig(episodes=episodes, prior_episodes=prior_episodes))
+    # critics of small numbers learn much sooner: no value to learn exceeds some units
+    sac = replace(config.sac, reward_scale=2.0, temperature=0.01, anneal_over=updates)
+    config = replace(config, tasks_per_update=80, sac=sac)
+    return _with_dense_rewards(config) if family == "point-robot" else _with_sparse_rewards(config)
+
+
+def _with_dense_rewards(config: Any) -> Any:
+    # Contexts like those of an evaluation, and new ones after a few gradient steps: an encoder soon knows few of them
+    # by heart. Where the goal follows from distances, a mean of Gaussian factors in fewer than about ten dimensions
+    # cannot say it: a distance leaves a circle, and what many circles have in common takes their moments. What is drawn
+    # from the prior then resembles no belief, but any episode tells the goal.
+    sac = replace(
+        config.sac,
+        kl_weight=1e-6,
+        learning_rate=2.5e-3,
+        gradient_steps=5,
+        meta_batch=80,
+        batch_size=16,
+        discount=0.5,
+    )
+    return replace(config, streams=2, context_batch=40, latent=64, encoder_hidden=(192, 192), sac=sac)
+
+
+def _with_sparse_rewards(config: Any) -> Any:
+    # 20 episodes from the prior at a visit: with few, hardly any finds the goal, and there is nothing to infer
+    sac = replace(config.sac, kl_weight=0.005, gradient_steps=30)
+    return replace(config, streams=20, context_batch=256, latent=2, encoder_hidden=(128, 128), sac=sac)
+
+
+def _rl2(family: str, updates: int) -> Any:
+    episodes, _, _ = PROTOCOLS[family]
+    ppo = replace(jm.RL2Config.ppo, minibatches=4, entropy_weight=0.003, anneal_over=updates)
+    return jm.RL2Config(episodes=episodes, num_tasks=256, init_log_std=-2.5, ppo=ppo)
+
+
+def _tasks(family: str) -> Any:
+    return jm.tasks.PointRobotConfig() if family == "point-robot" else jm.tasks.SparsePointRobotConfig()
+
+
+def _trained(
+    family: str, agent: str, algo: str, algo_config: Callable[[int], Any], updates: int, **fields: Any
+) -> Trained:
+    on_policy = algo == "rl2"
+    return Trained(
+        f"{family}/{agent}",
+        algo,
+        family,
+        algo_config,
+        tasks_config=functools.partial(_tasks, family),
+        updates=updates,
+        quick_config=None if on_policy else quick_replay,
+        evaluations=BY_MODE if on_policy else HELD_OUT,
+        **fields,
+    )
 
 
 @functools.cache
@@ -58,18 +113,15 @@ def _runs() -> Iterator[Run]:
         def row(episode, statistic, required=None, family=family):
             return Row(statistic, f"episode {episode}", optimum=functools.partial(_optimum, family), required=required)
 
-        def trained(agent, algo, flags, updates, rows, family=family):
-            quick, evaluations = ("", BY_MODE) if algo == "rl2" else (QUICK_REPLAY, HELD_OUT)
-            name, rows = f"{family}/{agent}", tuple(rows)
-            return Trained(name, algo, family, flags, updates, rows=rows, evaluations=evaluations, quick_flags=quick)
-
-        protocol = f"{PEARL} {VISITS[family]} --algo.episodes {episodes} --algo.prior-episodes {prior}"
-        rows = [row(one, episode_return(0, round=one - 1), REQUIRED.get((family, one))) for one in told]
-        yield trained("pearl", "pearl", protocol, updates, rows)
-        yield trained("oracle", "sac", f"{SAC} --algo.streams 20 --reveal", 100, [row(1, episode_return(0))])
-        yield trained("multi-task", "sac", f"{SAC} --algo.streams 20", 100, [row(1, episode_return(0))])
-        rows = [row(one, episode_return(one - 1)) for one in told]
-        yield trained("rl2", "rl2", f"{RL2} --algo.episodes {episodes}", 300, rows)
+        pearl, rl2 = (functools.partial(config, family) for config in (_pearl, _rl2))
+        rows = tuple(row(one, episode_return(0, round=one - 1), REQUIRED.get((family, one))) for one in told)
+        chunk = 100 if family == "point-robot" else 20
+        yield _trained(family, "pearl", "pearl", pearl, updates, chunk=chunk, rows=rows)
+        rows = (row(1, episode_return(0)),)
+        yield _trained(family, "oracle", "sac", _sac, 100, chunk=5, rows=rows, reveal=True)
+        yield _trained(family, "multi-task", "sac", _sac, 100, chunk=5, rows=rows)
+        rows = tuple(row(one, episode_return(one - 1)) for one in told)
+        yield _trained(family, "rl2", "rl2", rl2, 300, chunk=10, rows=rows)
 
 
 TABLE = Table(

@@ -2,59 +2,84 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jaxmeta as jm
 from jaxmeta.reproduce.base import Evaluation, Required, Row, Run, Table, Trained
 from jaxmeta.reproduce.statistics import loss
 
-ANNEAL = "--chunk 1000 --checkpoint-every 10000 --algo.outer.anneal-over {updates}"
 SHOTS = (5, 10, 20)
 # squared error after one step; Li et al., 2017, Table 1
 PUBLISHED = {"maml": (1.13, 0.77, 0.48), "meta-sgd": (0.90, 0.53, 0.31)}
 MAML_AT_MOST = (1.0, 0.70, 0.48)
-QUICK = "--chunk 5 --checkpoint-every 5"
 # points of a task are asked anew, and more of them than in meta-training
-HELD_OUT = (Evaluation(num_tasks=1000, tasks="--tasks.queries 100"),)
+HELD_OUT = Evaluation(num_tasks=1000, tasks=lambda config: replace(config, queries=100))
+AGENTS = {
+    "maml": ("maml", lambda: jm.FewShotMAMLConfig()),
+    "meta-sgd": ("meta-sgd", lambda: jm.FewShotMetaSGDConfig()),
+    "fomaml": ("maml", lambda: jm.FewShotMAMLConfig(backward="first-order")),
+    "anil": ("anil", lambda: jm.FewShotANILConfig()),
+    "cavia": ("cavia", lambda: jm.FewShotCAVIAConfig()),
+    "maml-block-diagonal": ("maml", lambda: jm.FewShotMAMLConfig(inner_optimizer="block-diagonal")),
+    "maml-kronecker": ("maml", lambda: jm.FewShotMAMLConfig(inner_optimizer="kronecker")),
+    "maml-recurrent": ("maml", lambda: jm.FewShotMAMLConfig(inner_optimizer="recurrent")),
+    # where a wave is high, the descent would leave for good
+    "imaml": ("imaml", lambda: jm.FewShotIMAMLConfig(max_inner_step=0.3)),
+}
 
 
-def _run(name: str, algo: str, shots: int, updates: int, flags: str = "", **row: Any) -> Trained:
+def _annealed(config: Any, updates: int) -> Any:
+    return replace(config, outer=replace(config.outer, anneal_over=updates))
+
+
+def _agent(name: str, shots: int, updates: int, **row: Any) -> Trained:
+    algo, build = AGENTS[name]
     return Trained(
         f"{shots}-shot/{name}",
         algo,
         "sinusoid",
-        f"--tasks.shots {shots} --tasks.queries {shots} {ANNEAL} {flags}",
-        updates,
+        lambda updates: _annealed(build(), updates),
+        tasks_config=lambda: jm.tasks.SinusoidConfig(shots=shots, queries=shots),
+        updates=updates,
+        chunk=1000,
+        checkpoint_every=10_000,
+        quick_chunk=5,
         rows=(Row(loss(), **row),),
-        evaluations=HELD_OUT,
-        quick_flags=QUICK,
+        evaluations=(HELD_OUT,),
     )
+
+
+def _reptile(updates: int) -> Any:
+    outer = replace(jm.FewShotReptileConfig.outer, step_size=1.0)
+    return _annealed(jm.FewShotReptileConfig(num_tasks=5, inner_lr=0.05, outer=outer), updates)
 
 
 def _runs() -> Iterator[Run]:
     for shots, maml, meta_sgd, most in zip(SHOTS, *PUBLISHED.values(), MAML_AT_MOST, strict=True):
         below = Required(no_more_than=f"{shots}-shot/maml")
-        yield _run("maml", "maml", shots, 40_000, published=maml, required=Required(most=most))
-        yield _run("meta-sgd", "meta-sgd", shots, 40_000, published=meta_sgd, required=below)
-    yield _run("fomaml", "maml", 10, 40_000, "--algo.backward first-order")
-    yield _run("anil", "anil", 10, 40_000)
-    yield _run("cavia", "cavia", 10, 40_000)
-    for rule in ("block-diagonal", "kronecker", "recurrent"):
-        yield _run(f"maml-{rule}", "maml", 10, 10_000, f"--algo.inner-optimizer {rule}")
-    # where a wave is high, the descent would leave for good
-    yield _run("imaml", "imaml", 10, 10_000, "--algo.max-inner-step 0.3")
-    # Reptile's waves have phases up to 2π; in meta-training it takes 5 steps on 10 of 50 points each
-    waves = "--tasks.shots 10 --tasks.max-phase 6.283185307179586"
+        yield _agent("maml", shots, 40_000, published=maml, required=Required(most=most))
+        yield _agent("meta-sgd", shots, 40_000, published=meta_sgd, required=below)
+    for name in ("fomaml", "anil", "cavia"):
+        yield _agent(name, 10, 40_000)
+    for name in ("maml-block-diagonal", "maml-kronecker", "maml-recurrent", "imaml"):
+        yield _agent(name, 10, 10_000)
     yield Trained(
         "32-step/reptile",
         "reptile",
         "sinusoid",
-        f"{waves} --tasks.queries 40 {ANNEAL} --algo.num-tasks 5 --algo.inner-lr 0.05 --algo.outer.step-size 1.0",
-        30_000,
+        _reptile,
+        # Reptile's waves have phases up to 2π; in meta-training it takes 5 steps on 10 of 50 points each
+        tasks_config=lambda: jm.tasks.SinusoidConfig(shots=10, queries=40, max_phase=2 * math.pi),
+        updates=30_000,
+        chunk=1000,
+        checkpoint_every=10_000,
+        quick_chunk=5,
         rows=(Row(loss(), published=0.048, required=Required(most=0.06)),),
-        evaluations=(Evaluation(num_tasks=1000, tasks=f"{waves} --tasks.queries 100", rounds=32),),
-        quick_flags=QUICK,
+        evaluations=(replace(HELD_OUT, rounds=32),),
     )
 
 

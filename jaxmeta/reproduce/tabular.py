@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, SMALL_BATCHES, SMALL_SNAIL, Recipe, Reference, Required, Row, Run, Table
+from jaxmeta.reproduce.base import Recipe, Reference, Required, Row, Run, Table
 from jaxmeta.reproduce.statistics import trial_return
 
 PUBLISHED = {  # episodes: total reward of a trial
@@ -23,34 +25,69 @@ REQUIRED = {
     ("snail", 25): Required(least=440.0),
     ("rl2-associative", 25): Required(least=440.0),
 }
-BATCHES = f"{ANNEAL} {SMALL_BATCHES}"
-# entropy in rewards per nat: actions differ by about 1 a step
-EXPLORE = f"{BATCHES} --algo.ppo.entropy-weight 0.4"
-# with the paper's λ: nearly all that an action is worth here it pays at once
-NEARSIGHTED = "--algo.trace 0.3 --algo.ppo.entropy-weight 0.2"
-# from 10 episodes on to 25, with advantages that see further ahead
-LONGER = f"{BATCHES} --algo.trace 0.9 --algo.ppo.entropy-weight 0.1"
-ASSOCIATIVE = "--algo.cell associative"
-SNAIL = f"{SMALL_SNAIL} --algo.ppo.learning-rate 2e-3"
-# each head of attention can look up one action: what it paid in this state; the convolutions see an episode
-LOOKUP_SNAIL = (
-    f"--chunk 10 {SMALL_BATCHES} {NEARSIGHTED}"
-    " --algo.filters 32 --algo.tc-blocks 1 --algo.layers 4 --algo.heads 5 --algo.key-size 16 --algo.value-size 16"
-    " --algo.readout 64 64 --algo.init-gain 2.5 --algo.separate-value --algo.ppo.learning-rate 2e-3"
-)
+
+
+def _rl2(updates: int, learning_rate: float = 2e-3, entropy_weight: float = 0.4) -> Any:
+    # entropy in rewards per nat: actions differ by about 1 a step
+    ppo = replace(
+        jm.RL2Config.ppo,
+        minibatches=4,
+        learning_rate=learning_rate,
+        entropy_weight=entropy_weight,
+        anneal_over=updates,
+    )
+    return jm.RL2Config(num_tasks=256, ppo=ppo)
+
+
+def _associative(updates: int) -> Any:
+    # with the paper's λ: nearly all that an action is worth here it pays at once
+    return replace(_rl2(updates, learning_rate=6e-3, entropy_weight=0.2), cell="associative", trace=0.3)
+
+
+def _associative_on_25_episodes(updates: int) -> Any:
+    # with advantages that see further ahead
+    return replace(_rl2(updates, learning_rate=4e-3, entropy_weight=0.1), cell="associative", trace=0.9)
+
+
+def _snail(updates: int) -> Any:
+    ppo = replace(jm.SNAILConfig.ppo, minibatches=4, learning_rate=2e-3, entropy_weight=0.4, anneal_over=updates)
+    return jm.SNAILConfig(filters=16, tc_blocks=1, key_size=16, value_size=16, num_tasks=256, ppo=ppo)
+
+
+def _pretrained_snail(updates: int) -> Any:
+    # each head of attention can look up one action: what it paid in this state; the convolutions see an episode
+    return jm.SNAILConfig(
+        filters=32,
+        tc_blocks=1,
+        layers=4,
+        heads=5,
+        key_size=16,
+        value_size=16,
+        readout=(64, 64),
+        init_gain=2.5,
+        separate_value=True,
+        trace=0.3,
+        num_tasks=256,
+        ppo=replace(jm.SNAILConfig.ppo, minibatches=4, learning_rate=2e-3, entropy_weight=0.2),
+    )
+
+
+def _snail_on_25_episodes(updates: int) -> Any:
+    config = _pretrained_snail(updates)
+    # stops at 3/8 of step size and entropy weight: annealed to none, training returns rose to 449 and fell to 436
+    return replace(config, ppo=replace(config.ppo, anneal_over=800))
+
+
 # on 25 episodes 20 updates took a SNAIL that began with what it knew of 10 where 1,000 took one that did not
 RECIPES = {  # by agent, episodes
-    ("rl2", 10): Recipe(4000, EXPLORE),
-    ("rl2", 25): Recipe(800, EXPLORE),
-    ("rl2-associative", 10): Recipe(1200, f"{BATCHES} {NEARSIGHTED} {ASSOCIATIVE} --algo.ppo.learning-rate 6e-3"),
-    ("rl2-associative", 25): Recipe(
-        900, f"{LONGER} {ASSOCIATIVE} --algo.ppo.learning-rate 4e-3", "n10/rl2-associative"
-    ),
-    ("snail", 10): Recipe(4000, f"{EXPLORE} {SNAIL}"),
+    ("rl2", 10): Recipe(4000, _rl2),
+    ("rl2", 25): Recipe(800, _rl2),
+    ("rl2-associative", 10): Recipe(1200, _associative),
+    ("rl2-associative", 25): Recipe(900, _associative_on_25_episodes, start="n10/rl2-associative"),
+    ("snail", 10): Recipe(4000, _snail),
     # not until it has settled: who has little to learn in 10 episodes more explores too little for 25
-    ("snail-pretrained", 10): Recipe(500, LOOKUP_SNAIL),
-    # stops at 3/8 of step size and entropy weight: annealed to none, training returns rose to 449 and fell to 436
-    ("snail", 25): Recipe(500, f"{LOOKUP_SNAIL} --algo.ppo.anneal-over 800", "n10/snail-pretrained"),
+    ("snail-pretrained", 10): Recipe(500, _pretrained_snail),
+    ("snail", 25): Recipe(500, _snail_on_25_episodes, start="n10/snail-pretrained"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
@@ -78,18 +115,21 @@ def _known_optimum() -> float:
 
 def _runs() -> Iterator[Run]:
     for episodes, published in PUBLISHED.items():
-        group, tasks = f"n{episodes}", f"--tasks.num-episodes {episodes}"
+        group = f"n{episodes}"
+
+        def tasks_config(episodes=episodes):
+            return jm.tasks.TabularConfig(num_episodes=episodes)
 
         def row(agent, episodes=episodes, published=published):
             optimum, required = lambda: episodes * _known_optimum(), REQUIRED.get((agent, episodes))
             return Row(trial_return, published=published.get(agent), optimum=optimum, required=required)
 
         for agent, (learner, arguments) in LEARNERS.items():
-            yield Reference(f"{group}/{agent}", learner, arguments, "tabular", tasks, rows=(row(agent),))
+            yield Reference(f"{group}/{agent}", learner, arguments, "tabular", tasks_config, rows=(row(agent),))
         for (agent, length), recipe in RECIPES.items():
             if length == episodes:
                 rows = () if agent.endswith("-pretrained") else (row(agent),)
-                yield recipe.agent(f"{group}/{agent}", "tabular", tasks, rows)
+                yield recipe.agent(f"{group}/{agent}", "tabular", tasks_config, rows)
 
 
 TABLE = Table(

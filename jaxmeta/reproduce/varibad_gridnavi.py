@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
+from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import ANNEAL, Reference, Required, Row, Table, Trained
-from jaxmeta.reproduce.gridnavi import EPISODES, EVERY_GOAL, RL2, rows
+from jaxmeta.reproduce.base import Reference, Required, Row, Table, Trained
+from jaxmeta.reproduce.gridnavi import EPISODES, EVERY_GOAL, default_tasks, rl2, rows
 from jaxmeta.reproduce.statistics import episode_return, trial_return
 
-VARIBAD = (
-    f"{ANNEAL} --algo.vae.anneal-over {{updates}} --algo.vae.steps 6 --algo.vae.batch-size 64"
-    " --algo.ppo.entropy-weight 0.3 --algo.discount 0.97 --algo.hidden 64 64"
-)
 # what is trained acts by the mode of its policy, as in the paper
-BY_MODE = tuple(dataclasses.replace(one, deterministic=True) for one in EVERY_GOAL)
+BY_MODE = tuple(replace(one, deterministic=True) for one in EVERY_GOAL)
+
+
+def _varibad(updates: int) -> Any:
+    return jm.VariBADConfig(
+        discount=0.97,
+        hidden=(64, 64),
+        vae=replace(jm.VariBADConfig.vae, steps=6, batch_size=64, anneal_over=updates),
+        ppo=replace(jm.VariBADConfig.ppo, entropy_weight=0.3, anneal_over=updates),
+    )
+
+
+def _ppo(updates: int) -> Any:
+    return jm.PPOConfig(ppo=replace(jm.PPOConfig.ppo, anneal_over=updates))
 
 
 def _known(episode: int | None = None) -> float:
@@ -27,22 +37,23 @@ TABLE = Table(
     source="published in figures only (Zintgraf et al., 2020); optimum: exact, for what the agent is told",
     runs=(
         Trained(
-            "gridnavi/varibad", "varibad", "grid-navigation", VARIBAD, 2600,
+            "gridnavi/varibad", "varibad", "grid-navigation", _varibad,
+            tasks_config=default_tasks, updates=2600, chunk=10,
             rows=rows(
                 total=Required(least=35.5, most=37.22), episode_2=Required(least=10.5, up_to_optimum=True)
             ),
             evaluations=BY_MODE,
         ),
         Trained(
-            "gridnavi/rl2", "rl2", "grid-navigation", RL2, 300,
+            "gridnavi/rl2", "rl2", "grid-navigation", rl2, tasks_config=default_tasks, updates=300, chunk=10,
             rows=rows(total=Required(least=33.0, up_to_optimum=True)), evaluations=BY_MODE,
         ),
         Reference(
-            "gridnavi/belief-oracle", "grid.bayes_optimal", {}, "grid-navigation", "",
+            "gridnavi/belief-oracle", "grid.bayes_optimal", {}, "grid-navigation", default_tasks,
             rows=rows(total=Required(least=37.21, most=37.22)), evaluations=EVERY_GOAL,
         ),
         Reference(
-            "gridnavi/goal-oracle", "grid.oracle", {}, "grid-navigation", "--reveal",
+            "gridnavi/goal-oracle", "grid.oracle", {}, "grid-navigation", default_tasks, reveal=True,
             rows=(
                 Row(trial_return, "total", optimum=_known),
                 Row(episode_return(0), "episode 1", optimum=lambda: _known(0)),
@@ -50,7 +61,7 @@ TABLE = Table(
             evaluations=EVERY_GOAL,
         ),
         Trained(
-            "gridnavi/ppo", "ppo", "grid-navigation", ANNEAL, 300,
+            "gridnavi/ppo", "ppo", "grid-navigation", _ppo, tasks_config=default_tasks, updates=300, chunk=10,
             rows=(Row(episode_return(0), "each episode"),), evaluations=BY_MODE,
         ),
     ),

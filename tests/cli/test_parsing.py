@@ -64,6 +64,19 @@ def test_flags_become_fields(line):
     assert parsing.parse(Outer, line.split(), "x") == GOOD[line]
 
 
+@pytest.mark.parametrize("line", [line for line in GOOD if line not in ("--name=--kind", "--no-cache here")])
+def test_fields_become_flags(line):
+    flags = parsing.to_flags(GOOD[line], Outer())
+    assert parsing.parse(Outer, flags, "x") == GOOD[line]
+    assert all(flag in parsing.flag_names(Outer) for flag in flags if parsing.is_flag(flag))
+    assert parsing.to_flags(GOOD[line].inner, Inner(), ("inner",)) == [] or "--inner." in line
+
+
+def test_flags_are_listed_only_where_fields_differ():
+    changed = Outer(Inner(rate=2.0, deep=True), pair=(3, -0.5), name=None, cache=False)
+    assert parsing.to_flags(changed, Outer(pair=(3, -0.5))) == ["--inner.rate", "2.0", "--inner.deep", "--no-cache"]
+
+
 BAD = {
     "--inner.rate": "--inner.rate needs a value",
     "--inner.rate --quiet": "--inner.rate needs a value",

@@ -1,0 +1,212 @@
+"""One call of `jaxmeta reproduce`: what is to do, and what is refused before anything is run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxmeta import reproduce
+from jaxmeta.cli import checks, train
+from jaxmeta.cli.parsing import UsageError
+from jaxmeta.config import codec
+from jaxmeta.experiment import locks, provenance, registry, runs
+from jaxmeta.reproduce import files, statistics
+from jaxmeta.reproduce.base import Computed, Reference, Run, Table, Trained
+
+if TYPE_CHECKING:
+    from jaxmeta.cli.reproduce import Options
+
+RUNS = Path("runs/reproduce")
+RESULTS = Path("benchmarks/results")
+START = ("start_from", "start")
+"""The fields of a run's configuration that say with which run it began, folder included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What is to do."""
+
+    table: Table
+    chosen: tuple[Run, ...]
+    out: Path
+    results: Path | None
+    """Where the copy goes, if anywhere."""
+    seed: int
+    num_seeds: int
+    quick: bool
+    again: bool
+    cache: bool
+
+    def tables(self) -> list[Path]:
+        """Lists the files that the table is written to; each has a picture beside it."""
+        copy = [] if self.results is None else [self.results / f"reproduce-{self.table.name}.json"]
+        return [self.out / files.TABLE, *copy]
+
+    def seeds(self, run: Run) -> int:
+        """Returns the number of seeds of a run: where nothing is trained there is one."""
+        return self.num_seeds if isinstance(run, Trained) else 1
+
+    def start(self, run: Run) -> Trained | None:
+        """Returns the run that another one begins with, if any."""
+        if not isinstance(run, Trained) or not run.start:
+            return None
+        (start,) = (other for other in self.table.runs if other.name == run.start)
+        assert isinstance(start, Trained)
+        return start.quick() if self.quick else start
+
+    def lineage(self, run: Run) -> list[Trained]:
+        """Lists the trainings that lead to a run, in their order: those of the runs it begins with, and its own."""
+        if not isinstance(run, Trained):
+            return []
+        start = self.start(run)
+        return [*(self.lineage(start) if start else []), run]
+
+    def train_options(self, run: Trained) -> train.Options:
+        """Returns the options with which a run is trained."""
+        options = run.options(self.out / run.name, self.seed, self.num_seeds)
+        eval_tasks = 0 if self.quick else options.eval_tasks
+        return dataclasses.replace(options, eval_tasks=eval_tasks, cache=self.cache)
+
+    def train_command(self, run: Trained) -> list[str]:
+        """Returns the arguments of `jaxmeta` that train a run."""
+        return run.command(self.out / run.name, self.seed, self.num_seeds)
+
+    def command(self, run: Run) -> list[str]:
+        """Returns the arguments of `jaxmeta` that measure a run."""
+        given = [("--seed", self.seed, 0), ("--num-seeds", self.num_seeds, 1)]
+        options = [text for name, value, usual in given if value != usual for text in (name, str(value))]
+        quick = ["--quick"] if self.quick else []
+        usual_out = self.out == _usual_out(self.table.name, self.quick)
+        out = [] if usual_out else ["--out", str(self.out)]
+        return ["reproduce", self.table.name, "--rows", run.name, *quick, *options, *out]
+
+
+def prepare(options: Options) -> Call:
+    """Checks all that can be checked before JAX starts.
+
+    Raises:
+      UsageError: for what cannot be done as it is asked for, a folder that holds another run included.
+    """
+    known = ", ".join(reproduce.TABLES)
+    if options.table is None:
+        raise UsageError(f"reproduce needs the name of a table, one of {known}, such as `jaxmeta reproduce bandit`")
+    if options.table not in reproduce.TABLES:
+        near = registry.near(options.table, reproduce.TABLES)
+        raise UsageError(f"no table {options.table!r};{near} the tables are {known}")
+    checks.seed(options.seed)
+    checks.at_least("--num-seeds", options.num_seeds, 1)
+    if options.quick and options.results is not None:
+        raise UsageError(f"--results is {options.results}, but what --quick finds is not kept; leave one out")
+    table, out = reproduce.load(options.table), options.out or _usual_out(options.table, options.quick)
+    # rows of a trial run elsewhere are no results
+    usual = out == _usual_out(options.table, quick=False) and RESULTS.is_dir()
+    results = options.results or (RESULTS if usual else None)
+    call = Call(
+        table,
+        table.choose(options.rows, options.quick),
+        out,
+        results,
+        options.seed,
+        options.num_seeds,
+        options.quick,
+        options.again,
+        options.cache,
+    )
+    checks.writable("--out", out)
+    if results is not None:
+        checks.writable("--results", results)
+    for file in call.tables():
+        if any(row.get("quick") != options.quick for row in files.read_table(file)):
+            kind = "full" if options.quick else "quick"
+            raise UsageError(f"{file} holds {kind} rows, which do not mix with others; choose another --out")
+    for run in call.chosen if not options.again else ():
+        check_folder(call, run)
+        _check_results(call, run)
+    moved = {run.name for run in call.chosen} if options.again else set()
+    for run in call.chosen:
+        for start in call.lineage(run)[:-1]:
+            if start.name not in moved:
+                check_folder(call, start, f"choose another --out, or run --rows {start.name} --again first")
+    return call
+
+
+def _usual_out(name: str, quick: bool) -> Path:
+    return RUNS / (f"{name}-quick" if quick else name)
+
+
+def measurement_key(call: Call, run: Run) -> dict[str, Any]:
+    """Returns what decides the numbers of a run; a measurement counts as long as it stays the same."""
+    usual = run.tasks_config() if isinstance(run, Trained | Reference) else None
+    key: dict[str, Any] = {"evaluations": [one.describe(usual) for one in run.trials], "seed": call.seed}
+    key |= {"rows": [[run.row_name(row), row.evaluation, *statistics.describe(row.statistic)] for row in run.rows]}
+    if isinstance(run, Trained):
+        config = _history(call, run)
+        begun = {"start": config.pop("start")} if run.start else {}
+        return key | begun | {"config": config}
+    if isinstance(run, Computed):
+        return key | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
+    assert isinstance(run, Reference)
+    tasks = codec.encode(usual, "tasks")
+    return key | {"learner": run.learner, "arguments": dict(run.arguments), "tasks": [run.tasks, tasks]}
+
+
+def _history(call: Call, run: Trained) -> dict[str, Any]:
+    """Returns the configuration of a run and, as its `start`, that of the one it begins with, and so on."""
+    start = call.start(run)
+    return _config(call, run) | ({"start": _history(call, start)} if start else {})
+
+
+def _config(call: Call, run: Trained) -> dict[str, Any]:
+    """Returns the configuration of a run as JSON has it, without where its start lies: older rows stay finished."""
+    config = codec.encode(run.config(call.seed, call.num_seeds), "")
+    return {name: value for name, value in config.items() if name not in START}
+
+
+def check_folder(call: Call, run: Run, remedy: str = "choose another --out, or add --again to move it aside") -> None:
+    """Refuses to go on in a folder that holds another run."""
+    folder = call.out / run.name
+    if not isinstance(run, Trained) or not _holds_files(folder):
+        return
+    if not (folder / runs.CONFIG).is_file():
+        raise UsageError(f"{folder} is not empty and holds no run; {remedy}")
+    wanted, stored = run.config(call.seed, call.num_seeds), runs.read_config(folder)
+    elsewhere = (*START, *provenance.ORIGIN)
+    wanted = dataclasses.replace(wanted, **{name: getattr(stored, name) for name in elsewhere})
+    if differs := codec.first_difference("", wanted, stored):
+        name = differs[0].replace("_config.", ".")
+        raise UsageError(f"{name} is {differs[1]}, but the run in {folder} has {differs[2]}; {remedy}")
+    if (stored.start_from is None) == bool(run.start):
+        begins = f"begins with {run.start}" if run.start else "begins with random parameters"
+        raise UsageError(f"{run.name} {begins}, but the run in {folder} does not; {remedy}")
+    if stored.start:  # an older run does not say what it began with
+        now = [(one.updates, _recipe(_config(call, one))) for one in call.lineage(run)[:-1]]
+        if now != _begun_with(stored.start):
+            raise UsageError(f"{run.name} begins with another {run.start} than the run in {folder} did; {remedy}")
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(entry.name != locks.LOCK for entry in folder.iterdir())
+
+
+def _begun_with(start: dict[str, Any] | None) -> list[tuple[int, dict[str, Any]]]:
+    """Lists updates and recipes of the runs that one began with, in their order, from what it noted."""
+    if not start:
+        return []
+    return [*_begun_with(start["config"].get("start")), (start["update"], _recipe(start["config"]))]
+
+
+def _recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out of a configuration where a run was, as JSON has it."""
+    return {name: value for name, value in config.items() if name not in (*START, *provenance.ORIGIN)}
+
+
+def _check_results(call: Call, run: Run) -> None:
+    """Refuses to put rows into the copy where some of another seed, or of more seeds, stand."""
+    names, file = {run.row_name(row) for row in run.rows}, call.tables()[-1]
+    for row in files.read_table(file) if call.results is not None else ():
+        if row["name"] in names and (row["seed"] != call.seed or row["seeds"] > call.seeds(run)):
+            raise UsageError(
+                f"{file} has {row['name']} of {row['seeds']} seeds from {row['seed']} on, not of {call.seeds(run)} from"
+                f" {call.seed} on; choose another --results, or add --again to replace it"
+            )
