@@ -27,6 +27,18 @@ suppress_warnings = ["ref.python"]
 vars(jaxmeta).update({name: getattr(jaxmeta, name) for name in jaxmeta.__all__})
 
 
+def mark_examples(app, what, name, obj, options, lines):
+    """Makes indented blocks after a blank line literal: they are examples."""
+    marked, before = [], ""
+    for index, line in enumerate(lines):
+        starts = line.startswith("    ") and index and not lines[index - 1].strip()
+        if starts and not before.startswith(" ") and not before.rstrip().endswith("::"):
+            marked += ["::", ""]
+        marked.append(line)
+        before = line if line.strip() else before
+    lines[:] = marked
+
+
 def as_restructured_text(app, what, name, obj, options, lines):
     """Turns `code` in docstrings into literals and keeps |x| from being read as a substitution."""
 
@@ -40,5 +52,6 @@ def as_restructured_text(app, what, name, obj, options, lines):
 
 
 def setup(app):
-    """Registers the conversion, after napoleon's."""
+    """Registers the conversions, before and after napoleon's."""
+    app.connect("autodoc-process-docstring", mark_examples, priority=400)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=600)

@@ -13,30 +13,31 @@ from jaxmeta.types import Array
 
 
 def task_mean(tree):
-    """Averages over the devices of `over_tasks`."""
+    """Averages over the devices that the enclosing `over_tasks` runs on."""
     # a reduction over one device is not free
     return tree if num_devices() == 1 else jax.lax.pmean(tree, AXIS)
 
 
 def task_sum(tree):
-    """Sums over the devices of `over_tasks`."""
+    """Sums over the devices that the enclosing `over_tasks` runs on."""
     return tree if num_devices() == 1 else jax.lax.psum(tree, AXIS)
 
 
 def device_index() -> Array | int:
-    """Returns the index of this device among those of `over_tasks`."""
+    """Returns the index of this device among those that the enclosing `over_tasks` runs on; 0 if there is only one."""
     return 0 if num_devices() == 1 else jax.lax.axis_index(AXIS)
 
 
 def gather_tasks(tree):
-    """Gathers the parts of all devices of `over_tasks`, [n, ...] to [N, ...], on every device."""
+    """Concatenates the leaves of all devices along the task axis, [n, ...] to [N, ...], on every device."""
     return tree if num_devices() == 1 else jax.lax.all_gather(tree, AXIS, tiled=True)
 
 
 def mean_over_tasks(function: Callable[..., Any], per_task, chunk: int | None = None):
-    """Averages `function(some tasks) -> mean over them` over the tasks of all devices of `over_tasks`.
+    """Computes the mean of a function over the tasks of all devices.
 
     Args:
+      function: a batch of tasks -> the mean of a result over that batch; it is called on each chunk.
       per_task: the tasks of this device, leaves [n, ...].
       chunk: tasks that one device processes in parallel; all by default.
     """

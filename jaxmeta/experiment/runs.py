@@ -143,7 +143,7 @@ def with_start(config: RunConfig) -> RunConfig:
 
 
 def seed_axis(config: RunConfig) -> int | None:
-    """Returns the number of seeds as `jm.train` takes it: a single seed has no axis."""
+    """Returns the argument `num_seeds` of `jm.train`: None for a single seed, whose leaves have no leading axis."""
     return config.num_seeds if config.num_seeds > 1 else None
 
 

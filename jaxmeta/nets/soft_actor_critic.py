@@ -32,7 +32,7 @@ class SoftActorCritic(NamedTuple):
 
 
 class SoftActorCriticParams(struct.PyTreeNode):
-    """Params of soft actor-critic and of its encoder."""
+    """Params of soft actor-critic and of the encoder whose output conditions its networks."""
 
     encoder: Params
     actor: Params

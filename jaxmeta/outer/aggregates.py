@@ -45,7 +45,10 @@ def weighted_mean(loss: Loss, params: Params, batch: Batch, piece: int | None) -
 
 
 def mean() -> Aggregate:
-    """Computes the weighted mean over the tasks, in pieces, so that only one accumulated gradient is in memory."""
+    """Builds the weighted mean of the tasks' gradients.
+
+    It differentiates the tasks in pieces and keeps only the running sum of gradients in memory.
+    """
 
     def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
         def of_some(some: Batch) -> Any:
@@ -117,9 +120,10 @@ def per_task(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tup
 def combined(combine: Callable[[Array], Array]) -> Aggregate:
     """Sums the tasks' gradients with coefficients that depend on their Gram matrix alone, as in gradient surgery.
 
-    Each gradient is multiplied by the task's weight first.
+    Each gradient is multiplied by the task's weight first, and the sum is divided by the mean weight. So this equals
+    `mean()`:
 
-        mean = combined(lambda gram: jnp.full(len(gram), 1 / len(gram)))
+        combined(lambda gram: jnp.full(len(gram), 1 / len(gram)))
 
     Args:
       combine: the Gram matrix [N, N] of the gradients of all tasks -> the coefficients [N].
@@ -135,7 +139,7 @@ def combined(combine: Callable[[Array], Array]) -> Aggregate:
         total = jax.tree.map(lambda leaf: devices.task_sum(jnp.tensordot(coefficients, leaf, 1)), gradient)
         means = jax.tree.map(jnp.mean, (value, metrics, batch.weight))
         value, metrics, share = devices.task_mean(means)
-        value, metrics = _per_weight((value, metrics), share)
+        value, metrics, total = _per_weight((value, metrics, total), share)
         return Gradient(value, total, metrics, batch.weight)
 
     return aggregate

@@ -23,12 +23,13 @@ def reference(
     act: Callable[[Params, Carry, Input], tuple[Carry, Array]],
     init: Callable[[Key], Params] = lambda key: (),
 ) -> Learner:
-    """Builds a learner with discrete actions from its carry and its policy.
+    """Builds a learner with discrete actions from two functions, its initial carry and its policy.
 
     Args:
       reset: key -> the carry at the start of a stream; it holds the key for random choices.
       act: (params, carry, inputs) -> (carry, logits [num_actions]).
-      init: returns tables that are too large to be constants of a compiled program.
+      init: key -> params; by default there are none. Use it for tables that are too large to be constants of a
+        compiled program.
     """
 
     def step(params, fast, carry, inputs):

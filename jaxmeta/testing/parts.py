@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -64,9 +65,10 @@ def check_updater(updater: inner.Updater, params: Params | None = None, key: Key
 def check_aggregate(aggregate: outer.Aggregate, key: Key | None = None, tolerance: float = 1e-5) -> None:
     """Checks how an aggregate makes one gradient of those of several tasks.
 
-    The gradient must have the form of the params, metrics must be scalars, a task with weight zero must not change the
-    gradient, and neither the number of tasks that a device differentiates in parallel nor that of the devices may make
-    a difference beyond rounding.
+    The gradient must have the form of the params, metrics must be scalars, a task with weight zero must count as if it
+    were not there, and neither the number of tasks that a device differentiates in parallel nor that of the devices may
+    make a difference beyond rounding. Several devices are compared where there are any: on a CPU call
+    `jm.use_cpu_cores(2)` before JAX starts, else the check warns.
 
     Args:
       tolerance: largest difference, relative and absolute.
@@ -80,13 +82,13 @@ def check_aggregate(aggregate: outer.Aggregate, key: Key | None = None, toleranc
         return terms["kernel"] + terms["bias"], {"bias": terms["bias"]}
 
     def run(data: Params, weight: jax.Array, piece: int | None = None, num_devices: int | None = 1) -> outer.Gradient:
-        batch = outer.Batch(data, jax.random.split(key, 4), weight)
+        batch = outer.Batch(data, jax.random.split(key, 4)[: len(weight)], weight)
 
         def on_device(params: Params, batch: outer.Batch) -> tuple[Any, jax.Array]:
             found = aggregate(loss, params, batch, piece)
             return found[:3], found.weight
 
-        with jax.set_mesh(Execution(num_devices).mesh(4)):
+        with jax.set_mesh(Execution(num_devices).mesh(len(weight))):
             shared, weight = jax.jit(lambda *all: devices.over_tasks(on_device, *all))(params, batch)
         value, gradient, metrics = shared
         return outer.Gradient(value, gradient, metrics, weight)
@@ -103,10 +105,16 @@ def check_aggregate(aggregate: outer.Aggregate, key: Key | None = None, toleranc
     other = jax.tree.map(lambda leaf: leaf.at[2].multiply(-3.0), data)
     what = "the gradient with another task of weight 0"
     all_close(what, run(other, some).gradient, found.gradient, "the gradient", tolerance)
+    rest = jnp.array([0, 1, 3])
+    without = run(jax.tree.map(lambda leaf: leaf[rest], data), some[rest])
+    what = "the gradient with a task of weight 0"
+    all_close(what, found.gradient, without.gradient, "that without this task", tolerance)
     all_close("the aggregate in pieces of 2", run(data, some, piece=2), found, "that of 4 in parallel", tolerance)
     if Execution().mesh(4).size > 1:
         spread = run(data, some, num_devices=None)
         all_close("the aggregate on several devices", spread, found, "that on one", tolerance)
+    else:
+        warnings.warn("check_aggregate: there is one device, so several were not compared with it", stacklevel=2)
 
 
 def check_sampler(sampler: outer.Sampler, family: TaskFamily, num_tasks: int = 4, key: Key | None = None) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxmeta import inner, nets, outer, testing
+from jaxmeta import devices, inner, nets, outer, testing
 from jaxmeta.inner.updaters import Updater
 from tests import tiny
 
@@ -77,6 +77,13 @@ def without_weights(loss, params, batch, piece):
     return found._replace(weight=batch.weight)
 
 
+def of_zeros(loss, params, batch, piece):
+    """A mean that counts a task of weight zero as one whose gradient is zero."""
+    value, gradient, metrics = outer.per_task(loss, params, batch, piece)
+    mean = lambda leaf: devices.task_mean(jnp.tensordot(batch.weight, leaf, 1) / len(batch.weight))  # noqa: E731
+    return outer.Gradient(*jax.tree.map(mean, (value, gradient, metrics)), batch.weight)
+
+
 def of_each(loss, params, batch, piece):
     """No aggregate at all."""
     value, gradient, metrics = outer.per_task(loss, params, batch, piece)
@@ -88,6 +95,7 @@ def of_each(loss, params, batch, piece):
     [
         (of_one_device, "the aggregate on several devices differs from that on one"),
         (without_weights, "the gradient with another task of weight 0 differs from the gradient"),
+        (of_zeros, "the gradient with a task of weight 0 differs from that without this task"),
         (of_each, r"the gradient of the aggregate has float32\[4, 2\] at .*; the params has float32\[2\]"),
     ],
 )
