@@ -34,7 +34,7 @@ _cache.mkdir(parents=True, exist_ok=True, mode=0o700)
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-MEMORY = 1.0 * 2**30
+MEMORY = 1.5 * 2**30
 """Bytes of a process above which the compiled programs of a module are dropped when it ends."""
 
 
