@@ -1,4 +1,4 @@
-"""What is checked whenever an algorithm is built: its task family, by tracing alone, and the type of its config."""
+"""What recipes share: the checks of family and config whenever one is built, and the most common meta-update."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
+from jaxmeta import outer
 from jaxmeta.config import settings
 from jaxmeta.core import contracts
-from jaxmeta.core.learner import MetaLearner
+from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.few_shot import FewShot
+from jaxmeta.types import Plan
 
 Build = TypeVar("Build", bound=Callable[..., MetaLearner])
 
@@ -68,6 +71,24 @@ def _check_config(name: str, family: Any, config: Any, right: type, known: tuple
         on = f"on tasks of {type(family.env).__name__} it must be a {right.__name__}"
         raise ValueError(f"config is a {type(config).__name__}; {on}")
     raise TypeError(f"config is a {type(config).__name__}; {name} takes a {right.__name__}")
+
+
+def on_fresh_trials(
+    learner: Learner, family: TaskFamily, plan: Plan, improve: outer.Improve, num_tasks: int, minibatches: int = 1
+) -> MetaLearner:
+    """Builds a meta-learner that draws tasks uniformly and learns from one fresh trial on each.
+
+    Args:
+      minibatches: parts that an improvement cuts the tasks of an update into; the devices share those of one part.
+    """
+    return outer.meta_update(
+        learner,
+        plan,
+        outer.uniform(family),
+        outer.fresh(learner, family, plan),
+        improve,
+        outer.Info(num_tasks, plan, spread=num_tasks // minibatches),
+    )
 
 
 def check_family(name: str, family: Any) -> None:

@@ -28,8 +28,7 @@ class Options:
     """Act by the mode of the policy instead of sampling."""
     json: parsing.Switch = False
     """Print one JSON object instead of a table."""
-    cache: parsing.Switch = True
-    """Compile anew instead of using the compiled programs in the user's cache folder."""
+    cache: parsing.Cache = True
 
 
 def run(argv: list[str]) -> int:

@@ -20,6 +20,12 @@ from jaxmeta.experiment import registry
 HELP_FLAGS = ("-h", "--help")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A bool with one flag only, the one that changes its default."""
+Cache = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(help="Compile again instead of using the compiled programs in the user's cache folder."),
+]
+"""Whether compiled programs are kept, `--no-cache`; every command that starts JAX has it."""
 RunFolder = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="Run folder.")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 T = TypeVar("T")

@@ -13,8 +13,7 @@ class Options:
     """Draws the learning curve and the adaptation curve of a run into its folder."""
 
     run: parsing.RunFolder = None
-    cache: parsing.Switch = True
-    """Compile anew instead of using the compiled programs in the user's cache folder."""
+    cache: parsing.Cache = True
 
 
 def run(argv: list[str]) -> int:

@@ -24,8 +24,7 @@ class Options:
     """Decides the task, drawn from the held-out ones."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """PNG to write; by default trial-SEED.png in the run folder. Only an earlier picture of a trial is overwritten."""
-    cache: parsing.Switch = True
-    """Compile anew instead of using the compiled programs in the user's cache folder."""
+    cache: parsing.Cache = True
 
 
 def run(argv: list[str]) -> int:

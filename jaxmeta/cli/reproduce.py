@@ -35,8 +35,7 @@ class Options:
     """Run finished rows again; what they left is moved aside, and their rows of other seeds are replaced."""
     json: parsing.Switch = False
     """Print the chosen rows as one JSON object instead of a table; progress goes to the standard error."""
-    cache: parsing.Switch = True
-    """Compile anew instead of using the compiled programs in the user's cache folder."""
+    cache: parsing.Cache = True
 
 
 def run(argv: list[str]) -> int:

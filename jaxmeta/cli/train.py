@@ -59,8 +59,7 @@ class Options:
     """Held-out tasks of the evaluation at the end; 0 leaves it out."""
     wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
     """Also log to this project of Weights & Biases."""
-    cache: parsing.Switch = True
-    """Compile anew instead of using the compiled programs in the user's cache folder."""
+    cache: parsing.Cache = True
 
 
 def run(argv: list[str]) -> int:

@@ -74,7 +74,7 @@ class JsonLines:
         # before the write: if it fails, the lines after it still count what was done
         self._env_steps, self._seconds, self._clock = float(total[-1]), float(seconds[-1]), now
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        # opened anew each time and written at once: whoever reads along sees whole lines
+        # reopened for every chunk and written at once, so that a concurrent reader never sees half a line
         with self._file.open("a") as file:
             file.write("".join(lines))
 

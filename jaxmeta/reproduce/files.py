@@ -62,7 +62,7 @@ def read_table(file: Path) -> list[dict[str, Any]]:
 
 
 def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Puts rows into the table in a file, judges and draws it anew; rows that stand there stay unless given again.
+    """Merges rows into the table in a file, by name, and judges and draws the whole table again.
 
     Returns:
       All rows of the file. What one of an older version does not say of its origin is None.

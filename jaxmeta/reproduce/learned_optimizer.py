@@ -12,7 +12,7 @@ from jaxmeta.reproduce.statistics import loss
 
 STEPS = 100
 HELD_OUT = (Evaluation(num_tasks=1000, rounds=STEPS),)
-# whoever tunes them by hand takes the best of a row
+# step sizes that a grid search tries; the best of a row counts
 RATES = {
     "quadratic": {"sgd": (0.05, 0.1, 0.2, 0.25), "momentum": (0.1, 0.3, 0.5, 0.6), "adam": (0.05, 0.1, 0.2, 0.4)},
     "network": {"sgd": (0.02, 0.04, 0.06), "momentum": (0.01, 0.03, 0.05), "adam": (0.1, 0.2, 0.3, 0.4, 0.6)},

@@ -101,7 +101,7 @@ def _trained(
 
 @functools.cache
 def _optimum(family: str) -> float:
-    """Returns what an episode pays whoever knows the goal."""
+    """Returns the expected return of an episode when the goal is known."""
     point = jm.references.point
     return point.expected_return() if family == "point-robot" else point.expected_sparse_return()
 

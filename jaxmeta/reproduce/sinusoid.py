@@ -16,7 +16,7 @@ SHOTS = (5, 10, 20)
 # squared error after one step; Li et al., 2017, Table 1
 PUBLISHED = {"maml": (1.13, 0.77, 0.48), "meta-sgd": (0.90, 0.53, 0.31)}
 MAML_AT_MOST = (1.0, 0.70, 0.48)
-# points of a task are asked anew, and more of them than in meta-training
+# new query points for every task, and more of them than in meta-training
 HELD_OUT = Evaluation(num_tasks=1000, tasks=lambda config: replace(config, queries=100))
 AGENTS = {
     "maml": ("maml", lambda: jm.FewShotMAMLConfig()),

@@ -144,6 +144,18 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+def test_tensorboard_raises_and_does_not_block_where_the_disk_is_really_full(small_disk):
+    """The writers of tensorboardX would block for ever once their queue is full."""
+    log = logging.TensorBoard(small_disk)
+    many = {"a": np.zeros(2000)}  # more than there is room for
+    with pytest.raises(OSError, match="No space left on device"):
+        for update in (2000, 4000, 6000, 8000):
+            log(update, None, many)
+    for update in range(8001, 8100):
+        log(update, None, {"a": np.zeros(1)})
+    log.close()
+
+
 def test_a_run_on_a_disk_that_is_really_full_ends_and_keeps_what_was_saved(small_disk, capfd):
     run = small_disk / "run"
     long = [*TRAIN, "--out", str(run), "--updates", "2000", "--chunk", "10", "--checkpoint-every", "100"]

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from jaxmeta import inner, nets, outer, rl
-from jaxmeta.algos.recipe import recipe
+from jaxmeta.algos.recipe import on_fresh_trials, recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -59,11 +59,5 @@ def ppo(family: TaskFamily, config: PPOConfig = PPOConfig()) -> MetaLearner:
         family.env.spec, config.hidden, config.activation, config.init_log_std, config.action_scale, value=True
     )
     policy, plan = inner.policy(network), Plan(streams=config.streams)
-    return outer.meta_update(
-        policy,
-        plan,
-        outer.uniform(family),
-        outer.fresh(policy, family, plan),
-        outer.policy_gradient(policy, rl.value_baseline(config.discount, config.trace), config.ppo),
-        outer.Info(config.num_tasks, plan, spread=config.num_tasks // config.ppo.minibatches),
-    )
+    improve = outer.policy_gradient(policy, rl.value_baseline(config.discount, config.trace), config.ppo)
+    return on_fresh_trials(policy, family, plan, improve, config.num_tasks, config.ppo.minibatches)

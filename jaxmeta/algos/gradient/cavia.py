@@ -12,6 +12,7 @@ from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.tasks.few_shot import FewShot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +48,9 @@ class FewShotCAVIAConfig(OnQueryConfig, DifferentiatedConfig):
         super().__post_init__()
         checks.at_least_one(self, "context")
 
-    def problem(self, family: TaskFamily, context: int = 0) -> tuple[Learner, inner.Loss]:
-        """Builds what adapts, a perceptron with a context, and the loss of a support that it descends."""
-        return super().problem(family, self.context)
+    def network(self, env: FewShot) -> nets.Predictor:
+        """Builds the network, with a context as further inputs, which are params too."""
+        return nets.perceptron(env.size, env.outputs, self.hidden, self.activation, self.context)
 
 
 @recipe(supervised=FewShotCAVIAConfig)

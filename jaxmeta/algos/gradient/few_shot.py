@@ -37,14 +37,14 @@ class FewShotConfig(UpdateRuleConfig):
         checks.at_least_one(self, "num_tasks")
         checks.widths(self, "hidden")
 
-    def problem(self, family: TaskFamily, context: int = 0) -> tuple[Learner, inner.Loss]:
-        """Builds what adapts, a perceptron, and the loss of a support that it descends.
+    def network(self, env: FewShot) -> nets.Predictor:
+        """Builds the network that adapts."""
+        return nets.perceptron(env.size, env.outputs, self.hidden, self.activation)
 
-        Args:
-          context: further inputs, which are params too.
-        """
+    def problem(self, family: TaskFamily) -> tuple[Learner, inner.Loss]:
+        """Builds what adapts, and the loss of a support set that it descends."""
         env = few_shot_env(family)
-        network = nets.perceptron(env.size, env.outputs, self.hidden, self.activation, context)
+        network = self.network(env)
         return inner.predictor(network, env.split), inner.support_loss(network, env.split, env.loss)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from jaxmeta import inner, nets, outer, rl
 from jaxmeta.algos.gradient.update_rule import DifferentiatedConfig, UpdateRuleConfig
+from jaxmeta.algos.recipe import on_fresh_trials
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -109,7 +110,7 @@ class OuterLoopConfig(AdaptationConfig):
             plain = {"clip": None, "epochs": 1, "minibatches": 1} if self.outer_loop == "vpg" else {}
             ppo = dataclasses.replace(self.ppo, **plain)
             improve, parts = outer.policy_gradient(learner, self.advantage(), ppo, **options), ppo.minibatches
-        return on_fresh_trials(learner, family, self, improve, parts)
+        return on_fresh_trials(learner, family, self.plan(), improve, self.num_tasks, parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,18 +140,3 @@ class SecondOrderConfig(OuterLoopConfig, DifferentiatedConfig):
 def aggregate(max_task_gradient: float | None) -> outer.Aggregate:
     """Averages the tasks' gradients, without those longer than a threshold if there is one."""
     return outer.mean() if max_task_gradient is None else outer.masked(max_task_gradient)
-
-
-def on_fresh_trials(
-    learner: Learner, family: TaskFamily, config: AdaptationConfig, improve: outer.Improve, minibatches: int = 1
-) -> MetaLearner:
-    """Builds a meta-learner that draws tasks uniformly and learns from one trial on each."""
-    plan = config.plan()
-    return outer.meta_update(
-        learner,
-        plan,
-        outer.uniform(family),
-        outer.fresh(learner, family, plan),
-        improve,
-        outer.Info(config.num_tasks, plan, spread=config.num_tasks // minibatches),
-    )

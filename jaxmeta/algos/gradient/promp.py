@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta import outer
-from jaxmeta.algos.gradient.gradient_steps import AdaptationConfig, aggregate, on_fresh_trials
+from jaxmeta.algos.gradient.gradient_steps import AdaptationConfig, aggregate
 from jaxmeta.algos.gradient.update_rule import DifferentiatedConfig
-from jaxmeta.algos.recipe import recipe
+from jaxmeta.algos.recipe import on_fresh_trials, recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -43,4 +43,4 @@ def promp(family: TaskFamily, config: ProMPConfig = ProMPConfig()) -> MetaLearne
         learner, config.advantage(), config.ppo, aggregate=aggregate(config.max_task_gradient)
     )
     improve = outer.with_kl_penalty(learner, clipped, config.rounds, config.ppo)
-    return on_fresh_trials(learner, family, config, improve, config.ppo.minibatches)
+    return on_fresh_trials(learner, family, config.plan(), improve, config.num_tasks, config.ppo.minibatches)

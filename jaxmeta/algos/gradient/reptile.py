@@ -7,8 +7,8 @@ from typing import Literal
 
 from jaxmeta import inner, outer
 from jaxmeta.algos.gradient.few_shot import FewShotConfig, few_shot_env, on_examples
-from jaxmeta.algos.gradient.gradient_steps import AdaptationConfig, on_fresh_trials
-from jaxmeta.algos.recipe import recipe
+from jaxmeta.algos.gradient.gradient_steps import AdaptationConfig
+from jaxmeta.algos.recipe import on_fresh_trials, recipe
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
 
@@ -32,7 +32,7 @@ class ReptileConfig(AdaptationConfig):
 
         end = outer.after_last_round(learner, adapted)
         piece = lambda params, trials: outer.gradient_chunk(learner, trials)  # noqa: E731
-        return on_fresh_trials(learner, family, self, outer.reptile(end, self.outer, piece))
+        return on_fresh_trials(learner, family, self.plan(), outer.reptile(end, self.outer, piece), self.num_tasks)
 
 
 @dataclasses.dataclass(frozen=True)

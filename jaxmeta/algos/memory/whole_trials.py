@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxmeta import inner, nets, outer, rl
+from jaxmeta.algos.recipe import on_fresh_trials
 from jaxmeta.config import checks
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
@@ -83,19 +84,12 @@ def on_whole_trials(
         config.advantage(),
     )
     if by_trust_region:
-        spread, improve = config.num_tasks, outer.trust_region(learner, advantage, optimiser, critic=critic)
+        parts, improve = 1, outer.trust_region(learner, advantage, optimiser, critic=critic)
     else:
         optimiser.check_divides(config.num_tasks)
-        spread = config.num_tasks // optimiser.minibatches
+        parts = optimiser.minibatches
         improve = outer.policy_gradient(learner, advantage, scaled(optimiser, scale), critic=critic)
-    return outer.meta_update(
-        learner,
-        plan,
-        outer.uniform(family),
-        outer.fresh(learner, family, plan),
-        improve,
-        outer.Info(config.num_tasks, plan, spread),
-    )
+    return on_fresh_trials(learner, family, plan, improve, config.num_tasks, parts)
 
 
 def scaled(optimiser: outer.ActorCriticConfig, scale: float) -> outer.ActorCriticConfig:
