@@ -8,6 +8,7 @@ import json
 
 from jaxmeta.cli import parsing
 from jaxmeta.experiment import registry
+from jaxmeta.tasks.adapters import extras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,8 @@ def run(argv: list[str]) -> int:
     options = parsing.parse(Options, argv, "jaxmeta list")
     if options.json:
         supervised = {"supervised_algos": list(registry.SUPERVISED_ALGOS)}
-        print(json.dumps({"algos": list(registry.ALGOS), "tasks": list(registry.TASKS)} | supervised))
+        installed = {"extras": {name: registry.is_installed(name) for name in registry.EXTRAS}}
+        print(json.dumps({"algos": list(registry.ALGOS), "tasks": list(registry.TASKS)} | supervised | installed))
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -35,8 +37,14 @@ def run(argv: list[str]) -> int:
     ):
         table = Table(heading, "")
         for name, entry in entries.items():
-            table.add_row(name, describe(name, entry).partition("\n")[0])
+            needs = f" (extra {entry.extra})" if entry.extra else ""
+            table.add_row(name, describe(name, entry).partition("\n")[0] + needs)
         Console().print(table)
+    table = Table("extra", "")
+    for name in registry.EXTRAS:
+        table.add_row(name, "installed" if registry.is_installed(name) else extras.command(name))
+    # brackets are part of the command, not markup
+    Console(markup=False).print(table)
     return 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import inspect
 import typing
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ class Entry(NamedTuple):
     module: str
     factory: str
     config: str
+    extra: str | None = None
+    """Extra of jaxmeta that it needs; None if it needs none."""
 
     def load(self) -> tuple[Any, type]:
         """Returns the factory and its config class."""
@@ -152,6 +155,18 @@ TASKS = {
     "humanoid-dir": Entry("jaxmeta.tasks.brax", "humanoid_dir", "HumanoidDirConfig"),
     **SUPERVISED_TASKS,
 }
+
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "cuda": ("jax_cuda13_plugin",),
+    "wandb": ("wandb",),
+}
+"""Modules that each extra for users installs."""
+
+
+def is_installed(extra: str) -> bool:
+    """Whether all modules of an extra are there; nothing is imported."""
+    return all(importlib.util.find_spec(module) for module in EXTRAS[extra])
 
 
 OFF_POLICY = frozenset({"pearl", "sac"})

@@ -15,7 +15,7 @@ from jaxmeta.tasks.bandit import (
     dependent_bandit,
     gaussian_bandit,
 )
-from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal
+from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal, strong
 from jaxmeta.tasks.few_shot import FewShot, FewShotTask
 from jaxmeta.tasks.glyphs import GlyphsConfig, glyphs
 from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
@@ -97,6 +97,7 @@ __all__ = [
     "reveal",
     "sinusoid",
     "sparse_point_robot",
+    "strong",
     "tabular",
     *_BRAX,  # pyright: ignore[reportUnsupportedDunderAll]
 ]

@@ -167,3 +167,8 @@ def reveal(family: TaskFamily) -> TaskFamily:
 def flatten_task(task: Task) -> Array:
     """Concatenates the leaves of a task into one vector, the default `TaskFamily.encode`."""
     return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(task)])
+
+
+def strong(tree: Any) -> Any:
+    """Removes weak types, which would change the dtype of a scan's carry: for the states of other libraries."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), tree)

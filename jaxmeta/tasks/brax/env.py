@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmeta.config import settings
+from jaxmeta.tasks.base import strong
 from jaxmeta.tasks.brax.config import LocomotionConfig, load
 from jaxmeta.tasks.brax.physics import lane_stepper
 from jaxmeta.types import Array, Continuous, Key, Spec, Step, Task
@@ -69,13 +70,13 @@ class Locomotion:
     """A faster `body.pipeline_step` with the same result, for families with a single body."""
 
     def reset(self, key: Key, task: Task) -> tuple[Any, Array]:
-        physics = _strong(self._body_of(task).reset(key).pipeline_state)
+        physics = strong(self._body_of(task).reset(key).pipeline_state)
         return physics, self.observe(physics)
 
     def step(self, key: Key, state: Any, action: Array, task: Task) -> tuple[Any, Step]:
         body = self._body_of(task)
         control = jnp.clip(action, -1.0, 1.0) * body.sys.actuator.ctrl_range[:, 1]
-        moved = _strong((self.advance or body.pipeline_step)(state, control))
+        moved = strong((self.advance or body.pipeline_step)(state, control))
         sane = jnp.all(jnp.abs(jnp.concatenate([moved.q, moved.qd])) < DIVERGED)  # false for NaN
         physics = jax.tree.map(lambda new, old: jnp.where(sane, new, old), moved, state)
         velocity = (self.track(body.sys, physics) - self.track(body.sys, state)) / body.dt
@@ -112,8 +113,3 @@ def locomotion(name: str, config: LocomotionConfig, observe: Callable[[Any], Arr
 def coordinates(hidden: int) -> Callable[[Any], Array]:
     """Builds the observation of generalised positions from index `hidden` on, and all generalised velocities."""
     return lambda physics: jnp.concatenate([physics.q[hidden:], physics.qd])
-
-
-def _strong(tree: Any) -> Any:
-    """Removes weak types, which would change the dtype of the carry in a scan."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), tree)
