@@ -14,11 +14,10 @@ from jaxmeta import devices
 # tests compare numbers, not speed: compiling dominates, so compile little
 jax.config.update("jax_disable_most_optimizations", True)
 devices.use_cpu_cores(2)
+# without the emitters of loops that later versions no longer have, programs compile in less than half of the time
+OLD_JAX_FLAGS = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
 with pytest.MonkeyPatch.context() as environment:
-    if jax.__version_info__ < (0, 11):
-        # the emitters of loops that later versions no longer have: programs compile in less than half of the time
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
-        environment.setenv("XLA_FLAGS", flags.strip())
+    environment.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {OLD_JAX_FLAGS}".strip())
     jax.devices()  # reads the flags; the processes that tests start compile as users do
 
 # tracing makes so many objects that looking for unreachable ones takes a tenth of the suite

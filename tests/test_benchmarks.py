@@ -125,8 +125,9 @@ def test_a_trial_without_steps_is_refused(field):
         dataclasses.replace(sequence.SequenceConfig(), **{field: (5, 0)})
 
 
-# what compiles for long: tests/devices/test_devices.py has the same on a small function
-FAULTS = [pytest.param(row, marks=pytest.mark.slow) if row == "devices" else row for row in faults.ROWS]
+# what compiles for long: tests/devices/test_devices.py and tests/experiment/test_survival.py have the same in small
+SLOW_FAULTS = {"devices", "signals"}
+FAULTS = [pytest.param(row, marks=pytest.mark.slow) if row in SLOW_FAULTS else row for row in faults.ROWS]
 
 
 @pytest.mark.parametrize("row", FAULTS)

@@ -66,6 +66,25 @@ def table(updates=2, least=0.0, algo_config=tiny, platform=None, second=1):
     return Table("tiny", title="Two states", source="published nowhere", runs=(rule, agent))
 
 
+BUILD, BUILD_FAMILY = runs.RunConfig.build, runs.RunConfig.build_family
+
+
+def _tasks(config):
+    return config.tasks, config.tasks_config, config.reveal
+
+
+def remembered(build, key_of, known={}):  # noqa: B006
+    """A method that builds nothing twice."""
+
+    def built(config):
+        key = (build, config.algo, key_of(config))
+        if key not in known:
+            known[key] = build(config)
+        return known[key]
+
+    return built
+
+
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """A folder to work in, with a table named tiny."""
@@ -74,6 +93,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setitem(reproduce.TABLES, "tiny", "")
     # the evaluation and the pictures of `jaxmeta train` take longer than the training here
     monkeypatch.setattr(training.Training, "_report", lambda self: None)
+    # what has the same configuration is built, and so traced and compiled, once for all tests
+    monkeypatch.setattr(runs.RunConfig, "build", remembered(BUILD, lambda config: (config.algo_config, _tasks(config))))
+    monkeypatch.setattr(runs.RunConfig, "build_family", remembered(BUILD_FAMILY, _tasks))
     use(monkeypatch, table())
     return tmp_path
 

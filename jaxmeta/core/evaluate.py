@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -90,9 +90,17 @@ def evaluate(
         contracts.check_forms(env)
         env = env.env
     contracts.check_tasks(env, tasks)
-    modal = agents.deterministic(learner)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
-    chunk = stepping_chunk(env, tasks, plan)
+    mesh, chunk = execution.mesh(num_tasks), stepping_chunk(env, tasks, plan)
+    run = _program(learner, env, plan, deterministic, mesh, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
+    params = jax.device_put(params, devices.everywhere(mesh))
+    return run(params, (tasks, jax.random.split(key, num_tasks)))
+
+
+@devices.remembered(16)
+def _program(learner: Learner, env: Env, plan: Plan, deterministic: bool, mesh: Any, chunk: int) -> Callable[..., Any]:
+    """Builds the compiled trials of `evaluate`: params, and (tasks, keys) with leaves [N, ...] -> `Report`."""
+    modal = agents.deterministic(learner)
 
     def one(params, task_and_key):
         task, key = task_and_key
@@ -113,12 +121,10 @@ def evaluate(
         )
 
     # in bounded pieces: only returns and lengths are kept of a trial
-    mesh = execution.mesh(num_tasks)
-    run = devices.map_over_tasks(one, mesh, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
-    params = jax.device_put(params, devices.everywhere(mesh))
+    run = devices.map_over_tasks(one, mesh, chunk)
     # a process can read only arrays that its own devices hold in full
     placed: dict[str, Any] = {} if jax.process_count() == 1 else {"out_shardings": devices.everywhere(mesh)}
-    return devices.compiled(run, **placed)(params, (tasks, jax.random.split(key, num_tasks)))
+    return devices.compiled(run, **placed)
 
 
 def _by_round_and_episode(values: Array) -> list[list[dict[str, Any]]]:

@@ -126,6 +126,10 @@ def make_chunk(
     return Chunk(meta, num_updates, num_seeds, execution)
 
 
+# a notebook that trains on, call after call, compiles once
+_remembered_chunk = devices.remembered(4)(Chunk)
+
+
 def train(
     meta: MetaLearner,
     state: TrainState,
@@ -167,7 +171,7 @@ def train(
         raise ValueError(f"chunk is {chunk}; a device call needs at least 1 update")
     settings.refuse_x64()
     done = int(np.max(jax.device_get(state.step)))
-    run, mesh = make_chunk(meta, chunk, num_seeds, execution), execution.mesh(meta.info.spread)
+    run, mesh = _remembered_chunk(meta, chunk, num_seeds, execution), execution.mesh(meta.info.spread)
     state = _own_copy(jax.device_put(state, devices.placement(state, mesh, leading=num_seeds is not None)))
     data = jax.device_put(data, devices.everywhere(mesh))
     try:

@@ -1,6 +1,6 @@
 """Sharding, reductions over devices, and compilation. The only package that depends on the devices."""
 
-from jaxmeta.devices.compilation import GPU_OPTIONS, compiled, in_float32
+from jaxmeta.devices.compilation import GPU_OPTIONS, compiled, in_float32, remembered
 from jaxmeta.devices.mesh import (
     AXIS,
     PARTS,
@@ -56,6 +56,7 @@ __all__ = [
     "over_tasks",
     "piece_size",
     "placement",
+    "remembered",
     "task_mean",
     "task_sum",
     "tree_bytes",

@@ -43,3 +43,30 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments, **named)
 
     return exact
+
+
+def remembered(most: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a function that builds a compiled program: equal arguments get the program that was built before.
+
+    Otherwise every call would trace and compile again, since a new closure is a new program to `jax.jit`. Arguments
+    that cannot be hashed, such as a mutable environment, build a new program each time.
+
+    Args:
+      most: number of programs that are kept, the ones used last.
+    """
+
+    def decorate(build):
+        # where it is built decides on the options of the compiler
+        known = functools.lru_cache(most)(lambda inside, *arguments: build(*arguments))
+
+        @functools.wraps(build)
+        def program(*arguments):
+            try:
+                hash(arguments)
+            except TypeError:
+                return build(*arguments)
+            return known(_is_inside_program(), *arguments)
+
+        return program
+
+    return decorate

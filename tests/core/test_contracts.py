@@ -45,9 +45,9 @@ def test_supervised_algorithm_holds_the_contract(name):
     testing.check_algo(tiny.supervised(name))
 
 
-# a humanoid takes longest to compile, and a walker is built as a hopper is; the others share a body and all that moves
-# it with half-cheetah-vel and ant-dir, and tests/tasks/test_brax.py looks at their forms, rewards and laws
-SLOW = {"humanoid-dir", "walker-params", "half-cheetah-dir", "ant-goal"}
+# all bodies are moved by the same code, by one of two kinds of physics: half-cheetah-vel and hopper-params have them;
+# tests/tasks/test_brax.py looks at the forms, rewards and laws of the others
+SLOW = {"humanoid-dir", "walker-params", "half-cheetah-dir", "ant-dir", "ant-goal"}
 FAMILY_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.TASKS]
 
 

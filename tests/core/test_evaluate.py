@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,40 @@ def test_seeds_are_what_varies_where_tasks_share_their_params():
 
 def test_a_single_value_has_no_error():
     assert jm.summarize([2.0]) == {"mean": 2.0, "stderr": None, "iqm": 2.0, "ci95": [2.0, 2.0]}
+
+
+def test_evaluating_again_traces_nothing_and_another_env_does():
+    meta, family, traced = tiny.algo("maml"), tiny.family(), []
+
+    def act(*given):
+        traced.append(1)
+        return meta.learner.act(*given)
+
+    learner = meta.learner._replace(act=act)
+    params = learner.init(jax.random.key(0))
+    # environments with equal fields are equal, one with a list among its fields has no hash
+    same = dataclasses.replace(family.env)
+    returns = [
+        jm.evaluate(learner, params, env, draw(4), jax.random.key(2), meta.plan).returns for env in (family.env, same)
+    ]
+    once = len(traced)
+    assert once > 0
+    np.testing.assert_array_equal(*returns)
+    jm.evaluate(learner, params, Listed([family.env]), draw(4), jax.random.key(2), meta.plan)
+    assert len(traced) == 2 * once
+    jm.evaluate(learner, params, Listed([family.env]), draw(4), jax.random.key(2), meta.plan)
+    assert len(traced) == 3 * once
+
+
+@dataclasses.dataclass
+class Listed:
+    """An environment that cannot be hashed."""
+
+    parts: list
+
+    spec = property(lambda self: self.parts[0].spec)
+    reset = property(lambda self: self.parts[0].reset)
+    step = property(lambda self: self.parts[0].step)
 
 
 def test_evaluation_can_adapt_for_more_rounds_than_training_and_act_by_the_mode():

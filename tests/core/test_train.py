@@ -84,6 +84,21 @@ def test_a_hundred_updates_trace_once(tmp_path):
     assert chunk._cache_size() == 1 and len(traced) == 2
 
 
+def test_training_on_call_after_call_traces_once():
+    traced = []
+    meta = tiny.algo("ppo")
+
+    def update(state, data=()):
+        traced.append(1)
+        return meta.update(state)
+
+    counted = meta._replace(update=update)
+    state = jm.init_state(counted, jax.random.key(0))
+    for updates in (1, 2, 3):
+        state = jm.train(counted, state, updates)
+    assert len(traced) == 1 and int(state.step) == 3
+
+
 FULLY_OPTIMISED = """
 import jaxmeta as jm
 jm.use_cpu_cores(2)

@@ -529,6 +529,8 @@ def test_target_critics_follow_by_their_rate():
     chex.assert_trees_all_close(after.opt_state.target_critics, expected, rtol=1e-5, atol=1e-7)
 
 
+# the schedule is that of every optimiser, which tests/outer/test_policy_gradient.py looks at
+@pytest.mark.slow
 def test_annealing_shrinks_the_steps_to_nothing():
     """Adam's first step is as long as the share of the updates that are left."""
     meta = diary_meta(sac=dataclasses.replace(tiny.SAC, gradient_steps=1, anneal_over=8))

@@ -84,7 +84,7 @@ def test_minibatches_must_divide_the_tasks():
     [
         (outer.policy_gradient, outer.PolicyGradientConfig(epochs=1), 1e-4),
         # damped: conjugate gradient on a nearly singular curvature amplifies rounding
-        (outer.trust_region, outer.TrustRegionConfig(damping=0.1), 1e-3),
+        pytest.param(outer.trust_region, outer.TrustRegionConfig(damping=0.1), 1e-3, marks=pytest.mark.slow),
     ],
 )
 def test_an_update_does_not_depend_on_the_number_of_devices(make, config, tolerance):

@@ -92,6 +92,8 @@ def test_an_update_does_not_depend_on_the_number_of_devices():
     chex.assert_trees_all_close(one.params, two.params, atol=2e-4)
 
 
+# the schedule is that of every optimiser, which tests/outer/test_policy_gradient.py looks at
+@pytest.mark.slow
 def test_the_step_size_of_the_model_falls_to_zero():
     config = dataclasses.replace(CONFIG, vae=dataclasses.replace(tiny.VAE, anneal_over=2))
     two, three = updated(config, updates=2), updated(config, updates=3)
