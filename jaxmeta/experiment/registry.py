@@ -153,12 +153,14 @@ TASKS = {
     "walker-params": Entry("jaxmeta.tasks.brax", "walker_params", "WalkerParamsConfig"),
     "hopper-params": Entry("jaxmeta.tasks.brax", "hopper_params", "HopperParamsConfig"),
     "humanoid-dir": Entry("jaxmeta.tasks.brax", "humanoid_dir", "HumanoidDirConfig"),
+    "playground": Entry("jaxmeta.tasks.adapters.playground", "playground", "PlaygroundConfig", "playground"),
     **SUPERVISED_TASKS,
 }
 
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "cuda": ("jax_cuda13_plugin",),
+    "playground": ("mujoco_playground",),
     "wandb": ("wandb",),
 }
 """Modules that each extra for users installs."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxmeta.types import Array, Key
 
@@ -56,3 +57,12 @@ def sample(ranges: tuple[Range, ...], key: Key) -> dict[str, Array]:
         one.name: jax.random.uniform(one_key, minval=one.low, maxval=one.high)
         for one, one_key in zip(ranges, keys, strict=False)
     }
+
+
+def encode(ranges: tuple[Range, ...], values: dict[str, Array]) -> Array:
+    """Returns the values as a vector, the ends of their ranges at -1 and 1; 0 where a range is a single value."""
+    parts = [
+        jnp.where(one.high > one.low, 2 * (values[one.name] - one.low) / max(one.high - one.low, 1e-12) - 1, 0.0)
+        for one in ranges
+    ]
+    return jnp.stack(parts).astype(jnp.float32)
