@@ -93,15 +93,22 @@ def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskF
         raise ValueError(
             f"finite: {shared} of {num_test} held-out tasks are training tasks too; the family has too few tasks"
         )
+    return family._replace(sample=among(train), sample_test=among(test), train_tasks=train)
 
-    def sampler(tasks, size):
-        def sample(key):
-            index = jax.random.randint(key, (), 0, size)
-            return jax.tree.map(lambda leaf: leaf[index], tasks)
 
-        return sample
+def among(tasks: Task) -> Callable[[Key], Task]:
+    """Returns a function that draws one of some tasks uniformly, as `TaskFamily.sample` does.
 
-    return family._replace(sample=sampler(train, num_train), sample_test=sampler(test, num_test), train_tasks=train)
+    Args:
+      tasks: leaves are [M, ...].
+    """
+    size = jax.tree.leaves(tasks)[0].shape[0]
+
+    def sample(key):
+        index = jax.random.randint(key, (), 0, size)
+        return jax.tree.map(lambda leaf: leaf[index], tasks)
+
+    return sample
 
 
 @dataclasses.dataclass(frozen=True)
