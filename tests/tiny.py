@@ -6,10 +6,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import jaxmeta as jm
 from jaxmeta import outer, tasks
 from jaxmeta.experiment import registry
+from jaxmeta.tasks.adapters import extras
 
 PPO = outer.ActorCriticConfig(epochs=2, minibatches=2, value_weight=0.5, entropy_weight=0.01)
 # damped: on so little data the curvature is nearly singular, and conjugate gradient would amplify rounding
@@ -81,6 +83,15 @@ SUPERVISED = {
 def family() -> tasks.TaskFamily:
     """Short walks that can end early."""
     return tasks.navigation(tasks.NavigationConfig(horizon=4))
+
+
+def by_default(name: str) -> tasks.TaskFamily:
+    """Builds a registered task family with its default config; without its extra, the test is skipped."""
+    entry = registry.TASKS[name]
+    if entry.extra and not registry.is_installed(entry.extra):
+        pytest.skip(f"an extra is not installed: {extras.command(entry.extra)}")
+    factory, config = entry.load()
+    return factory(config())
 
 
 def algo(name: str, on: tasks.TaskFamily | None = None) -> jm.MetaLearner:

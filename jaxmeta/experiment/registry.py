@@ -154,6 +154,8 @@ TASKS = {
     "hopper-params": Entry("jaxmeta.tasks.brax", "hopper_params", "HopperParamsConfig"),
     "humanoid-dir": Entry("jaxmeta.tasks.brax", "humanoid_dir", "HumanoidDirConfig"),
     "playground": Entry("jaxmeta.tasks.adapters.playground", "playground", "PlaygroundConfig", "playground"),
+    "gymnax": Entry("jaxmeta.tasks.adapters.gymnax", "gymnax", "GymnaxConfig", "gymnax"),
+    "xland": Entry("jaxmeta.tasks.adapters.xland", "xland", "XLandConfig", "xland"),
     **SUPERVISED_TASKS,
 }
 
@@ -161,7 +163,9 @@ TASKS = {
 EXTRAS: dict[str, tuple[str, ...]] = {
     "cuda": ("jax_cuda13_plugin",),
     "playground": ("mujoco_playground",),
+    "gymnax": ("gymnax",),
     "wandb": ("wandb",),
+    "xland": ("xminigrid",),
 }
 """Modules that each extra for users installs."""
 

@@ -19,8 +19,7 @@ def strict():
 
 @pytest.mark.parametrize("name", [name for name, entry in registry.TASKS.items() if "brax" not in entry.module])
 def test_tasks_are_drawn_under_strict_promotion(name, strict):
-    factory, config = registry.TASKS[name].load()
-    family = factory(config())
+    family = tiny.by_default(name)
     for sample in (family.sample, family.sample_test):
         jax.eval_shape(lambda key, sample=sample: family.encode(sample(key)), jax.random.key(0))
 

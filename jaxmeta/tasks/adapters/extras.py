@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -29,3 +31,16 @@ def load(module: str, extra: str) -> Any:
 def command(extra: str) -> str:
     """Returns the command that installs an extra."""
     return f'pip install "jaxmeta[{extra}]"'
+
+
+def check_name(field: str, name: str, known: Iterable[str]) -> None:
+    """Raises a ValueError, which suggests a near miss, unless a library knows a name.
+
+    Args:
+      field: the config's field that holds it, such as `tasks.env`.
+    """
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"{field} is {name!r}, which does not exist; {hint}")
