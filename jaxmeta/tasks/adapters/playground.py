@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import functools
 from typing import Any, Literal
 
@@ -98,10 +97,7 @@ def playground(config: PlaygroundConfig = PlaygroundConfig()) -> TaskFamily:
       ValueError: if there is no such environment, or `speed` is varied where the body has no forward velocity.
     """
     library = extras.load("mujoco_playground", "playground").registry
-    if config.env not in library.ALL_ENVS:
-        near = difflib.get_close_matches(config.env, library.ALL_ENVS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(library.ALL_ENVS)}"
-        raise ValueError(f"tasks.env is {config.env!r}, which Playground does not have; {hint}")
+    extras.check_name("tasks.env", config.env, library.ALL_ENVS)
     body = library.load(config.env, config_overrides={"impl": config.impl})
     vary = ranges.parse(config.vary, ("speed", *MULTIPLIED))
     if any(one.name == "speed" for one in vary) and SPEED_SENSOR not in _sensors(body.mj_model):
