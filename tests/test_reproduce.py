@@ -196,7 +196,7 @@ def test_what_again_moved_aside_is_never_taken_for_done(place, capsys, monkeypat
     assert {entry.name for entry in (place / "out/2x2").iterdir()} == {"random", "random.old-1", "rl2.old-1"}
     capsys.readouterr()
     assert call() == 0  # the same command, without --again
-    assert "done already" not in capsys.readouterr().err
+    assert "already done" not in capsys.readouterr().err
 
 
 def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
@@ -221,7 +221,7 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
     # done is done
     before = stamps(place / "out" / "2x2")
     assert call("--rows", "2x3") == 0 and stamps(place / "out" / "2x2") == before
-    assert "done already" in capsys.readouterr().err
+    assert "already done" in capsys.readouterr().err
     # of both it is said where they were trained
     start = runs.read_config("out/2x3/rl2").start
     edit_config("2x3/rl2", start=start | {"config": start["config"] | {"commit": "abc"}})
@@ -243,12 +243,12 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
     for name in ("out/2x2", "out/2x3"):
         os.rename(name, f"{name}-aside")
     assert call("--rows", "2x4") == 2
-    assert "2x4/rl2 begins with another 2x3/rl2 than the run in out/2x4/rl2 did" in capsys.readouterr().err
+    assert "2x4/rl2 starts from another 2x3/rl2 than the run in out/2x4/rl2 did" in capsys.readouterr().err
     for name in ("out/2x2", "out/2x3"):
         os.rename(f"{name}-aside", name)
 
     # a run that began with another one than that which there is now does not count, nor does one that began at random
-    another = "2x3/rl2 begins with another 2x2/rl2 than the run in out/2x3/rl2 did"
+    another = "2x3/rl2 starts from another 2x2/rl2 than the run in out/2x3/rl2 did"
     use(monkeypatch, dataclasses.replace(one, runs=(rule, changed, longer)))
     assert call("--rows", "2x3") == 2 and another in capsys.readouterr().err
     assert call("--rows", "2x3", "--again") == 2
@@ -259,7 +259,7 @@ def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
     assert another in capsys.readouterr().err
     use(monkeypatch, dataclasses.replace(one, runs=(rule, changed, dataclasses.replace(longer, start=""))))
     assert call("--rows", "2x3") == 2
-    assert "2x3/rl2 begins with random parameters, but the run in out/2x3/rl2 does not" in capsys.readouterr().err
+    assert "2x3/rl2 starts from random parameters, but the run in out/2x3/rl2 does not" in capsys.readouterr().err
 
 
 def interrupt(*arguments):
@@ -418,7 +418,7 @@ def test_results_of_another_seed_or_of_more_seeds_are_not_replaced_unless_told(s
     assert call() == 2
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("\n") == 1 and "add --again to replace it" in told.err
-    assert f"2x2/rl2 second of {stands['seeds']} seeds from {stands['seed']} on" in told.err
+    assert f"2x2/rl2 second with --seed {stands['seed']} --num-seeds {stands['seeds']}, not" in told.err
     assert stamps(place) == before
     assert call("--rows", "2x2/random") == 0
     assert read(file)["rows"][1]["ours"] == 7.0
@@ -429,7 +429,7 @@ def test_results_of_another_seed_or_of_more_seeds_are_not_replaced_unless_told(s
 BAD_INPUT = {
     "reproduce": "needs the name of a table, one of bandit",
     "reproduce bandti": "did you mean 'bandit'?",
-    "reproduce tiny --rows 2x2/rl": "no row '2x2/rl' in tiny; did you mean '2x2/rl2'? there are 2x2, whole or each",
+    "reproduce tiny --rows 2x2/rl": "no row '2x2/rl' in tiny; did you mean '2x2/rl2'? the groups are 2x2, each",
     "reproduce tiny --rows 2x2,3x3": "no row '3x3'",
     "reproduce tiny --rows=": "no row ''",
     "reproduce tiny --seed -1": "--seed is -1",
@@ -437,7 +437,7 @@ BAD_INPUT = {
     "reproduce tiny --quick --results here": "leave one out",
     "reproduce tiny --out taken": "out taken is a file",
     "reproduce tiny --results taken": "--results taken is a file",
-    "reproduce tiny --out foreign": "foreign/2x2/rl2 is not empty and holds no run",
+    "reproduce tiny --out foreign": "foreign/2x2/rl2 is not empty and is not a run folder",
     "reproduce tiny --out damaged": "cannot be read as a table",
     "reproduce tiny --agian": "did you mean '--again'?",
 }

@@ -1,6 +1,6 @@
 """The command line: train, evaluate, plot, render, reproduce, list. One module per command.
 
-They are imported as they are called: what needs no JAX does not wait for it.
+A command is imported when it is called, so that help texts need not wait for JAX.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ HELP = """usage: jaxmeta COMMAND ...
 Meta-reinforcement learning in JAX.
 
   train ALGO TASKS --out DIR    meta-train an agent; writes a run folder
-  evaluate DIR                  let it adapt to held-out tasks and report its returns
-  plot DIR                      draw its learning curve and its adaptation curve
+  evaluate DIR                  adapt the agent to held-out tasks and report its returns
+  plot DIR                      draw the learning curve and the adaptation curve
   render DIR                    draw a trial of the agent: where it goes on a grid, what it predicts of a wave
-  reproduce NAME                train what a published table needs; print ours beside the published numbers
-  list                          algorithms and task families
+  reproduce NAME                train the agents of a published table; print our numbers next to the published ones
+  list                          list algorithms and task families
 
-`jaxmeta COMMAND --help` tells more; `jaxmeta --version` prints the version."""
+`jaxmeta COMMAND --help` shows its flags; `jaxmeta --version` prints the version."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
-    It is 0 if all went well, 2 for bad input, 1 if the machine gave out (memory, disk) or a reproduced number is not
-    what is required, 3 if updates were not finite (the state is in `nonfinite/` of the run folder). A run that was told
-    to stop returns 128 and the signal's number, which is 130 for Ctrl-C and 143 for SIGTERM: `--resume` continues it.
-    It has saved its state, unless the device call did not end within 8 seconds: its last checkpoint remains then.
+    The exit code is 0 on success; 2 for bad input; 1 if memory or disk ran out, or a reproduced number misses its
+    requirement; 3 if updates were not finite (the state is in `nonfinite/` of the run folder). A run that is stopped by
+    a signal returns 128 plus the signal's number, 130 for Ctrl-C and 143 for SIGTERM. It saves its state first, unless
+    the device call does not end within 8 seconds; then its last checkpoint remains. `--resume` continues it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to fail
+            stream.reconfigure(errors="replace")  # do not fail on a terminal without Greek letters
     try:
         code = _answer(argv)
         sys.stdout.flush()
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(argv: list[str]) -> int:
-    """Does what is asked for; an error is one line and an exit code."""
+    """Runs a command; turns errors into one line and an exit code."""
     if argv and argv[0] in ("-h", "--help", "--version"):
         print(f"jaxmeta {jm.__version__}" if argv[0] == "--version" else HELP)
         return 0
@@ -88,14 +88,14 @@ def _answer(argv: list[str]) -> int:
 
 
 def _fail(what: Any, code: int) -> int:
-    """Says in one line what went wrong and returns the exit code."""
+    """Prints an error in one line and returns the exit code."""
     print("jaxmeta: " + " ".join(str(what).split()), file=sys.stderr)
     return code
 
 
 def _device_error(text: str, command: str) -> str:
-    """Says what a device program failed of, and what may help."""
-    first = text.strip().split("\n")[0][:300]  # what follows may be pages: a dump of all buffers
+    """Returns the first line of a device error, with a remedy if memory ran out."""
+    first = text.strip().split("\n")[0][:300]  # pages may follow: a dump of all buffers
     flags = {"train": "--algo.num-tasks, --algo.streams or --algo.hidden", "evaluate": "--num-tasks or --streams"}
     return f"{first}; reduce {flags[command]}" if "RESOURCE_EXHAUSTED" in first and command in flags else first
 
@@ -105,12 +105,12 @@ def _dispatch(argv: list[str]) -> int:
     from jaxmeta.experiment import registry
 
     if not argv:
-        raise parsing.UsageError(f"no command; choose one of {', '.join(COMMANDS)} (`jaxmeta --help` tells more)")
+        raise parsing.UsageError(f"no command; choose one of {', '.join(COMMANDS)} (see `jaxmeta --help`)")
     command, *arguments = argv
     if command not in COMMANDS:
         near = registry.near(command, COMMANDS)
         raise parsing.UsageError(f"no command {command!r};{near} `jaxmeta --help` shows all")
     checks.working_directory()
-    if os.getcwd() not in sys.path:  # for task families of the user; last, so that nothing installed is hidden
+    if os.getcwd() not in sys.path:  # for the user's task families; last, so that it shadows no installed module
         sys.path.append(os.getcwd())
     return importlib.import_module(COMMANDS[command]).run(arguments)

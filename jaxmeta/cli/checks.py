@@ -34,16 +34,16 @@ def writable(flag: str, folder: Path) -> None:
         raise UsageError(f"{flag} {folder} is a file; it must be a folder")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag} {folder} cannot be written: {existing} is no folder that you may write to")
+        raise UsageError(f"{flag} {folder} cannot be written: {existing} is not a folder that you can write to")
 
 
 def picture(flag: str, file: Path) -> None:
     """Raises a UsageError if a picture cannot be written to a file, or something else stands there."""
     writable(flag, file.parent)
     if not file.parent.is_dir():
-        raise UsageError(f"{flag} {file} cannot be written: there is no folder {file.parent}")
+        raise UsageError(f"{flag} {file} cannot be written: the folder {file.parent} does not exist")
     if file.exists() and not (file.is_file() and PICTURE.encode() in file.read_bytes()[:1000]):
-        raise UsageError(f"{file} is there already and is no picture of jaxmeta; choose another {flag}")
+        raise UsageError(f"{file} exists and was not drawn by jaxmeta; choose another {flag}")
 
 
 def run_folder(folder: Path | None, command: str) -> Path:

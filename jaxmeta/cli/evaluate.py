@@ -13,13 +13,13 @@ from jaxmeta.experiment import assessment, logging
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Lets the agent of a run adapt to held-out tasks and reports its returns."""
+    """Adapts the agent of a run to held-out tasks and reports its returns."""
 
     run: parsing.RunFolder = None
     num_tasks: int = 40
     """Held-out tasks."""
     seed: int = 0
-    """Decides the tasks and all else that is random."""
+    """Random seed of the tasks and the evaluation."""
     rounds: int | None = None
     """Rounds of adaptation; by default as in meta-training."""
     streams: int | None = None
@@ -69,6 +69,6 @@ def _check_rounds(rounds: int | None, meta: Any, folder: Path) -> None:
     if rounds < meta.info.prior_rounds:
         least = meta.info.prior_rounds
         raise parsing.UsageError(
-            f"--rounds is {rounds}, but the agent in {folder} acts on a belief only after {least} episodes; take at"
+            f"--rounds is {rounds}, but the first {least} episodes of the agent in {folder} act on the prior; take at"
             f" least {least}"
         )

@@ -23,7 +23,9 @@ Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Cache = Annotated[
     bool,
     tyro.conf.FlagCreatePairsOff,
-    tyro.conf.arg(help="Compile again instead of using the compiled programs in the user's cache folder."),
+    tyro.conf.arg(
+        help="Compile from scratch: neither read nor write the compilation cache in the user's cache folder."
+    ),
 ]
 """Whether compiled programs are kept, `--no-cache`; every command that starts JAX has it."""
 RunFolder = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="Run folder.")]
@@ -32,18 +34,18 @@ T = TypeVar("T")
 
 
 class UsageError(ValueError):
-    """What the user asked for cannot be done; the message is one line."""
+    """The command line is invalid; the message is one line."""
 
 
 class _Flag(NamedTuple):
-    """A flag and what it does."""
+    """A flag and the field that it sets."""
 
     path: tuple[str, ...]
-    """Names of the field, outermost first."""
+    """Path of the field, outermost first."""
     kind: Any
     """Type of the field."""
     sets: bool | None = None
-    """What a switch sets the field to; None for a flag that takes a value."""
+    """The value that a switch sets; None for a flag that takes a value."""
 
 
 def parse(kind: type[T], argv: list[str], prog: str, default: T | None = None, ignore_unknown: bool = False) -> T:
@@ -51,13 +53,13 @@ def parse(kind: type[T], argv: list[str], prog: str, default: T | None = None, i
 
     Args:
       kind: the dataclass. All fields have defaults.
-      prog: how the command begins, for messages.
-      default: what flags change; by default `kind()`.
-      ignore_unknown: whether flags that there are not, and their values, are skipped.
+      prog: the command, for messages, such as `jaxmeta train`.
+      default: the values of fields whose flag is not given; by default `kind()`.
+      ignore_unknown: whether to skip unknown flags and their values.
 
     Raises:
-      UsageError: if the arguments are not what `kind` needs.
-      SystemExit: with code 0, if a help text was asked for and printed.
+      UsageError: if a flag is unknown, or a value is missing or of the wrong type.
+      SystemExit: with code 0, after printing the help text, if `--help` was given.
     """
     if default is None:
         default = kind()
@@ -71,7 +73,7 @@ def parse(kind: type[T], argv: list[str], prog: str, default: T | None = None, i
         token = rest.pop(0)
         if not is_flag(token):
             if not positional:
-                raise UsageError(f"{token!r} is one argument too many; `{prog} --help` shows what there is")
+                raise UsageError(f"{token!r} is one argument too many; `{prog} --help` shows all arguments")
             flag = positional.pop(0)
             values[flag.path] = _convert(flag.kind, [token], flag.path[-1])
             continue
@@ -89,10 +91,10 @@ def parse(kind: type[T], argv: list[str], prog: str, default: T | None = None, i
 
 
 def to_flags(options: Any, default: Any, outer: tuple[str, ...] = ()) -> list[str]:
-    """Lists the flags with which `parse` makes a dataclass of options from a default; positional fields are left out.
+    """Lists the flags with which `parse` turns `default` into `options`; positional fields are left out.
 
     Args:
-      outer: names of the fields that the two are in, outermost first: with `("algo",)` flags begin with `--algo.`.
+      outer: path of the fields that contain both, outermost first: with `("algo",)` flags begin with `--algo.`.
     """
     words: list[str] = []
     for name, flag in _flags(type(options), outer):
@@ -105,7 +107,7 @@ def to_flags(options: Any, default: Any, outer: tuple[str, ...] = ()) -> list[st
 
 
 def is_flag(token: str) -> bool:
-    """Whether an argument is a flag; a negative number is none."""
+    """Returns whether an argument is a flag; a negative number is not."""
     if not token.startswith("-") or token == "-":
         return False
     try:
@@ -121,7 +123,7 @@ def flag_names(kind: type) -> list[str]:
 
 
 def _flags(kind: type, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, _Flag]]:
-    """Yields the flags of a dataclass by name; what is given by its place has the name of its field."""
+    """Yields the flags of a dataclass by name; a positional argument has the name of its field."""
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
@@ -145,7 +147,7 @@ def _flags(kind: type, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, _Flag
 
 
 def _value(flag: _Flag, name: str, attached: list[str] | None, rest: list[str]) -> Any:
-    """Returns the value of a flag that was given; words that belong to it are taken from `rest`."""
+    """Returns the value of a flag; removes its words from the front of `rest`."""
     if flag.sets is not None:
         if attached is not None:
             raise UsageError(f"{name} is {attached[0]!r}; it takes no value")
@@ -158,14 +160,14 @@ def _value(flag: _Flag, name: str, attached: list[str] | None, rest: list[str]) 
 
 
 def _take(rest: list[str], most: int) -> list[str]:
-    """Takes the words before the next flag, at most so many."""
+    """Removes and returns the words before the next flag, at most `most`."""
     end = next((index for index, token in enumerate(rest[:most]) if is_flag(token)), min(most, len(rest)))
     words, rest[:] = rest[:end], rest[end:]
     return words
 
 
 def _num_words(kind: Any) -> int | None:
-    """Returns how many words a value takes; None for any number."""
+    """Returns the number of words that a value has; None for any number."""
     options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
     for option in options:
         if typing.get_origin(option) is tuple:
@@ -175,11 +177,11 @@ def _num_words(kind: Any) -> int | None:
 
 
 class _RefusedError(Exception):
-    """A value is of the right type, but cannot be taken all the same; the message says why."""
+    """A value is not allowed although its type is right; the message gives the reason."""
 
 
 def _convert(kind: Any, words: list[str], name: str) -> Any:
-    """Makes words a value of a type; `name` is that of the flag, for messages."""
+    """Converts words to a value of a type; `name` is the flag's, for messages."""
     given = " ".join(words)
     try:
         return _cast(kind, words)
@@ -190,10 +192,10 @@ def _convert(kind: Any, words: list[str], name: str) -> Any:
 
 
 def _cast(kind: Any, words: list[str]) -> Any:
-    """Makes words a value of a type, or raises a ValueError."""
+    """Converts words to a value of a type; raises a ValueError if they are none."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        for part in sorted(parts, key=lambda part: part is str):  # what is any text comes last
+        for part in sorted(parts, key=lambda part: part is str):  # str last: it accepts any word
             with contextlib.suppress(ValueError):
                 return _cast(part, words)
         raise ValueError
@@ -210,35 +212,35 @@ def _cast(kind: Any, words: list[str]) -> Any:
     if kind is Path:
         return _home(word)
     if kind not in (int, float, str):
-        raise _RefusedError(f"its type, {_describe(kind)}, is none that a flag can give; leave it out")
+        raise _RefusedError(f"a flag cannot set a field of type {_describe(kind)}; leave it out")
     if kind is float and not math.isfinite(float(word)):
         raise _RefusedError("it must be finite")
     return kind(word)
 
 
 def _home(word: str) -> Path:
-    """Expands `~`, which a shell does not in `--out=~/runs`."""
+    """Expands `~`: a shell does not in `--out=~/runs`."""
     try:
         return Path(word).expanduser()
     except RuntimeError:
-        raise _RefusedError("there is no such home folder") from None
+        raise _RefusedError("that home folder does not exist") from None
 
 
 def _describe(kind: Any) -> str:
-    """Says in words what a value of a type is."""
+    """Describes the values of a type in words, for messages."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_describe, parts))
     if origin is Literal:
         return f"one of {', '.join(map(repr, parts))}"
     if origin is tuple:
-        return {int: "integers", float: "numbers", str: "texts"}.get(parts[0], "values")
-    known = {int: "an integer", float: "a number", str: "a text", Path: "a path", type(None): "None"}
+        return {int: "integers", float: "numbers", str: "strings"}.get(parts[0], "values")
+    known = {int: "an integer", float: "a number", str: "a string", Path: "a path", type(None): "None"}
     return known.get(kind) or ("True or False" if kind is bool else getattr(kind, "__name__", str(kind)))
 
 
 def _changed(default: Any, values: dict[tuple[str, ...], Any], outer: tuple[str, ...] = ()) -> Any:
-    """Returns a dataclass with other values of some fields; its own checks run on those."""
+    """Returns a copy of a dataclass with some fields changed; its own checks run on the new values."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(default):
         path, before = (*outer, field.name), getattr(default, field.name)

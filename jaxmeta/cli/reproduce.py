@@ -1,4 +1,4 @@
-"""`jaxmeta reproduce`: our numbers beside those of a published table."""
+"""`jaxmeta reproduce`: our numbers next to those of a published table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxmeta.config import codec
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Trains what a published table needs and prints our numbers beside the published ones."""
+    """Trains the agents of a published table and prints our numbers next to the published ones."""
 
     table: Annotated[
         str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=f"One of {', '.join(reproduce.TABLES)}.")
@@ -22,7 +22,7 @@ class Options:
     rows: Annotated[str | None, tyro.conf.arg(metavar="ROW,...")] = None
     """Only these rows, by group or by full name, such as 10x5,100x10/rl2; by default all."""
     quick: parsing.Switch = False
-    """Show in a minute or so that it works: few updates and trials, nothing that counts."""
+    """A trial run of a minute or two with few updates and trials; its numbers are not results."""
     seed: int = 0
     """Random seed."""
     num_seeds: int = 1
@@ -30,16 +30,17 @@ class Options:
     out: parsing.Folder = None
     """Folder of the runs and the table; by default runs/reproduce/NAME, and NAME-quick with `--quick`."""
     results: parsing.Folder = None
-    """Folder of the copy to commit; by default benchmarks/results, where there is one and `--out` is not given."""
+    """Folder of a second copy of the table, to commit; by default benchmarks/results, if that exists and `--out` is not
+    given."""
     again: parsing.Switch = False
-    """Run finished rows again; what they left is moved aside, and their rows of other seeds are replaced."""
+    """Run finished rows again; their folders are moved aside, and their rows of other seeds are replaced."""
     json: parsing.Switch = False
-    """Print the chosen rows as one JSON object instead of a table; progress goes to the standard error."""
+    """Print the chosen rows as one JSON object instead of a table; progress goes to standard error."""
     cache: parsing.Cache = True
 
 
 def run(argv: list[str]) -> int:
-    """Prints a table, once what it needs is trained."""
+    """Trains what is missing, then prints the table."""
     options = parsing.parse(Options, argv, "jaxmeta reproduce")
     from jaxmeta.reproduce import show
     from jaxmeta.reproduce.call import prepare

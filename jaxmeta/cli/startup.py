@@ -51,7 +51,7 @@ def start_jax(cache: bool, devices: int | None = None) -> None:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxmeta"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # compiled programs are run as they are: nobody else may put one there
+        # cached programs are executed unchecked, so nobody else may write there
         folder.chmod(0o700)
     except OSError:
         return
@@ -59,7 +59,7 @@ def start_jax(cache: bool, devices: int | None = None) -> None:
 
 
 def find_devices() -> list[Any]:
-    """Returns the devices there are; of several processes, call it once they have met.
+    """Returns all devices; with several processes, call it after they have connected.
 
     Raises:
       UsageError: if JAX_PLATFORMS names a platform that JAX cannot start here.
@@ -70,7 +70,7 @@ def find_devices() -> list[Any]:
     try:
         return jax.devices()
     except Exception as error:  # a RuntimeError for most platforms, an AssertionError for CUDA
-        lines = str(error).strip().splitlines() or ["there is no device of it, or no plugin"]
+        lines = str(error).strip().splitlines() or ["it has no device or no plugin here"]
         brief = lines[0].partition(" (set JAX_PLATFORMS")[0]
         if platforms := getattr(jax.config, "jax_platforms", None):
             raise UsageError(
@@ -81,9 +81,9 @@ def find_devices() -> list[Any]:
 
 
 def read_config(folder: Path, cache: bool) -> runs.RunConfig:
-    """Reads the configuration of a run, before JAX starts unless its task family is one of the user's.
+    """Reads the configuration of a run. It starts JAX only if the task family is the user's own.
 
-    Importing that may compute with JAX, whose settings must be made before.
+    Importing the module of such a family may run JAX, which must be configured first.
     """
     if registry.is_own(str(runs.read_json(folder).get("tasks"))):
         start_jax(cache)
@@ -92,10 +92,10 @@ def read_config(folder: Path, cache: bool) -> runs.RunConfig:
 
 
 def load(folder: Path, config: runs.RunConfig, cache: bool, build: Any = None) -> loading.Run:
-    """Reads the last good checkpoint of a run; those that are damaged are named on the standard error.
+    """Reads the last undamaged checkpoint of a run; later, damaged ones are named on standard error.
 
     Args:
-      build: the family and the meta-learner, where they are built already.
+      build: the family and the meta-learner, if they are already built.
     """
     start_jax(cache)
     find_devices()

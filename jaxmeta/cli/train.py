@@ -1,4 +1,4 @@
-"""`jaxmeta train`: its flags, and what is refused before anything is compiled or written."""
+"""`jaxmeta train`: its flags, and the checks before anything is compiled or written."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ class Options:
     reveal: parsing.Switch = False
     """Add the task to every observation: the agent becomes an oracle."""
     resume: parsing.Switch = False
-    """Continue the run in DIR from its last checkpoint; its configuration stays, `--updates` may grow."""
+    """Continue the run in DIR from its last checkpoint. Its configuration stays the same, but `--updates` may grow."""
     start_from: parsing.Folder = None
-    """Start from the parameters of another run, such as one on shorter trials, instead of random ones: of the same
-    algorithm, network and `--num-seeds`. Only parameters are taken over; flags of the initialisation do nothing."""
+    """Start from the parameters of another run, such as one on shorter trials, instead of random ones. That run must
+    have the same algorithm, network and `--num-seeds`. Flags of the initialisation have no effect."""
     devices: int | None = None
-    """Devices to use, on a CPU cores; by default as many as divide the tasks of an update. With `--distributed`
-    those of each process."""
+    """Number of devices; on a CPU, of cores. By default the largest that divides the tasks of an update. With
+    `--distributed`, devices per process."""
     distributed: parsing.Switch = False
-    """Train as one of several processes, which SLURM, a TPU pod or the next three flags tell of each other."""
+    """Train in several processes, of which this is one. SLURM, a TPU pod or the next three flags connect them."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
-    """Where process 0 listens, with `--distributed`."""
+    """Address of process 0, with `--distributed`."""
     num_processes: int | None = None
-    """How many processes there are, with `--distributed`."""
+    """Number of processes, with `--distributed`."""
     process_id: int | None = None
-    """Which of them this is, from 0, with `--distributed`."""
+    """Index of this process, from 0, with `--distributed`."""
     heartbeat: int = 30
-    """Seconds after which processes end if one of them no longer answers, with `--distributed`."""
+    """Seconds after which all processes exit if one stops responding, with `--distributed`."""
     chunk: int = 1
     """Updates per device call; the result does not depend on it."""
     checkpoint_every: int = 50
-    """Updates that are lost at most if the process is killed: checkpoints are twice as frequent. The end of the run is
-    always saved."""
+    """Updates lost at most if the process is killed; checkpoints are written twice as often. The last update is always
+    saved."""
     eval_tasks: int = 40
-    """Held-out tasks of the evaluation at the end; 0 leaves it out."""
+    """Held-out tasks of the evaluation at the end; 0 skips it."""
     wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
     """Also log to this project of Weights & Biases."""
     cache: parsing.Cache = True
@@ -73,14 +73,14 @@ def run(argv: list[str]) -> int:
 
 
 def meta_train(options: Options, config: runs.RunConfig) -> int:
-    """Meta-trains an agent that is given in Python, as `run` does from flags; returns the exit code.
+    """Meta-trains an agent that is configured in Python, as `run` does from flags; returns the exit code.
 
     Args:
-      options: as `run` parses them. What `config` holds too, such as `updates`, must agree with it.
-      config: with `options.resume` it must be that of the run in the folder, but for `updates`.
+      options: as `run` parses them. Fields that `config` has too, such as `updates`, must agree with it.
+      config: with `options.resume`, the configuration of the run in the folder; only `updates` may differ.
 
     Raises:
-      UsageError: if this cannot be trained, before anything is written.
+      UsageError: if the options or the configuration are invalid, before anything is written.
     """
     with startup.importing():
         training = start(options, check(options, config))
@@ -88,9 +88,9 @@ def meta_train(options: Options, config: runs.RunConfig) -> int:
 
 
 def start(options: Options, config: runs.RunConfig) -> Training:
-    """Starts JAX and builds what is to be trained; refuses what does not fit before anything is written."""
+    """Starts JAX and builds family and meta-learner; raises errors before anything is written."""
     startup.start_jax(options.cache, options.devices)
-    # what goes wrong with a checkpoint is told in one line; asyncio, on which Orbax stands, would print pages of it
+    # a failed checkpoint is reported in one line; asyncio, which Orbax uses, would print pages
     for name in ("asyncio", "concurrent.futures"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     from jaxmeta.cli import training
@@ -106,7 +106,7 @@ def start(options: Options, config: runs.RunConfig) -> Training:
 
 
 def configure(argv: list[str]) -> tuple[Any, runs.RunConfig]:
-    """Parses the arguments of `train` and checks all that can be checked before JAX starts."""
+    """Parses the arguments of `train` and makes all checks that need no JAX."""
     options, config = new_run(argv)
     if options.resume:
         options, config = _resumed(argv, options.out)
@@ -114,9 +114,9 @@ def configure(argv: list[str]) -> tuple[Any, runs.RunConfig]:
 
 
 def check(options: Options, config: runs.RunConfig) -> runs.RunConfig:
-    """Checks all that can be checked before JAX starts; returns the config, which notes the run it starts from."""
+    """Makes all checks that need no JAX; returns the config, with the run that it starts from, if any."""
     assert options.out is not None
-    # of several processes one may have begun to write; the first looks once they have met
+    # with several processes another may already write here; process 0 checks after they have connected
     if not options.resume and not options.distributed:
         checks.empty(options.out)
     checks.writable("--out", options.out)
@@ -130,7 +130,7 @@ def check(options: Options, config: runs.RunConfig) -> runs.RunConfig:
 
 
 def new_run(argv: list[str]) -> tuple[Any, runs.RunConfig]:
-    """Parses the arguments of `train` as those of a new run, whatever is in its folder."""
+    """Parses the arguments of `train` for a new run; does not look into its folder."""
     if len(argv) < 2 or any(token.startswith("-") for token in argv[:2]):
         raise UsageError("train needs ALGO and TASKS first, such as `jaxmeta train maml navigation --out runs/first`")
     algo, tasks, *flags = argv
@@ -160,11 +160,11 @@ def new_run(argv: list[str]) -> tuple[Any, runs.RunConfig]:
 def check_updates(folder: Path, updates: int) -> None:
     """Refuses to resume a run with fewer updates than it has done."""
     done = runs.last_checkpoint(folder) or 0
-    checks.at_least("--updates", updates, done, ", what the run has done already")
+    checks.at_least("--updates", updates, done, ", which the run has already done")
 
 
 def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
-    """Parses the arguments of `train` for a run that is resumed: flags that are not given keep their value."""
+    """Parses the arguments of `train` for a resumed run: flags that are not given keep their value."""
     algo, tasks, *flags = argv
     stored = runs.read_config(folder)
     _must_agree("ALGO", algo, stored.algo, folder)
@@ -191,9 +191,9 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
 
 
 def _kind(algo: str, tasks: str, flags: list[str]) -> type:
-    """Makes the dataclass of all flags of `train`; which there are depends on the algorithm and the tasks."""
+    """Makes the dataclass of all flags of `train` for an algorithm and a task family."""
     if registry.is_own(tasks):
-        # the module of the user may compute with JAX as it is imported: its settings are made before
+        # importing the user's module may run JAX, so JAX is configured first
         known = parsing.parse(Options, flags, _prog(algo, tasks), ignore_unknown=True)
         startup.start_jax(known.cache, known.devices)
         if not known.distributed:
@@ -219,11 +219,11 @@ def _prog(algo: str, tasks: str) -> str:
 
 def _must_agree(name: str, given: Any, stored: Any, folder: Path) -> None:
     if given != stored:
-        raise UsageError(f"{name} is {given}, but the run in {folder} has {stored}; a resumed run keeps what it has")
+        raise UsageError(f"{name} is {given}, but the run in {folder} has {stored}; a resumed run cannot change it")
 
 
 def _check_processes(options: Options) -> None:
-    """Refuses numbers of devices and processes that cannot be meant."""
+    """Refuses invalid or incomplete flags of devices and processes."""
     if options.devices is not None:
         checks.at_least("--devices", options.devices, 1)
     checks.at_least("--heartbeat", options.heartbeat, 1)
@@ -245,12 +245,12 @@ def _check_processes(options: Options) -> None:
 
 
 def _check_start(options: Any, config: runs.RunConfig) -> None:
-    """Refuses to start from a run that is not there, or is of another kind."""
+    """Refuses to start from a run that does not exist, has no checkpoint, or has another algorithm."""
     folder = options.start_from
     if config.algo in registry.OFF_POLICY:
         raise UsageError(
-            f"--start-from is {folder}, but {config.algo} learns from a replay and from target networks, which are no"
-            " parameters; continue that run with --resume"
+            f"--start-from is {folder}, but {config.algo} also needs its replay buffer and target networks, which are"
+            " not copied; continue that run with --resume"
         )
     try:
         start = runs.read_config(folder)
@@ -264,7 +264,7 @@ def _check_start(options: Any, config: runs.RunConfig) -> None:
 
 
 def _check_wandb(project: str | None) -> None:
-    """Raises a UsageError if Weights & Biases is asked for, but not there."""
+    """Raises a UsageError if `--wandb` is given but wandb is not installed."""
     if project is None:
         return
     try:
@@ -282,7 +282,7 @@ Meta-trains an agent and writes a run folder: configuration, metrics, checkpoint
           on supervised tasks: {", ".join(registry.SUPERVISED_ALGOS)}
   TASKS   {", ".join(name for name in registry.TASKS if name not in registry.SUPERVISED_TASKS)}
           supervised: {", ".join(registry.SUPERVISED_TASKS)}
-          your own: MODULE:FACTORY, such as my_module:my_family, found from the current folder on; the factory takes a
-          dataclass, whose fields become flags, or nothing, and returns a jm.TaskFamily
+          your own: MODULE:FACTORY, such as my_module:my_family; the module may be in the current folder. The factory
+          returns a jm.TaskFamily; it takes no argument, or one dataclass, whose fields become flags
 
-`jaxmeta train ALGO TASKS --help` shows all flags of the two; `jaxmeta list` says what they are."""
+`jaxmeta train ALGO TASKS --help` shows all flags of the two; `jaxmeta list` describes them."""

@@ -1,4 +1,4 @@
-"""One call of `jaxmeta train`, once its arguments are read: devices, run folder, training, evaluation."""
+"""One call of `jaxmeta train` after its arguments are parsed: devices, run folder, training, evaluation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from jaxmeta.experiment import assessment, loading, locks, logging, provenance, 
 
 
 def join_processes(options: train.Options) -> None:
-    """Meets the other processes."""
+    """Connects to the other processes of a distributed run."""
     try:
         devices.join_processes(options.coordinator, options.num_processes, options.process_id, options.heartbeat)
     except (RuntimeError, ValueError) as error:
         brief = str(error).strip().split("\n")[0]
-        raise UsageError(f"--distributed: the processes do not find each other: {brief}") from error
+        raise UsageError(f"--distributed: the processes cannot connect: {brief}") from error
 
 
 def check_devices(options: train.Options, meta: Any) -> None:
-    """Refuses devices, or processes, that would have nothing to do."""
+    """Refuses a number of devices or processes that cannot share the tasks of an update equally."""
     there = len(jax.devices())
     wanted = there if options.distributed else options.devices
     if wanted is not None and wanted > there:
@@ -38,18 +38,18 @@ def check_devices(options: train.Options, meta: Any) -> None:
     if wanted is not None and used != wanted:
         other = "" if options.distributed else f" (try --devices {used})"
         raise UsageError(
-            f"{wanted} devices are to be used, but the tasks of an update spread over {used} only: their number must be"
-            f" a multiple of {wanted}{other}"
+            f"{wanted} devices cannot share the tasks of an update equally, only {used} can; the number of tasks must"
+            f" be a multiple of {wanted}{other}"
         )
 
 
 def execution(options: train.Options) -> devices.Execution:
-    """Returns the devices to train on; with several processes, `--devices` counts those of each, and all are used."""
+    """Returns the devices to train on; with `--distributed`, all of them, and `--devices` is per process."""
     return devices.Execution(None if options.distributed else options.devices)
 
 
 class Training:
-    """One call of `jaxmeta train`, from the first word it prints to the last file it writes."""
+    """One call of `jaxmeta train`, after its arguments are parsed."""
 
     def __init__(self, options: train.Options, config: runs.RunConfig, family: Any, meta: Any):
         assert options.out is not None
@@ -60,11 +60,12 @@ class Training:
         self.is_main_process = devices.is_first_process()
 
     def run(self) -> int:
-        """Trains, evaluates, draws; returns the exit code."""
+        """Trains, evaluates and plots; returns the exit code."""
         if self.config.updates <= self.meta.info.warmup:
             least = self.meta.info.warmup + 1
             raise UsageError(
-                f"--updates is {self.config.updates}; it must be at least {least}, as those before only collect"
+                f"--updates is {self.config.updates}; it must be at least {least}, as the first"
+                f" {self.meta.info.warmup} only collect experience"
             )
         with contextlib.ExitStack() as stack:
             self._claim_folder(stack)
@@ -97,7 +98,7 @@ class Training:
             survival.say(f"jaxmeta: {' '.join(message.split())}")
 
     def _claim_folder(self, stack: contextlib.ExitStack) -> None:
-        """Makes the run folder and keeps other runs out of it; what process 0 refuses, all refuse."""
+        """Makes and locks the run folder; if process 0 refuses it, all processes do."""
         found = None
         if self.is_main_process:
             try:
@@ -113,10 +114,10 @@ class Training:
             except ValueError as error:
                 found = error
         if devices.largest_of_processes(found is not None):
-            raise found or UsageError(f"process 0 refuses --out {self.folder}")
+            raise found or UsageError(f"process 0 refused --out {self.folder}")
 
     def _dump(self, error: guard.NonFiniteError) -> str:
-        """Saves a state that could not be trained on, to look at; returns what there is to say."""
+        """Saves the state that training stopped at, for inspection; returns the message for the user."""
         folder = self.folder / runs.NON_FINITE
         dump = jm.Checkpointer(folder)
         try:
@@ -133,9 +134,9 @@ class Training:
         return loading.fresh_state(self.config, self.meta, self.execution)
 
     def _restore(self) -> Any:
-        """Returns the state of the last good checkpoint; later ones that are damaged are put aside."""
+        """Returns the state of the last undamaged checkpoint; later, damaged ones are moved aside."""
         if self._checkpointer.latest() is None:
-            return self._fresh()  # stopped before its first checkpoint: it starts over
+            return self._fresh()  # stopped before its first checkpoint
         try:
             form = jm.state_form(self.meta, runs.seed_axis(self.config), self.execution)
             self.done, state, skipped = self._checkpointer.restore_last(form)
@@ -147,7 +148,7 @@ class Training:
         return state
 
     def _noted(self) -> runs.RunConfig:
-        """Returns the configuration with where the run is trained; what a resumed run says of that is added to."""
+        """Returns the configuration with device, platform and commit; a resumed run keeps those of earlier parts."""
         if not self.done:
             return dataclasses.replace(self.config, **self.origin)
         if self.done == self.config.updates:
@@ -188,12 +189,12 @@ class Training:
         return None
 
     def _release_state(self) -> Any:
-        """Returns the state and forgets it: training copies replay buffers, and only one of the two has to stay."""
+        """Returns the state and drops its reference: training copies the replay buffers, so the old can be freed."""
         state, self.state = self.state, None
         return state
 
     def _boards(self) -> list[Any]:
-        """Returns the loggers that are to be closed."""
+        """Returns the loggers that must be closed at the end."""
         boards: list[Any] = [logging.TensorBoard(self.folder, self.done)]
         if self.options.wandb is not None:
             board = logging.WandB(self.options.wandb, self.folder, codec.encode(self.config, ""))
@@ -201,7 +202,7 @@ class Training:
         return boards
 
     def _introduce(self) -> None:
-        """Prints what is about to run, the definition of the tasks included."""
+        """Prints a summary of the run: devices, algorithm, tasks, size of an update."""
         config, spec = self.config, self.family.env.spec
         num_tasks, plan = self.meta.info.num_tasks, self.meta.info.plan
         trials = f"{num_tasks} tasks x {plan.rounds + 1} rounds x {plan.streams} streams"
@@ -215,24 +216,24 @@ class Training:
             print("           the task is part of every observation")
         print(f"update     {trials} x {plan.episodes} episodes x {spec.horizon} steps; {size:,} parameters")
         if self.meta.info.warmup:
-            print(f"           the first {self.meta.info.warmup} updates only collect")
+            print(f"           the first {self.meta.info.warmup} updates only collect experience")
         if config.start is not None:
-            print(f"           it starts from the parameters of {config.start_from} at update {config.start['update']}")
+            print(f"           starts from the parameters of {config.start_from} at update {config.start['update']}")
         seeds = f"seed {config.seed}" + (f", {config.num_seeds} runs in parallel" if config.num_seeds > 1 else "")
         print(f"run        {self.folder}, updates {self.done} to {config.updates}, {seeds}", flush=True)
 
     def _devices(self) -> str:
-        """Says which devices are used, and of how many: their number must divide the tasks that are spread."""
+        """Describes the devices in use, and why some are idle: their number must divide the number of tasks."""
         spread, there = self.meta.info.spread, jax.devices()
         used = self.execution.mesh(spread).size
         kind = there[0].device_kind
         if used == len(there):
             return f"{used} x {kind}"
-        why = "" if self.options.devices else f" (no more divide {spread} tasks equally)"
+        why = "" if self.options.devices else f" (the largest number that divides {spread} tasks)"
         return f"{used} of {len(there)} x {kind}{why}"
 
     def _report(self) -> None:
-        """Evaluates on held-out tasks and draws the pictures."""
+        """Evaluates on held-out tasks and draws the plots."""
         from jaxmeta.viz import plot
 
         run = loading.Run(self.folder, self.config, self.family, self.meta, self.state)

@@ -91,7 +91,7 @@ def load_built(
             update = checkpointer.best()
             if update is None:
                 raise RunError(
-                    f"no checkpoint in {checkpointer.folder} has a score, so none is the best; name an update"
+                    f"no checkpoint in {checkpointer.folder} has a score, so none is the best; give an update"
                 )
         if update is None:
             _, state, skipped = checkpointer.restore_last(form)
@@ -166,8 +166,8 @@ def start_form(config: RunConfig, meta, execution: Any = None) -> Any:
         if here.get(name) != there.get(name):
             one, two = (f"of shape {known[name]}" if name in known else "missing" for known in (there, here))
             raise RunError(
-                f"start_from is {config.start_from}: of its parameters {name} is {one}, but here it is {two}; take a"
-                " run with the same network, and observations and actions of the same size"
+                f"start_from is {config.start_from}: its parameter {name} is {one}, but here it is {two}; use a run"
+                " with the same network, and observations and actions of the same size"
             )
     return forms[1]
 

@@ -32,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
             who = f" ({holder})" if holder else ""
             raise RunError(
-                f"{folder} is being written by another process{who}; wait for its end, or choose another folder"
+                f"{folder} is being written by another process{who}; wait until it ends, or choose another folder"
             ) from None
         except OSError as error:  # some network file systems have no locks
             survival.say(f"jaxmeta: {folder} cannot be locked ({error.strerror}); do not write to it twice at once")

@@ -69,8 +69,8 @@ class OwnFamily(NamedTuple):
         kind = _hints(factory).get(needed[0].name, type(needed[0].default))
         if len(needed) > 1 or not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
             raise KeyError(
-                f"task family {name!r} takes ({', '.join(one.name for one in needed)}); it must take one config, a"
-                " dataclass that its annotation names, or nothing"
+                f"task family {name!r} takes ({', '.join(one.name for one in needed)}); it must take one annotated"
+                " dataclass, or nothing"
             )
         try:
             kind()

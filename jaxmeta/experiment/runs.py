@@ -113,8 +113,8 @@ def _build_own(name: str, make_tasks: Callable[[Any], Any], config: Any) -> Any:
         raise RunError(f"tasks is {name}, which returns a {type(family).__name__}; it must return a jm.TaskFamily")
     if isinstance(family.env, FewShot):
         raise RunError(
-            f"tasks is {name}, a supervised family; by name there are only supervised families of jaxmeta, so train on"
-            " it in Python"
+            f"tasks is {name}, a supervised family; the command line has only those of jaxmeta, so train on it in"
+            " Python"
         )
     return family
 
@@ -129,7 +129,7 @@ def check_storable(config: RunConfig) -> None:
     if not same:
         raise RunError(
             f"tasks is {config.tasks}, but config.json cannot hold its {kind.__name__}; its fields must be int, float,"
-            " bool, str, Literal, tuples or dataclasses of such"
+            " bool, str, Literal, or tuples or dataclasses of these"
         )
 
 
@@ -165,7 +165,7 @@ def read_config(path: str | Path) -> RunConfig:
         names = {field: data.get(field, "") for field in ("algo", "tasks")}
         if not all(isinstance(name, str) for name in names.values()):
             wrong = next(field for field, name in names.items() if not isinstance(name, str))
-            raise RunError(f"{wrong} is {json.dumps(names[wrong])}; it must be a text")
+            raise RunError(f"{wrong} is {json.dumps(names[wrong])}; it must be a string")
         _, algo = _load("algo", lambda: registry.find_algo(names["algo"], names["tasks"]))
         _, tasks = _load("tasks", lambda: registry.find_tasks(names["tasks"]))
         return decode_dataclass(RunConfig, data, "", {"algo_config": algo, "tasks_config": tasks})
@@ -181,7 +181,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / CONFIG
     if not file.is_file():
-        raise RunError(f"{path} holds no run: there is no {CONFIG} in it")
+        raise RunError(f"{path} is not a run folder: it has no {CONFIG}")
     if file.stat().st_size > LARGEST_CONFIG:
         raise RunError(f"{file} has {file.stat().st_size} bytes; a configuration has at most {LARGEST_CONFIG}")
     try:
@@ -192,7 +192,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise RunError(f"{file} does not hold a JSON object")
     if (found := data.get("format", 1)) != FORMAT:
         written = "" if found == 1 else f" ({_written_by(data)})"
-        remedy = f"use jaxmeta {'0.1' if found == 1 else _writer(data) or 'as it was then'}"
+        version = "0.1" if found == 1 else _writer(data)
+        remedy = "use the version that wrote it" if version is None else f"use jaxmeta {version}"
         raise RunError(f"{file} has format {found}{written}; this version reads format {FORMAT}: {remedy}")
     return data
 

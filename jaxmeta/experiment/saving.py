@@ -53,8 +53,8 @@ def save_run(folder: str | Path, config: runs.RunConfig, state: Any) -> None:
             latest = checkpointer.latest()
             if latest is not None and latest >= update and not _is_stored(checkpointer, form, state, update):
                 raise RunError(
-                    f"{folder} has a checkpoint of update {latest} already, and the state is another of update"
-                    f" {update}; choose another folder"
+                    f"{folder} already has a checkpoint of update {latest}, but not this state of update {update};"
+                    " choose another folder"
                 )
             runs.write_config(folder, config)
             checkpointer.save(update, state, about={"run": encode(config, "")})

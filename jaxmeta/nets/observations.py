@@ -56,7 +56,7 @@ def vector_size(spec: Spec, reader: str) -> int:
     if not spec.is_plain:
         raise ValueError(
             f"tasks.observation is {spec.observation}; {reader} needs one float32 array (concatenate its parts in the"
-            " environment, or take rl2, snail, ppo or maml)"
+            " environment, or use rl2, snail, ppo or maml)"
         )
     return math.prod(spec.observation)
 
@@ -116,7 +116,7 @@ def encoded(make: Callable[[Spec], Any], spec: Spec) -> Any:
     module, example = ObservationEncoder(spec), spec.example_obs()
     size = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), example)[0]).shape[0]
     if not size:
-        raise ValueError(f"tasks.observation is {spec.observation}; there is nothing to observe but the action mask")
+        raise ValueError(f"tasks.observation is {spec.observation}; it needs a part besides the action mask")
     network = make(dataclasses.replace(spec, observation=(size,), action_mask=None))
 
     def encode(params: Params, inputs: Input, batch_axes: int = 0) -> Input:

@@ -53,7 +53,7 @@ def unrolled(learner: Learner, env: Any, rounds: int, config: UnrolledConfig = U
       rounds: inner steps; a multiple of the segment.
     """
     if rounds % config.segment:
-        raise ValueError(f"segment is {config.segment}; it must divide the rounds, which are {rounds}")
+        raise ValueError(f"segment is {config.segment}; it must divide rounds, which is {rounds}")
     segments = rounds // config.segment
     tx = optimiser(config.learning_rate, config.anneal_over, segments)
     clip = optax.clip_by_global_norm(config.max_grad_norm)

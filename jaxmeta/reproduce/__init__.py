@@ -1,7 +1,7 @@
-"""Published tables with our numbers beside theirs: what `jaxmeta reproduce` runs.
+"""Published tables and our numbers for them, for `jaxmeta reproduce`.
 
-A table is one declarative file with a `TABLE`, see `base`; it is listed here by its import path, so that its name is
-known without importing it. No table imports JAX: what needs it stands in functions.
+A table is one declarative file that defines `TABLE`, see `base`. It is listed here by its import path, so that its name
+is known without importing it. Tables import JAX only inside functions.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ TABLES = {
 
 
 def load(name: str) -> Any:
-    """Returns a `base.Table` by its name in `TABLES`."""
+    """Imports a `base.Table` by its name in `TABLES`; raises a KeyError if there is none."""
     return importlib.import_module(TABLES[name]).TABLE

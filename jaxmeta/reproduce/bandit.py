@@ -47,14 +47,14 @@ REQUIRED = {
 
 
 def _rl2(updates: int) -> Any:
-    # entropy in rewards per nat: what an arm is worth differs by as much
+    # in rewards per nat; the values of arms differ by about 0.1
     ppo = replace(jm.RL2Config.ppo, learning_rate=3e-3, entropy_weight=0.1, anneal_over=updates)
     return jm.RL2Config(ppo=ppo)
 
 
 def _rl2_on_short_trials(updates: int) -> Any:
     config = _rl2(updates)
-    # with few pulls a gain is seldom seen: with more entropy 50 arms are pulled at random for ever
+    # with few pulls the gain is small: with a larger entropy weight, the policy on 50 arms stays random
     return replace(config, ppo=replace(config.ppo, epochs=4, entropy_weight=0.01))
 
 
@@ -76,9 +76,9 @@ def _snail(updates: int, entropy_weight: float = 0.1) -> Any:
         tc_blocks=1,
         key_size=16,
         value_size=16,
-        # hidden layers after the attention: it reads means, and an arm's merit is a quotient of two
+        # hidden layers after the attention: it averages, and the estimate of an arm is a quotient of two averages
         readout=(64, 64),
-        # a network of its own, as in RL²: it then learns as much from a fifth of the trials
+        # a separate value network, as in RL², learns as much from a fifth of the trials
         separate_value=True,
         num_tasks=256,
         ppo=ppo,
@@ -90,17 +90,17 @@ def _snail_on_short_trials(updates: int) -> Any:
 
 
 def _snail_100x5(updates: int) -> Any:
-    # half of the entropy, so that little of it is left in the end
+    # half of the entropy weight, so that the final policy is nearly deterministic
     return replace(_snail(updates, entropy_weight=0.05), value_size=32)
 
 
 def _snail_100x10(updates: int) -> Any:
-    # of each arm it remembers pulls and rewards: two numbers
+    # two numbers to remember per arm: pulls and rewards
     return replace(_snail(updates), value_size=32)
 
 
 def _snail_100x50(updates: int) -> Any:
-    # room for 50 arms, and for pulls and rewards of each; what the convolutions do not see attention does
+    # room for pulls and rewards of 50 arms; attention reads what is outside the convolutions' receptive field
     return replace(_snail(updates), filters=64, value_size=128, layers=1, init_gain=2.5)
 
 
@@ -134,7 +134,7 @@ RULES = {
 
 
 def _optimum(pulls: int, arms: int):
-    """Returns what computes the Bayes-optimal value, or None where that is out of reach."""
+    """Returns a function that computes the Bayes-optimal value; None if the dynamic program is too large."""
     return functools.partial(_bayes_optimal_value, arms, pulls) if pulls <= 10 else None
 
 

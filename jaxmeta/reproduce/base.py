@@ -1,6 +1,6 @@
-"""What a published table consists of: runs, which are trained or computed, and rows, which are numbers that they yield.
+"""Building blocks of a table: runs, which are trained or computed, and rows, which are numbers of a run.
 
-A table is added as a file with a `TABLE`, and a line in `reproduce.TABLES`:
+To add a table, write a file that defines `TABLE`, and list it in `reproduce.TABLES`:
 
     TABLE = Table(
         "bandit",
@@ -27,8 +27,8 @@ A table is added as a file with a `TABLE`, and a line in `reproduce.TABLES`:
         ),
     )
 
-Configs are built by functions: rows are listed, and wrong ones refused, without waiting for JAX. The statistics that
-rows take are in `statistics`.
+Configs are built by functions, so that rows can be listed and checked without importing JAX. The statistics of rows are
+in `statistics`.
 """
 
 from __future__ import annotations
@@ -44,38 +44,42 @@ from jaxmeta.cli.parsing import UsageError
 from jaxmeta.experiment import registry, runs
 
 Point = dict[str, Any]
-"""A number and how sure it is: `mean`, `stderr`, `ci95`, as `jm.summarize` returns them."""
+"""A number and its uncertainty: `mean`, `stderr`, `ci95`, as `jm.summarize` returns them."""
 Statistic = Callable[[Any], Point]
-"""Takes its number out of a `jm.Report`."""
+"""Computes a `Point` from a `jm.Report`."""
 QUICK_TRIALS = 256
 QUICK_UPDATES = 5
 ROUNDING = 1e-6
-"""How far above an optimum, as a share of it, a mean of returns is that are sums in float32 and all alike."""
+"""Relative rounding error by which a mean of equal float32 returns may exceed an optimum."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Required:
-    """What a row must reach, between two bounds of which either may be open."""
+    """The requirement of a row: a lower bound, an upper bound, or both."""
 
     least: float | None = None
     most: float | None = None
     of: Literal["mean", "ci95"] = "mean"
-    """What must lie between the bounds: the mean, or the whole interval."""
+    """What must lie within the bounds: the mean, or the whole 95 % interval."""
     up_to_optimum: bool = False
-    """Whether the mean must not exceed the optimum by more than 3 standard errors: above it something is wrong."""
+    """Whether the mean must not exceed the optimum by more than 3 standard errors, which would indicate a bug."""
     no_more_than: str | tuple[str, ...] = ()
-    """Full name of another row of the table whose mean is a bound too, or of several; unless all of them are there
-    nothing is required. One that is not finite is no bound."""
+    """Full names of other rows of the table whose means are upper bounds. Nothing is required until the table has all
+    of these rows; non-finite means are ignored."""
     halfway: tuple[str, str] | None = None
-    """Full names of two rows whose average is a lower bound: the mean must be nearer to the better one."""
+    """Full names of a worse and a better row; the average of their means is a lower bound."""
     platform: str | None = None
-    """The one JAX platform of training where it is required, such as gpu; by default everywhere."""
+    """JAX platform of training, such as gpu, to which the requirement is limited; by default any."""
 
     def judge(self, row: dict[str, Any], there: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-        """Returns the bounds that hold for a row as a table has it, such as `{"mean": [6.5, None]}`, and if it is met.
+        """Returns the bounds that apply to a row, and whether they are met.
 
         Args:
-          there: the rows of the table by their full names.
+          row: a row of the table, as `measure.table_row` returns it.
+          there: all rows of the table by their full names.
+
+        Returns:
+          A dict such as `{"required": {"mean": [6.5, None]}, "met": True}`.
         """
         others = (self.no_more_than,) if isinstance(self.no_more_than, str) else self.no_more_than
         needed = (*others, *(self.halfway or ()))
@@ -98,7 +102,7 @@ NOTHING_REQUIRED = {"required": None, "met": None}
 
 
 def _between(value: float | None, low: float | None, high: float | None) -> bool:
-    """Tells whether a value is within its bounds; None, a value that is not finite, never is."""
+    """Returns whether a value is within its bounds; None, which stands for a non-finite value, never is."""
     return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
@@ -108,13 +112,13 @@ class Row:
 
     statistic: Statistic
     name: str = ""
-    """What the run's name is followed by; "" where a run has one row only."""
+    """Suffix of the run's name; "" if the run has one row only."""
     published: float | None = None
     optimum: float | Callable[[], float] | None = None
     """The exact optimum or oracle; a function is called when the row is written."""
     required: Required | None = None
     evaluation: str = ""
-    """Name of the evaluation that the number is from."""
+    """Name of the evaluation that the number is computed from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,66 +126,66 @@ class Evaluation:
     """Trials on held-out tasks."""
 
     name: str = ""
-    """Needed where a run has several."""
+    """Required if a run has several evaluations."""
     num_tasks: int = 20_000
-    """Held-out tasks; a trial on each."""
+    """Held-out tasks, with one trial each."""
     tasks: Callable[[Any], Any] | None = None
-    """Makes the config of these tasks from that of the run's own; by default the two are the same."""
+    """Maps the run's task config to that of the evaluation; by default they are the same."""
     rounds: int | None = None
     """Rounds of adaptation; by default as in meta-training."""
     streams: int | None = None
     """Parallel streams per task and round; by default as in meta-training."""
     deterministic: bool = False
-    """Whether the agent acts by the mode of its policy; PEARL and SAC do in any case."""
+    """Whether to act by the mode of the policy instead of sampling; PEARL and SAC always do."""
     every_task: Callable[[Any], Any] | None = None
-    """Lists all tasks of a family from its config, stacked; they share the trials equally. By default tasks are drawn.
-    """
+    """Maps the task config to all tasks of the family, leaves [N, ...], which share the trials equally. By default
+    tasks are sampled."""
 
     def quick(self) -> Evaluation:
-        """Returns the same with few trials."""
+        """Returns the same evaluation with few trials."""
         return dataclasses.replace(self, num_tasks=min(self.num_tasks, QUICK_TRIALS))
 
     def tasks_config(self, usual: Any) -> Any:
-        """Returns the config of the tasks; `usual` is that of the run's own."""
+        """Returns the config of the evaluated tasks; `usual` is the run's task config."""
         return usual if self.tasks is None else self.tasks(usual)
 
     def describe(self, usual: Any) -> dict[str, Any]:
-        """Returns what decides the outcome, as JSON can hold it; `usual` is the config of the run's own tasks."""
+        """Returns the settings that determine the result, ready for JSON; `usual` is the run's task config."""
         told = dataclasses.asdict(self) | {"every_task": self.every_task is not None, "tasks": ""}
         if self.tasks is not None:
-            # as flags, which tables once held, so that older rows stay finished
+            # as flags, like in older tables, so that their rows need not be measured again
             told["tasks"] = shlex.join(parsing.to_flags(self.tasks(usual), usual, ("tasks",)))
-        if not self.deterministic:  # rows from before one could choose stay finished
+        if not self.deterministic:  # older rows lack the field and need not be measured again
             del told["deterministic"]
         return told
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where rows come from."""
+    """One agent of a table; its rows are computed from its evaluations."""
 
     name: str
     """GROUP/AGENT, such as 10x5/rl2; also the folder."""
     rows: tuple[Row, ...] = dataclasses.field(kw_only=True)
-    """Empty where it is there only for others to begin with; it is not evaluated then."""
+    """Empty for a run that other runs start from and that is not evaluated itself."""
     evaluations: tuple[Evaluation, ...] = dataclasses.field(default=(Evaluation(),), kw_only=True)
 
     @property
     def trials(self) -> tuple[Evaluation, ...]:
-        """The evaluations that are made."""
+        """The evaluations, none if there are no rows."""
         return self.evaluations if self.rows else ()
 
     @property
     def group(self) -> str:
-        """The part of the table that it stands in, such as 10x5."""
+        """The group of rows in the table, such as 10x5."""
         return self.name.split("/")[0]
 
     def row_name(self, row: Row) -> str:
-        """Returns the full name of one of its rows."""
+        """Returns the full name of one of its rows, such as `10x5/rl2 episode 1`."""
         return " ".join(filter(None, (self.name, row.name)))
 
     def quick(self) -> Run:
-        """Returns the same with as little work as shows that it works."""
+        """Returns the same run with minimal work, for `--quick`."""
         return dataclasses.replace(self, evaluations=tuple(one.quick() for one in self.evaluations))
 
 
@@ -194,7 +198,7 @@ class Trained(Run):
     tasks: str
     """Name of the task family, such as bandit."""
     algo_config: Callable[[int], Any]
-    """Builds the config of the algorithm from the number of updates, over which it may anneal."""
+    """Builds the config of the algorithm from the number of updates, which annealing depends on."""
     _: dataclasses.KW_ONLY
     tasks_config: Callable[[], Any]
     """Builds the config of the tasks."""
@@ -205,11 +209,11 @@ class Trained(Run):
     """Updates per device call."""
     checkpoint_every: int = train.Options.checkpoint_every
     quick_config: Callable[[Any], Any] | None = None
-    """Makes the config of the algorithm smaller with `--quick`, where fewer updates are not enough."""
+    """Shrinks the config of the algorithm for `--quick`, if fewer updates alone do not make it fast."""
     quick_chunk: int | None = None
     """Updates per device call and between checkpoints with `--quick`; by default those of the full run."""
     start: str = ""
-    """Name of the run of the table that it begins with, such as one on shorter trials; "" begins at random."""
+    """Name of the run whose final params this run starts from, such as one on shorter trials; "" for random params."""
 
     def quick(self) -> Trained:
         smaller: dict[str, Any] = {}
@@ -221,10 +225,10 @@ class Trained(Run):
         return dataclasses.replace(self, updates=updates, evaluations=super().quick().evaluations, **smaller)
 
     def config(self, seed: int = 0, num_seeds: int = 1, evaluation: Evaluation = Evaluation()) -> runs.RunConfig:
-        """Returns the configuration in its run folder; of the run that it begins with, this one has the name alone.
+        """Returns the configuration of the run folder, with `start_from` as a name instead of a folder.
 
         Args:
-          evaluation: the tasks are those of this one, by default those of training.
+          evaluation: takes the tasks from this evaluation; by default those of training.
         """
         return runs.RunConfig(
             self.algo,
@@ -239,7 +243,7 @@ class Trained(Run):
         )
 
     def options(self, folder: Path, seed: int = 0, num_seeds: int = 1) -> train.Options:
-        """Returns the options of `jaxmeta train` that train it in a folder, without those of algorithm and tasks."""
+        """Returns the options of `jaxmeta train` for this run, without those of algorithm and tasks."""
         return train.Options(
             out=folder,
             updates=self.updates,
@@ -252,9 +256,9 @@ class Trained(Run):
         )
 
     def command(self, folder: Path, seed: int = 0, num_seeds: int = 1) -> list[str]:
-        """Returns the arguments of `jaxmeta` that train it in a folder."""
+        """Returns the arguments of `jaxmeta` that train this run in a folder."""
         options, config = self.options(folder, seed, num_seeds), self.config()
-        # these are given even where they are the default
+        # given even if they equal the default
         told = ["--out", str(folder), "--updates", str(self.updates), "--seed", str(seed)]
         usual = train.Options(out=folder, updates=self.updates, seed=seed)
         _, algo = registry.find_algo(self.algo, self.tasks).load()
@@ -268,7 +272,7 @@ class Trained(Run):
 
 
 class Recipe(NamedTuple):
-    """How the agent of a row is trained, in tables that hold many of them."""
+    """Updates, config and start of a trained agent, for tables with many of them."""
 
     updates: int
     algo_config: Callable[[int], Any]
@@ -293,12 +297,12 @@ class Recipe(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Reference(Run):
-    """A learner of `jm.references`: there is nothing to train, and it is evaluated as trained agents are."""
+    """A learner of `jm.references`, which needs no training; it is evaluated like a trained agent."""
 
     learner: str
     """Its name in `jm.references`, such as bandits.ucb1."""
     arguments: Mapping[str, Any]
-    """What it is called with."""
+    """Keyword arguments of the function that builds it."""
     tasks: str
     """Name of the task family, such as bandit."""
     tasks_config: Callable[[], Any]
@@ -314,18 +318,18 @@ class Reference(Run):
 
 @dataclasses.dataclass(frozen=True)
 class Computed(Run):
-    """Numbers that are computed, without an agent that acts; rows take them by name, see `statistics.named`."""
+    """Numbers that are computed without running an agent; rows select them with `statistics.named`."""
 
     compute: Callable[..., dict[str, float]]
-    """Returns them all."""
+    """Returns all numbers by name."""
     arguments: Mapping[str, Any]
-    """What it is called with."""
+    """Keyword arguments of `compute`."""
     count: int
-    """How many trials they are computed from."""
+    """Number of trials that the numbers are computed from."""
 
 
 def quick_replay(config: Any) -> Any:
-    """Returns the config of an off-policy algorithm for `--quick`: its first update visits every task."""
+    """Shrinks the config of an off-policy algorithm for `--quick`; its first update visits every task."""
     sac = dataclasses.replace(config.sac, gradient_steps=5)
     return dataclasses.replace(config, num_train_tasks=8, tasks_per_update=8, sac=sac)
 
@@ -336,25 +340,26 @@ class Table:
 
     name: str
     title: str
-    """What the numbers are."""
+    """Describes the numbers."""
     source: str
-    """Where the published ones are from, and where they do not compare."""
+    """Source of the published numbers, and limits of the comparison."""
     runs: tuple[Run, ...]
     quick: tuple[str, ...] = ()
-    """What `--quick` runs where nothing is chosen; by default all."""
+    """Names of the runs for `--quick` without `--rows`; by default all."""
     draw: Callable[[list[dict[str, Any]], str, str], Any] | None = None
-    """Makes the picture from rows, title and source; by default `plot.published` does."""
+    """(rows, title, source) -> the figure of the table; by default `plot.published`."""
     pictures: Callable[[Mapping[str, Path]], dict[str, Any]] | None = None
-    """Draws further figures, by name, from the folders of trained runs, which go by the runs' names."""
+    """(folders of trained runs, by run name) -> further figures, by name."""
 
     def row_names(self) -> list[str]:
         """Lists the full names of its rows."""
         return [run.row_name(row) for run in self.runs for row in run.rows]
 
     def judge(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns rows, as a file has them, with what is required of each and whether it is met.
+        """Returns rows with `required` and `met` filled in.
 
-        They are judged together, as a bound may be another row; one that the table has no more keeps what it has.
+        Pass all rows of the table at once, as bounds may refer to other rows. Rows that the table no longer lists keep
+        their fields.
         """
         required = {run.row_name(row): row.required for run in self.runs for row in run.rows}
         there = {row["name"]: row for row in rows}
@@ -368,12 +373,16 @@ class Table:
         return [row | verdict(row) for row in rows]
 
     def choose(self, rows: str | None, quick: bool = False) -> tuple[Run, ...]:
-        """Returns the runs that a list like `10x5,100x10/rl2` names, in the order of the table.
+        """Returns the runs that a list like `10x5,100x10/rl2` selects, in the order of the table.
 
-        Those without rows, for others to begin with, must be named themselves; they are trained where they are needed.
+        Runs without rows, which others start from, are selected only by their full name; they are trained when needed.
+
+        Args:
+          rows: names of groups, runs or rows, separated by commas; None selects all runs that have rows.
+          quick: whether to shrink the runs for `--quick`; without `rows` it selects `self.quick`.
 
         Raises:
-          UsageError: if a name is that of no group, run or row.
+          UsageError: if a name is unknown.
         """
         wanted = tuple(name.strip() for name in rows.split(",")) if rows is not None else self.quick if quick else ()
         names = {
@@ -386,7 +395,7 @@ class Table:
                 groups = ", ".join(dict.fromkeys(run.group for run in self.runs))
                 agents = ", ".join(dict.fromkeys("/" + run.name.partition("/")[2] for run in self.runs))
                 raise UsageError(
-                    f"no row {name!r} in {self.name};{near} there are {groups}, whole or each with one of {agents}"
+                    f"no row {name!r} in {self.name};{near} the groups are {groups}, each alone or with one of {agents}"
                 )
         chosen = [run for run in self.runs if (names[run.name].intersection(wanted) if wanted else run.rows)]
         return tuple(run.quick() if quick else run for run in chosen)

@@ -1,4 +1,4 @@
-"""One call of `jaxmeta reproduce`: what is to do, and what is refused before anything is run."""
+"""One call of `jaxmeta reproduce`: its settings, and the checks before anything is run."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 RUNS = Path("runs/reproduce")
 RESULTS = Path("benchmarks/results")
 START = ("start_from", "start")
-"""The fields of a run's configuration that say with which run it began, folder included."""
+"""Fields of a run's configuration that identify the run that it starts from."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """What is to do."""
+    """The checked settings of a call."""
 
     table: Table
     chosen: tuple[Run, ...]
     out: Path
     results: Path | None
-    """Where the copy goes, if anywhere."""
+    """Folder of the second copy of the table, if any."""
     seed: int
     num_seeds: int
     quick: bool
@@ -39,16 +39,16 @@ class Call:
     cache: bool
 
     def tables(self) -> list[Path]:
-        """Lists the files that the table is written to; each has a picture beside it."""
+        """Lists the files that the table is written to; each has a figure in the same folder."""
         copy = [] if self.results is None else [self.results / f"reproduce-{self.table.name}.json"]
         return [self.out / files.TABLE, *copy]
 
     def seeds(self, run: Run) -> int:
-        """Returns the number of seeds of a run: where nothing is trained there is one."""
+        """Returns the number of seeds of a run; one if nothing is trained."""
         return self.num_seeds if isinstance(run, Trained) else 1
 
     def start(self, run: Run) -> Trained | None:
-        """Returns the run that another one begins with, if any."""
+        """Returns the run that `run` starts from, if any."""
         if not isinstance(run, Trained) or not run.start:
             return None
         (start,) = (other for other in self.table.runs if other.name == run.start)
@@ -56,14 +56,14 @@ class Call:
         return start.quick() if self.quick else start
 
     def lineage(self, run: Run) -> list[Trained]:
-        """Lists the trainings that lead to a run, in their order: those of the runs it begins with, and its own."""
+        """Lists the training runs that lead to `run`, in order: those that it starts from, and itself."""
         if not isinstance(run, Trained):
             return []
         start = self.start(run)
         return [*(self.lineage(start) if start else []), run]
 
     def train_options(self, run: Trained) -> train.Options:
-        """Returns the options with which a run is trained."""
+        """Returns the options of `jaxmeta train` for a run."""
         options = run.options(self.out / run.name, self.seed, self.num_seeds)
         eval_tasks = 0 if self.quick else options.eval_tasks
         return dataclasses.replace(options, eval_tasks=eval_tasks, cache=self.cache)
@@ -83,10 +83,10 @@ class Call:
 
 
 def prepare(options: Options) -> Call:
-    """Checks all that can be checked before JAX starts.
+    """Makes all checks that need no JAX, and returns the settings of the call.
 
     Raises:
-      UsageError: for what cannot be done as it is asked for, a folder that holds another run included.
+      UsageError: if the options are invalid, or a folder holds another run.
     """
     known = ", ".join(reproduce.TABLES)
     if options.table is None:
@@ -97,9 +97,9 @@ def prepare(options: Options) -> Call:
     checks.seed(options.seed)
     checks.at_least("--num-seeds", options.num_seeds, 1)
     if options.quick and options.results is not None:
-        raise UsageError(f"--results is {options.results}, but what --quick finds is not kept; leave one out")
+        raise UsageError(f"--results is {options.results}, but results of --quick are not kept; leave one out")
     table, out = reproduce.load(options.table), options.out or _usual_out(options.table, options.quick)
-    # rows of a trial run elsewhere are no results
+    # rows in another --out are not copied to the results
     usual = out == _usual_out(options.table, quick=False) and RESULTS.is_dir()
     results = options.results or (RESULTS if usual else None)
     call = Call(
@@ -119,7 +119,7 @@ def prepare(options: Options) -> Call:
     for file in call.tables():
         if any(row.get("quick") != options.quick for row in files.read_table(file)):
             kind = "full" if options.quick else "quick"
-            raise UsageError(f"{file} holds {kind} rows, which do not mix with others; choose another --out")
+            raise UsageError(f"{file} holds {kind} rows; full and quick rows cannot be mixed; choose another --out")
     for run in call.chosen if not options.again else ():
         check_folder(call, run)
         _check_results(call, run)
@@ -136,7 +136,7 @@ def _usual_out(name: str, quick: bool) -> Path:
 
 
 def measurement_key(call: Call, run: Run) -> dict[str, Any]:
-    """Returns what decides the numbers of a run; a measurement counts as long as it stays the same."""
+    """Returns all settings that determine the numbers of a run; a stored measurement is valid while they are equal."""
     usual = run.tasks_config() if isinstance(run, Trained | Reference) else None
     key: dict[str, Any] = {"evaluations": [one.describe(usual) for one in run.trials], "seed": call.seed}
     key |= {"rows": [[run.row_name(row), row.evaluation, *statistics.describe(row.statistic)] for row in run.rows]}
@@ -152,24 +152,24 @@ def measurement_key(call: Call, run: Run) -> dict[str, Any]:
 
 
 def _history(call: Call, run: Trained) -> dict[str, Any]:
-    """Returns the configuration of a run and, as its `start`, that of the one it begins with, and so on."""
+    """Returns the configuration of a run with that of the run it starts from as `start`, recursively."""
     start = call.start(run)
     return _config(call, run) | ({"start": _history(call, start)} if start else {})
 
 
 def _config(call: Call, run: Trained) -> dict[str, Any]:
-    """Returns the configuration of a run as JSON has it, without where its start lies: older rows stay finished."""
+    """Returns the configuration of a run, encoded for JSON, without the folder that it starts from."""
     config = codec.encode(run.config(call.seed, call.num_seeds), "")
     return {name: value for name, value in config.items() if name not in START}
 
 
 def check_folder(call: Call, run: Run, remedy: str = "choose another --out, or add --again to move it aside") -> None:
-    """Refuses to go on in a folder that holds another run."""
+    """Raises a UsageError if the folder of a run holds another run."""
     folder = call.out / run.name
     if not isinstance(run, Trained) or not _holds_files(folder):
         return
     if not (folder / runs.CONFIG).is_file():
-        raise UsageError(f"{folder} is not empty and holds no run; {remedy}")
+        raise UsageError(f"{folder} is not empty and is not a run folder; {remedy}")
     wanted, stored = run.config(call.seed, call.num_seeds), runs.read_config(folder)
     elsewhere = (*START, *provenance.ORIGIN)
     wanted = dataclasses.replace(wanted, **{name: getattr(stored, name) for name in elsewhere})
@@ -177,12 +177,12 @@ def check_folder(call: Call, run: Run, remedy: str = "choose another --out, or a
         name = differs[0].replace("_config.", ".")
         raise UsageError(f"{name} is {differs[1]}, but the run in {folder} has {differs[2]}; {remedy}")
     if (stored.start_from is None) == bool(run.start):
-        begins = f"begins with {run.start}" if run.start else "begins with random parameters"
+        begins = f"starts from {run.start}" if run.start else "starts from random parameters"
         raise UsageError(f"{run.name} {begins}, but the run in {folder} does not; {remedy}")
-    if stored.start:  # an older run does not say what it began with
+    if stored.start:  # missing in older runs
         now = [(one.updates, _recipe(_config(call, one))) for one in call.lineage(run)[:-1]]
         if now != _begun_with(stored.start):
-            raise UsageError(f"{run.name} begins with another {run.start} than the run in {folder} did; {remedy}")
+            raise UsageError(f"{run.name} starts from another {run.start} than the run in {folder} did; {remedy}")
 
 
 def _holds_files(folder: Path) -> bool:
@@ -190,23 +190,23 @@ def _holds_files(folder: Path) -> bool:
 
 
 def _begun_with(start: dict[str, Any] | None) -> list[tuple[int, dict[str, Any]]]:
-    """Lists updates and recipes of the runs that one began with, in their order, from what it noted."""
+    """Lists (updates, configuration) of the runs that a stored run started from, in order."""
     if not start:
         return []
     return [*_begun_with(start["config"].get("start")), (start["update"], _recipe(start["config"]))]
 
 
 def _recipe(config: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out of a configuration where a run was, as JSON has it."""
+    """Removes start and origin from an encoded configuration."""
     return {name: value for name, value in config.items() if name not in (*START, *provenance.ORIGIN)}
 
 
 def _check_results(call: Call, run: Run) -> None:
-    """Refuses to put rows into the copy where some of another seed, or of more seeds, stand."""
+    """Refuses to replace rows in the results that have another seed or more seeds."""
     names, file = {run.row_name(row) for row in run.rows}, call.tables()[-1]
     for row in files.read_table(file) if call.results is not None else ():
         if row["name"] in names and (row["seed"] != call.seed or row["seeds"] > call.seeds(run)):
             raise UsageError(
-                f"{file} has {row['name']} of {row['seeds']} seeds from {row['seed']} on, not of {call.seeds(run)} from"
-                f" {call.seed} on; choose another --results, or add --again to replace it"
+                f"{file} has {row['name']} with --seed {row['seed']} --num-seeds {row['seeds']}, not --seed {call.seed}"
+                f" --num-seeds {call.seeds(run)}; choose another --results, or add --again to replace it"
             )

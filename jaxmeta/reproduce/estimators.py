@@ -13,11 +13,11 @@ NAMES = ("first-order", "log-prob", "ratio", "dice", "loaded-dice", "e-maml")
 STREAMS = (1, 2, 4, 8)
 STEP_SIZE = 2.0
 POLICIES = 5
-"""Tables of standard normal logits."""
+"""Number of tabular policies, with standard normal logits."""
 OUTCOMES = 8
-"""Of a stream: three steps of two actions."""
+"""Possible trajectories of a stream: three steps of two actions."""
 UNBIASED = {"e-maml": Required(most=1e-4)}
-"""But for the rounding of some ten thousand terms."""
+"""Zero up to the rounding of some ten thousand terms."""
 
 
 def measure(name: str, num_streams: int) -> dict[str, float]:
@@ -39,7 +39,7 @@ def measure(name: str, num_streams: int) -> dict[str, float]:
 
 
 def draw(rows: list[dict[str, Any]], title: str, source: str) -> Any:
-    """Draws deviation against bias, a line per estimator from few streams to many."""
+    """Draws deviation against bias, with one line per estimator over the numbers of streams."""
     from jaxmeta.viz import plot
 
     def value(num_streams: int, name: str, part: str) -> float | None:
@@ -71,7 +71,7 @@ def _runs() -> Iterator[Computed]:
 
 TABLE = Table(
     "estimators",
-    title="Meta-gradients on a small MDP: bias and deviation, in lengths of the exact gradient",
+    title="Meta-gradients on a small MDP: bias and deviation, relative to the norm of the exact gradient",
     source="exact, by enumeration: two states, two actions, three steps, one adaptation; mean over five policies",
     runs=tuple(_runs()),
     quick=("1-stream",),

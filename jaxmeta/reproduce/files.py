@@ -1,4 +1,4 @@
-"""What `jaxmeta reproduce` leaves behind: measurements with the runs, and the table that collects them."""
+"""Files of `jaxmeta reproduce`: a measurement in every run folder, and the table that collects them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from jaxmeta.experiment import provenance, runs
 from jaxmeta.reproduce.base import Table
 
 MEASUREMENT = "rows.json"
-"""In the folder of a run: its numbers, and what decided them."""
+"""In the folder of a run: its numbers, and the settings that determine them."""
 TABLE = "table.json"
-"""In the folder of all runs; the picture lies beside it."""
+"""In the folder of all runs, with the figure."""
 
 
 def read_measurement(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None:
-    """Reads the numbers of a finished run; None if there are none, or something else decided them."""
+    """Reads the numbers of a finished run; None if there are none, or they were measured with other settings.
+
+    Args:
+      key: the settings that determine the numbers, see `call.measurement_key`.
+    """
     try:
         measurement = json.loads((folder / MEASUREMENT).read_text())
         return measurement if measurement["key"] == json.loads(codec.to_json(key)) else None
@@ -36,7 +40,7 @@ def write_measurement(folder: Path, measurement: dict[str, Any]) -> None:
 
 
 def move_aside(folder: Path) -> Path | None:
-    """Renames a folder to the first FOLDER.old-N that is free and returns that, or None if there is no folder."""
+    """Renames a folder to the first free FOLDER.old-N and returns the new path; None if the folder does not exist."""
     if not folder.exists():
         return None
     number = 1
@@ -46,10 +50,10 @@ def move_aside(folder: Path) -> Path | None:
 
 
 def read_table(file: Path) -> list[dict[str, Any]]:
-    """Reads the rows of a table, [] if there is no file.
+    """Reads the rows of a table; [] if the file does not exist.
 
     Raises:
-      RunError: if it is damaged.
+      RunError: if the file is not a table.
     """
     try:
         rows = json.loads(file.read_text())["rows"]
@@ -62,10 +66,10 @@ def read_table(file: Path) -> list[dict[str, Any]]:
 
 
 def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Merges rows into the table in a file, by name, and judges and draws the whole table again.
+    """Merges rows by name into the table in a file, then updates the requirements and the figure of the whole table.
 
     Returns:
-      All rows of the file. What one of an older version does not say of its origin is None.
+      All rows of the file. Fields of the origin that older rows lack are None.
     """
     from jaxmeta.viz import plot
 
@@ -73,7 +77,7 @@ def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[s
         given = [*read_table(file), *rows]
         merged = {row["name"]: row | {name: row.get(name) for name in provenance.ORIGIN} for row in given}
         known = [name for name in table.row_names() if name in merged]
-        # a row that the table has no more was measured all the same
+        # rows that the table no longer lists are kept
         ordered = table.judge([merged[name] for name in dict.fromkeys([*known, *merged])])
         drawn = io.BytesIO()
         (table.draw or plot.published)(ordered, table.title, table.source).savefig(drawn, dpi=150, format="png")
@@ -84,10 +88,13 @@ def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[s
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Lets one process at a time work in a folder: else two would lose or mix what they write.
+    """Locks a folder, so that two processes do not overwrite each other's files.
+
+    Args:
+      wait: whether to wait until another process releases the lock.
 
     Raises:
-      RunError: if another one is there already and this one does not `wait`.
+      RunError: if another process holds the lock and `wait` is False.
     """
     import fcntl
 

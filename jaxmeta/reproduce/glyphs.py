@@ -1,4 +1,4 @@
-"""Few-shot classification of drawn letters with the inner rules of several papers; the letters are ours alone."""
+"""Few-shot classification of generated letters with the inner rules of several papers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxmeta.reproduce.statistics import episode_return
 
 UPDATES = 4000
 SHOTS = (1, 5)
-# five letters: who guesses is right once in five; an adapted agent must be right more often than not
+# chance is 0.2 with five letters
 ADAPTED = Required(least=0.5)
 AGENTS = {
     "maml": lambda: jm.FewShotMAMLConfig(inner_lr=0.1),
@@ -53,7 +53,7 @@ def _runs() -> Iterator[Run]:
 
 
 def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Draws accuracies over the gradient steps of the agents with one example per letter."""
+    """Draws the accuracy of the 1-shot agents by gradient step."""
     from jaxmeta.reproduce import curves
 
     agents = {name.removeprefix("1-shot/"): folder for name, folder in folders.items() if name.startswith("1-shot/")}
@@ -62,7 +62,7 @@ def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
 
 TABLE = Table(
     "glyphs",
-    title="Which of five new letters is it? Accuracy before and after one gradient step",
+    title="5-way classification of new letters: accuracy before and after one gradient step",
     source="no published numbers: the letters are generated; chance is 0.2",
     runs=tuple(_runs()),
     quick=("1-shot/maml", "1-shot/anil"),

@@ -16,13 +16,13 @@ EVERY_GOAL = (Evaluation(every_task=lambda config: jm.tasks.all_goals(config)),)
 
 @functools.cache
 def _optimum(episode: int | None = None) -> float:
-    """Returns what the Bayes-optimal explorer expects of an episode, or of all of them."""
+    """Returns the Bayes-optimal expected return of an episode, or of all episodes."""
     returns = jm.references.grid.bayes_optimal_returns(episodes=EPISODES)
     return float(returns.sum() if episode is None else returns[episode])
 
 
 def default_tasks() -> Any:
-    """Returns the config of GridNavi as it is in the paper."""
+    """Returns the config of the paper's GridNavi."""
     return jm.tasks.GridConfig()
 
 
@@ -32,7 +32,11 @@ def rl2(updates: int) -> Any:
 
 
 def rows(**required: Required) -> tuple[Row, ...]:
-    """Returns the rows of an agent that must find the goal; what is required goes by `total`, `episode_1`, ..."""
+    """Returns the rows of an agent that does not observe the goal.
+
+    Args:
+      required: requirements by row: `total`, `episode_1`, ...
+    """
     total = Row(trial_return, "total", optimum=_optimum, required=required.get("total"))
     return total, *(
         Row(

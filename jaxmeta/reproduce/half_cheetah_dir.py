@@ -1,4 +1,4 @@
-"""MAML on half-cheetah, forward or backward, where one gradient step must tell which."""
+"""MAML on half-cheetah that must run forward or backward and adapts to the direction with one gradient step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _maml(updates: int) -> Any:
 TABLE = Table(
     "half-cheetah-dir",
     title="Half-cheetah, forward or backward: return before and after one gradient step",
-    source="nothing published compares: the physics of Brax is not that of MuJoCo",
+    source="no comparable published numbers: the physics of Brax is not that of MuJoCo",
     runs=(
         Trained(
             "half-cheetah-dir/maml",

@@ -12,7 +12,7 @@ from jaxmeta.reproduce.statistics import loss
 
 STEPS = 100
 HELD_OUT = (Evaluation(num_tasks=1000, rounds=STEPS),)
-# step sizes that a grid search tries; the best of a row counts
+# step sizes of a grid search; the best of each optimiser counts
 RATES = {
     "quadratic": {"sgd": (0.05, 0.1, 0.2, 0.25), "momentum": (0.1, 0.3, 0.5, 0.6), "adam": (0.05, 0.1, 0.2, 0.4)},
     "network": {"sgd": (0.02, 0.04, 0.06), "momentum": (0.01, 0.03, 0.05), "adam": (0.1, 0.2, 0.3, 0.4, 0.6)},
@@ -36,13 +36,13 @@ def _on_networks(updates: int) -> Any:
     config = _on_quadratics(updates)
     return replace(
         config,
-        # begins as Adam at a step size that is good for it
+        # initialised as Adam with a good step size
         nominal="adam",
         inner_lr=0.3,
         scale=0.05,
         hidden=(20,),
         num_tasks=32,
-        # derivatives of long ways, as those of short ones are greedy, and of the logarithm, as the end counts
+        # long segments, as gradients through short ones are greedy; log losses, as the final loss counts
         outer=replace(config.outer, segment=50, log_floor=1e-3),
     )
 

@@ -1,7 +1,7 @@
 """Mazes in the manner of RL² (Duan et al., 2016, arXiv:1611.02779) and SNAIL (Mishra et al., 2018, arXiv:1707.03141).
 
-Theirs are rendered in 3D and these are not, so that no length compares: what counts is that the second episode is
-shorter than the first, and that SNAIL needs no more steps than RL².
+Episode lengths do not compare with the papers', whose mazes are rendered in 3D. The requirements are that the second
+episode is shorter than the first, and that SNAIL needs no more steps than RL².
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PUBLISHED = {  # (agent, size): steps to the goal in the first and in the second
     ("snail", "large"): (140.5, 105.9),
 }
 SUCCESS = {("rl2", "small"): (0.993, 0.996), ("rl2", "large"): (0.971, 0.967)}
-# in large ones the whole interval must lie below 1
+# second over first episode; on large mazes the whole interval must lie below 1
 REQUIRED = {"small": Required(most=0.85), "large": Required(most=0.999, of="ci95")}
 SIZES = {"small": (5, 100), "large": (9, 400)}  # rooms along a side, steps in an episode
-# agents are trained on small mazes, and find their way in large ones too
+# agents are trained on small mazes and evaluated on both sizes
 EVALUATIONS = tuple(
     Evaluation(name, tasks=lambda config, rooms=rooms, horizon=horizon: replace(config, size=rooms, horizon=horizon))
     for name, (rooms, horizon) in SIZES.items()
@@ -43,8 +43,8 @@ def _rl2(updates: int) -> Any:
 
 
 def _snail(updates: int) -> Any:
-    # attention is that of the paper, below it are fewer and narrower convolutions: with the paper's it gets stuck in
-    # large mazes. With a hidden layer after the attention what is remembered and what is seen decide together
+    # The attention is the paper's, with fewer and narrower convolutions below it: with the paper's, the agent gets
+    # stuck in large mazes. The hidden layer after the attention combines memory and current view.
     return jm.SNAILConfig(
         filters=16,
         tc_blocks=1,
@@ -58,7 +58,7 @@ def _snail(updates: int) -> Any:
 
 @functools.cache
 def _shortest_way(size: str) -> float:
-    """Averages the least number of steps of an agent that knows the maze, over as many mazes as are evaluated."""
+    """Returns the mean length of the shortest path, at most the horizon, over as many mazes as are evaluated."""
     import jax
     import jax.numpy as jnp
 
@@ -87,9 +87,9 @@ def _rows(agent: str) -> tuple[Row, ...]:
 
 TABLE = Table(
     "maze",
-    title="Mazes: steps to the goal, where a failure counts as all steps of an episode; successes; second over first",
+    title="Mazes: steps to the goal (the horizon if it is missed); success rate; ratio of second to first episode",
     source="published: Duan et al., 2016 (successful episodes only), and Mishra et al., 2018, in other mazes, rendered"
-    " in 3D; optimum: the mean shortest way, of an agent that knows the maze",
+    " in 3D; optimum: mean length of the shortest path",
     runs=(
         Reference(
             "maze/random", "bandits.random", {"num_actions": 3}, "maze", _tasks,

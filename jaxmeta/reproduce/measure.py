@@ -1,4 +1,4 @@
-"""Measures the runs of a table: evaluates them, and makes rows of what comes out."""
+"""Measures the runs of a table: evaluates them and computes their rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxmeta.reproduce.call import Call
 
 
 def measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
-    """Evaluates a run and returns its numbers and where they are from."""
+    """Evaluates a run; returns its numbers, seeds, wall time in seconds, and origin (device, commit, versions)."""
     folder, begun = call.out / run.name, time.perf_counter()
     if isinstance(run, Computed):
         values = run.compute(**run.arguments)
@@ -30,13 +30,13 @@ def measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     return {
         "points": points,
         "seeds": call.seeds(run),
-        # of the training, compilation included; where nothing is trained, of the evaluation
+        # of training, including compilation; of the evaluation if nothing is trained
         "wall_s": seconds and round(seconds, 3),
     } | origin
 
 
 def _origin(config: dict[str, Any]) -> dict[str, Any]:
-    """Says where a run, whose configuration is given as JSON has it, was trained, and the one that it began with."""
+    """Returns where a run, given its encoded configuration, and the runs that it started from were trained."""
     origin = {name: config.get(name) for name in provenance.ORIGIN}
     if config.get("start") is None:
         return origin
@@ -46,7 +46,7 @@ def _origin(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _training_seconds(call: Call, run: Trained) -> float | None:
-    """Returns how long a run was trained, and those that it begins with; None where that was not noted."""
+    """Returns the training time of a run and of the runs that it started from; None if any was not recorded."""
     records = [runs.read_metrics(call.out / one.name) for one in call.lineage(run)]
     return sum(record[-1]["seconds"] for record in records) if all(records) else None
 
@@ -62,7 +62,7 @@ def _evaluate_trained(call: Call, run: Run) -> dict[str, Any]:
     reports = {}
     for one in run.trials:
         config = run.config(call.seed, call.num_seeds, one)
-        # the agent and its plan stay those of meta-training, even where it meets tasks of another size
+        # agent and plan are those of meta-training, even if the tasks have another size
         reports[one.name] = evaluate(stored.meta.learner, stored.params, stored.meta.plan, config, one, call.seed)
     return reports
 
@@ -87,8 +87,11 @@ def evaluate(
 ) -> list[Any]:
     """Evaluates a learner; with the same seed all learners get the same tasks.
 
+    Args:
+      plan: layout of a trial; `evaluation` may change its rounds and streams.
+
     Returns:
-      The report; or, over every task, one for each of them. With several seeds it stays one: errors are over seeds.
+      A list with one report. With `evaluation.every_task` and a single seed, one report per task.
     """
     import jax
 
@@ -110,7 +113,7 @@ def evaluate(
 
 
 def summarize(row: Row, reports: list[Any]) -> Point:
-    """Takes the number of a row out of reports, of which `evaluate` returns several over every task."""
+    """Computes the number of a row from the reports that `evaluate` returns."""
     points = [row.statistic(report) for report in reports]
     point = points[0] if len(points) == 1 else statistics.over_tasks(points)
     num_trials = sum(report.env_steps.size for report in reports)
@@ -118,7 +121,7 @@ def summarize(row: Row, reports: list[Any]) -> Point:
 
 
 def table_row(call: Call, run: Run, row: Row, measurement: dict[str, Any]) -> dict[str, Any]:
-    """Returns a row as the table has it, not judged yet."""
+    """Returns a row as stored in the table, with `required` and `met` still None."""
     point = measurement["points"][run.row_name(row)]
     commands = [call.train_command(one) for one in call.lineage(run)]
     return {

@@ -1,4 +1,4 @@
-"""MAML's 2D navigation, held to the data stored with Finn et al. (2017, arXiv:1703.03400)."""
+"""MAML's 2D navigation, compared with the results published with Finn et al. (2017, arXiv:1703.03400)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import jaxmeta as jm
 from jaxmeta.reproduce.base import Evaluation, Required, Row, Table, Trained
 from jaxmeta.reproduce.statistics import episode_return
 
-# 40 test tasks, 40 trajectories each, step size halved after the first step; by gradient steps done
+# return after 0, 1, 2, 3 gradient steps: 40 test tasks, 40 trajectories each, step size halved after the first step
 PUBLISHED = (-40.4, -11.7, -3.33, -3.23)
 REQUIRED = {1: Required(least=-14.0), 3: Required(least=-5.0)}
-# half the tasks of the paper: what MAML's relatives reach on half of its data
+# with half of the paper's tasks per update
 RELATIVES = {
     "maml": lambda: jm.MAMLConfig(inner_lr=0.5, later_lr_scale=0.5),
     "fomaml": lambda: jm.FOMAMLConfig(inner_lr=0.5, later_lr_scale=0.5),
@@ -21,7 +21,7 @@ RELATIVES = {
     "meta-sgd": lambda: jm.MetaSGDConfig(inner_lr=0.5, later_lr_scale=0.5),
     "e-maml": lambda: jm.EMAMLConfig(inner_lr=0.5, later_lr_scale=0.5),
 }
-# nobody published these here
+# without published results on this task
 OTHERS = {
     "anil": lambda: jm.ANILConfig(inner_lr=0.5, later_lr_scale=0.5),
     "cavia": lambda: jm.CAVIAConfig(inner_lr=1.0, later_lr_scale=0.5),

@@ -1,7 +1,7 @@
-"""PEARL on half-cheetahs that must find out how fast to run (Rakelly et al., 2019, arXiv:1903.08254).
+"""PEARL on half-cheetah with an unknown target velocity (Rakelly et al., 2019, arXiv:1903.08254).
 
-The physics is not that of MuJoCo, so that no return compares: what counts is how much of the way from the agent that
-knows nothing to the one that is told its task inference goes.
+Returns do not compare with the paper's, as the physics is not MuJoCo's. The requirement is that adaptation closes at
+least half of the gap between PEARL's first episode and an oracle that observes the velocity.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from jaxmeta.reproduce.statistics import episode_return
 
 FAMILY = "half-cheetah-vel"
 UPDATES = 125  # of 8 visits with 2 episodes of 200 steps: 400,000 environment steps
-# all act by the mode of their policy
+# all agents act by the mode of their policy
 HELD_OUT, BY_MODE = (Evaluation(num_tasks=100),), (Evaluation(num_tasks=100, deterministic=True),)
 
 
 def _off_policy(config: Any) -> Any:
-    # networks and batches that two CPU cores can feed; PEARL's own are 300 wide, and take 256 transitions of 16 tasks
+    # sizes for two CPU cores; the paper's networks are 300 wide, and its batches have 256 transitions of 16 tasks
     sac = replace(config.sac, gradient_steps=500, batch_size=64, meta_batch=8, learning_rate=1e-3)
     return replace(config, hidden=(128, 128), num_train_tasks=80, tasks_per_update=8, sac=sac)
 
@@ -35,8 +35,8 @@ def _sac(updates: int) -> Any:
 
 
 def _oracle(updates: int) -> Any:
-    # With PEARL's entropy coefficient, 1 where rewards count 5 times, even who is told the velocity acts nearly at
-    # random after 400,000 steps (-288): this oracle's is a quarter of it.
+    # With PEARL's entropy coefficient, 1 with rewards scaled by 5, even the oracle acts nearly at random after 400,000
+    # steps (-288). This oracle has a quarter of it, relative to the rewards.
     config = _sac(updates)
     return replace(config, sac=replace(config.sac, reward_scale=1.0, temperature=0.05))
 
@@ -65,8 +65,8 @@ def _trained(agent: str, algo: str, algo_config: Callable[[int], Any], *rows: Ro
 
 TABLE = Table(
     "pearl-brax",
-    title="Half-cheetah at a velocity that it must find out, held-out tasks: return by episode",
-    source="nothing published compares: the physics of Brax is not that of MuJoCo",
+    title="Half-cheetah with an unknown target velocity, held-out tasks: return by episode",
+    source="no comparable published numbers: the physics of Brax is not that of MuJoCo",
     runs=(
         _trained(
             "pearl",

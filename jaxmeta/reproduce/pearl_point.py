@@ -1,4 +1,4 @@
-"""PEARL on point robots (Rakelly et al., 2019, arXiv:1903.08254), beside agents that know the goal, or never ask."""
+"""PEARL on point robots (Rakelly et al., 2019, arXiv:1903.08254), with RL², an oracle and a multi-task baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jaxmeta as jm
 from jaxmeta.reproduce.base import Evaluation, Required, Row, Run, Table, Trained, quick_replay
 from jaxmeta.reproduce.statistics import episode_return
 
-# all act by the mode of their policy
+# all agents act by the mode of their policy
 HELD_OUT, BY_MODE = (Evaluation(),), (Evaluation(deterministic=True),)
 
 # family: (episodes of a trial, the first ones with z from the prior, updates)
@@ -43,17 +43,17 @@ def _sac(updates: int) -> Any:
 def _pearl(family: str, updates: int) -> Any:
     episodes, prior_episodes, _ = PROTOCOLS[family]
     config = _off_policy(jm.PEARLConfig(episodes=episodes, prior_episodes=prior_episodes))
-    # critics of small numbers learn much sooner: no value to learn exceeds some units
+    # critics learn much faster with values of a few units
     sac = replace(config.sac, reward_scale=2.0, temperature=0.01, anneal_over=updates)
     config = replace(config, tasks_per_update=80, sac=sac)
     return _with_dense_rewards(config) if family == "point-robot" else _with_sparse_rewards(config)
 
 
 def _with_dense_rewards(config: Any) -> Any:
-    # Contexts like those of an evaluation, and new ones after a few gradient steps: an encoder soon knows few of them
-    # by heart. Where the goal follows from distances, a mean of Gaussian factors in fewer than about ten dimensions
-    # cannot say it: a distance leaves a circle, and what many circles have in common takes their moments. What is drawn
-    # from the prior then resembles no belief, but any episode tells the goal.
+    # Contexts are like those of an evaluation, and are renewed after a few gradient steps, else the encoder overfits to
+    # them. A distance constrains the goal to a circle; to intersect circles, a product of Gaussian factors needs their
+    # moments, and so more than about ten dimensions. Samples from the prior are then unlike any belief, but every
+    # episode reveals the goal.
     sac = replace(
         config.sac,
         kl_weight=1e-6,
@@ -67,7 +67,7 @@ def _with_dense_rewards(config: Any) -> Any:
 
 
 def _with_sparse_rewards(config: Any) -> Any:
-    # 20 episodes from the prior at a visit: with few, hardly any finds the goal, and there is nothing to infer
+    # 20 episodes from the prior per visit: with few, hardly any reaches the goal, and nothing can be inferred
     sac = replace(config.sac, kl_weight=0.005, gradient_steps=30)
     return replace(config, streams=20, context_batch=256, latent=2, encoder_hidden=(128, 128), sac=sac)
 
@@ -101,7 +101,7 @@ def _trained(
 
 @functools.cache
 def _optimum(family: str) -> float:
-    """Returns the expected return of an episode when the goal is known."""
+    """Returns the optimal expected return of an episode with a known goal."""
     point = jm.references.point
     return point.expected_return() if family == "point-robot" else point.expected_sparse_return()
 
@@ -127,7 +127,7 @@ def _runs() -> Iterator[Run]:
 TABLE = Table(
     "pearl-point",
     title="Point robots, held-out goals: return by episode",
-    source="published in figures only (Rakelly et al., 2019); optimum: of an agent that knows the goal, exact",
+    source="published in figures only (Rakelly et al., 2019); optimum: exact, with a known goal",
     runs=tuple(_runs()),
     quick=("sparse-point-robot/pearl",),
 )

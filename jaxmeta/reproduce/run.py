@@ -1,4 +1,4 @@
-"""Does what a call of `jaxmeta reproduce` asks for: trains and measures what is not done yet."""
+"""Runs a call of `jaxmeta reproduce`: trains and measures unfinished runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Train = Callable[[train.Options, runs.RunConfig], int]
 
 
 def perform(call: Call, train: Train) -> tuple[list[dict[str, Any]], int]:
-    """Runs what is not done yet, one run after the other, and writes the table after each.
+    """Performs unfinished runs sequentially and writes the table after each.
 
     Returns:
-      The rows of the chosen runs, as the table has them, and 0; or, where training was told to stop, those until then
-      and the exit code of `jaxmeta train`.
+      The rows of the chosen runs and exit code 0. If training was stopped, the rows so far and the exit code of
+      `jaxmeta train`.
     """
     rows: list[dict[str, Any]] = []
     published: list[dict[str, Any]] = []
-    origin = provenance.origin()  # as of now: what is edited later is not what runs
+    origin = provenance.origin()  # at the start: later edits of the code do not affect this process
     if call.again:
         _move_aside([call.out / run.name for run in call.chosen])
     for index, run in enumerate(call.chosen):
@@ -36,17 +36,17 @@ def perform(call: Call, train: Train) -> tuple[list[dict[str, Any]], int]:
         with files.locked(folder, wait=False):
             measurement = files.read_measurement(folder, key)
             done = measurement is not None
-            print(f"[{index + 1}/{len(call.chosen)}] {run.name}{': done already' if done else ''}", file=sys.stderr)
+            print(f"[{index + 1}/{len(call.chosen)}] {run.name}{': already done' if done else ''}", file=sys.stderr)
             if measurement is None:
                 with contextlib.redirect_stdout(sys.stderr):
                     code = _train(call, run, train)
                     if code:
                         how = "the same command, without --again," if call.again else "the same command"
-                        print(f"jaxmeta: {index} of {len(call.chosen)} runs are finished; {how} goes on from there")
+                        print(f"jaxmeta: {index} of {len(call.chosen)} runs are finished; {how} continues from there")
                         return rows, code
                     measurement = {"key": key} | measure.measure(call, run, origin)
             if "optima" not in measurement:
-                # some take a minute: they are stored with the numbers that they stand beside
+                # some take a minute, so they are stored with the measurement
                 measurement |= {"optima": measure.optima(run)}
                 files.write_measurement(folder, measurement)
                 measurement = files.read_measurement(folder, key) or measurement
@@ -59,7 +59,7 @@ def perform(call: Call, train: Train) -> tuple[list[dict[str, Any]], int]:
 
 
 def _draw_pictures(call: Call) -> None:
-    """Draws the further figures of a table from all of its runs that are trained, beside each of its files."""
+    """Draws the further figures of a table from its trained runs, into the folder of each of its files."""
     if call.table.pictures is None:
         return
     from jaxmeta.viz import plot
@@ -72,24 +72,24 @@ def _draw_pictures(call: Call) -> None:
 
 
 def _move_aside(folders: list[Path]) -> None:
-    """Moves away what runs left, unless another process is at one of them: then nothing moves."""
+    """Moves the folders of runs aside; moves none if another process uses one of them."""
     there = [folder for folder in folders if folder.exists()]
     with contextlib.ExitStack() as stack:
         for folder in there:
             stack.enter_context(files.locked(folder, wait=False))
         for folder in there:
-            print(f"{folder} is now {files.move_aside(folder)}", file=sys.stderr)
+            print(f"moved {folder} to {files.move_aside(folder)}", file=sys.stderr)
 
 
 def _train(call: Call, run: Run, train: Train) -> int:
-    """Trains what is to be trained; returns the exit code."""
+    """Trains a run, and first the run that it starts from, unless finished; returns the exit code."""
     folder = call.out / run.name
     if not isinstance(run, Trained) or _is_finished(folder, run):
         return 0
     options = call.train_options(run)
     config = run.config(call.seed, call.num_seeds)
     if (folder / runs.CONFIG).is_file():
-        check_folder(call, run)  # another process may have written to it since all were checked
+        check_folder(call, run)  # another process may have written to it since the first check
         options = dataclasses.replace(options, resume=True, start_from=None)
         config = dataclasses.replace(runs.read_config(folder), updates=run.updates)
     elif start := call.start(run):
@@ -101,5 +101,5 @@ def _train(call: Call, run: Run, train: Train) -> int:
 
 
 def _is_finished(folder: Path, run: Trained) -> bool:
-    """Tells whether a run, whose configuration was checked, is trained to its end."""
+    """Returns whether a run, whose configuration was checked, is fully trained."""
     return (folder / runs.CONFIG).is_file() and runs.last_checkpoint(folder) == run.updates

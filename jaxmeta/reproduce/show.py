@@ -1,4 +1,4 @@
-"""A table of ours beside published numbers, printed."""
+"""Prints our numbers next to the published ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxmeta.reproduce import base
 
 
 def print_table(table: base.Table, rows: list[dict[str, Any]], written: list[Path]) -> None:
-    """Prints rows as `run.perform` returns them, what they were measured with, and where they were written."""
+    """Prints rows as `run.perform` returns them, their device, commit and versions, and the written files."""
     from rich.console import Console
     from rich.table import Table
 
@@ -46,7 +46,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _required(required: dict[str, Any] | None) -> str:
-    """Says what is required, such as `6.55 to 6.72`."""
+    """Formats a requirement, such as `6.55 to 6.72`."""
     if required is None:
         return ""
     ((what, (low, high)),) = required.items()

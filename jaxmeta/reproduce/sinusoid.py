@@ -27,7 +27,7 @@ AGENTS = {
     "maml-block-diagonal": ("maml", lambda: jm.FewShotMAMLConfig(inner_optimizer="block-diagonal")),
     "maml-kronecker": ("maml", lambda: jm.FewShotMAMLConfig(inner_optimizer="kronecker")),
     "maml-recurrent": ("maml", lambda: jm.FewShotMAMLConfig(inner_optimizer="recurrent")),
-    # where a wave is high, the descent would leave for good
+    # clipped, as the descent diverges on waves of large amplitude
     "imaml": ("imaml", lambda: jm.FewShotIMAMLConfig(max_inner_step=0.3)),
 }
 
@@ -72,7 +72,7 @@ def _runs() -> Iterator[Run]:
         "reptile",
         "sinusoid",
         _reptile,
-        # Reptile's waves have phases up to 2π; in meta-training it takes 5 steps on 10 of 50 points each
+        # Reptile's waves have phases up to 2π; meta-training takes 5 inner steps, each on 10 of 50 points
         tasks_config=lambda: jm.tasks.SinusoidConfig(shots=10, queries=40, max_phase=2 * math.pi),
         updates=30_000,
         chunk=1000,
@@ -84,7 +84,7 @@ def _runs() -> Iterator[Run]:
 
 
 def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Draws predictions before and after gradient steps, and the error over them, of the agents with ten shots."""
+    """Draws the predictions of the 10-shot agents before and after gradient steps, and their errors by step."""
     from jaxmeta.reproduce import curves
     from jaxmeta.viz import waves
 

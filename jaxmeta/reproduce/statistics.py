@@ -1,6 +1,6 @@
-"""Numbers that tables take out of a report: each takes a `jm.Report` and returns its mean, error and interval.
+"""Statistics of the rows of tables: functions from a `jm.Report` to mean, standard error and 95 % interval.
 
-What takes arguments returns a `functools.partial`, whose name and arguments `describe` tells.
+Functions with arguments return such a statistic as a `functools.partial`, so that `describe` can record its arguments.
 """
 
 from __future__ import annotations
@@ -15,59 +15,60 @@ from jaxmeta.reproduce.base import Point, Statistic
 
 
 def trial_return(report: Any) -> Point:
-    """Takes the return of the last round, its episodes summed."""
+    """Computes the return of the last round, summed over its episodes."""
     return report.trial_return()
 
 
 def gain(report: Any) -> Point:
-    """Takes what the last episode of the last round returns more than the first of the first."""
+    """Computes the return of the last episode of the last round minus that of the first episode of the first round."""
     return report.gain()
 
 
 def episode_return(episode: int, round: int = -1) -> Statistic:
-    """Takes the return of an episode, counted from 0, of a round, by default the last."""
+    """Makes the statistic of the return of an episode, counted from 0, in a round, by default the last."""
     return functools.partial(_of_episode, field="returns", episode=episode, round=round)
 
 
 def loss(round: int = -1) -> Statistic:
-    """Takes minus the return of a round, by default the last: the squared error where a reward is minus that."""
+    """Makes the statistic of minus the return of a round, by default the last: on regression tasks, squared error."""
     return functools.partial(_loss, round=round)
 
 
 def episode_length(episode: int, round: int = -1) -> Statistic:
-    """Takes the number of steps of an episode, counted from 0, of a round, by default the last."""
+    """Makes the statistic of the number of steps of an episode, counted from 0, in a round, by default the last."""
     return functools.partial(_of_episode, field="lengths", episode=episode, round=round)
 
 
 def success(episode: int, horizon: int) -> Statistic:
-    """Takes the share of trials whose episode, counted from 0, of the last round ended before the horizon.
+    """Makes the statistic of the share of trials whose episode, counted from 0, ended before the horizon.
 
-    A goal that is reached at the very last step counts as missed: a report does not tell it from a failure.
+    It is for the last round. A goal reached at the very last step counts as missed, since a report has only lengths.
     """
     return functools.partial(_success, episode=episode, horizon=horizon)
 
 
 def length_ratio(episode: int, first: int = 0) -> Statistic:
-    """Takes the mean number of steps of an episode divided by that of an earlier one, both of the last round.
+    """Makes the statistic of the mean number of steps of an episode divided by that of an earlier one.
 
-    Its error is that of the linearised ratio, from task to task, or from seed to seed where there are several.
+    Both are in the last round. The standard error is that of the linearised ratio (delta method), over seeds if there
+    are several, else over tasks.
     """
     return functools.partial(_length_ratio, episode=episode, first=first)
 
 
 def named(name: str) -> Statistic:
-    """Takes one of the numbers of a `Computed` run: there is nothing random in it."""
+    """Makes the statistic that selects one number of a `Computed` run, which has no error."""
     return functools.partial(_named, name=name)
 
 
 def describe(statistic: Statistic) -> list[Any]:
-    """Returns the name of a statistic and its arguments, as JSON can hold them."""
-    part = functools.partial(statistic)  # of a partial it is that partial
+    """Returns the name of a statistic and its arguments, ready for JSON."""
+    part = functools.partial(statistic)  # a partial of a partial is flattened
     return [part.func.__name__, part.keywords]
 
 
 def over_tasks(points: list[Point]) -> Point:
-    """Takes the mean of the means of all tasks that there are: which of them are met is not random, so no error."""
+    """Averages the means of all tasks of a finite family; the error has no part from sampling the tasks."""
     mean = float(np.mean([point["mean"] for point in points]))
     if any(point["stderr"] is None for point in points):
         return {"mean": mean, "stderr": None, "ci95": [mean, mean]}
@@ -93,7 +94,7 @@ def _success(report: Any, episode: int, horizon: int) -> Point:
 def _length_ratio(report: Any, episode: int, first: int) -> Point:
     lengths = np.asarray(report.lengths, np.float64)[..., -1, :, :].mean(-2)
     if lengths.ndim == 2 or len(lengths) == 1:
-        lengths = lengths.reshape(-1, 1, lengths.shape[-1])  # a single seed: every task stands for itself
+        lengths = lengths.reshape(-1, 1, lengths.shape[-1])  # a single seed: the error is over tasks
     later, earlier = lengths[..., episode].mean(1), lengths[..., first].mean(1)
     ratio = float(later.mean() / earlier.mean())
     if len(later) < 2:

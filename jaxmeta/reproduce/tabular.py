@@ -28,7 +28,7 @@ REQUIRED = {
 
 
 def _rl2(updates: int, learning_rate: float = 2e-3, entropy_weight: float = 0.4) -> Any:
-    # entropy in rewards per nat: actions differ by about 1 a step
+    # in rewards per nat; the values of actions differ by about 1 per step
     ppo = replace(
         jm.RL2Config.ppo,
         minibatches=4,
@@ -40,12 +40,12 @@ def _rl2(updates: int, learning_rate: float = 2e-3, entropy_weight: float = 0.4)
 
 
 def _associative(updates: int) -> Any:
-    # with the paper's λ: nearly all that an action is worth here it pays at once
+    # the paper's λ: nearly all of an action's value is its immediate reward
     return replace(_rl2(updates, learning_rate=6e-3, entropy_weight=0.2), cell="associative", trace=0.3)
 
 
 def _associative_on_25_episodes(updates: int) -> Any:
-    # with advantages that see further ahead
+    # with a longer horizon of the advantages
     return replace(_rl2(updates, learning_rate=4e-3, entropy_weight=0.1), cell="associative", trace=0.9)
 
 
@@ -55,7 +55,7 @@ def _snail(updates: int) -> Any:
 
 
 def _pretrained_snail(updates: int) -> Any:
-    # each head of attention can look up one action: what it paid in this state; the convolutions see an episode
+    # each attention head can look up the reward of one action in this state; the convolutions cover an episode
     return jm.SNAILConfig(
         filters=32,
         tc_blocks=1,
@@ -74,25 +74,25 @@ def _pretrained_snail(updates: int) -> Any:
 
 def _snail_on_25_episodes(updates: int) -> Any:
     config = _pretrained_snail(updates)
-    # stops at 3/8 of step size and entropy weight: annealed to none, training returns rose to 449 and fell to 436
+    # ends at 3/8 of step size and entropy weight: annealed to zero, training returns rose to 449 and fell to 436
     return replace(config, ppo=replace(config.ppo, anneal_over=800))
 
 
-# on 25 episodes 20 updates took a SNAIL that began with what it knew of 10 where 1,000 took one that did not
+# on 25 episodes, 20 updates from a SNAIL trained on 10 reached what 1,000 updates from scratch did
 RECIPES = {  # by agent, episodes
     ("rl2", 10): Recipe(4000, _rl2),
     ("rl2", 25): Recipe(800, _rl2),
     ("rl2-associative", 10): Recipe(1200, _associative),
     ("rl2-associative", 25): Recipe(900, _associative_on_25_episodes, start="n10/rl2-associative"),
     ("snail", 10): Recipe(4000, _snail),
-    # not until it has settled: who has little to learn in 10 episodes more explores too little for 25
+    # not until convergence: a policy that has converged on 10 episodes explores too little for 25
     ("snail-pretrained", 10): Recipe(500, _pretrained_snail),
     ("snail", 25): Recipe(500, _snail_on_25_episodes, start="n10/snail-pretrained"),
 }
 SIZES = {"num_states": 10, "num_actions": 5, "horizon": 10}
 LEARNERS = {
     "random": ("tabular.random", {"num_actions": SIZES["num_actions"]}),
-    "greedy": ("tabular.epsilon_greedy", SIZES | {"epsilon": 1e-9}),  # as good as never
+    "greedy": ("tabular.epsilon_greedy", SIZES | {"epsilon": 1e-9}),  # practically zero
     "epsilon-greedy": ("tabular.epsilon_greedy", SIZES),
     "psrl": ("tabular.psrl", SIZES),
     "opsrl": ("tabular.optimistic_psrl", SIZES),
@@ -135,7 +135,7 @@ def _runs() -> Iterator[Run]:
 TABLE = Table(
     "tabular",
     title="Random MDPs, 10 and 25 episodes: total reward of a trial",
-    source="published: Duan et al., 2016; Mishra et al., 2018; optimum: of an agent that knows the MDP",
+    source="published: Duan et al., 2016; Mishra et al., 2018; optimum: with a known MDP",
     runs=tuple(_runs()),
     quick=("n10/random", "n10/psrl", "n10/rl2"),
 )

@@ -1,4 +1,4 @@
-"""VariBAD on its GridNavi (Zintgraf et al., 2020, arXiv:1910.08348), beside what knows less and what knows more."""
+"""VariBAD on GridNavi (Zintgraf et al., 2020, arXiv:1910.08348), with RL², a memoryless policy and an oracle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxmeta.reproduce.base import Reference, Required, Row, Table, Trained
 from jaxmeta.reproduce.gridnavi import EPISODES, EVERY_GOAL, default_tasks, rl2, rows
 from jaxmeta.reproduce.statistics import episode_return, trial_return
 
-# what is trained acts by the mode of its policy, as in the paper
+# trained agents act by the mode of their policy, as in the paper
 BY_MODE = tuple(replace(one, deterministic=True) for one in EVERY_GOAL)
 
 
@@ -34,7 +34,7 @@ def _known(episode: int | None = None) -> float:
 TABLE = Table(
     "varibad-gridnavi",
     title="GridNavi, 5 x 5 cells, all 21 goals, 4 episodes: return",
-    source="published in figures only (Zintgraf et al., 2020); optimum: exact, for what the agent is told",
+    source="published in figures only (Zintgraf et al., 2020); optimum: exact, given what the agent observes",
     runs=(
         Trained(
             "gridnavi/varibad", "varibad", "grid-navigation", _varibad,

@@ -137,7 +137,7 @@ def _check_size(size: int) -> None:
     if needed > LARGEST_EQUATIONS:
         raise ValueError(
             f"baseline is 'linear'; for an observation of {size} numbers it would need {needed / 2**30:.1f} GiB per"
-            " task and round, so take baseline none"
+            " task and round (try baseline none)"
         )
 
 

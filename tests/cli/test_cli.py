@@ -297,7 +297,7 @@ BAD_INPUT = {
     "train maml navigation --out {file}": "is a file",
     "train maml navigation --out {file}/run": "cannot be written",
     "train maml navigation --out {run}": "is not empty; add --resume",
-    "train maml navigation --out {new} --resume": "holds no run",
+    "train maml navigation --out {new} --resume": "is not a run folder",
     "train rl2 navigation --out {run} --resume": "ALGO is rl2, but the run",
     "train maml navigation --out {run} --resume --seed 3": "--seed is 3, but the run",
     "train maml navigation --out {run} --resume --algo.ppo.clip 0.3": "--algo.ppo.clip is 0.3, but the run",
@@ -306,14 +306,14 @@ BAD_INPUT = {
     "train rl2 bandit --out {new} --start-from {run}": "ALGO is rl2, but the run in --start-from",
     "train pearl navigation --out {new} --start-from {run}": "continue that run with --resume",
     "train rl2 bandit --out {new} --start-from {rl2}": "--num-seeds is 1, but the run in --start-from",
-    "train rl2 bandit --out {new} --start-from {rl2} --num-seeds 2": "take a run with the same network",
+    "train rl2 bandit --out {new} --start-from {rl2} --num-seeds 2": "use a run with the same network",
     "evaluate": "needs the folder",
-    "evaluate {new}": "holds no run",
+    "evaluate {new}": "is not a run folder",
     "evaluate {run} --num-tasks 0": "--num-tasks is 0",
     "evaluate {run} --rounds -1": "--rounds is -1",
     "evaluate {run} --jsn": "did you mean '--json'?",
     "evaluate {rl2} --rounds 2": "was meta-trained without adaptation between rounds",
-    "plot {file}": "holds no run",
+    "plot {file}": "is not a run folder",
 }
 
 
@@ -486,7 +486,7 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(maml_run, tmp_path, 
             {"algo": "maml9", "versions": {"jaxmeta": "0.9.1"}},
             "did you mean 'maml'? `jaxmeta list` shows all (written by",
         ),
-        ({"algo": ["maml"]}, 'algo is ["maml"]; it must be a text (written by jaxmeta {}; this is {})'),
+        ({"algo": ["maml"]}, 'algo is ["maml"]; it must be a string (written by jaxmeta {}; this is {})'),
         ({"versions": "new"}, "(it does not say which version wrote it; this is {})"),
     ],
 )
@@ -501,7 +501,7 @@ def test_a_config_that_cannot_be_read_names_the_version_that_wrote_it(changes, w
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--algo.num-tasks", "3"], "on 1 of 2 x cpu (no more divide 3 tasks equally)\n"),
+        (["--algo.num-tasks", "3"], "on 1 of 2 x cpu (the largest number that divides 3 tasks)\n"),
         (["--devices", "1"], "on 1 of 2 x cpu\n"),
         ([], "on 2 x cpu\n"),
     ],

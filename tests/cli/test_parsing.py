@@ -89,9 +89,9 @@ BAD = {
     "--kind c": "--kind is 'c'; it must be one of 'a', 'b' or None",
     "--quiet=yes": "--quiet is 'yes'; it takes no value",
     "--no-quiet": "no flag '--no-quiet'; did you mean '--quiet'? `x --help` shows all",
-    "here there": "'there' is one argument too many; `x --help` shows what there is",
-    "--table 3": "table is 3; its type, dict, is none that a flag can give; leave it out",
-    "--folder ~no-such-user/x": "folder is ~no-such-user/x; there is no such home folder",
+    "here there": "'there' is one argument too many; `x --help` shows all arguments",
+    "--table 3": "table is 3; a flag cannot set a field of type dict; leave it out",
+    "--folder ~no-such-user/x": "folder is ~no-such-user/x; that home folder does not exist",
 }
 
 

@@ -67,7 +67,7 @@ def test_a_home_folder_is_expanded_as_a_shell_would(tmp_path, monkeypatch, capsy
     assert cli.main(["train", "maml", "navigation", "--out=~/x"]) == 2
     assert f"--out {tmp_path}/x is a file" in capsys.readouterr().err
     assert cli.main(["evaluate", "~/y"]) == 2
-    assert f"jaxmeta: {tmp_path}/y holds no run" in capsys.readouterr().err
+    assert f"jaxmeta: {tmp_path}/y is not a run folder" in capsys.readouterr().err
 
 
 def test_the_reader_of_a_help_text_may_leave():

@@ -81,7 +81,7 @@ def test_what_does_not_belong_to_the_run_is_refused(saved, tmp_path):
         jm.save_run(folder, dataclasses.replace(CONFIG, seed=4), state)
     with pytest.raises(runs.RunError, match="tasks_config.num_pulls is 3, but the run in"):
         jm.save_run(folder, dataclasses.replace(CONFIG, tasks_config=jm.tasks.BanditConfig(2, 3)), state)
-    with pytest.raises(runs.RunError, match="has a checkpoint of update 2 already, and the state is another"):
+    with pytest.raises(runs.RunError, match="already has a checkpoint of update 2, but not this state of"):
         jm.save_run(folder, CONFIG, train(CONFIG, 1))
     with pytest.raises(runs.RunError, match=r"state.params.* of shape .*, but config gives"):
         wide = dataclasses.replace(CONFIG.algo_config, hidden=(9,))

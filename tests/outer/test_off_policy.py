@@ -448,7 +448,9 @@ def test_rounds_that_the_encoder_cannot_reach_are_refused():
     jm.pearl(family, dataclasses.replace(config, context_batch=reach))
     for first_ones in ({"vary_context": True}, {"encoder": "recurrent"}):
         one = dataclasses.replace(config, **first_ones, context_batch=reach)
-        with pytest.raises(ValueError, match=f"posterior_context is True, but context_batch is {reach}: the first"):
+        with pytest.raises(
+            ValueError, match=f"posterior_context is True, but context_batch is {reach}; it must exceed"
+        ):
             jm.pearl(family, one)
         jm.pearl(family, dataclasses.replace(one, context_batch=reach + 1))
 

@@ -225,7 +225,7 @@ def test_maml_takes_both_kinds_of_tasks():
     assert jm.maml(FAMILY, config).plan.rounds == config.rounds
     assert jm.maml(FAMILY, config=config).plan.streams == 1
     assert jm.maml(tiny.family(), tiny.ALGOS["maml"]).plan.streams == 3
-    with pytest.raises(ValueError, match="the tasks are of Navigation; a supervised loop needs those of tasks.FewShot"):
+    with pytest.raises(ValueError, match="the environment is Navigation; a supervised algorithm needs a tasks.FewShot"):
         few_shot.few_shot_env(tiny.family())
 
 

@@ -112,7 +112,7 @@ def test_the_ring_must_hold_an_update():
     ("fields", "message"),
     [
         ({"reward_weight": 0.0}, "reward_weight and state_weight are 0"),
-        ({"action_embedding": 0, "reward_embedding": 0, "obs_embedding": 0}, "the encoder sees nothing"),
+        ({"action_embedding": 0, "reward_embedding": 0, "obs_embedding": 0}, "the encoder has no input"),
         ({"latent": 0}, "latent is 0; it must be at least 1"),
         ({"kl_weight": -1.0}, "kl_weight is -1.0; it must not be negative"),
         ({"decoder_hidden": (0,)}, r"decoder_hidden is \(0,\); a layer needs at least 1 unit"),

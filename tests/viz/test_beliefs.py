@@ -100,7 +100,7 @@ def test_render_draws_a_trial_and_spares_other_files(algo, flags, tmp_path, caps
     assert (run / "trial-3.png").read_bytes().startswith(b"\x89PNG")
     (run / "trial-4.png").write_text("mine")
     assert cli.main(["render", str(run), "--task", "4"]) == 2
-    assert "is there already and is no picture of jaxmeta" in capsys.readouterr().err
+    assert "exists and was not drawn by jaxmeta" in capsys.readouterr().err
     assert (run / "trial-4.png").read_text() == "mine"
     assert cli.main(["render", str(run), "--out", str(tmp_path / "nowhere" / "a.png")]) == 2
     assert "there is no folder" in capsys.readouterr().err

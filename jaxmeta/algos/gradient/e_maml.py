@@ -27,7 +27,7 @@ class EMAMLConfig(SecondOrderConfig):
         super().__post_init__()
         checks.positive(self, "sampling_weight")
         if self.baseline == "linear" and self.num_tasks == 1:
-            raise ValueError("num_tasks is 1; the credit is compared with that of other tasks, so it needs at least 2")
+            raise ValueError("num_tasks is 1; the credit is standardised over tasks, so it must be at least 2")
 
     def credit(self) -> outer.Credit:
         """Returns the credit for the data that was adapted on, in the unit of the advantages."""

@@ -70,7 +70,7 @@ def few_shot_env(family: TaskFamily) -> FewShot:
     """
     if isinstance(family.env, FewShot):
         return family.env
-    raise ValueError(f"the tasks are of {type(family.env).__name__}; a supervised loop needs those of tasks.FewShot")
+    raise ValueError(f"the environment is {type(family.env).__name__}; a supervised algorithm needs a tasks.FewShot")
 
 
 def on_examples(learner: Learner, family: TaskFamily, config: Any, improve: outer.Improve) -> MetaLearner:

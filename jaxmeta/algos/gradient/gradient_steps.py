@@ -48,7 +48,7 @@ class AdaptationConfig(UpdateRuleConfig):
         checks.fraction(self, "discount", "trace")
         checks.widths(self, "hidden")
         if self.baseline == "none" and self.trace != 1.0:
-            raise ValueError(f"trace is {self.trace}; it is that of a baseline, so with baseline none it is 1")
+            raise ValueError(f"trace is {self.trace}; with baseline none it must be 1")
 
     def plan(self) -> Plan:
         """Returns the layout of a trial."""

@@ -101,7 +101,7 @@ class ImplicitConfig(UpdateRuleConfig):
         checks.positive(self, "strength")
         checks.not_negative(self, "cg_iterations", "damping")
         if self.later_lr_scale != 1.0:
-            raise ValueError(f"later_lr_scale is {self.later_lr_scale}; every round is adapted to the end, so it is 1")
+            raise ValueError(f"later_lr_scale is {self.later_lr_scale}; with implicit gradients it must be 1")
 
     def proximal_descent(self, policy: Learner, loss: inner.Loss) -> Learner:
         """Builds an agent that minimises a proximal loss after every round; see `inner.implicit`."""

@@ -66,11 +66,11 @@ class PEARLConfig:
         checks.widths(self, "encoder_hidden")
         if self.episodes <= self.prior_episodes:
             raise ValueError(
-                f"episodes is {self.episodes}; it must exceed prior_episodes, which is {self.prior_episodes}: a belief"
-                " is acted on only after those"
+                f"episodes is {self.episodes}; it must exceed prior_episodes, which is {self.prior_episodes}: only"
+                " later episodes act on the belief"
             )
         if not self.encoder_hidden and self.encoder == "recurrent":
-            raise ValueError("encoder_hidden is (); a recurrent encoder takes the first width as the size of its state")
+            raise ValueError("encoder_hidden is (); its first width is the state size of a recurrent encoder")
 
 
 @recipe
@@ -95,8 +95,8 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
     first_ones, reach = encoder.ordered or config.vary_context, config.streams * spec.horizon
     if config.posterior_context and first_ones and config.context_batch <= reach and not spec.terminates:
         raise ValueError(
-            f"posterior_context is True, but context_batch is {config.context_batch}: the first {reach} transitions of"
-            " a visit are those with z from the prior"
+            f"posterior_context is True, but context_batch is {config.context_batch}; it must exceed {reach}, the"
+            " transitions of a visit with z from the prior"
         )
     collector = inner.posterior_sampling(networks, encoder, config.use_next_obs)
     tested = inner.posterior_sampling(networks, encoder, config.use_next_obs, prior_rounds=config.prior_episodes)

@@ -65,13 +65,13 @@ class VariBADConfig(TrialsConfig):
         checks.not_negative(self, "reward_weight", "state_weight", "kl_weight")
         checks.widths(self, "hidden")
         if self.reward_decoder is not None and not self.reward_weight:
-            raise ValueError(f"reward_decoder is {self.reward_decoder!r}, but reward_weight is 0: there is none")
+            raise ValueError(f"reward_decoder is {self.reward_decoder!r}, but reward_weight is 0, which disables it")
         checks.widths(self, "decoder_hidden")
         self.ppo.check_divides(self.num_tasks)
         if not any(self.embeddings):
-            raise ValueError("action_embedding, reward_embedding and obs_embedding are 0; the encoder sees nothing")
+            raise ValueError("action_embedding, reward_embedding and obs_embedding are 0; the encoder has no input")
         if not self.reward_weight and not self.state_weight:
-            raise ValueError("reward_weight and state_weight are 0; a belief is learned from at least one decoder")
+            raise ValueError("reward_weight and state_weight are 0; the belief needs at least one decoder")
 
     @property
     def embeddings(self) -> tuple[int, int, int]:
