@@ -13,13 +13,13 @@ from jaxmeta.types import Array
 
 
 def task_mean(tree):
-    """Averages over the devices that the enclosing `over_tasks` runs on."""
+    """Averages each leaf over the devices of the enclosing `over_tasks`; call it on local means over tasks."""
     # a reduction over one device is not free
     return tree if num_devices() == 1 else jax.lax.pmean(tree, AXIS)
 
 
 def task_sum(tree):
-    """Sums over the devices that the enclosing `over_tasks` runs on."""
+    """Sums each leaf over the devices of the enclosing `over_tasks`; call it on local sums over tasks."""
     return tree if num_devices() == 1 else jax.lax.psum(tree, AXIS)
 
 

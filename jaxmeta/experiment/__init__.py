@@ -1,1 +1,1 @@
-"""Run folders and what stands in them: registry, loggers, provenance, signals, checkpoints."""
+"""Run folders: registry, configuration, loggers, provenance, signals and checkpoints."""

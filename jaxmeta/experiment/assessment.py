@@ -23,16 +23,16 @@ def assess(
     """Evaluates a run on held-out tasks.
 
     Args:
-      num_tasks: tasks, drawn from the family's held-out distribution; per seed where the run has several.
-      seed: decides the tasks and all else that is random.
+      num_tasks: tasks, sampled from the family's held-out distribution; per seed if the run has several.
+      seed: random seed of the tasks and the trials.
       rounds: adaptation rounds; by default as in meta-training.
       deterministic: whether to act by the mode of the policy.
       streams: parallel streams per task and round; by default as in meta-training.
 
     Returns:
-      A JSON object. Statistics are over tasks; where the run has several seeds, over seeds and tasks within them:
-      `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`. Where the tasks
-      define success, `success[round][episode]` is the same for the share of solved episodes.
+      A JSON object with `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`.
+      Statistics are over tasks; with several seeds, over seeds and the tasks of each. If the tasks define success,
+      `success[round][episode]` has the same statistics of the share of solved episodes.
     """
     plan = changed_plan(run.meta.plan, rounds, streams)
     report = trials(
@@ -55,7 +55,7 @@ def assess(
 
 
 def changed_plan(plan: Any, rounds: int | None, streams: int | None) -> Any:
-    """Returns a plan with other rounds and streams; None leaves them."""
+    """Returns a plan with other rounds and streams; None keeps them."""
     changes = {name: value for name, value in (("rounds", rounds), ("streams", streams)) if value is not None}
     return dataclasses.replace(plan, **changes)
 
@@ -73,9 +73,9 @@ def trials(
     """Runs trials of a learner, trained or not, on held-out tasks.
 
     Args:
-      tasks: how many to draw from the family's held-out distribution, per seed where there are several; or the tasks
-        themselves, stacked [N, ...]. There is a trial on each.
-      seed: decides the tasks that are drawn and all else that is random.
+      tasks: the number of tasks to sample from the family's held-out distribution, per seed if there are several; or
+        the tasks themselves, leaves [N, ...]. There is one trial per task.
+      seed: random seed of the tasks and the trials.
       num_seeds: leading axis of `params`; None if there is none.
 
     Returns:
@@ -97,12 +97,12 @@ def trials(
 
     if num_seeds is None:
         return one_seed(params, key)
-    # every seed gets tasks of its own: the more tasks, the less the result depends on them
+    # every seed has its own tasks, which lowers the variance of the result
     return jax.vmap(one_seed)(params, jax.random.split(key, num_seeds))
 
 
 def repeated(every_task: Any, num_tasks: int) -> Any:
-    """Repeats all tasks there are, stacked [M, ...], equally often, for `num_tasks` trials or a few more."""
+    """Repeats tasks [M, ...] equally often, for at least `num_tasks` trials in total."""
     import jax
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""A run read back from its folder, and the states that runs start from."""
+"""Loading runs from their folders, and the states that runs start from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START_STREAM = zlib.crc32(b"start")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that has been read back, or has just been trained."""
+    """A run that was loaded from its folder or has just been trained."""
 
     path: Path
     config: RunConfig
@@ -25,7 +25,7 @@ class Run:
     state: Any
     """The train state of a checkpoint; with several seeds its leaves have a leading axis."""
     skipped: dict[int, str] = dataclasses.field(default_factory=dict)
-    """Later checkpoints that are damaged, and how."""
+    """Later checkpoints that are damaged, with the error of each."""
 
     @property
     def learner(self) -> Any:
@@ -53,18 +53,21 @@ class Run:
 
 
 def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
-    """Reads a run folder: its configuration and a checkpoint of it.
+    """Loads a run folder: its configuration and one of its checkpoints.
 
-    It runs nothing that the folder brings along: the configuration is JSON that names registered parts, the state is
-    arrays, and their sizes are compared before any is read. The one exception is a task family of the user's,
-    `module:factory`: that module is imported, so load such a run only if you trust what is on Python's path.
+        run = jm.load("runs/bandit")
+        report = jm.evaluate(run.learner, run.params, run.family.env, tasks, key, run.meta.plan)
+
+    No code from the folder is executed. The configuration is JSON that names registered parts; the state is arrays
+    whose sizes are checked before they are read. The one exception is a task family of the user's, `module:factory`,
+    whose module is imported from Python's path: load such a run only if you trust that module.
 
     Args:
-      update: which checkpoint, a number or "best"; by default the last good one. A warning names those that are
-        damaged.
+      update: the checkpoint, a number of updates or "best"; by default the last undamaged one. Damaged checkpoints
+        that are skipped are named in a warning.
 
     Raises:
-      RunError: if there is no run, its files are damaged, or none is the best as none has a score.
+      RunError: if the folder holds no run, its files are damaged, or no checkpoint has a score to be the best.
     """
     config = read_config(path)
     require_checkpoint(Path(path))
@@ -80,7 +83,7 @@ def require_checkpoint(folder: Path) -> None:
 def load_built(
     folder: Path, config: RunConfig, family: Any, meta: Any, update: int | Literal["best"] | None = None
 ) -> Run:
-    """Reads a checkpoint of a run that is built already; otherwise as `load`."""
+    """Loads a checkpoint like `load`, with a family and a meta-learner that are already built from the config."""
     import jaxmeta as jm
     from jaxmeta.core.checkpoint import CheckpointError
 
@@ -107,10 +110,10 @@ def load_built(
 
 
 def fresh_state(config: RunConfig, meta, execution: Any = None) -> Any:
-    """Makes the train state that the run starts from.
+    """Initialises the train state of a new run, with the parameters of `config.start_from` if given.
 
     Raises:
-      RunError: if it is to begin with a run that cannot be read, or whose parameters are of other shapes.
+      RunError: if that run cannot be read, or its parameters have other shapes.
     """
     import jax
     import jax.numpy as jnp
@@ -121,14 +124,14 @@ def fresh_state(config: RunConfig, meta, execution: Any = None) -> Any:
     state = jm.init_state(meta, jax.random.key(config.seed), seed_axis(config), execution)
     if config.start_from is None:
         return state
-    # with the key of its seed alone it would meet the tasks again that the other run learned on
+    # with the same seed and key, it would sample the tasks again that the other run was trained on
     keys = jax.vmap(lambda key: jax.random.fold_in(key, START_STREAM))(jnp.atleast_1d(state.key))
     key = jax.device_put(keys.reshape(state.key.shape), state.key.sharding)
     return state.replace(params=_start_params(config, meta, execution), key=key)
 
 
 def _start_params(config: RunConfig, meta, execution: Any) -> Any:
-    """Reads the parameters that a run begins with, onto the devices that it is trained on."""
+    """Reads the parameters that a run starts from, onto the devices of this run."""
     import jaxmeta as jm
     from jaxmeta.core.checkpoint import CheckpointError
 
@@ -144,10 +147,10 @@ def _start_params(config: RunConfig, meta, execution: Any) -> Any:
 
 
 def start_form(config: RunConfig, meta, execution: Any = None) -> Any:
-    """Returns what `jm.state_form` says of the run that this one begins with, on the devices of this one.
+    """Returns `jm.state_form` of the run that this run starts from, on the devices of this run.
 
     Raises:
-      RunError: if it cannot be read, or its parameters are not of the same names and shapes.
+      RunError: if that run cannot be read, or its parameters have other names or shapes.
     """
     import jaxmeta as jm
 
@@ -173,7 +176,7 @@ def start_form(config: RunConfig, meta, execution: Any = None) -> Any:
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Lists the shapes of all leaves by their names."""
+    """Returns the shapes of all leaves by their path, such as `params/layer/kernel`."""
     import jax
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)

@@ -1,4 +1,4 @@
-"""A run folder is written by one process at a time."""
+"""Locks, so that only one process writes to a run folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jaxmeta.config.codec import RunError
 from jaxmeta.experiment import survival
 
 LOCK = ".lock"
-"""The file that is locked. It stays: a lock on a file that is deleted would not keep others out."""
+"""The file that is locked. It is never deleted, as a lock on a deleted file would not exclude others."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing to a run folder; the operating system ends that when this process ends.
+    """Locks a run folder; the operating system releases the lock when this process ends.
 
     Raises:
       RunError: if another process, or another call in this one, is writing to it.
@@ -36,7 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # some network file systems have no locks
             survival.say(f"jaxmeta: {folder} cannot be locked ({error.strerror}); do not write to it twice at once")
-        with contextlib.suppress(OSError):  # who holds it is for the message alone
+        with contextlib.suppress(OSError):  # only for the error message of other processes
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield

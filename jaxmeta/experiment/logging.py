@@ -1,4 +1,4 @@
-"""Callbacks of the training loop that tell what happens; and the table of an evaluation."""
+"""Loggers, which are callbacks of the training loop, and the table of an evaluation."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from jaxmeta.config import codec
 from jaxmeta.experiment import runs, survival
 
 PLAIN_SECONDS = 10.0
-"""Least time between two lines of progress where there is no terminal."""
+"""Minimum seconds between two lines of progress without a terminal."""
 MAX_PENDING = 1000
-"""Calls that a logger in the background may be behind."""
+"""Maximum number of calls in the queue of a background logger."""
 CLOSE_SECONDS = 60.0
-"""How long the end of a run waits for a logger in the background."""
+"""Seconds that the end of a run waits for a background logger."""
 
 
 class Guarded:
-    """A logger whose failure is told once and otherwise ignored: training is worth more than its log."""
+    """Wraps a logger so that its failure does not end training: it is reported once, and the logger is dropped."""
 
     def __init__(self, callback, stream: TextIO | None = None):
         self._callback = callback
@@ -82,8 +82,8 @@ class JsonLines:
 class TensorBoard:
     """Writes every metric, averaged over seeds, as TensorBoard scalars over updates.
 
-    It writes at once: the writers of tensorboardX hand over to a thread by a queue of bounded length, and where that
-    thread has died, of a full disk, adding to the queue blocks for ever.
+    It writes synchronously. The writers of tensorboardX use a thread with a bounded queue; if a full disk kills that
+    thread, adding to the queue blocks forever.
     """
 
     def __init__(self, folder: Path, done: int = 0):
@@ -94,7 +94,7 @@ class TensorBoard:
 
     def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
         if self._broken:
-            return  # half a record may stand in the file: nothing after it could be read
+            return  # the file may end with half a record, after which nothing can be read
         try:
             self._write(update, metrics)
         except OSError:
@@ -113,7 +113,7 @@ class TensorBoard:
 
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(self._folder / "events"))
-            if self._done:  # what an interrupted run wrote after its last checkpoint is hidden
+            if self._done:  # hides what an interrupted run wrote after its last checkpoint
                 start = SessionLog(status=SessionLog.START)
                 self._writer.write_event(Event(step=self._done + 1, session_log=start))
         now = time.time()
@@ -130,9 +130,9 @@ class TensorBoard:
 
 
 class WandB:
-    """Writes the scalars that `TensorBoard` writes to a project of Weights & Biases.
+    """Logs every metric, averaged over seeds, to a project of Weights & Biases.
 
-    Every call of `train` is a run of its own there, named after the run folder.
+    Every call of `jaxmeta train` is a separate run there, named after the run folder.
     """
 
     def __init__(self, project: str, folder: Path, config: dict[str, Any]):
@@ -142,7 +142,7 @@ class WandB:
 
     def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
         if not self._begun:
-            self._begun = True  # if it cannot begin, each new try might wait for a network or ask for a login
+            self._begun = True  # only one attempt: each might wait for the network or ask for a login
             import wandb  # pyright: ignore[reportMissingImports]
 
             self._run = wandb.init(**self._settings)
@@ -151,17 +151,17 @@ class WandB:
                 self._run.log(scalars, step=one)
 
     def close(self) -> None:
-        """Sends what is pending."""
+        """Sends pending metrics and ends the run."""
         with contextlib.suppress(Exception):
             if self._run is not None:
                 self._run.finish()
 
 
 class Background:
-    """Calls a logger in a thread of its own, so that one that waits, such as for a network, cannot hold up training.
+    """Calls a logger in a separate thread, so that a slow one, such as over a network, does not block training.
 
-    It is given the metrics alone, `None` as the state. Where it falls `MAX_PENDING` calls behind, or `close` takes more
-    than `CLOSE_SECONDS`, that is said once and the rest is left out.
+    The logger receives the metrics, and None as the state. If it falls `MAX_PENDING` calls behind, or closing it takes
+    more than `CLOSE_SECONDS`, it is dropped with one warning.
     """
 
     def __init__(self, callback: Any, stream: TextIO | None = None):
@@ -177,7 +177,7 @@ class Background:
             self._put((update, metrics))
 
     def close(self) -> None:
-        """Lets the logger finish, if it does so in time."""
+        """Waits for the logger to finish, at most `CLOSE_SECONDS`."""
         self._put(None)
         self._thread.join(0.0 if self._behind else CLOSE_SECONDS)
         if self._thread.is_alive() and not self._behind:
@@ -201,9 +201,9 @@ class Background:
 
 
 class Progress:
-    """Shows how far training is: a bar on a terminal, else a plain line every few seconds.
+    """Shows the progress of training: a bar on a terminal, else a plain line every few seconds.
 
-    Use it as a context manager; it writes to `stream`, by default the standard error.
+    Use it as a context manager; it writes to `stream`, by default standard error.
     """
 
     def __init__(self, done: int, total: int, stream: TextIO | None = None):
@@ -211,7 +211,7 @@ class Progress:
         self._update, self._total = done, total
         self._bar: Any = None
         self._task: Any = None
-        # the first device call compiles, so that rates are told from the second one on
+        # the first device call compiles, so rates are shown from the second one on
         self._recent: collections.deque[tuple[float, int, float]] = collections.deque(maxlen=50)
         self._steps = 0.0
         self._last_line = float("-inf")
@@ -244,7 +244,7 @@ class Progress:
             print("  ".join(part for part in parts if part), file=self._stream, flush=True)
 
     def _status(self, metrics: dict[str, np.ndarray]) -> str:
-        """Tells the speed and the returns of the last update."""
+        """Formats the speed, and the returns of the last update."""
         speed = self._per_second(2)
         parts = [f"{_short(speed)} steps/s"] if speed else []
         first, last = (metrics.get(f"return/{name}") for name in ("first", "last"))
@@ -265,7 +265,7 @@ class Progress:
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """Prints the returns by round and episode as a table, and success rates where the tasks define success.
+    """Prints a table of the returns by round and episode, with success rates if the tasks define success.
 
     Args:
       evaluation: as `assessment.assess` returns it.

@@ -1,4 +1,4 @@
-"""What makes a measurement checkable: device, versions, commit, time."""
+"""Provenance of a measurement: device, versions, commit, time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 ORIGIN = ("device", "platform", "processor", "cores", "versions", "commit")
-"""What `origin` says."""
+"""Keys of `origin`."""
 
 
 def provenance() -> dict[str, Any]:
-    """Says on what, with what and when this process computes."""
+    """Returns `origin` and the current time of this process, for records of measurements."""
     return origin() | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 def origin() -> dict[str, Any]:
-    """Says on what, and with what, this process computes."""
+    """Returns devices, processor, versions and commit of this process; see `ORIGIN`."""
     import jax
 
     from jaxmeta import __version__
@@ -39,16 +39,19 @@ def origin() -> dict[str, Any]:
 
 
 def continued(before: str | None, now: str | None) -> str | None:
-    """Returns the commit, device or platform of what began at one and goes on at another: `abc, def`."""
+    """Combines the commit, device or platform of the earlier and the later part of a run, such as `abc, def`.
+
+    It returns None if the earlier one is unknown.
+    """
     if before is None:
-        return None  # not all of it is known
+        return None
     return ", ".join(dict.fromkeys([*before.split(", "), now or "unknown"]))
 
 
-@functools.cache  # what is edited while a process runs is not what it runs
+@functools.cache  # later edits do not affect this process
 def commit() -> str | None:
-    """Returns the commit that the package stands at, with `-dirty` if its files are modified; None without git."""
-    # a copy in site-packages may lie within a repository of somebody else: there it is not tracked
+    """Returns the package's commit, with `-dirty` if its files are modified; None outside a git repository."""
+    # a copy in site-packages may lie inside another repository, which does not track it
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     head = _git("rev-parse", "--short", "HEAD")
@@ -56,7 +59,7 @@ def commit() -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Returns what git says of the package's folder, or None if it fails."""
+    """Returns the output of git in the package's folder; None if it fails."""
     command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,8 +1,8 @@
-"""What is in a run folder: its configuration and its other files of text.
+"""Run folders: the configuration and the text files.
 
-A run folder holds `config.json` (what was run), `metrics.jsonl` (one line per update), `checkpoints/`, `tensorboard/`,
-`evaluation.json` (returns on held-out tasks) and pictures; `nonfinite/`, in the form of a checkpoint, where a run
-ended because its updates were not finite; `.lock`, see `locks`. Everything but the checkpoints is JSON or PNG.
+A run folder contains `config.json` (the configuration), `metrics.jsonl` (one line per update), `checkpoints/`,
+`tensorboard/`, `evaluation.json` (returns on held-out tasks), figures as PNG, and `.lock`, see `locks`. If a run ended
+because its updates were not finite, `nonfinite/` has its state as a checkpoint.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ CHECKPOINTS = "checkpoints"
 NON_FINITE = "nonfinite"
 TENSORBOARD = "tensorboard"
 FORMAT = 2
-"""What `config.json` and the checkpoints look like; 1, which had no number, was that of jaxmeta 0.1."""
+"""Format version of `config.json` and the checkpoints; a file without one is of version 1, from jaxmeta 0.1."""
 LARGEST_CONFIG = 2**20
-"""Bytes of the largest `config.json` that is read."""
+"""Maximum size of `config.json` in bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What `config.json` says: enough to build the run again.
+    """The configuration of a run, stored as `config.json`; it determines family and meta-learner.
 
-    In Python `algo` and `tasks` are named as on the command line:
+    `algo` and `tasks` are names, as on the command line:
 
         config = jm.RunConfig("maml", "navigation", jm.MAMLConfig(), jm.tasks.NavigationConfig())
         family, meta = config.build()
@@ -49,16 +49,16 @@ class RunConfig:
     seed: int = 0
     num_seeds: int = 1
     updates: int = 0
-    """Updates that the run is meant to have in the end."""
+    """Total number of updates of the finished run."""
     reveal: bool = False
-    """Whether the agent is shown what the task is."""
+    """Whether the task is part of every observation."""
     format: int = FORMAT
-    """Of the run folder; another one is refused."""
+    """Version of the run folder's format; others are refused."""
     start_from: str | None = None
-    """Folder of the run whose parameters it begins with; None where they are random."""
+    """Folder of the run whose parameters this run starts from; None for random parameters."""
     start: dict[str, Any] | None = None
-    """What that run was then: `update`, and `config`, its own configuration."""
-    # where it was trained, as `provenance.origin` says it; None where that was not noted
+    """The state of that run at the start of this one: `update`, and `config`, its configuration."""
+    # from `provenance.origin`; None if it was not recorded
     device: str | None = None
     platform: str | None = None
     processor: str | None = None
@@ -71,7 +71,7 @@ class RunConfig:
         """Returns the task family and the meta-learner.
 
         Raises:
-          RunError: if a name is not known, or the parts do not fit together.
+          RunError: if a name is unknown, or the algorithm cannot be built for the tasks.
         """
         make_algo, _ = _load("algo", lambda: registry.find_algo(self.algo, self.tasks))
         family = self.build_family()
@@ -79,7 +79,7 @@ class RunConfig:
             return family, make_algo(family, self.algo_config)
 
     def build_family(self) -> Any:
-        """Returns the task family alone; it raises as `build` does."""
+        """Returns the task family; raises a RunError as `build` does."""
         make_tasks, _ = _load("tasks", lambda: registry.find_tasks(self.tasks))
         if registry.is_own(self.tasks):
             family = _build_own(self.tasks, make_tasks, self.tasks_config)
@@ -94,7 +94,7 @@ class RunConfig:
 
 
 def _load(field: str, find: Callable[[], Any]) -> tuple[Any, type]:
-    """Imports a registered factory and its config class; `field` names it where there is none."""
+    """Imports a registered factory and its config class; `field` is for the error message."""
     try:
         return find().load()
     except (KeyError, TypeError) as error:
@@ -102,7 +102,7 @@ def _load(field: str, find: Callable[[], Any]) -> tuple[Any, type]:
 
 
 def _build_own(name: str, make_tasks: Callable[[Any], Any], config: Any) -> Any:
-    """Builds a task family of the user; refuses what no agent of reinforcement learning can be trained on."""
+    """Builds a task family of the user; raises a RunError if the factory does not return one."""
     from jaxmeta.tasks import FewShot, TaskFamily
 
     try:
@@ -120,7 +120,7 @@ def _build_own(name: str, make_tasks: Callable[[Any], Any], config: Any) -> Any:
 
 
 def check_storable(config: RunConfig) -> None:
-    """Raises a RunError if the config of a task family of the user is not the same once JSON has stored it."""
+    """Raises a RunError if the config of the user's task family does not survive a round trip through JSON."""
     kind = type(config.tasks_config)
     try:
         same = decode(kind, json.loads(to_json(encode(config.tasks_config, "tasks"))), "tasks") == config.tasks_config
@@ -134,7 +134,7 @@ def check_storable(config: RunConfig) -> None:
 
 
 def with_start(config: RunConfig) -> RunConfig:
-    """Notes which run a new one begins with, as that is now."""
+    """Records the current update and configuration of `config.start_from` in `start`."""
     if config.start_from is None:
         return config
     folder = Path(config.start_from).resolve()
@@ -143,7 +143,7 @@ def with_start(config: RunConfig) -> RunConfig:
 
 
 def seed_axis(config: RunConfig) -> int | None:
-    """Returns the argument `num_seeds` of `jm.train`: None for a single seed, whose leaves have no leading axis."""
+    """Returns the argument `num_seeds` of `jm.train`: None for a single seed, whose leaves have no seed axis."""
     return config.num_seeds if config.num_seeds > 1 else None
 
 
@@ -154,11 +154,11 @@ def last_checkpoint(folder: Path) -> int | None:
 
 
 def read_config(path: str | Path) -> RunConfig:
-    """Reads `config.json`. Where its task family is one of the user's, this imports the module of that.
+    """Reads `config.json`. If the task family is the user's own, its module is imported.
 
     Raises:
-      RunError: if it is not there, or a field is unknown, missing or of the wrong type; the message names the field,
-        and the version of jaxmeta that wrote the file.
+      RunError: if the file is missing, or a field is unknown, missing or of the wrong type; the message names the
+        field, and the version of jaxmeta that wrote the file.
     """
     file, data = Path(path) / CONFIG, read_json(path)
     try:
@@ -174,10 +174,10 @@ def read_config(path: str | Path) -> RunConfig:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Reads `config.json` as it stands, without building anything from it.
+    """Reads `config.json` as plain JSON.
 
     Raises:
-      RunError: if it is not there, is no JSON object, or is of another format.
+      RunError: if the file is missing, is not a JSON object, or has another format version.
     """
     file = Path(path) / CONFIG
     if not file.is_file():
@@ -199,7 +199,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def _writer(data: dict[str, Any]) -> str | None:
-    """Returns the version of jaxmeta that wrote a configuration; None if it does not say."""
+    """Returns the version of jaxmeta that wrote a configuration; None if that was not recorded."""
     versions = data.get("versions")
     version = versions.get("jaxmeta") if isinstance(versions, dict) else None
     return version if isinstance(version, str) else None
@@ -212,12 +212,12 @@ def _written_by(data: dict[str, Any]) -> str:
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """Writes `config.json` in one piece."""
+    """Writes `config.json` atomically."""
     write_atomically(path / CONFIG, to_json(encode(config, ""), indent=2) + "\n")
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Reads `metrics.jsonl`; a line that a crash cut short is skipped."""
+    """Reads `metrics.jsonl`; skips a line that is incomplete after a crash."""
     try:
         lines = (Path(path) / METRICS).read_text().splitlines()
     except FileNotFoundError:
@@ -234,7 +234,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def truncate_metrics(path: Path, update: int) -> dict[str, Any]:
-    """Drops the lines of `metrics.jsonl` after an update and returns the last that stays, {} if none does."""
+    """Removes the lines of `metrics.jsonl` after an update; returns the last remaining one, {} if there is none."""
     kept = [record for record in read_metrics(path) if record["update"] <= update]
     if (path / METRICS).exists():
         write_atomically(path / METRICS, "".join(to_json(record) + "\n" for record in kept))
@@ -242,7 +242,7 @@ def truncate_metrics(path: Path, update: int) -> dict[str, Any]:
 
 
 def read_evaluation(path: Path) -> dict[str, Any] | None:
-    """Reads `evaluation.json`, unless it is of another checkpoint than the last."""
+    """Reads `evaluation.json`; None if there is none, or it is not of the last checkpoint."""
     try:
         evaluation = json.loads((path / EVALUATION).read_text())
         return evaluation if evaluation["step"] == last_checkpoint(path) else None
@@ -251,7 +251,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees the old or the new one whole."""
+    """Writes a file so that readers, even after a crash, see either the old or the new content."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)

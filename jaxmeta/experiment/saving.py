@@ -1,4 +1,4 @@
-"""Run folders of what is trained in Python."""
+"""Saving agents that are trained in Python as run folders."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def save_run(folder: str | Path, config: runs.RunConfig, state: Any) -> None:
     --updates 200`. It may also be called from a callback, for checkpoints during training; the last two are kept.
 
     Args:
-      folder: new, or that of the same run.
-      config: how the meta-learner that `state` belongs to is built; with `num_seeds` above 1 the leaves of `state` have
-        a leading axis.
-      state: as `jm.train` returns it.
+      folder: a new folder, or that of the same run.
+      config: the configuration that the meta-learner of `state` was built with. With `num_seeds` above 1 the leaves of
+        `state` have a leading axis.
+      state: a train state, as `jm.train` returns it.
 
     Raises:
-      RunError: if the folder holds another run, a later state of this one, or is being written by another process; or
-        if `state` is not of the shapes that `config` gives.
-      OSError, ValueError: if it cannot be written.
+      RunError: if the folder holds another run or a later state of this one, if another process is writing to it, or
+        if the shapes of `state` do not match `config`.
+      OSError, ValueError: if the files cannot be written.
     """
     import jax
     import numpy as np
@@ -63,7 +63,7 @@ def save_run(folder: str | Path, config: runs.RunConfig, state: Any) -> None:
 
 
 def _check_shapes(form: Any, state: Any) -> None:
-    """Raises a RunError that names the first leaf of a state whose shape is not the one that is expected."""
+    """Raises a RunError that names the first leaf of a state with an unexpected shape."""
     wanted, given = shapes(form), shapes(state)
     for name in [*wanted, *given]:
         if wanted.get(name) != given.get(name):
@@ -72,7 +72,7 @@ def _check_shapes(form: Any, state: Any) -> None:
 
 
 def _noted(folder: Path, config: runs.RunConfig) -> runs.RunConfig:
-    """Returns the configuration with where the run was trained; refuses a folder of another run."""
+    """Returns the configuration with device, commit and versions; raises a RunError if the folder has another run."""
     here = provenance.origin()
     if not (folder / runs.CONFIG).is_file():
         return dataclasses.replace(config, **here)
@@ -88,7 +88,7 @@ def _noted(folder: Path, config: runs.RunConfig) -> runs.RunConfig:
 
 
 def _is_stored(checkpointer: Any, form: Any, state: Any, update: int) -> bool:
-    """Whether the last checkpoint is of this very state."""
+    """Returns whether the last checkpoint holds exactly this state."""
     import jax
     import numpy as np
 

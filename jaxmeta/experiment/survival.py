@@ -1,4 +1,4 @@
-"""How a run survives: what tells it to stop, when its state is saved, and what happens if that fails."""
+"""Signals and checkpoints of a run: when it stops, when it saves, and what happens if saving fails."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any, TextIO
 import numpy as np
 
 GRACE_SECONDS = 8.0
-"""How long a device call may go on after a signal; with the time to end, a stop takes at most ten seconds."""
+"""Seconds that a device call may take after a signal; a stop then takes at most ten seconds in total."""
 MAX_FAILURES = 3
-"""Checkpoints in a row that cannot be saved before a run gives up."""
+"""Failed checkpoints in a row that end a run."""
 SCORE = "return/last"
-"""The metric by which a checkpoint is the best."""
+"""The metric that determines the best checkpoint."""
 
 
 class Stopped(Exception):
-    """Training was told to stop and has saved a checkpoint."""
+    """A signal has stopped training after a checkpoint was saved."""
 
     def __init__(self, update: int, number: int):
         super().__init__(f"stopped at update {update}")
@@ -33,15 +33,15 @@ class SaveError(Exception):
 
 
 class StopSignals:
-    """While it is entered, Ctrl-C and SIGTERM are noted for the end of the device call; a second one ends at once.
+    """A context manager that records Ctrl-C and SIGTERM until the device call ends; a second one exits immediately.
 
-    Python runs a signal's handler between two of its own instructions, so not while the main thread waits for a
-    compilation or a long device call. A thread of its own therefore listens, and ends the process where the call takes
-    longer than `GRACE_SECONDS`: the last checkpoint is what remains then.
+    Python runs signal handlers between bytecode instructions, so not while the main thread waits for a compilation or a
+    long device call. A separate thread therefore listens for signals and ends the process if the call takes longer than
+    `GRACE_SECONDS`; then the last checkpoint remains.
     """
 
     number: int = 0
-    """The signal that came, 0 if none did."""
+    """The signal that was received; 0 if none."""
 
     def __init__(self):
         self._in_time = threading.Event()
@@ -72,7 +72,7 @@ class StopSignals:
             os.close(self._heard)
 
     def reached(self) -> None:
-        """Says that the main thread sees the signal: from here on it takes the time that it needs."""
+        """Marks that the main thread handles the signal; from here on there is no time limit."""
         self._in_time.set()
 
     def _note(self, number: int, frame: Any) -> None:
@@ -88,7 +88,7 @@ class StopSignals:
             os._exit(128 + number)
 
     def _next_signal(self) -> int:
-        """Waits for a signal that stops; returns 0 when there will be none."""
+        """Waits for a signal that stops the run; returns 0 when the context ends."""
         while heard := os.read(self._heard, 1):
             if heard[0] in (signal.SIGINT, signal.SIGTERM):
                 return heard[0]
@@ -101,17 +101,17 @@ class StopSignals:
 
 
 class Saver:
-    """Saves checkpoints beside training and ends it if a signal asked for that.
+    """A callback that saves checkpoints asynchronously, and stops training after a signal.
 
-    It saves so often that a process that is killed at any moment loses at most so many updates, and at the end; after
-    every device call if those take so long that a signal might not wait for the end of one. As a save goes on beside
-    training, it is begun when half of them are done, and waited for before more than all would be lost. A save that
-    fails is told, and training goes on; the third in a row ends it.
+    A process that is killed loses at most `every` updates: a save starts after every `every / 2` updates, and training
+    waits for it before more than `every` would be lost. The last update is always saved. If device calls take so long
+    that a signal could interrupt one, every call is saved. A failed save is reported and training continues; the third
+    in a row ends training with a `SaveError`.
 
     Args:
-      total: updates that the run is to have.
-      every: updates that may be lost; those of a device call, where that does more.
-      about: noted with every checkpoint.
+      total: updates of the finished run.
+      every: updates that may be lost, or those of one device call if it has more.
+      about: metadata of every checkpoint.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Saver:
         from jaxmeta.core import guard
 
         if guard.has_given_up(metrics.get("skipped", (0,))[-1]):
-            return  # training ends with this call: its state is dumped, and `--resume` begins before it
+            return  # training ends after this call: the state is dumped, and `--resume` starts before it
         self._scores += [float(score) for score in np.asarray(metrics.get(SCORE, ())).reshape(-1)]
         # all processes stop, and save, at the same update
         urgent = devices.largest_of_processes(2 * self._signals.number + self._is_slow())
@@ -153,7 +153,7 @@ class Saver:
             raise Stopped(update, stop)
 
     def _is_slow(self) -> bool:
-        """Whether a device call takes so long that a signal might not wait for it; the first one also compiles."""
+        """Returns whether device calls take more than half of `GRACE_SECONDS`, except for the first, which compiles."""
         before, self._clock = self._clock, time.monotonic()
         return before is not None and self._clock - before > GRACE_SECONDS / 2
 
@@ -164,14 +164,14 @@ class Saver:
         score = score if score is not None and np.isfinite(score) else None
         try:
             self._checkpointer.save(update, state, score=score, about=self._about, wait=False)
-        except Exception as error:  # a full disk is an OSError here, a ValueError there
+        except Exception as error:  # a full disk raises an OSError or a ValueError
             self._failed(error, final)
         else:
             if final:
                 self._settle(final)
 
     def _settle(self, final: bool) -> None:
-        """Learns what became of the save that was under way."""
+        """Waits for the save in progress and records whether it succeeded."""
         try:
             if self._checkpointer.wait():
                 self._failures, self._saved = 0, self._begun
@@ -190,12 +190,12 @@ class Saver:
 
 
 def say(message: str, stream: TextIO | None = None) -> None:
-    """Prints a line on the standard error; that its reader has left, or its disk is full, is no reason to stop."""
+    """Prints a line on standard error; ignores a closed pipe and a full disk."""
     with contextlib.suppress(OSError, ValueError):
         print(message, file=stream or sys.stderr, flush=True)
 
 
 def _tell(message: bytes) -> None:
-    """Writes to the standard error from where print is not safe."""
+    """Writes to standard error where `print` is not safe, such as in a signal handler."""
     with contextlib.suppress(OSError):
         os.write(2, message)

@@ -118,7 +118,16 @@ def expected_gradient(
 def quality(
     theta: Array, step_size: float, all_streams: Streams, by: MetaGradient, num_streams: int = 1, rounds: int = 1
 ) -> Quality:
-    """Computes bias and deviation of an estimator with `num_streams` streams before and after adaptation."""
+    """Computes bias and standard deviation of a meta-gradient estimator, exactly.
+
+    Args:
+      theta: logits of the policy before adaptation, [S, A].
+      step_size: of the inner steps.
+      all_streams: all outcomes of a stream, see `streams`.
+      by: the estimator, one of `outer.META_GRADIENTS`.
+      num_streams: streams per round, also after the last adaptation.
+      rounds: adaptations.
+    """
     gradient, chance, last = _every_trial(theta, step_size, all_streams, by, num_streams, rounds)
     exact = exact_gradient(theta, step_size, all_streams, num_streams, rounds)
     given = jnp.einsum("mn,mnsa->msa", last, gradient)  # in expectation over the last round

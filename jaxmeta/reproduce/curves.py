@@ -1,4 +1,4 @@
-"""Adaptation curves of trained supervised agents, for the tables that show them beside their numbers."""
+"""Adaptation curves of trained supervised agents, as further figures of tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_TASKS = 1000
 
 def error(folders: Mapping[str, Path], title: str) -> Any:
     """Draws the squared error on held-out tasks over the steps of the inner loop, a line per run."""
-    return _draw(folders, title, "squared error", sign=-1.0)  # a reward is minus that
+    return _draw(folders, title, "squared error", sign=-1.0)  # the negative reward
 
 
 def accuracy(folders: Mapping[str, Path], title: str) -> Any:

@@ -58,8 +58,14 @@ def loaded_dice(decay: float) -> Objective:
 def dice(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
     """Weights advantages by DiCE's magic box (Foerster et al., 2018, arXiv:1802.05098).
 
-    With plain returns as advantages and episodes of equal length, derivatives of all orders are unbiased: up to a
-    constant it is the paper's sum of rewards times magic boxes, summed by parts.
+    With plain returns as advantages and episodes of equal length it equals the paper's objective up to a constant, so
+    that derivatives of all orders are unbiased.
+
+    Args:
+      log_prob: log-probabilities of the actions, [T, E].
+      behaviour_log_prob: ignored; the magic box needs no behaviour policy.
+      advantage: [T, E].
+      valid: 1.0 at valid steps, [T, E].
     """
     return loaded_dice(1.0)(log_prob, behaviour_log_prob, advantage, valid)
 

@@ -584,7 +584,7 @@ def test_rounds_that_end_before_any_belief_is_acted_on_are_refused(maml_run, mon
     config = dataclasses.replace(runs.read_config(maml_run), algo="pearl", algo_config=pearl)
     monkeypatch.setattr(runs, "read_config", lambda path: config)
     assert cli.main(["evaluate", str(maml_run), "--rounds", "4"]) == 2
-    assert "acts on a belief only after 5 episodes; take at least 5" in capsys.readouterr().err
+    assert "act on the prior; take at least 5" in capsys.readouterr().err
 
 
 def test_none_is_the_best_where_none_has_a_score(maml_run, monkeypatch):

@@ -1,4 +1,4 @@
-"""E-MAML: MAML whose policy is also credited for the data that it adapted on."""
+"""E-MAML: MAML whose meta-gradient includes the effect of the policy on its adaptation data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jaxmeta.tasks.base import TaskFamily
 
 @dataclasses.dataclass(frozen=True)
 class EMAMLConfig(SecondOrderConfig):
-    """MAML with the term for how adaptation data is sampled (Stadie et al., 2018, arXiv:1803.01118)."""
+    """MAML with the sampling-correction term (Stadie et al., 2018, arXiv:1803.01118)."""
 
     inner_objective: Literal["log_prob"] = "log_prob"
-    """Form of the inner loss; the others have a part of the credit already."""
+    """Form of the inner loss; the other forms of MAML already contain a part of the correction."""
     sampling_weight: float = 1.0
-    """Weight of the credit for the data that was adapted on: 1 takes its mean over the streams of a round, and
-    `streams` their sum, as the full gradient does, at a much higher variance."""
+    """Weight of the sampling correction: 1 averages it over the streams of a round; the number of streams sums it, as
+    in the full gradient, with a much higher variance."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -30,7 +30,7 @@ class EMAMLConfig(SecondOrderConfig):
             raise ValueError("num_tasks is 1; the credit is standardised over tasks, so it must be at least 2")
 
     def credit(self) -> outer.Credit:
-        """Returns the credit for the data that was adapted on, in the unit of the advantages."""
+        """Returns the weights of the sampling correction, in units of the advantages."""
         weight = self.sampling_weight / self.streams
         if self.baseline == "none":
             return outer.unbiased_credit(self.advantage(), weight, self.num_tasks)
@@ -39,13 +39,13 @@ class EMAMLConfig(SecondOrderConfig):
 
 @recipe
 def e_maml(family: TaskFamily, config: EMAMLConfig = EMAMLConfig()) -> MetaLearner:
-    """Builds MAML that explores: actions before the step are reinforced where the returns after it are high.
+    """Builds E-MAML, which reinforces actions before the adaptation if the return after it is high.
 
-    The return after the step depends on θ through the step, and through what τ ~ π_θ it was taken on. Both terms are
-    there, but by default not in the proportion of the full gradient of E[R(θ'(τ))]: the credit is a mean over the
-    streams, by `sampling_weight`, of returns standardised over the tasks, and advantages are standardised too. With
-    `baseline` none, `discount` 1 and a `sampling_weight` of as much as there are streams it is that gradient, as
-    `outer.META_GRADIENTS["e-maml"]` is.
+    The return after adaptation depends on θ through the inner step, and through the data τ ~ π_θ of that step. E-MAML
+    has the gradient terms of both. By default they are not in the proportion of the full gradient of E[R(θ'(τ))]: the
+    second is averaged over the streams (see `sampling_weight`), its returns are standardised over tasks, and advantages
+    are standardised, too. With `baseline` none, `discount` 1 and `sampling_weight` equal to `streams` the sum is the
+    full gradient, `outer.META_GRADIENTS["e-maml"]`.
     """
     policy, loss = config.problem(family)
     learner = config.descent(policy, loss, config.rule())

@@ -43,7 +43,7 @@ class FewShotReptileConfig(FewShotConfig):
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
     """Optimiser of the adaptation. The meta-gradient does not go through its steps, so it cannot be meta-learned."""
     rounds: int = 5
-    """Gradient steps; each is on as many examples as the support has, from support and query together."""
+    """Gradient steps, each on a minibatch of support and query with as many examples as the support."""
     num_tasks: int = 1
     hidden: tuple[int, ...] = (64, 64)
     activation: Literal["tanh", "relu", "swish"] = "tanh"

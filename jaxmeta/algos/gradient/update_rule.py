@@ -78,10 +78,10 @@ class DifferentiatedConfig(UpdateRuleConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ImplicitConfig(UpdateRuleConfig):
-    """The fields of implicit MAML (Rajeswaran et al., 2019, arXiv:1909.04630), of whatever loss.
+    """The fields of implicit MAML (Rajeswaran et al., 2019, arXiv:1909.04630), for any loss.
 
-    `gradient_norm_ratio` in the log is the gradient norm at the last step over that at the first: what is
-    differentiated is the end of the descent, and it is off by as much as that is not reached.
+    `gradient_norm_ratio` in the log is the gradient norm at the last inner step divided by that at the first. The
+    implicit meta-gradient is exact only at the minimum of the inner loss, so this should be small.
     """
 
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
@@ -89,11 +89,11 @@ class ImplicitConfig(UpdateRuleConfig):
     inner_steps: int = 10
     """Gradient steps on the data of every round; memory does not depend on them."""
     strength: float = 2.0
-    """λ: weight of half the squared distance from where the policy was before the round."""
+    """λ: weight of half the squared distance to the params before the round."""
     cg_iterations: int = 5
-    """Products with the Hessian of the inner loss for each meta-gradient; 0 is to first order."""
+    """Conjugate-gradient iterations for each meta-gradient; 0 is first order."""
     damping: float = 0.0
-    """What λ is raised by in a meta-gradient, against negative curvature; the larger, the nearer to first order."""
+    """Added to λ in the meta-gradient, against negative curvature; large values approach first order."""
 
     def __post_init__(self):
         super().__post_init__()

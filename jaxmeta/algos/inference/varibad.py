@@ -81,12 +81,12 @@ class VariBADConfig(TrialsConfig):
 
 @recipe
 def varibad(family: TaskFamily, config: VariBADConfig = VariBADConfig()) -> MetaLearner:
-    """Builds VariBAD.
+    """Builds VariBAD (Zintgraf et al., 2020, arXiv:1910.08348).
 
-    Every update: sample tasks; run a trial on each, with a belief that every step updates; improve the policy by PPO on
-    where it was and what it believed; put the trials into a ring; improve encoder and decoders on trials out of it, so
-    that the belief at any step tells the rewards of the whole trial, those to come included. The policy is not told
-    when an episode has ended, as it is in the official code: it sees that it is where episodes begin.
+    An update samples tasks and collects one trial on each, while the encoder updates the belief at every step. PPO
+    improves the policy, which is conditioned on observation and belief. The trials are stored in a ring buffer; encoder
+    and decoders are trained on samples from it, so that the belief at any step predicts the rewards of the whole trial,
+    future ones included. Unlike in the official code, the policy receives no flag at the end of an episode.
     """
     spec, scale = family.env.spec, config.value_scale(family)
     encoder, decoders = belief_model(family, config)
@@ -127,7 +127,7 @@ def belief_model(family: TaskFamily, config: VariBADConfig) -> tuple[nets.Belief
     """Builds the encoder, and the decoders whose weights are not zero: `reward` and `state`.
 
     Raises:
-      ValueError: if the cells of a grid are to be decoded where there are none.
+      ValueError: if `reward_decoder` is cells and the tasks are not on a grid of cells.
     """
     spec = family.env.spec
     encoder = nets.recurrent_belief(

@@ -42,10 +42,10 @@ class L2RLConfig(WholeTrialsConfig):
 
 @recipe
 def l2rl(family: TaskFamily, config: L2RLConfig = L2RLConfig()) -> MetaLearner:
-    """Builds L2RL: one gradient step per batch of trials, on policy, value and entropy together.
+    """Builds L2RL (Wang et al., 2016, arXiv:1611.05763): one actor-critic gradient step per batch of trials.
 
-    Previous action and reward are inputs, the LSTM's state lives through the trial: the weights learn slowly, by
-    actor-critic, what the state then does quickly, on each task.
+    Previous action and reward are inputs, and the LSTM's state persists across the trial. The weights are trained
+    slowly, over many tasks; the state adapts quickly, within each task.
     """
     network = nets.recurrent_actor_critic(
         family.env.spec, "lstm", config.hidden, config.init_log_std, config.length(family)

@@ -44,10 +44,10 @@ class RL2Config(WholeTrialsConfig):
 
 @recipe
 def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
-    """Builds RL².
+    """Builds RL² (Duan et al., 2016, arXiv:1611.02779).
 
-    A trial is several episodes on one task. The hidden state lives through all of them, and the policy maximises the
-    return of the whole trial: exploring early pays if it helps later.
+    A trial is several episodes on one task. The hidden state persists across them, and the policy maximises the return
+    of the whole trial, so that exploration in early episodes is rewarded by the later ones.
     """
     network = nets.recurrent_actor_critic(
         family.env.spec, config.cell, config.hidden, config.init_log_std, config.length(family), config.readout

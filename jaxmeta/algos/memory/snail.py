@@ -52,10 +52,10 @@ class SNAILConfig(WholeTrialsConfig):
 
 @recipe
 def snail(family: TaskFamily, config: SNAILConfig = SNAILConfig()) -> MetaLearner:
-    """Builds SNAIL with PPO.
+    """Builds SNAIL (Mishra et al., 2018, arXiv:1707.03141) with PPO instead of the paper's TRPO.
 
-    As in RL², the policy receives the whole trial and maximises its return; but it attends to every step of it, where
-    a recurrent state would have to compress them.
+    As in RL², the policy is conditioned on the whole trial and maximises its return. It attends to every earlier step
+    instead of compressing them into a recurrent state.
     """
     network = nets.snail_actor_critic(
         family.env.spec,
