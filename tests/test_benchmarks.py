@@ -99,7 +99,7 @@ def test_inner_steps(tmp_path, capsys):
     assert ways["mixed"]["gradient_error"] < 1e-5 < ways["truncated"]["gradient_error"]
 
 
-def test_without_json_a_person_reads_it(capsys, monkeypatch):
+def test_without_json_the_output_is_a_table(capsys, monkeypatch):
     record = {"speed": 1234.5, "memory": {"gru": {"exponent": 1.0}}, "sizes": {"rounds": 2}, "repeats_s": [1.0]}
     monkeypatch.setattr(throughput, "measure", lambda config: record)
     throughput.main([])
@@ -112,7 +112,7 @@ def test_growth_exponent_of_a_power():
         np.testing.assert_allclose(sequence.growth_exponent([3, 3 * 2**power, 3 * 4**power]), power)
 
 
-def test_programs_take_turns_and_the_first_turn_does_not_count():
+def test_programs_alternate_and_the_first_repeat_is_discarded():
     calls = []
     seconds = take_turns({"one": lambda: calls.append("one"), "other": lambda: calls.append("other")}, repeats=2)
     assert calls == ["one", "other"] * 3

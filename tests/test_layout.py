@@ -53,7 +53,7 @@ def test_imports_point_one_way(room):
                 assert parts[1] not in FORBIDDEN[room], f"{path} imports {name}"
 
 
-def test_only_what_everybody_needs_stands_at_the_root():
+def test_the_package_root_has_only_the_shared_modules():
     assert {path.name for path in PACKAGE.glob("*.py")} <= AT_THE_ROOT
 
 
@@ -81,7 +81,7 @@ def runs_code(tree):
             yield from (f"{name}({word.arg}=)" for word in node.keywords if word.arg == "allow_pickle")
 
 
-def test_nothing_that_is_read_can_run_code():
+def test_modules_that_read_files_use_no_code_execution():
     for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "benchmarks").rglob("*.py")]:
         assert not {name.split(".")[0] for name in imports(path)} & CODE_READERS, path
         assert not list(runs_code(ast.parse(path.read_text()))), path

@@ -188,7 +188,7 @@ def test_an_interrupted_run_is_resumed_and_equals_an_uninterrupted_one(place, ca
     assert resumed["ours"] == read("whole/table.json")["rows"][0]["ours"]
 
 
-def test_what_again_moved_aside_is_never_taken_for_done(place, capsys, monkeypatch):
+def test_runs_moved_aside_are_not_counted_as_done(place, capsys, monkeypatch):
     assert call() == 0
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_measurement", interrupt)
@@ -199,7 +199,7 @@ def test_what_again_moved_aside_is_never_taken_for_done(place, capsys, monkeypat
     assert "already done" not in capsys.readouterr().err
 
 
-def test_a_run_begins_with_another_one_of_the_table(place, capsys, monkeypatch):
+def test_a_run_starts_from_another_run_of_the_table(place, capsys, monkeypatch):
     rule, agent = table().runs
     # nothing but a start: it has no rows
     short = dataclasses.replace(agent, rows=())
@@ -320,7 +320,7 @@ def test_a_record_says_where_the_run_was_trained_not_where_it_is_evaluated(monke
     assert total["met"] is True  # what is required of a GPU is required of what was trained on one
 
 
-def test_what_an_older_run_does_not_say_of_its_origin_is_null(capsys, monkeypatch):
+def test_missing_origin_of_older_runs_is_null(capsys, monkeypatch):
     assert call("--rows", "2x2/rl2") == 0
     use(monkeypatch, table(platform="gpu"))
     edit_config(commit=None, platform=None, processor=None, cores=None)
@@ -366,7 +366,7 @@ def test_a_row_is_evaluated_anew_but_not_trained_anew_if_its_evaluation_changes(
     assert (place / "out/2x2/rl2/metrics.jsonl").stat().st_mtime_ns == trained
 
 
-def test_who_reaches_the_optimum_on_every_trial_is_not_above_it():
+def test_rounding_does_not_put_an_optimal_agent_above_the_optimum():
     row = {"optimum": 155 / 14, "stderr": 0.0, "ci95": None, "platform": "cpu"}
     for ours, met in ((float(np.float32(155 / 14)), True), (155 / 14 + 1e-4, False)):
         assert Required(up_to_optimum=True).judge(row | {"ours": ours}, {})["met"] is met
@@ -504,7 +504,7 @@ def test_a_bound_may_be_another_row_and_is_judged_once_both_are_there(place):
     assert read(file)["rows"][1]["met"] is None
 
 
-def test_one_of_several_that_diverged_is_no_bound():
+def test_a_diverged_row_is_ignored_as_a_bound():
     required, row = Required(no_more_than=("a", "b")), {"ours": 1.0, "stderr": 0.1, "optimum": None, "platform": "cpu"}
     for others, bounds, met in (
         ({"a": 2.0, "b": None}, {"mean": [None, 2.0]}, True),
@@ -517,7 +517,7 @@ def test_one_of_several_that_diverged_is_no_bound():
 
 
 @pytest.mark.parametrize(("adapted", "met"), [(-51.0, False), (-49.0, True)])
-def test_adaptation_must_go_half_of_the_way_to_the_oracle(adapted, met, place):
+def test_halfway_requirement_is_midway_to_the_oracle(adapted, met, place):
     one, file = LOAD("pearl-brax"), place / "table.json"
     names = [f"half-cheetah-vel/{agent}" for agent in ("pearl episode 3", "pearl episode 1", "oracle")]
     rows = [finished(name, ours) for name, ours in zip(names, (adapted, -80.0, -20.0), strict=True)]
@@ -550,7 +550,7 @@ def test_rows_written_at_the_same_time_both_survive(place, monkeypatch):
     assert names(file) == ["2x2/random", "2x2/rl2 total"]
 
 
-def test_every_task_shares_the_trials_equally():
+def test_trials_are_shared_equally_among_all_tasks():
     family = jm.tasks.grid_navigation(jm.tasks.GridConfig(horizon=2, num_episodes=1))
     seen = types.SimpleNamespace()
 
@@ -573,7 +573,7 @@ def test_every_task_shares_the_trials_equally():
         ("pearl-brax", {"half-cheetah-vel/rl2"}),
     ],
 )
-def test_agents_beside_pearl_and_varibad_act_by_their_mode_too(name, agents, monkeypatch):
+def test_baselines_of_pearl_and_varibad_are_deterministic_too(name, agents, monkeypatch):
     runs_of = {one.name: one for one in LOAD(name).runs if isinstance(one, Trained)}
     chosen = {run for run, one in runs_of.items() if all(evaluation.deterministic for evaluation in one.evaluations)}
     # PEARL and SAC are built to

@@ -111,7 +111,7 @@ def test_without_a_baseline_advantages_are_the_returns(trials):
 
 
 @pytest.mark.parametrize("weight", [1e-6, 1e6])
-def test_a_heavy_penalty_holds_the_first_policy(weight):
+def test_a_large_kl_penalty_keeps_the_unadapted_policy(weight):
     """Of the steps of an update the first is free, as nothing has moved yet; a heavy penalty takes the others back."""
     ppo = outer.PenalisedConfig(kl_target=0.01, kl_weight=weight, epochs=30, learning_rate=1e-2, clip=None)
     meta = jm.promp(FAMILY, jm.ProMPConfig(**SIZES, ppo=ppo))
@@ -121,7 +121,7 @@ def test_a_heavy_penalty_holds_the_first_policy(weight):
 
 
 @pytest.mark.parametrize("recipe", [jm.fomaml, jm.promp, jm.e_maml])
-def test_others_adapt_as_maml_does(recipe, maml):
+def test_relatives_of_maml_adapt_like_maml(recipe, maml):
     """All inner losses have the same first derivative; what differs is what the outer loop sees and does."""
     config = {jm.fomaml: jm.FOMAMLConfig, jm.promp: jm.ProMPConfig, jm.e_maml: jm.EMAMLConfig}[recipe]
     chex.assert_trees_all_close(before_and_after(recipe(FAMILY, config(**SIZES)))[2], maml[2], rtol=1e-4, atol=1e-6)
@@ -197,7 +197,7 @@ def test_credit_is_standardised_over_the_tasks(trials):
     np.testing.assert_allclose(got["sampling_correction"], 0.5 / returns.std(), rtol=1e-5)
 
 
-def test_penalty_weighs_how_far_the_first_policy_moved(trials):
+def test_kl_penalty_is_on_the_unadapted_policy(trials):
     learner, params, both = trials
 
     @jax.jit
@@ -240,7 +240,7 @@ def four(trials):
 
 
 @pytest.mark.parametrize("piece", [None, 2])
-def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(trials, four, piece):
+def test_tasks_with_large_or_nonfinite_gradients_are_masked_and_counted(trials, four, piece):
     learner, params, _ = trials
     four, gradient, lengths, bound = four
     loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
@@ -258,7 +258,7 @@ def test_tasks_whose_gradient_is_too_long_or_no_number_are_left_out_and_counted(
 
 
 @pytest.mark.parametrize("loop", ["trpo", "ppo"])
-def test_an_update_is_that_of_the_tasks_that_are_not_left_out(trials, four, loop):
+def test_a_masked_update_equals_one_on_the_remaining_tasks(trials, four, loop):
     """Neither a step nor what decides on it sees the others, whatever numbers they hold."""
     learner, params, _ = trials
     four, _, lengths, bound = four
@@ -282,7 +282,7 @@ def test_an_update_is_that_of_the_tasks_that_are_not_left_out(trials, four, loop
 
 
 @pytest.mark.parametrize("loop", ["trpo", "ppo"])
-def test_the_length_of_a_meta_gradient_counts_its_credit(trials, loop):
+def test_masking_norm_includes_the_credit(trials, loop):
     learner, params, both = trials
     advantage = rl.plain_returns()
     credit = outer.unbiased_credit(advantage, 1e3, num_tasks=2)
@@ -304,7 +304,7 @@ def test_the_length_of_a_meta_gradient_counts_its_credit(trials, loop):
     assert metrics["masked_tasks"] == 1 - np.mean(whole <= bound) == 0.5
 
 
-def test_a_trial_that_is_left_out_has_neither_loss_nor_gradient(trials):
+def test_a_masked_trial_has_no_loss_and_no_gradient(trials):
     learner, params, both = trials
     loss = outer.trial_loss(learner, rl.ratio, rl.linear_baseline())
     value_and_grad = jax.jit(jax.value_and_grad(lambda trial, params: loss(params, trial)[0], argnums=1))
@@ -330,7 +330,7 @@ def test_meta_gradients_are_finite_without_rewards(options, trials):
     assert metrics.get("bounded_steps", 0.0) == 0.0
 
 
-def test_log_tells_how_often_a_bound_acted():
+def test_log_has_the_share_of_clipped_steps():
     meta = jm.maml(FAMILY, jm.MAMLConfig(**SIZES, max_inner_step=1e-3, outer_loop="vpg"))
     _, metrics = jax.jit(meta.update)(jm.init_state(meta, KEY))
     assert metrics["bounded_steps"] == 1.0
@@ -390,7 +390,7 @@ def test_bad_configs_name_the_field_and_the_value(field, value):
         (jm.FewShotMAMLConfig, {"activation": "gelu"}, "activation is 'gelu'; it must be one of"),
     ],
 )
-def test_what_would_be_without_effect_is_refused(config, fields, message):
+def test_fields_without_effect_are_refused(config, fields, message):
     with pytest.raises(ValueError, match=message):
         config(**fields)
 

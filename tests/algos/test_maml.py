@@ -88,7 +88,7 @@ def test_meta_gradient_is_finite_when_all_rewards_are_zero(second_order, objecti
     np.testing.assert_allclose(flat(gradient), 0.0, atol=1e-6)
 
 
-def test_adaptation_of_one_task_does_not_see_another(second_order):
+def test_adaptation_of_a_task_does_not_depend_on_other_tasks(second_order):
     _, meta, params, trials = second_order
     adapt = jax.jit(jax.vmap(lambda trial: replay_fast(meta.learner, params, trial).policy))
     other = trials.replace(

@@ -64,7 +64,7 @@ def test_sac_finds_the_best_action(temperature):
     assert returns.mean() > -0.01
 
 
-def test_sac_solves_opposite_tasks_if_it_is_told_which_and_else_goes_between():
+def test_sac_solves_opposite_tasks_only_with_the_task_revealed():
     """Told nothing, the best for both places is the middle, half a unit from each."""
     places = jnp.array([0.5, -0.5])
     told = trained(jm.sac, tasks.reveal(aims(0.5, -0.5)), SAC)(places)
@@ -73,7 +73,7 @@ def test_sac_solves_opposite_tasks_if_it_is_told_which_and_else_goes_between():
     np.testing.assert_allclose(untold.mean(), -0.25, atol=0.05)
 
 
-def test_pearl_finds_out_which_of_two_opposite_tasks_it_is_on():
+def test_pearl_infers_which_of_two_opposite_tasks_it_is_on():
     """No agent that knows nothing gets more than -0.25; the one with z from the belief after four episodes knows."""
     config = jm.PEARLConfig(
         tasks_per_update=2,
@@ -93,7 +93,7 @@ def test_pearl_finds_out_which_of_two_opposite_tasks_it_is_on():
     assert max(early) < -0.2
 
 
-def test_an_evaluation_runs_as_many_episodes_as_are_asked_for_and_the_first_know_nothing():
+def test_evaluation_has_the_requested_episodes_and_starts_from_the_prior():
     """The belief of the first episodes is not used, whatever was seen; later ones use all that was seen before."""
     config = dataclasses.replace(tiny.ALGOS["pearl"], prior_episodes=2, episodes=4)
     meta, family = jm.pearl(tiny.family(), config), tiny.family()
@@ -114,7 +114,7 @@ def test_an_evaluation_runs_as_many_episodes_as_are_asked_for_and_the_first_know
     assert (fast.evidence.precision[2] > fast.evidence.precision[1]).all()
 
 
-def test_it_is_judged_by_its_mode_without_being_asked():
+def test_evaluation_is_deterministic_by_default():
     meta = tiny.algo("pearl")
     output = jm.types.Output(dist=jm.nets.Gaussian(jnp.array([0.3, -2.0]), jnp.zeros(2)), value=jnp.zeros(()))
     for key in jax.random.split(jax.random.key(0), 3):
@@ -122,7 +122,7 @@ def test_it_is_judged_by_its_mode_without_being_asked():
         np.testing.assert_allclose(meta.learner.head(output).sample(seed=key), 0.1 * np.tanh([0.3, -2.0]), rtol=1e-6)
 
 
-def test_an_agent_is_judged_before_any_training_and_on_tasks_that_it_never_met():
+def test_evaluation_needs_only_params_and_held_out_tasks():
     """Meta-testing has no replay to read: it is handed learner, params and tasks, and nothing of the train state."""
     family = tasks.finite(tiny.family(), num_train=4, num_test=3, key=jax.random.key(0))
     meta = tiny.algo("pearl", family)

@@ -34,7 +34,7 @@ def test_rl2_remembers_which_arm_pays():
 
 
 @pytest.mark.slow
-def test_ppo_needs_to_be_shown_the_task():
+def test_ppo_solves_the_probe_only_with_the_task_revealed():
     """Without memory no policy is right more often than by chance, unless it sees which arm pays."""
     family = coin_bandit()
     optimiser = outer.ActorCriticConfig(learning_rate=1e-2, epochs=4, value_weight=0.5, entropy_weight=0.01)

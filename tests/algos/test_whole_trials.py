@@ -78,7 +78,7 @@ def test_snail_has_keys_and_values_for_each_head():
         ("init_gain", "init_gain is 0"),
     ],
 )
-def test_snail_refuses_to_be_built_of_nothing(field, message):
+def test_snail_refuses_sizes_of_zero(field, message):
     with pytest.raises(ValueError, match=message):
         jm.SNAILConfig(**{field: 0})
 

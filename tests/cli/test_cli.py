@@ -171,7 +171,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     chex.assert_trees_all_close(*map(jax.device_get, (mixed, one)), rtol=1e-5, atol=1e-6)
 
 
-def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_path, capsys, monkeypatch):
+def test_skipped_updates_end_with_exit_code_3_and_a_dump(maml_run, tmp_path, capsys, monkeypatch):
     """A run of four finite updates goes on where every reward is NaN."""
 
     def step(self, key, state, action, task, original=tasks.Navigation.step):
@@ -203,7 +203,7 @@ def test_updates_that_come_to_nothing_end_with_code_3_and_a_dump(maml_run, tmp_p
         chex.assert_trees_all_equal(*(jax.device_get(getattr(one, part)) for one in (state, before.state)))
 
 
-def test_resumed_run_adds_the_commit_that_it_goes_on_at(tmp_path, monkeypatch):
+def test_a_resumed_run_records_the_commit_of_each_part(tmp_path, monkeypatch):
     arguments = [*TINY_MAML, "--out", str(tmp_path / "run"), "--eval-tasks", "0", "--updates"]
     commits = []
     for commit, updates, more in (("abc", "1", []), ("abc", "2", ["--resume"]), ("def", "3", ["--resume"])):
@@ -218,7 +218,7 @@ def test_resumed_run_adds_the_commit_that_it_goes_on_at(tmp_path, monkeypatch):
     assert provenance.continued(None, "fed") is None
 
 
-def test_a_run_begins_with_what_another_one_learned(rl2_run, tmp_path, monkeypatch):
+def test_a_run_starts_from_the_params_of_another(rl2_run, tmp_path, monkeypatch):
     longer = [*TINY_RL2[1:], "--tasks.num-pulls", "4", "--out", str(tmp_path / "longer"), "--eval-tasks", "0"]
     begun = [*longer, "--updates", "1", "--start-from", str(rl2_run)]
     _, config = train.configure(begun)
@@ -246,7 +246,7 @@ def test_a_run_begins_with_what_another_one_learned(rl2_run, tmp_path, monkeypat
         train.configure([*resumed, "--start-from", "elsewhere"])
 
 
-def test_a_run_begins_with_what_is_noted_or_not_at_all(rl2_run, tmp_path):
+def test_start_from_uses_the_recorded_update_or_fails(rl2_run, tmp_path):
     start = tmp_path / "start"
     shutil.copytree(rl2_run, start)
     _, config = train.configure([*TINY_RL2[1:], "--out", str(tmp_path / "new"), "--start-from", str(start)])
@@ -335,7 +335,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(line, maml_run, rl2_run, tm
     assert files() == before
 
 
-def test_algorithms_that_learn_off_policy_are_noted():
+def test_off_policy_algorithms_are_registered_as_such():
     """`train --start-from` refuses them: more than parameters carries what they have learned."""
     fields = {name: [type(value) for value in vars(config).values()] for name, config in tiny.ALGOS.items()}
     with_critics = {name for name, kinds in fields.items() if outer.OffPolicyConfig in kinds}
@@ -361,7 +361,7 @@ MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignmen
         (runs, "write_config", OSError(28, "No space left on device"), "[Errno 28] No space left on device\n"),
     ],
 )
-def test_machine_that_gives_out_is_told_in_one_line(place, name, error, words, tmp_path, capsys, monkeypatch):
+def test_device_and_memory_errors_are_one_line(place, name, error, words, tmp_path, capsys, monkeypatch):
     def fail(*arguments, **named):
         raise error
 
@@ -424,7 +424,7 @@ def test_wandb_gets_the_scalars_of_every_update(wandb, maml_run, tmp_path):
     assert wandb.finished == 1
 
 
-def test_wandb_averages_seeds_and_tries_to_begin_only_once(wandb, tmp_path):
+def test_wandb_averages_seeds_and_is_initialised_only_once(wandb, tmp_path):
     log = logging.WandB("mine", tmp_path, {})
     log(4, None, {"a": np.array([[1.0, 3.0], [5.0, 7.0]])})
     assert wandb.logged == [(3, {"a": 2.0}), (4, {"a": 6.0})]
@@ -451,7 +451,7 @@ def test_wandb_averages_seeds_and_tries_to_begin_only_once(wandb, tmp_path):
         (["seed"], "0", 'seed is "0"; it must be an integer'),
     ],
 )
-def test_damaged_config_is_told_by_field(path, value, words, maml_run, tmp_path):
+def test_a_damaged_config_error_names_the_field(path, value, words, maml_run, tmp_path):
     data = json.loads((maml_run / "config.json").read_text())
     inner = data
     for name in path[:-1]:
@@ -579,7 +579,7 @@ def test_compilation_cache_is_private(tmp_path, monkeypatch):
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_rounds_that_end_before_any_belief_is_acted_on_are_refused(maml_run, monkeypatch, capsys):
+def test_evaluation_rounds_on_the_prior_alone_are_refused(maml_run, monkeypatch, capsys):
     pearl = jm.PEARLConfig(episodes=6, prior_episodes=5)
     config = dataclasses.replace(runs.read_config(maml_run), algo="pearl", algo_config=pearl)
     monkeypatch.setattr(runs, "read_config", lambda path: config)
@@ -587,14 +587,14 @@ def test_rounds_that_end_before_any_belief_is_acted_on_are_refused(maml_run, mon
     assert "act on the prior; take at least 5" in capsys.readouterr().err
 
 
-def test_none_is_the_best_where_none_has_a_score(maml_run, monkeypatch):
+def test_loading_the_best_checkpoint_needs_a_score(maml_run, monkeypatch):
     assert jm.load(maml_run, "best").step == 4
     monkeypatch.setattr(jm.Checkpointer, "best", lambda self: None)
     with pytest.raises(runs.RunError, match="no checkpoint in .* has a score, so none is the best"):
         jm.load(maml_run, "best")
 
 
-def test_damaged_checkpoint_is_skipped_told_and_put_aside(tmp_path, capsys):
+def test_a_damaged_checkpoint_is_skipped_reported_and_moved_aside(tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = [*TINY_MAML, "--out", str(folder), "--eval-tasks", "0", "--checkpoint-every", "4"]
     assert cli.main([*arguments, "--updates", "4"]) == 0

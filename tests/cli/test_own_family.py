@@ -150,7 +150,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("line", REFUSED)
-def test_what_is_no_family_is_refused_in_one_line(line, place, capsys):
+def test_an_invalid_family_is_refused_in_one_line(line, place, capsys):
     assert cli.main(["train", "maml", *line.split(), "--out", "new"]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("jaxmeta: ") and printed.err.count("\n") == 1
@@ -166,7 +166,7 @@ def test_a_run_whose_module_is_gone_is_refused_in_one_line(place, tmp_path, caps
     assert said.count("\n") == 1 and "task family 'gone:walk' cannot be imported" in said
 
 
-def test_what_json_cannot_hold_is_not_saved(place):
+def test_a_config_that_json_cannot_store_is_refused(place):
     import walks_of_a_user  # pyright: ignore[reportMissingImports]
 
     config = runs.RunConfig("maml", "walks_of_a_user:free", jm.MAMLConfig(hidden=(4,)), walks_of_a_user.FreeConfig())

@@ -96,7 +96,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("line", BAD)
-def test_what_is_no_value_is_refused_in_one_line(line):
+def test_invalid_values_are_refused_in_one_line(line):
     with pytest.raises(parsing.UsageError) as refused:
         parsing.parse(Outer, line.split(), "x")
     assert str(refused.value) == BAD[line]

@@ -70,7 +70,7 @@ def test_a_home_folder_is_expanded_as_a_shell_would(tmp_path, monkeypatch, capsy
     assert f"jaxmeta: {tmp_path}/y is not a run folder" in capsys.readouterr().err
 
 
-def test_the_reader_of_a_help_text_may_leave():
+def test_a_closed_pipe_ends_a_help_text_quietly():
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-m", "jaxmeta", "--help"], stdout=writer, stderr=subprocess.PIPE, text=True)

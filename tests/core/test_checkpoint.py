@@ -159,7 +159,7 @@ def test_sizes_are_checked_before_anything_is_read(two_saved, tmp_path, monkeypa
         checkpointer.restore(make_state(width=10**6), 2)
 
 
-def test_who_asks_for_the_last_state_is_told_of_damaged_ones(two_saved, tmp_path):
+def test_restoring_the_last_state_reports_damaged_ones(two_saved, tmp_path):
     shutil.copytree(two_saved, tmp_path / "copy")
     (tmp_path / "copy" / "2" / "manifest.json").unlink()
     with pytest.warns(UserWarning, match="copy/2 is damaged: manifest.json.*; restored the checkpoint of update 1"):
@@ -167,7 +167,7 @@ def test_who_asks_for_the_last_state_is_told_of_damaged_ones(two_saved, tmp_path
     assert state.params["w"][0] == 1.0
 
 
-def test_where_nothing_is_good_every_checkpoint_is_named(two_saved, tmp_path):
+def test_if_all_checkpoints_are_damaged_each_is_named(two_saved, tmp_path):
     shutil.copytree(two_saved, tmp_path / "copy")
     for update in (1, 2):
         (tmp_path / "copy" / str(update) / "manifest.json").unlink()
@@ -175,7 +175,7 @@ def test_where_nothing_is_good_every_checkpoint_is_named(two_saved, tmp_path):
         Checkpointer(tmp_path / "copy").restore_last(make_state())
 
 
-def test_the_best_is_kept_beside_the_last(tmp_path):
+def test_the_best_checkpoint_is_kept_in_addition_to_the_last(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=2)
     for update, score in enumerate((1.0, 9.0, 3.0, None, 5.0), 1):
         checkpointer.save(update, make_state(value=float(update)), score=score)
@@ -186,7 +186,7 @@ def test_the_best_is_kept_beside_the_last(tmp_path):
     assert checkpointer.updates() == [5, 6]
 
 
-def test_a_save_beside_training_keeps_the_state_that_it_was_given(tmp_path):
+def test_an_asynchronous_save_keeps_its_state(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
     state = {"w": jnp.zeros(1_000_000)}
@@ -198,7 +198,7 @@ def test_a_save_beside_training_keeps_the_state_that_it_was_given(tmp_path):
     np.testing.assert_array_equal(checkpointer.restore({"w": jnp.ones(1_000_000)}, 1)["w"], 1.0)
 
 
-def test_what_goes_wrong_beside_training_is_raised_later_and_once(tmp_path, monkeypatch):
+def test_errors_of_asynchronous_saves_are_raised_later_and_once(tmp_path, monkeypatch):
     def full(folder, about):
         raise OSError(28, "No space left on device")
 
@@ -215,7 +215,7 @@ def test_what_goes_wrong_beside_training_is_raised_later_and_once(tmp_path, monk
     assert checkpointer.updates() == [1, 2]
 
 
-def test_one_of_several_processes_that_cannot_begin_to_write_tells_the_others_where_they_meet(tmp_path, monkeypatch):
+def test_a_failed_save_in_one_process_fails_in_all(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -235,7 +235,7 @@ def test_a_number_to_keep_is_checked(tmp_path):
         Checkpointer(tmp_path, keep=0)
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / "7.partial" / "state").mkdir(parents=True)
     checkpointer = Checkpointer(tmp_path)
     assert checkpointer.latest() is None

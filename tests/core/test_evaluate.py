@@ -33,7 +33,7 @@ def test_summary_of_a_normal_sample():
     assert summary["iqm"] == pytest.approx(3.0, abs=0.1)
 
 
-def test_seeds_are_what_varies_where_tasks_share_their_params():
+def test_interval_covers_the_variance_between_seeds():
     """Coverage of the 95 % interval: seeds and tasks vary alike, and tasks of a seed share its draw."""
     random = np.random.default_rng(0)
     hits = 0
@@ -122,7 +122,7 @@ def draw(count):
         (lambda: draw(1).replace(goal="left"), "tasks.goal is a str; a batch of tasks has a first axis"),
     ],
 )
-def test_what_is_no_batch_of_tasks_is_refused_in_one_line(own, make, message):
+def test_an_invalid_batch_of_tasks_is_refused_in_one_line(own, make, message):
     meta, env = tiny.algo("ppo"), Own(4) if own else tiny.family().env
     with pytest.raises(ValueError, match=message) as found:
         jm.evaluate(meta.learner, (), env, make(), jax.random.key(2), meta.plan)

@@ -160,7 +160,7 @@ def test_means_are_over_the_finite_tasks():
     assert (returns[nonfinite_tasks < 4] < -4 * 0.05).all()
 
 
-def test_updates_that_come_to_nothing_stop_before_the_params_change():
+def test_skipped_updates_stop_training_without_changing_params():
     meta = tiny.algo("maml-vpg", nonfinite(always=True))
     state = jm.init_state(meta, jax.random.key(0))
     begun = jax.tree.map(np.array, (state.params, state.opt_state))
@@ -187,7 +187,7 @@ def params_that(break_):
     return meta._replace(init=init)
 
 
-def test_a_policy_that_is_not_finite_is_blamed_and_not_its_environment():
+def test_a_nonfinite_policy_is_named_as_the_cause():
     meta = params_that(lambda leaf: jnp.full_like(leaf, jnp.nan))
     with pytest.raises(guard.NonFiniteError, match=f"not finite: the policy in {meta.info.num_tasks} tasks; the"):
         jm.train(meta, jm.init_state(meta, jax.random.key(0)), 5, chunk=5)
@@ -242,7 +242,7 @@ def test_five_in_a_row_stop_wherever_device_calls_end(chunk):
     assert (float(stopped.value.state.params), stopped.value.update) == (3.0, 7)
 
 
-def test_what_was_stopped_with_can_be_gone_on_with():
+def test_training_can_continue_from_the_final_state_of_a_stopped_run():
     bad = [7, 8, 9, 10, 11]
     with pytest.raises(guard.NonFiniteError) as stopped:
         jm.train(scripted(bad), jm.init_state(scripted(bad), jax.random.key(0)), 30)

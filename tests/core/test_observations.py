@@ -290,7 +290,7 @@ def test_a_spec_is_hashable_and_says_what_is_wrong():
             Spec(observation, action, 3, action_mask=mask)
 
 
-def test_what_cannot_read_parts_refuses_them_when_it_is_built():
+def test_algorithms_without_an_encoder_refuse_pytree_observations():
     @dataclasses.dataclass(frozen=True)
     class Real(Corridor):
         @property

@@ -114,7 +114,7 @@ def remembering(update):
     return outer.Sampler(lambda key: jnp.zeros(()), draws, lambda trial: trial.rounds.reward.sum(), update)
 
 
-def test_check_sampler_accepts_a_memory_that_a_fault_leaves_alone():
+def test_check_sampler_accepts_state_that_ignores_nonfinite_tasks():
     keep = lambda state, draw, scores, finite: (state + jnp.where(finite, scores, 0.0).sum(), {})  # noqa: E731
     testing.check_sampler(remembering(keep), FAMILY)
 

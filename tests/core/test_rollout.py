@@ -77,7 +77,7 @@ def test_the_last_transition_of_an_episode_reaches_the_policy():
     np.testing.assert_allclose(seen.prev_action[:, 0], [0, 0, 1, 2, 3, 4], atol=1e-6)
 
 
-def test_the_last_sight_of_an_episode_is_kept_and_reaches_the_policy():
+def test_the_final_observation_is_kept_and_reaches_the_policy():
     rounds = collect(Counter(), 2.0, Plan(episodes=2)).rounds
     np.testing.assert_array_equal(rounds.inputs.obs[0, :, 0, 0], [0, 1, 2, 0, 1, 2])
     np.testing.assert_array_equal(rounds.next_obs[0, :, 0, 0], [1, 2, 3, 1, 2, 3])
@@ -86,7 +86,7 @@ def test_the_last_sight_of_an_episode_is_kept_and_reaches_the_policy():
     np.testing.assert_array_equal(rounds.output.aux.prev_next_obs[0, :, 0, 0], [0, 1, 2, 3, 1, 2])
 
 
-def test_after_an_early_end_everything_stands_still_until_the_next_episode():
+def test_state_is_frozen_after_an_early_end_until_the_next_episode():
     env = Counter(horizon=4, terminates=True)
     rounds = collect(env, 2.0, Plan(episodes=2)).rounds.replace(reset_key=())
     rounds = jax.tree.map(lambda leaf: leaf[0, :, 0], rounds)
@@ -130,7 +130,7 @@ def _blank(spec):
 
 
 @pytest.mark.parametrize("plan", [{"rounds": -1}, {"streams": 0}, {"episodes": 0}])
-def test_plans_that_make_no_sense_are_refused(plan):
+def test_invalid_plans_are_refused(plan):
     ((name, value),) = plan.items()
     with pytest.raises(ValueError, match=f"plan.{name} is {value}; it must be at least"):
         Plan(**plan)

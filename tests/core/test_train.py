@@ -43,7 +43,7 @@ def test_every_update_is_reported_once_whatever_the_chunk(chunk):
     assert seen[-1][0] == 7
 
 
-def test_training_goes_on_from_where_a_state_is():
+def test_training_continues_from_the_step_of_a_state():
     meta = counter()
     state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 3)
     assert jm.train(meta, state, 5).params == 5.0
@@ -122,7 +122,7 @@ def test_one_chunk_of_six_equals_two_of_three_as_users_compile():
 
 
 @pytest.mark.timeout(120, method="thread")  # what hangs in compiled code hears no signal
-def test_the_orthogonal_weights_of_many_seeds_do_not_wait_for_each_other():
+def test_orthogonal_initialisation_of_many_seeds_does_not_serialise():
     meta = jm.maml(tiny.family(), jm.MAMLConfig(num_tasks=2, streams=3, hidden=(100, 100)))
     state = jm.init_state(meta, jax.random.key(0), num_seeds=5)
     one = jm.init_state(meta, jax.random.split(jax.random.key(0), 5)[3])
@@ -223,7 +223,7 @@ def test_an_interrupt_during_a_device_call_keeps_its_rings(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_rings_that_nobody_else_holds_are_freed_when_training_starts():
+def test_unreferenced_rings_are_freed_when_training_starts():
     meta, alive = with_ring(), []
     states = [jm.init_state(meta, jax.random.key(0))]
     first = weakref.ref(states[0].source.rows)

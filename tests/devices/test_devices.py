@@ -42,7 +42,7 @@ def test_inner_gradients_do_not_mix_over_devices():
     np.testing.assert_allclose(jax.jit(run)(THETA, TARGETS), expected, rtol=1e-6)
 
 
-def test_without_the_protection_they_would_mix():
+def test_without_over_tasks_inner_gradients_would_mix():
     """The check above can fail: with shard_map's default, it does."""
     mesh = jax.sharding.Mesh(jax.devices(), ("task",))
     spec = jax.sharding.PartitionSpec

@@ -53,7 +53,7 @@ def test_a_folder_that_another_process_writes_to_is_refused_with_that_process(tm
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_lock_ends_with_its_process_however_that_ends(tmp_path, hold, how):
+def test_a_lock_is_released_when_its_process_ends(tmp_path, hold, how):
     process = hold(tmp_path)
     process.send_signal(how)
     process.wait()
@@ -62,13 +62,13 @@ def test_a_lock_ends_with_its_process_however_that_ends(tmp_path, hold, how):
         pass
 
 
-def test_a_lock_ends_with_its_block(tmp_path):
+def test_a_lock_is_released_after_its_block(tmp_path):
     for _ in range(2):
         with locks.locked(tmp_path), pytest.raises(RunError), locks.locked(tmp_path):
             pass
 
 
-def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, capsys):
     def flock(handle, operation):
         raise OSError(37, "No locks available")
 

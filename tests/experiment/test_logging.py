@@ -93,7 +93,7 @@ def test_a_logger_in_the_background_gets_all_in_order_and_is_closed():
     assert log.seen == [(update, None, {"a": update}) for update in (1, 2, 3)] and log.closed.is_set()
 
 
-def test_a_logger_that_hangs_holds_nobody_up(monkeypatch):
+def test_a_hanging_logger_does_not_block_training(monkeypatch):
     monkeypatch.setattr(logging, "MAX_PENDING", 2)
     monkeypatch.setattr(logging, "CLOSE_SECONDS", 0.01)
     log, said = Recorder(), io.StringIO()
@@ -110,7 +110,7 @@ def test_a_logger_that_hangs_holds_nobody_up(monkeypatch):
     log.go_on.set()
 
 
-def test_the_failure_of_a_logger_in_the_background_is_said_once():
+def test_failure_of_a_background_logger_is_reported_once():
     said = io.StringIO()
     log = logging.Background(Failing(), said)
     for update in (1, 2):

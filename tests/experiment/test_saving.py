@@ -74,7 +74,7 @@ def test_a_run_can_be_saved_as_it_goes_on_and_with_several_seeds(tmp_path):
     chex.assert_trees_all_equal(run.params, later.params)
 
 
-def test_what_does_not_belong_to_the_run_is_refused(saved, tmp_path):
+def test_saving_refuses_another_runs_config_or_state(saved, tmp_path):
     folder, state = saved
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != locks.LOCK}
     with pytest.raises(runs.RunError, match=r"^seed is 4, but the run in .* has 3; choose another folder"):

@@ -61,7 +61,7 @@ def run_to(saver, first, last, score=0.0):
         saver(update, STATE, {"return/last": np.array([score])})
 
 
-def test_a_full_disk_is_told_and_training_goes_on(tmp_path, disk):
+def test_a_full_disk_is_reported_and_training_continues(tmp_path, disk):
     saver, _, said, checkpointer = make_saver(tmp_path)
     run_to(saver, 1, 10)
     finish(checkpointer)
@@ -80,7 +80,7 @@ def test_a_full_disk_is_told_and_training_goes_on(tmp_path, disk):
     assert checkpointer.updates() == [40, 50]
 
 
-def test_a_process_that_is_killed_loses_at_most_what_it_may(tmp_path, disk):
+def test_a_killed_process_loses_at_most_the_promised_updates(tmp_path, disk):
     saver, *_, checkpointer = make_saver(tmp_path, every=4)
     disk.seconds = 0.05
     lost = []
@@ -103,7 +103,7 @@ def test_the_third_failure_in_a_row_ends_the_run(tmp_path, disk):
     assert checkpointer.updates() == [10]
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_an_unwritable_folder_is_reported(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
     saver, _, said, _ = make_saver(tmp_path)
     run_to(saver, 1, 20)
@@ -153,14 +153,14 @@ def test_a_signal_in_the_last_device_call_stops_too(tmp_path):
 
 
 @pytest.mark.parametrize("skipped", [[4.0], [5.0], [[0.0, 5.0]]])
-def test_what_training_ends_with_for_its_faults_is_no_checkpoint(tmp_path, skipped):
+def test_a_nonfinite_state_is_not_saved_as_a_checkpoint(tmp_path, skipped):
     saver, *_, checkpointer = make_saver(tmp_path)
     saver(10, STATE, {"skipped": np.array(skipped)})
     finish(checkpointer)
     assert checkpointer.updates() == ([10] if skipped == [4.0] else [])
 
 
-def test_what_cannot_be_told_does_not_end_a_run(tmp_path, disk):
+def test_failing_to_print_does_not_end_a_run(tmp_path, disk):
     class Full(io.StringIO):
         def write(self, text):
             raise OSError(28, "No space left on device")
@@ -177,7 +177,7 @@ def test_what_cannot_be_told_does_not_end_a_run(tmp_path, disk):
     logging.Guarded(lambda *_: 1 / 0, stream=Full())(1, STATE, {})
 
 
-def test_calls_that_a_signal_might_not_wait_for_are_each_saved(tmp_path, monkeypatch):
+def test_slow_device_calls_are_each_saved(tmp_path, monkeypatch):
     saver, *_, checkpointer = make_saver(tmp_path)
     clock = iter([0.0, 60.0, 120.0, 121.0, 122.0])  # the first one also compiles
     monkeypatch.setattr(survival, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
@@ -198,7 +198,7 @@ with survival.StopSignals():
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_a_device_call_that_does_not_end_is_left(signals):
+def test_a_device_call_that_does_not_end_is_abandoned(signals):
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", LONG_CALL], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

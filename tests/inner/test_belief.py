@@ -69,7 +69,7 @@ def test_posteriors_that_decode_in_blocks_give_the_loss_and_gradient_of_all_at_o
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_is_seen_before_the_first_step(agent):
+def test_the_first_belief_is_the_prior(agent):
     """The prior depends on no observation, previous action or reward: the encoder is not fed."""
     meta, params = agent
     learner, example = meta.learner, GRID.env.spec.example_input()
@@ -96,13 +96,13 @@ def test_the_last_transition_of_an_episode_is_known_before_the_next_one_begins(a
     assert (before[HORIZON] != after[HORIZON]).any()
 
 
-def test_what_an_episode_led_to_at_last_is_not_where_the_next_one_begins(trial):
+def test_the_final_observation_differs_from_the_next_episodes_first(trial):
     inputs = jax.tree.map(lambda leaf: leaf[0, HORIZON, 0], trial.rounds.inputs)
     np.testing.assert_array_equal(inputs.obs, 0.0)
     np.testing.assert_array_equal(inputs.prev_next_obs, trial.rounds.next_obs[0, HORIZON - 1, 0])
 
 
-def test_steps_after_an_early_end_leave_no_trace():
+def test_steps_after_an_early_end_do_not_change_the_belief():
     encoder, _ = belief_model(GRID, CONFIG)
     params = encoder.init(KEY)
     steps = [jax.random.normal(jax.random.fold_in(KEY, index), (5, *shape)) for index, shape in enumerate([(), (2,)])]
@@ -114,7 +114,7 @@ def test_steps_after_an_early_end_leave_no_trace():
     np.testing.assert_array_equal(chain.mean[3], chain.mean[2])
 
 
-def test_the_deviation_is_half_the_exponent():
+def test_the_posterior_stores_log_variances():
     posterior = nets.Posterior(jnp.ones(2), jnp.log(jnp.array([4.0, 9.0])))
     np.testing.assert_allclose(posterior.sample(jnp.ones(2)), [3.0, 4.0], rtol=1e-6)
 
@@ -179,7 +179,7 @@ def test_no_gradient_of_the_return_reaches_the_encoder(agent, trial):
     assert any((leaf != 0.0).any() for leaf in jax.tree.leaves(gradient.policy))
 
 
-def test_the_policy_is_trained_on_what_it_saw(agent, trial):
+def test_the_policy_is_trained_on_the_beliefs_of_collection(agent, trial):
     """A policy without memory on hyper-states says what the agent said; no scan is needed."""
     _, params = agent
     spec = inner.hyper_spec(GRID.env.spec, CONFIG.latent)
@@ -204,7 +204,7 @@ def test_decoders_of_transitions():
         np.testing.assert_allclose(likelihood, -0.5 * np.square(target).sum(-1), rtol=1e-6)
 
 
-def test_a_reward_decoder_of_what_a_step_led_to_is_not_told_the_action():
+def test_the_next_obs_reward_decoder_does_not_receive_the_action():
     spec = Spec(observation=(2,), action=Discrete(3), horizon=4)
     for from_transition in (True, False):
         decoder = nets.reward_decoder(spec, 2, (8,), from_transition)

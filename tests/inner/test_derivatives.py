@@ -39,7 +39,7 @@ def test_mixed_mode_and_rematerialisation_give_the_same_gradient(rule):
         chex.assert_trees_all_close(gradient(other, 3), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_truncated_gradient_sees_the_last_steps_alone():
+def test_a_truncated_gradient_depends_on_the_last_steps_only():
     plain = inner.descent(POLICY, LOSS, RULES["all"])
     whole = gradient(plain, 3)
     chex.assert_trees_all_equal(gradient(plain, 3, truncation=3), whole)
@@ -51,7 +51,7 @@ def test_a_truncated_gradient_sees_the_last_steps_alone():
         assert np.abs(one - ravel_pytree(other)[0]).max() > 1e-4
 
 
-def test_an_implicit_gradient_is_that_of_the_way_there_once_it_has_arrived():
+def test_an_implicit_gradient_equals_the_unrolled_one_at_convergence():
     strength, steps, rule = 4.0, 60, inner.sgd(0.1)
     way = inner.descent(POLICY, LOSS, inner.proximal(rule, strength))
     settled = inner.implicit(POLICY, LOSS, rule, steps, strength, cg_iterations=30)

@@ -37,7 +37,7 @@ def test_damping_raises_the_strength_in_the_derivative_alone():
     np.testing.assert_allclose(jax.jacrev(lambda anchor: solution(anchor, damping=3.0))(ANCHOR), expected, rtol=1e-5)
 
 
-def test_derivative_is_that_of_the_unrolled_descent_once_it_has_arrived():
+def test_derivative_equals_that_of_the_unrolled_descent_at_convergence():
     def loss(point):
         return quadratic(point) + 0.1 * jnp.sum(point["x"] ** 4)
 
@@ -53,7 +53,7 @@ def test_derivative_is_that_of_the_unrolled_descent_once_it_has_arrived():
     np.testing.assert_allclose(jax.jacrev(implicit)(ANCHOR), jax.jacrev(unrolled)(ANCHOR), rtol=1e-4)
 
 
-def test_without_products_it_is_to_first_order():
+def test_without_cg_iterations_the_gradient_is_first_order():
     np.testing.assert_array_equal(jax.jacrev(lambda anchor: solution(anchor, cg_iterations=0))(ANCHOR), np.eye(2))
 
 

@@ -97,7 +97,7 @@ def test_permuted_coordinates_give_permuted_steps():
     np.testing.assert_allclose(np.stack(straight)[:, order], np.stack(permuted), rtol=1e-5, atol=1e-7)
 
 
-def test_the_state_lives_across_steps_and_begins_anew_with_a_task():
+def test_optimiser_state_persists_across_steps_and_is_reset_for_each_task():
     gradient = jnp.array([1.0, -0.5])
     first, second = recurrent_steps([gradient, gradient])
     assert np.abs(first - second).min() > 1e-4

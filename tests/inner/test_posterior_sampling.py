@@ -62,7 +62,7 @@ def rows_of(experience):
     return [rows[t, e] for e in range(rows.shape[1]) for t in range(rows.shape[0]) if experience.valid[t, e] > 0]
 
 
-def test_z_is_held_through_an_episode_and_drawn_anew_for_the_next():
+def test_z_is_constant_within_an_episode_and_resampled_for_the_next():
     learner = agent()
     params, trial = trial_of(learner)
     z = drawn(learner, params, trial)
@@ -99,7 +99,7 @@ def test_z_comes_from_the_prior_in_the_first_rounds_and_then_from_the_belief(pri
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_it_learns_from_what_happened_stream_after_stream_and_not_from_the_time_after_an_end(encoder):
+def test_evidence_has_all_streams_in_order_without_steps_after_an_end(encoder):
     learner = agent(encoder)
     params, trial = trial_of(learner)
     experience = jax.tree.map(lambda leaf: leaf[0], trial.rounds)
@@ -116,7 +116,7 @@ def test_it_learns_from_what_happened_stream_after_stream_and_not_from_the_time_
     chex.assert_trees_all_equal(again.evidence, fast.evidence)
 
 
-def test_the_encoder_is_not_told_where_episodes_end():
+def test_the_encoder_does_not_receive_episode_ends():
     obs, next_obs, action = jax.random.normal(jax.random.key(0), (3, 5, 2))
     kept = Transition(obs, action, jnp.arange(5.0), next_obs, terminated=jnp.zeros(5))
     ended = kept.replace(terminated=jnp.ones(5))
@@ -128,7 +128,7 @@ def test_the_encoder_is_not_told_where_episodes_end():
         assert rows.shape[1] == evidence_size(SPEC, use_next_obs)
 
 
-def test_an_agent_judged_by_its_mode_does_the_same_whatever_the_noise():
+def test_a_deterministic_agent_acts_by_the_squashed_mean():
     """Given z, and so the keys of the streams, what it does is the pressed mean of its Gaussian."""
     learner = deterministic(agent())
     params, trial = trial_of(learner)

@@ -50,7 +50,7 @@ def test_gradient_of_a_step_size_is_minus_both_gradients():
         np.testing.assert_allclose(gradient[name], -here[name] * there[name], rtol=1e-6)
 
 
-def test_rules_follow_one_another():
+def test_chained_updaters_are_applied_in_order():
     once = adapted(RULES["sgd"], PARAMS)
     gradient = jax.grad(loss)(once)
     twice = adapted(RULES["shrinking"], PARAMS, steps=2)
@@ -73,7 +73,7 @@ def test_a_part_that_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_first_order_sees_the_step_as_a_constant(name):
+def test_first_order_treats_the_inner_gradient_as_a_constant(name):
     updater = inner.first_order(RULES[name])
     psi = updater.init(jax.random.key(0), PARAMS)
     gradient = jax.grad(lambda params: loss(adapted(updater, params, psi)))(PARAMS)
@@ -82,7 +82,7 @@ def test_first_order_sees_the_step_as_a_constant(name):
         np.testing.assert_allclose(gradient[name], there[name], rtol=1e-6)
 
 
-def test_a_bound_shortens_long_steps_alone_and_counts_them():
+def test_bounded_clips_and_counts_long_steps_only():
     updater = inner.bounded(RULES["sgd"], 1.5)
     tx = updater.tx(updater.init(jax.random.key(0), PARAMS))
     state = tx.init(PARAMS)

@@ -51,7 +51,7 @@ def test_the_product_is_that_of_its_gaussian_factors():
     np.testing.assert_allclose(together.mean, mean, rtol=1e-4, atol=1e-6)
 
 
-def test_the_network_says_a_variance_and_not_a_deviation():
+def test_the_encoder_outputs_a_variance_and_not_a_standard_deviation():
     """With no hidden layer and a zero kernel, a factor is the bias: softplus(b) is its variance."""
     encoder = nets.product_encoder(SIZE, 1, ())
     params = jax.tree.map(lambda leaf: jnp.zeros_like(leaf), params_of(encoder))
@@ -70,7 +70,7 @@ def test_a_factor_is_never_certain():
     np.testing.assert_allclose((belief.mean, belief.variance), ([0.7], [0.5e-7]), rtol=1e-5)
 
 
-def test_a_draw_spreads_by_the_root_of_the_variance():
+def test_samples_have_the_standard_deviation_of_the_belief():
     belief = nets.Belief(mean=jnp.array([1.0, -2.0]), variance=jnp.array([4.0, 0.25]))
     draws = jax.vmap(belief.sample)(jax.random.split(jax.random.key(0), 20_000))
     np.testing.assert_allclose(draws.mean(0), [1.0, -2.0], atol=0.06)
@@ -94,21 +94,21 @@ def test_the_order_of_a_product_does_not_matter_and_that_of_a_recurrent_encoder_
 
 
 @BOTH
-def test_two_portions_one_after_the_other_are_all_at_once(encoder):
+def test_updating_in_two_steps_equals_updating_at_once(encoder):
     params = params_of(encoder)
     halves = encoder.add(params, encoder.start(), ROWS[:2], ALL[:2])
     halves = encoder.add(params, halves, ROWS[2:], ALL[2:])
     chex.assert_trees_all_close(halves, encoder.add(params, encoder.start(), ROWS, ALL), rtol=1e-5, atol=1e-6)
 
 
-def test_seeing_everything_twice_doubles_the_precision_and_keeps_the_mean():
+def test_duplicated_evidence_doubles_the_precision_and_keeps_the_mean():
     once, twice = infer(PRODUCT, ROWS, ALL), infer(PRODUCT, jnp.tile(ROWS, (2, 1)), jnp.ones(12))
     np.testing.assert_allclose(twice.variance, once.variance / 2, rtol=1e-5)
     np.testing.assert_allclose(twice.mean, once.mean, rtol=1e-4, atol=1e-6)
 
 
 @BOTH
-def test_what_is_not_valid_leaves_no_trace(encoder):
+def test_invalid_steps_do_not_change_the_belief(encoder):
     valid = jnp.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])
     expected = infer(encoder, ROWS[jnp.array([0, 2, 3])], jnp.ones(3))
     chex.assert_trees_all_close(infer(encoder, ROWS, valid), expected, rtol=1e-5, atol=1e-6)
@@ -129,7 +129,7 @@ def test_gradients_are_finite_with_and_without_experience(encoder, valid):
     assert (max(np.abs(leaf).max() for leaf in gradient) > 0) == bool(valid)
 
 
-def test_an_agent_that_is_told_nothing_has_no_z():
+def test_no_evidence_has_a_latent_of_size_zero():
     encoder = nets.no_evidence()
     belief = infer(encoder, ROWS, ALL)
     assert belief.sample(jax.random.key(0)).shape == (encoder.size,) == (0,)

@@ -29,14 +29,14 @@ def test_the_density_is_that_of_distrax(scale):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1])
-def test_a_density_over_the_box_adds_up_to_one(scale):
+def test_density_integrates_to_one_over_the_box(scale):
     dist = nets.SquashedGaussian(nets.Gaussian(jnp.array([0.4]), jnp.array([-0.3])), scale)
     middle = scale * (np.arange(20_000) + 0.5 - 10_000) / 10_000
     mass = np.mean(np.exp(dist.log_prob(middle[:, None]))) * 2 * scale
     np.testing.assert_allclose(mass, 1.0, atol=1e-4)
 
 
-def test_a_draw_and_its_density_belong_together():
+def test_sample_and_log_prob_returns_the_density_of_the_sample():
     dist = nets.SquashedGaussian(GAUSSIAN, 0.1)
     key = jax.random.key(3)
     action, log_prob = dist.sample_and_log_prob(key)
@@ -44,7 +44,7 @@ def test_a_draw_and_its_density_belong_together():
     np.testing.assert_allclose(log_prob, dist.log_prob(action), rtol=1e-4)
 
 
-def test_draws_lie_where_the_density_says():
+def test_samples_follow_the_density():
     """The mass below the actions of a normal's quantiles is that of the quantiles."""
     dist = nets.SquashedGaussian(jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (20_000, 2)), GAUSSIAN), 0.1)
     action, log_prob = dist.sample_and_log_prob(jax.random.key(0))
@@ -85,11 +85,11 @@ def test_divergence_is_the_mean_difference_of_log_densities():
     assert dist.kl_divergence(dist) == 0.0
 
 
-def test_the_mode_is_the_pressed_mean_and_stays_in_the_box():
+def test_the_mode_is_the_squashed_mean_and_lies_in_the_box():
     dist = nets.SquashedGaussian(nets.Gaussian(jnp.array([0.3, 50.0]), jnp.zeros(2)), 0.1)
     np.testing.assert_allclose(dist.mode(), [0.1 * np.tanh(0.3), 0.1], rtol=1e-6)
 
 
-def test_there_is_no_closed_entropy_and_it_says_so():
+def test_entropy_raises_as_it_has_no_closed_form():
     with pytest.raises(NotImplementedError, match="average -log_prob over samples"):
         nets.SquashedGaussian(GAUSSIAN, 1.0).entropy()

@@ -21,7 +21,7 @@ def test_no_previous_action_differs_from_every_action():
     assert len({code[2:5].tobytes() for code in codes}) == 4
 
 
-def test_the_memory_sees_reward_action_and_episode_end():
+def test_recurrent_input_includes_reward_action_and_episode_end():
     inputs = CONTINUOUS.example_input().replace(
         obs=jnp.array([1.0, 2.0]), prev_action=jnp.array([3.0, 4.0]), prev_reward=jnp.array(5.0), prev_done=jnp.ones(())
     )
@@ -30,7 +30,7 @@ def test_the_memory_sees_reward_action_and_episode_end():
 
 @pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
 @pytest.mark.parametrize("make", [nets.actor_critic, nets.recurrent_actor_critic])
-def test_the_first_policy_hardly_depends_on_the_input(make, spec):
+def test_the_initial_policy_hardly_depends_on_the_input(make, spec):
     network = make(spec, hidden=(8,)) if make is nets.actor_critic else make(spec, hidden=8)
     params = network.init(jax.random.key(0))
     _, output = network.apply(params, network.initial_state(), spec.example_input().replace(obs=jnp.full(2, 5.0)))
@@ -54,7 +54,7 @@ def test_an_unknown_cell_is_refused():
         nets.recurrent_actor_critic(DISCRETE, cell="gruu")
 
 
-def test_an_untrained_memory_values_nothing():
+def test_initial_values_are_zero():
     network = nets.recurrent_actor_critic(DISCRETE, hidden=8)
     inputs = DISCRETE.example_input().replace(obs=jnp.full(2, 5.0))
     _, output = network.apply(network.init(jax.random.key(0)), network.initial_state(), inputs)
@@ -62,7 +62,7 @@ def test_an_untrained_memory_values_nothing():
 
 
 @pytest.mark.parametrize("cell", ["gru", "lru"])
-def test_scaled_values_leave_the_policy_alone(cell):
+def test_scaling_values_does_not_change_the_policy(cell):
     network = nets.recurrent_actor_critic(DISCRETE, cell, hidden=4)
     plain, scaled = _all_ways(network), _all_ways(nets.scale_value(network, 10.0))
     assert len(plain) == len(scaled) == (2 if cell == "lru" else 1)
@@ -122,7 +122,7 @@ def _all_ways(network):
 
 
 @pytest.mark.timeout(120, method="thread")  # what hangs in compiled code hears no signal
-def test_orthogonal_weights_that_tasks_draw_side_by_side_do_not_wait_for_each_other():
+def test_orthogonal_initialisation_under_vmap_does_not_serialise():
     init, keys = orthogonal(2.0), jax.random.split(jax.random.key(0), 16)
 
     def draw(_, keys):

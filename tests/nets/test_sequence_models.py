@@ -88,7 +88,7 @@ def test_stepping_equals_unrolling(model, gaps):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_is_said_depends_on_the_past_and_not_on_the_future(model):
+def test_outputs_depend_on_the_past_and_not_on_the_future(model):
     network, params = MODELS[model](SPEC), loud(model)
     inputs, valid = inputs_of(jax.random.key(1)), jnp.ones((LENGTH, STREAMS))
     says = jax.jit(lambda reward: network.unroll(params, fresh(network), inputs.replace(prev_reward=reward), valid))
@@ -103,7 +103,7 @@ def test_what_is_said_depends_on_the_past_and_not_on_the_future(model):
 @pytest.mark.parametrize(
     "model, in_parts", [("snail", "snail"), ("snail-heads", "snail-heads"), ("associative", "associative-chunks")]
 )
-def test_looking_back_in_parts_equals_all_at_once(monkeypatch, model, in_parts):
+def test_chunked_computation_equals_the_whole(monkeypatch, model, in_parts):
     params, inputs = loud(model), inputs_of(jax.random.key(1))
     valid = jnp.ones((LENGTH, STREAMS)).at[4:7, 0].set(0.0)
 
@@ -138,7 +138,7 @@ def test_training_needs_memory_linear_in_the_trial(model):
     assert largest < length**2 / 4
 
 
-def test_snail_sees_the_whole_trial_through_convolutions_alone():
+def test_receptive_field_of_snails_convolutions_is_the_whole_trial():
     for length, layers in ((1, 0), (2, 1), (8, 3), (9, 4), (100, 7)):
         state = nets.snail_actor_critic(SPEC, length, tc_blocks=2).initial_state()
         sizes = [ring.shape[0] for ring in state.rings]
@@ -148,7 +148,7 @@ def test_snail_sees_the_whole_trial_through_convolutions_alone():
     assert [ring.shape[0] for ring in shallow.rings] == [1, 2, 4, 1, 2, 4] and shallow.keys.shape[1] == 100
 
 
-def test_initial_gain_makes_what_snail_looks_up_by_larger_and_nothing_else():
+def test_initial_gain_scales_the_first_layer_keys_and_queries_only():
     plain, loud = (
         nets.snail_actor_critic(SPEC, 4, filters=4, key_size=5, value_size=3, init_gain=gain).init(jax.random.key(0))
         for gain in (1.0, 2.5)
@@ -166,7 +166,7 @@ def test_initial_gain_makes_what_snail_looks_up_by_larger_and_nothing_else():
     )
 
 
-def test_attention_of_snail_is_softmax_over_what_is_seen():
+def test_attention_of_snail_is_a_causal_softmax():
     steps = 5
     query, key, value = (4.0 * jax.random.normal(k, (steps, 3)) for k in jax.random.split(jax.random.key(0), 3))
     seen = jnp.tril(jnp.ones((steps, steps), bool))
@@ -184,7 +184,7 @@ def test_attention_of_snail_is_softmax_over_what_is_seen():
     assert np.isfinite(ours(10.0 * query, 10.0 * key, value)).all(), "exponentials of large logits overflow"
 
 
-def test_heads_of_snail_read_apart():
+def test_attention_heads_of_snail_are_independent():
     steps, heads, size = 6, 2, 3
     past = _parallel(jnp.ones(steps), steps, gaps=False)
     x = jax.random.normal(jax.random.key(0), (steps, 4))
@@ -216,7 +216,7 @@ def test_a_trial_without_steps_is_refused():
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_memories_last_as_long_as_the_trial_at_first(cell):
+def test_initial_time_constants_match_the_trial_length(cell):
     """Without further input a unit fades by its own time, from about 2 steps to about the length of the trial."""
     length, size = 100, 64
     network = nets.recurrent_actor_critic(SPEC, cell, size, length=length)

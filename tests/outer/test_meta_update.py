@@ -77,7 +77,7 @@ def test_an_aggregate_sees_the_gram_matrix_of_all_tasks():
 
 
 @pytest.mark.parametrize("piece", [None, 2])
-def test_a_task_without_a_weight_is_in_no_aggregate(piece):
+def test_tasks_of_weight_zero_do_not_change_aggregates(piece):
     """Losses with gradients 1, 2, 3 and 4: the last two count twice and not at all."""
 
     def loss(theta, gradient, key):
@@ -93,7 +93,7 @@ def test_a_task_without_a_weight_is_in_no_aggregate(piece):
     np.testing.assert_allclose((found.gradient, found.loss, found.metrics["gradient"]), (9.0, 2.25, 2.25), rtol=1e-6)
 
 
-def test_a_source_learns_from_demonstrations_that_nobody_collected():
+def test_a_source_can_provide_demonstrations():
     """Cloning: the dataset is an argument of the update, and no checkpoint holds it."""
     demonstrations = {"obs": jnp.linspace(-1, 1, 8).reshape(4, 2), "action": jnp.full((4, 2), 0.05)}
 
@@ -112,7 +112,7 @@ def test_a_source_learns_from_demonstrations_that_nobody_collected():
     assert state.source == ()
 
 
-def test_a_loss_learns_from_whole_episodes_of_the_past():
+def test_a_loss_can_use_replayed_episodes():
     """Self-imitation: the episodes of earlier updates are kept whole, and the policy is fitted to them."""
     horizon = FAMILY.env.spec.horizon
 
@@ -147,7 +147,7 @@ def test_a_loss_learns_from_whole_episodes_of_the_past():
     np.testing.assert_array_equal(kept.size, 6)
 
 
-def test_a_task_lives_for_several_updates():
+def test_a_source_can_keep_a_task_for_several_updates():
     """A task in progress is the state of the source: one round per update, and the next goes on from its fast state."""
 
     def init(key):

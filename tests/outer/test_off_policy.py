@@ -141,7 +141,7 @@ def test_the_temperature_learns_from_its_own_term_alone(gradients):
     np.testing.assert_allclose(gradients["total"].log_temperature, entropy + 2.0, rtol=1e-4)
 
 
-def test_nothing_else_is_in_the_sum(gradients):
+def test_the_loss_has_no_other_terms(gradients):
     def expected(name):
         weights = {"loss/critic": 1.0, "loss/actor": 1.0, "kl_from_prior": 0.3 * TASKS}
         parts = [
@@ -153,7 +153,7 @@ def test_nothing_else_is_in_the_sum(gradients):
         chex.assert_trees_all_close(getattr(gradients["total"], name), expected(name), rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_reaches_the_target_critics():
+def test_target_critics_get_no_gradient():
     params, targets, *data = problem()
     gradient = jax.jit(jax.grad(lambda targets: terms(LEARNED)(params, targets, *data)["total"]))(targets)
     assert size_of(gradient) == 0.0
@@ -174,7 +174,7 @@ def actor_of_width(params, log_scale):
         0.1,
     ],
 )
-def test_entropy_that_is_wanting_gets_dearer_and_an_excess_cheaper(scale):
+def test_temperature_rises_below_the_target_entropy_and_falls_above_it(scale):
     params, *data = problem()
     run = terms(LEARNED, networks=networks_of(scale))
     gradient = jax.jit(jax.grad(lambda params: run(params, *data)["total"]))
@@ -205,7 +205,7 @@ def gradient(params, targets, data, keys, weight, piece=None):
     return outer.mean()(loss, params, outer.Batch(Drawn(*data), keys, weight), piece).gradient
 
 
-def test_a_step_does_not_depend_on_how_many_tasks_are_differentiated_side_by_side():
+def test_a_step_does_not_depend_on_the_gradient_chunk():
     params, targets, *data = problem(4)
     together, apart = (
         jax.jit(functools.partial(gradient, piece=piece))(params, targets, data, jax.random.split(KEY, 4), jnp.ones(4))
@@ -316,7 +316,7 @@ def visits(states):
             yield index, task, brought
 
 
-def test_tasks_are_visited_in_turn_while_warming_up_and_then_at_random_without_repetition():
+def test_warmup_visits_tasks_sequentially_and_training_samples_without_replacement():
     sampler = outer.revisit(diary_family()._replace(train_tasks=jnp.arange(6.0)), 6, in_turn=6)
     known, _ = sampler.init(KEY)
     draw = jax.vmap(lambda update, key: sampler.sample((known, update), (), jax.random.split(key, 2))[1])
@@ -382,7 +382,7 @@ def test_batch_and_evidence_of_a_gradient_step_are_of_one_task(first_ones, histo
     assert (valid == 1.0).all() != first_ones
 
 
-def test_a_task_that_never_brought_anything_is_not_learned_from():
+def test_tasks_without_data_are_not_learned_from():
     """Neither where there are others of its stratum, nor where it is alone in it."""
     lost = jnp.array([jnp.nan, 9.0, 3.0, 8.0])
     config = dataclasses.replace(tiny.ALGOS["pearl"], streams=2, tasks_per_update=4)
@@ -410,7 +410,7 @@ def test_a_nonfinite_visit_leaves_the_evidence_of_earlier_ones():
     assert after["transitions"].written[1] > before["transitions"].written[1]
 
 
-def test_a_recurrent_encoder_reads_the_beginning_of_a_visit_in_its_order(history):
+def test_a_recurrent_encoder_receives_the_first_steps_of_a_visit_in_order(history):
     steps = steps_on(history[2].source, tiny.SAC, outer.EvidenceConfig(3), ordered=True)
     # from step to step the time goes on, or an episode begins
     time, valid = steps.data.evidence_rows[..., 2], steps.data.valid
@@ -419,7 +419,7 @@ def test_a_recurrent_encoder_reads_the_beginning_of_a_visit_in_its_order(history
 
 
 @pytest.mark.parametrize(("encoder", "vary"), [("recurrent", False), ("product", True)])
-def test_what_is_asked_for_reaches_the_gradient_step(encoder, vary, monkeypatch):
+def test_config_fields_reach_the_gradient_step(encoder, vary, monkeypatch):
     seen, told = {}, {}
 
     def note(spec, config, evidence, ordered, meta_batch, strata):
@@ -468,7 +468,7 @@ def test_the_evidence_may_hold_the_rounds_with_z_from_the_belief_too():
     assert np.isfinite(said["loss/critic"]) and said["loss/critic"] != 0.0
 
 
-def test_a_visit_leaves_the_tasks_alone_that_it_is_not_for(history):
+def test_a_visit_changes_only_the_buffers_of_its_tasks(history):
     states, _, _ = history
     pairs = {(index, task) for index, task, _ in visits(states)}
     for index, task in itertools.product(range(8), range(4)):
@@ -504,7 +504,7 @@ def test_the_end_of_a_horizon_is_no_terminal_and_an_early_end_is(history):
         assert kept.terminated.any() == (LENGTHS[task] < 4)
 
 
-def test_what_belongs_to_tasks_stays_on_their_devices(history):
+def test_per_task_state_stays_on_its_device(history):
     state = history[2]
     for leaf in jax.tree.leaves(state.source):
         assert [shard.data.shape[0] for shard in leaf.addressable_shards] == [2, 2]
@@ -581,7 +581,7 @@ def test_a_replay_goes_on_with_another_number_of_devices(tmp_path):
     chex.assert_trees_all_close(*jax.device_get((keys_as_data(whole), keys_as_data(resumed))), atol=1e-6)
 
 
-def test_networks_begin_without_a_preference_for_more():
+def test_last_layers_are_initially_small_and_of_either_sign():
     """The last layers are small and of either sign."""
     networks = nets.soft_actor_critic(SPEC, 0, (64,))
     for params in (networks.init_actor(KEY), *networks.init_critics(KEY)):

@@ -111,7 +111,7 @@ def test_an_update_does_not_depend_on_the_number_of_devices(make, config, tolera
     np.testing.assert_allclose(one, two, rtol=0, atol=tolerance * np.abs(one).max())
 
 
-def test_annealing_takes_the_entropy_bonus_along():
+def test_annealing_includes_the_entropy_bonus():
     """Half way, the update is that of half the bonus at half the step size."""
     directions = {}
     for entropy_weight, step in ((0.2, 1), (0.1, 0), (0.2, 0)):
@@ -167,7 +167,7 @@ def test_annealing_shrinks_the_steps_to_nothing():
         np.testing.assert_array_equal(moved[2, step], 0.0)
 
 
-def test_memories_are_replayed_many_side_by_side():
+def test_recurrent_trials_are_replayed_in_parallel():
     """Long trials leave the cache when few are side by side; those mind that which adapt, or are parallel over time."""
     chunks = {}
     for name, horizon in (("rl2", 300), ("rl2", 30_000), ("snail", 30), ("snail", 300), ("maml", 300)):

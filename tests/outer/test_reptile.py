@@ -46,7 +46,7 @@ def test_one_inner_step_is_descent_on_the_mean_loss(num_tasks, step_size):
     assert np.abs(flat(after) - flat(before)).max() > 1e-3
 
 
-def test_log_tells_how_often_a_bound_acted_and_that_no_task_was_left_out():
+def test_log_has_the_share_of_clipped_steps_and_no_masked_tasks():
     config = jm.ReptileConfig(num_tasks=2, streams=4, hidden=(4,), rounds=1, max_inner_step=1e-3)
     meta = jm.reptile(FAMILY, config)
     _, metrics = jax.jit(meta.update)(jm.init_state(meta, jax.random.key(0)))

@@ -172,7 +172,7 @@ def test_nothing_changes_where_every_task_diverges():
 
 
 @pytest.mark.parametrize("name", ["maml", "reptile", "imaml"])
-def test_log_tells_how_often_a_bound_acted(name):
+def test_log_has_the_share_of_clipped_steps(name):
     meta = tiny.supervised(name, max_inner_step=1e-3)
     _, metrics = jax.jit(meta.update)(jm.init_state(meta, jax.random.key(0)))
     np.testing.assert_allclose(metrics["bounded_steps"], 1.0)
@@ -186,7 +186,7 @@ def test_implicit_adaptation_reports_its_gradient_norm_ratio():
     assert left[0] == 1.0 and left[1] < 0.1
 
 
-def test_a_question_hides_the_targets_of_its_query():
+def test_observations_hide_query_targets():
     question = ENV.question(TASK)
     shuffled = TASK.replace(query=TASK.query.replace(targets=TASK.query.targets + 1.0))
     np.testing.assert_array_equal(question, ENV.question(shuffled))
@@ -213,7 +213,7 @@ def test_waves_are_sines_within_their_distribution():
         assert low <= values.min() < low + 0.05 * (high - low) and high - 0.05 * (high - low) < values.max() <= high
 
 
-def test_a_classification_is_paid_by_accuracy_and_learned_by_cross_entropy():
+def test_classification_reward_is_accuracy_and_loss_is_cross_entropy():
     env = FewShot(shots=2, queries=2, size=1, outputs=2, kind="classification")
     logits, targets = jnp.log(jnp.array([[0.8, 0.2], [0.6, 0.4]])), jnp.eye(2)
     np.testing.assert_allclose(env.loss(logits, targets), -(np.log(0.8) + np.log(0.4)) / 2, rtol=1e-6)

@@ -54,14 +54,14 @@ def test_the_ring_holds_whole_trials_with_rewards_as_paid(once):
     np.testing.assert_array_equal(held.obs[:4, [0, 4]], 0.0)
 
 
-def test_the_oldest_trials_give_way():
+def test_the_oldest_trials_are_overwritten():
     state = updated(CONFIG, updates=3)
     np.testing.assert_array_equal(state.source["trials"].written, [6, 6])
     assert state.source["trials"].rows.shape[:2] == (2, 4)
     assert (rows(state).valid == 1.0).all()
 
 
-def test_how_the_return_is_scaled_does_not_touch_the_model(once):
+def test_value_scale_does_not_change_the_model(once):
     """Discount, units of values and the policy's step size change the policy, and the model not by one bit."""
     ppo = dataclasses.replace(tiny.PPO, learning_rate=0.1, value_weight=3.0)
     other = updated(dataclasses.replace(CONFIG, discount=0.5, ppo=ppo))
@@ -70,7 +70,7 @@ def test_how_the_return_is_scaled_does_not_touch_the_model(once):
     assert any(jax.tree.leaves(moved))
 
 
-def test_how_the_model_learns_does_not_touch_the_policy_in_the_same_update(once):
+def test_model_training_does_not_change_the_policy_in_the_same_update(once):
     other = updated(dataclasses.replace(CONFIG, vae=dataclasses.replace(tiny.VAE, learning_rate=0.1)))
     chex.assert_trees_all_equal(other.params.policy, once.params.policy)
     for before, after in zip(*map(jax.tree.leaves, (once.params.model, other.params.model)), strict=True):
@@ -118,12 +118,12 @@ def test_the_ring_must_hold_an_update():
         ({"decoder_hidden": (0,)}, r"decoder_hidden is \(0,\); a layer needs at least 1 unit"),
     ],
 )
-def test_what_cannot_be_learned_is_refused(fields, message):
+def test_configs_without_anything_to_learn_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         jm.VariBADConfig(**fields)
 
 
-def test_cells_are_decoded_only_where_there_are_some():
+def test_cell_decoder_needs_a_grid_of_cells():
     config = dataclasses.replace(CONFIG, reward_decoder="cells")
     with pytest.raises(ValueError, match="reward_decoder is 'cells'; that needs tasks on a grid"):
         jm.varibad(tasks.bandit(), config)
@@ -149,7 +149,7 @@ def learned_mean(valid):
     return jax.jit(improve.step)(params, improve.init(params), batch, 0)[0]
 
 
-def test_the_model_alone_learns_from_a_batch():
+def test_the_model_learns_the_mean_reward_of_the_ring():
     """A model of one number learns the mean reward of the trials in the ring."""
     np.testing.assert_allclose(learned_mean(jnp.ones((1, 2))), 3.0, atol=0.05)
 
@@ -176,7 +176,7 @@ def test_weights_reach_the_loss(monkeypatch):
     assert decoders.keys() == {"reward", "state"} and weights == {"reward": 2.0, "state": 3.0} and kl_weight == 0.7
 
 
-def test_what_would_do_nothing_is_refused():
+def test_fields_without_effect_are_refused():
     with pytest.raises(ValueError, match="reward_decoder is 'cells', but reward_weight is 0"):
         dataclasses.replace(CONFIG, reward_decoder="cells", reward_weight=0.0, state_weight=1.0)
     with pytest.raises(ValueError, match=r"rounds is 0; the KL penalty is for rounds before the last"):

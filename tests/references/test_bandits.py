@@ -43,7 +43,7 @@ def test_bayes_optimal_value_by_hand():
         ("greedy", 50, 6.71),
     ],
 )
-def test_classical_rules_earn_what_they_are_known_to(name, num_arms, value):
+def test_classical_algorithms_have_their_published_returns(name, num_arms, value):
     result = trial_return(getattr(bandits, name)(num_arms), num_arms)
     assert abs(result["mean"] - value) < 3.5 * result["stderr"] + 0.005
 
@@ -58,7 +58,7 @@ def test_classical_rules_earn_what_they_are_known_to(name, num_arms, value):
     ],
     ids=["gittins", "ucb1", "epsilon_greedy", "optimistic_thompson"],
 )
-def test_other_rules_earn_enough_and_not_more_than_the_optimum(learner, least):
+def test_other_algorithms_are_near_but_not_above_the_optimum(learner, least):
     result = trial_return(learner, 5)
     assert least - 2 * result["stderr"] < result["mean"] < 6.660 + 3 * result["stderr"]
 
@@ -96,7 +96,7 @@ def test_ties_are_broken_uniformly_and_counts_decide():
     np.testing.assert_allclose(learner.head(output).probs, [0.5, 0.5, 0.0], rtol=1e-6)
 
 
-def test_nonsense_is_refused():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match="num_arms is 0; it must be at least 1"):
         bandits.greedy(0)
     with pytest.raises(ValueError, match="epsilon is 2"):

@@ -34,7 +34,7 @@ def exhaustive_value(problem, episodes):
     return value(episodes * problem.horizon, problem.start, frozenset(problem.goals))
 
 
-def test_gridnavi_has_the_returns_that_were_computed_for_it():
+def test_bayes_optimal_returns_on_gridnavi():
     assert grid.oracle_return() == pytest.approx(11.071, abs=5e-4)
     assert 4 * grid.oracle_return() == pytest.approx(44.286, abs=5e-4)
     returns = grid.bayes_optimal_returns()
@@ -80,7 +80,7 @@ def test_grids_that_cannot_be_solved_are_refused():
 
 
 @pytest.mark.parametrize(("size", "horizon", "episodes"), [(5, 15, 4), (3, 4, 2)])
-def test_what_the_learners_are_paid_is_what_was_computed(size, horizon, episodes):
+def test_learners_have_the_computed_returns(size, horizon, episodes):
     problem, config = grid.Grid(size=size, horizon=horizon), jm.tasks.GridConfig(size=size, horizon=horizon)
     family, key = jm.tasks.grid_navigation(config), jax.random.key(0)
     explorer, knowing = grid.bayes_optimal(problem, episodes), grid.oracle(problem)

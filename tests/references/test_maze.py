@@ -67,18 +67,18 @@ def corridor(heading):
 
 
 @pytest.mark.parametrize(("heading", "steps"), [(0, 2), (1, 1), (2, 2), (3, 3)])
-def test_turns_are_counted(heading, steps):
+def test_shortest_paths_count_turns(heading, steps):
     assert references.maze.shortest_steps(corridor(heading)) == steps
 
 
-def test_who_knows_the_maze_is_paid_less_the_longer_the_way():
+def test_oracle_return_falls_with_the_length_of_the_path():
     for heading, steps in ((1, 1), (3, 3)):
         np.testing.assert_allclose(references.maze.oracle_return(corridor(heading)), 1 - 0.04 * steps, rtol=1e-6)
     # three steps are too many for an episode of two
     np.testing.assert_allclose(references.maze.oracle_return(corridor(3), horizon=2), -0.08, rtol=1e-6)
 
 
-def test_a_room_without_a_way_is_farther_than_any_other():
+def test_an_unreachable_room_is_farther_than_any_other():
     to_go = references.maze.steps_to_go(corridor(1))
     np.testing.assert_array_equal(to_go[1], 16)
     assert to_go[0].max() == 3

@@ -44,7 +44,7 @@ def scaled(key, position, goal):
     return offset * jnp.minimum(1.0, 0.1 / jnp.abs(offset).max())
 
 
-def test_who_moves_each_coordinate_as_far_as_it_may_is_paid_what_the_oracle_says():
+def test_the_greedy_policy_has_the_oracle_return():
     paid, start, goal = returns(tasks.point_robot(), straight)
     np.testing.assert_allclose(paid, point.oracle_return(goal - start), rtol=1e-5, atol=1e-5)
     paid, _, goal = returns(tasks.sparse_point_robot(), straight)
@@ -55,7 +55,7 @@ def test_who_moves_each_coordinate_as_far_as_it_may_is_paid_what_the_oracle_says
 
 
 @pytest.mark.parametrize("policy", [wander, scaled])
-def test_no_policy_is_paid_more(policy):
+def test_no_policy_exceeds_the_oracle_return(policy):
     paid, start, goal = returns(tasks.point_robot(), policy)
     assert (paid <= point.oracle_return(goal - start) + 1e-4).all()
     paid, _, goal = returns(tasks.sparse_point_robot(), policy)
@@ -68,7 +68,7 @@ def test_expected_returns_have_their_known_values():
     np.testing.assert_allclose(point.expected_return(), -5.18747, atol=1e-5)
 
 
-def test_expected_returns_are_means_over_the_laws():
+def test_expected_returns_are_means_over_the_task_distribution():
     offset = np.diff(np.random.default_rng(0).uniform(-1, 1, (50_000, 2, 2)), axis=1)[:, 0]
     sample = point.oracle_return(offset)
     assert abs(sample.mean() - point.expected_return()) < 4 * sample.std() / np.sqrt(len(sample))
@@ -78,7 +78,7 @@ def test_expected_returns_are_means_over_the_laws():
 
 
 @pytest.mark.parametrize("horizon", [1, 7, 30])
-def test_a_goal_along_an_axis_is_counted_by_hand(horizon):
+def test_return_for_a_goal_on_an_axis_by_hand(horizon):
     steps = np.arange(1, horizon + 1)
     np.testing.assert_allclose(
         point.oracle_return(np.array([0.55, 0.0]), horizon), -np.maximum(0.55 - 0.1 * steps, 0).sum()

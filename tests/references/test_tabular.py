@@ -44,7 +44,7 @@ def draws(number, seed=0):
     )
 
 
-def test_the_optimum_and_random_actions_over_the_law_of_rl2():
+def test_optimal_and_random_returns_on_the_distribution_of_rl2():
     mdps = draws(4000)
     optimum = jax.vmap(lambda mdp: tabular.optimal_value(mdp.reward, mdp.transition, HORIZON))(mdps)
     assert abs(optimum.mean() - 21.80) < 3 * optimum.std() / 4000**0.5 + 0.02
@@ -52,7 +52,7 @@ def test_the_optimum_and_random_actions_over_the_law_of_rl2():
     assert abs(chance.mean() - 10.0) < 3 * chance.std() / 4000**0.5
 
 
-def test_values_equal_a_recursion_over_the_tree():
+def test_values_equal_a_recursion_over_all_histories():
     rng = np.random.default_rng(0)
     reward, transition = rng.normal(size=(3, 2)), rng.dirichlet(np.ones(3), (3, 2))
 
@@ -99,7 +99,7 @@ def test_the_optimistic_transition_solves_its_linear_program():
     ],
     ids=["epsilon_greedy", "psrl", "optimistic_psrl", "ucrl2", "beb"],
 )
-def test_planning_learners_earn_what_was_measured_for_ten_episodes(learner, least):
+def test_planning_learners_have_their_known_returns_on_ten_episodes(learner, least):
     report = jm.evaluate(learner, (), MdpEnv(), draws(64), jax.random.key(1), jm.Plan(episodes=10))
     result = report.trial_return()
     assert least - 2 * result["stderr"] < result["mean"] < least + 8 + 2 * result["stderr"]
@@ -116,7 +116,7 @@ def test_replay_reproduces_collection():
     chex.assert_trees_all_equal(again, trial.rounds.output)
 
 
-def test_experience_counts_every_reward_and_only_moves_inside_an_episode():
+def test_experience_counts_every_reward_but_no_transitions_across_episodes():
     learner = tabular.beb(3, 2, 2)
     blank = types.Spec(observation=(3,), action=types.Discrete(2), horizon=2).example_input()
     at = lambda state: jax.nn.one_hot(state, 3)  # noqa: E731

@@ -63,13 +63,13 @@ def test_a_million_transitions_of_half_cheetah_take_168_megabytes():
 @pytest.mark.parametrize(
     ("portions", "kept"), [([2], [1, 2]), ([4], [1, 2, 3, 4]), ([3, 3], [3, 4, 5, 6]), ([4, 4, 1], [6, 7, 8, 9])]
 )
-def test_where_a_ring_is_full_the_oldest_rows_give_way(portions, kept):
+def test_a_full_ring_overwrites_its_oldest_rows(portions, kept):
     state = filled(portions)
     assert seen(state) == kept
     np.testing.assert_array_equal(state.size, [len(kept)])
 
 
-def test_what_one_task_wrote_no_other_can_read():
+def test_rings_of_tasks_are_separate():
     state = rings.empty_rings(3, 4, 1)
     rows = jnp.concatenate([numbered(10, 3), numbered(20, 3)])
     state = write(state, jnp.array([2, 0]), rows, jnp.ones((2, 3)))
@@ -78,7 +78,7 @@ def test_what_one_task_wrote_no_other_can_read():
     np.testing.assert_array_equal(state.written, [3, 0, 3])
 
 
-def test_a_step_that_is_not_valid_takes_no_place():
+def test_invalid_steps_are_not_stored():
     state = rings.empty_rings(1, 3, 1)
     for start in (1, 5):
         state = write(state, jnp.array([0]), numbered(start, 3), jnp.array([[1.0, 0.0, 1.0]]))

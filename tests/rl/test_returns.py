@@ -41,7 +41,7 @@ def test_advantage_agrees_with_rlax_convention_by_direct_sum():
     )
 
 
-def test_a_gap_changes_nothing_around_it():
+def test_invalid_steps_do_not_change_advantages_around_them():
     """Steps after an early end are as if they were not there."""
     gapped = lambda x, hole: jnp.concatenate([x[:2], jnp.full(3, hole), x[2:]])  # noqa: E731
     discount = jnp.array([0.9, 0.8, 0.9, 0.7])

@@ -42,7 +42,7 @@ def test_the_chain_begins_at_the_standard_normal_and_goes_on_from_each_posterior
     np.testing.assert_allclose(rl.chain_kl(mean, log_var), expected, rtol=1e-5)
 
 
-def test_a_belief_that_does_not_move_costs_nothing():
+def test_kl_of_an_unchanged_belief_is_zero():
     mean, log_var = gaussians(1)
     kl = rl.chain_kl(jnp.repeat(mean, 3, 0), jnp.repeat(log_var, 3, 0))
     np.testing.assert_array_equal(kl[1:], 0.0)

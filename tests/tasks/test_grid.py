@@ -50,7 +50,7 @@ def test_all_goals_are_as_many_as_cells_outside_the_start_block(size, num_goals)
     assert goal.min() == 0 and goal.max() == size - 1
 
 
-def test_who_knows_the_goal_returns_11_071():
+def test_the_oracle_return_is_11_071():
     """The best is the shortest way and then to stay; the mean over the 21 goals is 16.1 - 1.1 x 96 / 21."""
     env, all_tasks = tasks.GridNavigation(), tasks.all_goals()
 

@@ -201,7 +201,7 @@ def test_the_seed_decides_the_mazes_to_train_on():
     assert mazes(0) == mazes(0) != mazes(1)
 
 
-def test_without_a_training_set_both_laws_are_the_whole():
+def test_without_a_training_set_both_distributions_are_equal():
     family = tasks.maze(tasks.MazeConfig(size=4, num_train=0))
     assert len(distinct(draw(family.sample, 2000))) > 1500
     assert distinct(draw(family.sample, 100)) == distinct(draw(family.sample_test, 100))

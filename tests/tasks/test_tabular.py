@@ -65,7 +65,7 @@ def test_impossible_states_are_never_entered():
     assert set(np.unique(after)) == {3, 6}
 
 
-def test_the_law_is_that_of_rl2():
+def test_the_task_distribution_is_that_of_rl2():
     task = mdps(2000)
     reward, transition = np.asarray(task.reward), np.asarray(task.transition)
     np.testing.assert_allclose([reward.mean(), reward.var()], [1.0, 1.0], atol=0.02)
@@ -85,7 +85,7 @@ def test_random_actions_return_10():
     np.testing.assert_allclose(returns.mean(), 10.0, atol=4 * returns.std() / np.sqrt(size))
 
 
-def test_the_optimum_of_known_mdps_is_the_published_one_and_is_what_the_environment_pays():
+def test_optimal_value_is_the_published_one_and_the_environments_return():
     task = mdps(4000)
     value, policy = optimum(task)
     error = value.std() / np.sqrt(len(value))

@@ -44,7 +44,7 @@ def test_cells_are_named_by_their_coordinates():
     assert cells == list(range(env.num_cells))
 
 
-def test_an_agent_without_cells_has_none_to_tell():
+def test_goal_probabilities_need_a_cell_decoder():
     config = dataclasses.replace(CONFIG, reward_decoder="next-obs")
     meta = jm.varibad(GRID, config)
     params = meta.learner.init(KEY)
@@ -54,7 +54,7 @@ def test_an_agent_without_cells_has_none_to_tell():
 
 
 @pytest.mark.slow
-def test_a_trained_belief_rules_out_what_was_visited_and_knows_the_goal():
+def test_a_trained_belief_excludes_visited_cells_and_finds_the_goal():
     """Where a step paid nothing no more is expected, where one paid it is; nothing but trials told the agent so."""
     vae = outer.VariationalConfig(learning_rate=5e-3, steps=10, batch_size=32, capacity=1000)
     ppo = outer.ActorCriticConfig(minibatches=1, epochs=1, value_weight=0.5, entropy_weight=1.0)
@@ -106,7 +106,7 @@ def test_render_draws_a_trial_and_spares_other_files(algo, flags, tmp_path, caps
     assert "there is no folder" in capsys.readouterr().err
 
 
-def test_render_says_what_it_can_draw(tmp_path, capsys):
+def test_render_refuses_unsupported_tasks(tmp_path, capsys):
     run = tmp_path / "bandit"
     flags = "--tasks.num-arms 2 --tasks.num-pulls 1 --algo.num-tasks 4 --algo.hidden 4 --algo.ppo.minibatches 1"
     assert (

@@ -30,7 +30,7 @@ def test_values_lie_in_their_ranges_and_differ():
         ("length=nan:1", "LOW must not exceed HIGH"),
     ],
 )
-def test_what_is_no_range_is_refused(text, message):
+def test_invalid_ranges_are_refused(text, message):
     with pytest.raises(ValueError, match="tasks.vary has .*" + message):
         ranges.parse((text,), ("length", "mass"))
 
