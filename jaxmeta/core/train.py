@@ -73,10 +73,11 @@ def state_form(meta: MetaLearner, num_seeds: int | None = None, execution: Execu
 
 
 class Chunk:
-    """Compiled updates: a function of a state, of the number of updates, at most `num_updates`, and of fixed data.
+    """Several updates as one compiled program.
 
-    It is compiled once for all numbers of updates. It returns the next state, and metrics with leaves
-    [num_updates, ...], zero beyond the number of updates. It donates the source's state, and nothing else.
+    Call it with a train state, the number of updates (by default and at most `num_updates`), and data that every update
+    receives. It returns the next state, and metrics with leaves [num_updates, ...], zero for updates that were not
+    made. It is compiled once for all numbers of updates, and donates `state.source` only.
     """
 
     def __init__(self, meta: MetaLearner, num_updates: int, num_seeds: int | None, execution: Execution):

@@ -15,13 +15,13 @@ LOG_RANGE = 10.0
 
 
 class Coordinatewise(NamedTuple):
-    """A coordinatewise recurrent network, as pure functions of n coordinates."""
+    """A recurrent network that is applied to n coordinates in parallel, with shared weights and separate states."""
 
     init: Callable[[Key], Params]
     initial_state: Callable[[int], Carry]
-    """The state of n coordinates."""
+    """n -> the initial state of n coordinates."""
     apply: Callable[[Params, Carry, Array], tuple[Carry, Array]]
-    """(params, state, gradient [n]) -> (state, output [n, 2])."""
+    """(params, state, gradient [n]) -> (state, outputs (m, d) of `inner.recurrent` [n, 2])."""
 
 
 class _Recurrent(nn.Module):

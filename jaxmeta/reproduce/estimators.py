@@ -21,7 +21,10 @@ UNBIASED = {"e-maml": Required(most=1e-4)}
 
 
 def measure(name: str, num_streams: int) -> dict[str, float]:
-    """Returns bias and deviation of an estimator, in units of the exact meta-gradient, averaged over policies."""
+    """Computes bias and standard deviation of an estimator, averaged over policies.
+
+    Both are relative to the norm of the exact meta-gradient.
+    """
     import jax
 
     from jaxmeta import outer

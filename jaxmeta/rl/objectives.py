@@ -76,7 +76,11 @@ def _magic_box(log_prob: Array) -> Array:
 
 
 def clipped(clip: float = 0.2) -> Objective:
-    """Builds PPO's pessimistic clipped ratio (Schulman et al., 2017, arXiv:1707.06347)."""
+    """Builds PPO's clipped surrogate objective (Schulman et al., 2017, arXiv:1707.06347).
+
+    Args:
+      clip: ratios are clipped to [1 - clip, 1 + clip].
+    """
 
     def objective(log_prob: Array, behaviour_log_prob: Array, advantage: Array, valid: Array) -> Array:
         ratio = jnp.exp(log_prob - behaviour_log_prob)

@@ -83,8 +83,8 @@ def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskF
             raise ValueError(f"finite: {name} is {value}; a task set needs at least 1 task")
     train_key, test_key = jax.random.split(key)
 
-    def draw(law, size, key):
-        return jax.vmap(law)(jax.random.split(key, size))
+    def draw(sample, size, key):
+        return jax.vmap(sample)(jax.random.split(key, size))
 
     train, test = draw(family.sample, num_train, train_key), draw(family.sample_test, num_test, test_key)
     train_codes, test_codes = jax.vmap(family.encode)(train), jax.vmap(family.encode)(test)

@@ -88,7 +88,7 @@ class Tabular:
 
 
 def tabular(config: TabularConfig = TabularConfig()) -> TaskFamily:
-    """Builds the family of random MDPs."""
+    """Builds the family of random MDPs of RL² (Duan et al., 2016, arXiv:1611.02779)."""
     env = Tabular(config.num_states, config.num_actions, config.horizon)
 
     def sample(key):

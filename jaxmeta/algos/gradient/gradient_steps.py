@@ -120,7 +120,7 @@ class SecondOrderConfig(OuterLoopConfig, DifferentiatedConfig):
     inner_objective: Literal["ratio", "log_prob", "dice"] = "ratio"
     """Form of the inner loss; it decides the second derivative."""
     dice_decay: float = 1.0
-    """With dice, λ of its loaded form: how much an action still counts for the reward of a step later; 1 is DiCE."""
+    """With dice, λ of Loaded DiCE: the discount per step of the effect of earlier actions; 1 is DiCE."""
 
     def __post_init__(self):
         super().__post_init__()
