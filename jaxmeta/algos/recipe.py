@@ -27,15 +27,15 @@ def recipe(*, supervised: type) -> Callable[[Build], Build]: ...
 
 
 def recipe(build: Callable[..., MetaLearner] | None = None, *, supervised: type | None = None) -> Any:
-    """Lets an algorithm, a function of `family` and `config`, check its arguments before it builds anything.
+    """Decorates an algorithm, a function of `family` and `config`, to check its arguments before it builds anything.
 
     Args:
-      supervised: the config on supervised tasks, of an algorithm that takes both kinds of families.
+      supervised: config class for supervised tasks, if the algorithm takes both kinds of families.
 
     Raises:
-      TypeError: if the family is no `TaskFamily`, or the config is that of another algorithm.
-      ValueError: if the config is that of the other kind of family.
-      contracts.ContractError: if the family does not hold what the engine relies on; see `contracts.check_forms`.
+      TypeError: if the family is not a `TaskFamily`, or the config belongs to another algorithm.
+      ValueError: if the config is for the other kind of family.
+      contracts.ContractError: if the family violates its contract; see `contracts.check_forms`.
     """
     if build is None:
         return functools.partial(_checked, supervised=supervised)
@@ -62,7 +62,7 @@ def _checked(build: Callable[..., MetaLearner], supervised: type | None) -> Call
 
 
 def _check_config(name: str, family: Any, config: Any, right: type, known: tuple[type, ...]) -> None:
-    """Raises an error where a config is not that of an algorithm on such a family."""
+    """Raises an error if a config does not belong to the algorithm and the kind of family."""
     if isinstance(config, right):
         return
     if isinstance(config, type):
@@ -76,10 +76,11 @@ def _check_config(name: str, family: Any, config: Any, right: type, known: tuple
 def on_fresh_trials(
     learner: Learner, family: TaskFamily, plan: Plan, improve: outer.Improve, num_tasks: int, minibatches: int = 1
 ) -> MetaLearner:
-    """Builds a meta-learner that draws tasks uniformly and learns from one fresh trial on each.
+    """Builds a meta-learner that samples tasks uniformly and learns from one fresh trial on each.
 
     Args:
-      minibatches: parts that an improvement cuts the tasks of an update into; the devices share those of one part.
+      minibatches: minibatches that `improve` splits the tasks of an update into; the tasks of a minibatch are sharded
+        over the devices.
     """
     return outer.meta_update(
         learner,
@@ -92,7 +93,7 @@ def on_fresh_trials(
 
 
 def check_family(name: str, family: Any) -> None:
-    """Raises a TypeError where an algorithm of this name is given something else than a task family."""
+    """Raises a TypeError if `family` is not a `TaskFamily`; `name` is the algorithm's, for the message."""
     if hasattr(family, "env") and hasattr(family, "sample"):
         return
     if isinstance(family, type) or not hasattr(family, "step"):

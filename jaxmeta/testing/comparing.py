@@ -1,4 +1,4 @@
-"""What the checks compare with."""
+"""Comparisons and random actions that the checks share."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def valid_action(spec: Spec, action: jax.Array, key: Key, obs: Any) -> jax.Array
 
 
 def random_action(spec: Spec, key: Key) -> jax.Array:
-    """Draws an action; continuous ones may lie beyond the limit, where the environment must clip them."""
+    """Samples an action; continuous ones may exceed the limit, as the environment must clip them."""
     if isinstance(spec.action, Discrete):
         return jax.random.randint(key, (), 0, spec.action.num)
     if isinstance(spec.action, MultiDiscrete):

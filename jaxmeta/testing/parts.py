@@ -32,7 +32,7 @@ def check_updater(updater: inner.Updater, params: Params | None = None, key: Key
     two of its steps must be finite, also where the gradient of the inner loss is zero.
 
     Args:
-      params: what is adapted; by default a kernel and a bias named as those of the last layer of `jaxmeta.nets`.
+      params: the adapted params; by default a kernel and a bias named like those of the last layer of `jaxmeta.nets`.
     """
     key = jax.random.key(0) if key is None else key
     if params is None:
@@ -63,12 +63,12 @@ def check_updater(updater: inner.Updater, params: Params | None = None, key: Key
 
 
 def check_aggregate(aggregate: outer.Aggregate, key: Key | None = None, tolerance: float = 1e-5) -> None:
-    """Checks how an aggregate makes one gradient of those of several tasks.
+    """Checks an aggregate, which combines the gradients of several tasks.
 
-    The gradient must have the form of the params, metrics must be scalars, a task with weight zero must count as if it
-    were not there, and neither the number of tasks that a device differentiates in parallel nor that of the devices may
-    make a difference beyond rounding. Several devices are compared where there are any: on a CPU call
-    `jm.use_cpu_cores(2)` before JAX starts, else the check warns.
+    The gradient must have the structure and shapes of the params, and metrics must be scalars. A task of weight zero
+    must have no effect. The number of devices, and the number of tasks that one device differentiates in parallel, must
+    make no difference beyond rounding. To compare several devices on a CPU, call `jm.use_cpu_cores(2)` before JAX is
+    initialised; with one device the check warns.
 
     Args:
       tolerance: largest difference, relative and absolute.
@@ -118,11 +118,11 @@ def check_aggregate(aggregate: outer.Aggregate, key: Key | None = None, toleranc
 
 
 def check_sampler(sampler: outer.Sampler, family: TaskFamily, num_tasks: int = 4, key: Key | None = None) -> None:
-    """Checks how a sampler draws the tasks of an update and what it remembers of them.
+    """Checks the draws and the state of a sampler.
 
-    A draw must hold tasks like those of the family, a slot and a weight for each; drawing and scoring must keep the
-    structure of the sampler's state, which must stay finite after a non-finite task. The outcomes that are scored are
-    trials of a policy without memory.
+    A draw must hold tasks with the structure of the family's, and a slot and a weight for each. Drawing and scoring
+    must keep the structure of the sampler's state, which must stay finite after a non-finite task. The check scores
+    trials of a memoryless policy.
 
     Args:
       num_tasks: tasks of an update.

@@ -1,4 +1,4 @@
-"""Soft actor-critic without adaptation: what inference is compared with."""
+"""Soft actor-critic without adaptation, the baseline of task inference."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Algorithms that adapt by steps down a gradient."""
+"""Algorithms that adapt by gradient steps."""

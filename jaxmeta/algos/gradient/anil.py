@@ -1,4 +1,4 @@
-"""ANIL: almost no inner loop, only the last layer adapts."""
+"""ANIL: MAML that adapts only the last layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxmeta.tasks.base import TaskFamily
 
 @dataclasses.dataclass(frozen=True)
 class ANILConfig(SecondOrderConfig):
-    """MAML whose last layer alone adapts (Raghu et al., 2020, arXiv:1909.09157)."""
+    """MAML that adapts only the last layer (Raghu et al., 2020, arXiv:1909.09157)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class FewShotANILConfig(OnQueryConfig, DifferentiatedConfig):
 
 @recipe(supervised=FewShotANILConfig)
 def anil(family: TaskFamily, config: ANILConfig | FewShotANILConfig = ANILConfig()) -> MetaLearner:
-    """Builds MAML whose step changes the head alone; the layers below are the same for all tasks."""
+    """Builds MAML whose inner step adapts only the output layer; the layers below are shared by all tasks."""
     policy, loss = config.problem(family)
     learner = config.descent(policy, loss, inner.adapt_only(config.rule(), "head"))
     return config.meta_train(learner, family)

@@ -1,4 +1,4 @@
-"""CAVIA: a few inputs of the policy adapt, and its weights are the same for all tasks."""
+"""CAVIA: adapts a few context inputs of the policy, whose weights are shared by all tasks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class CAVIAConfig(SecondOrderConfig):
 
     inner_lr: float = 1.0
     context: int = 5
-    """Numbers that adapt."""
+    """Number of context parameters."""
 
     def __post_init__(self):
         super().__post_init__()
         checks.at_least_one(self, "context")
 
     def policy(self, family: TaskFamily) -> Learner:
-        """Builds what adapts: a policy with a context as a further input, which is zero when a task begins."""
+        """Builds a policy with a context as an additional input, which is zero at the start of a task."""
 
         def network(spec):
             return nets.actor_critic(spec, self.hidden, self.activation, self.init_log_std, self.action_scale)
@@ -42,20 +42,20 @@ class FewShotCAVIAConfig(OnQueryConfig, DifferentiatedConfig):
 
     inner_lr: float = 1.0
     context: int = 5
-    """Inputs of the network that adapt."""
+    """Number of context parameters, additional inputs of the network."""
 
     def __post_init__(self):
         super().__post_init__()
         checks.at_least_one(self, "context")
 
     def network(self, env: FewShot) -> nets.Predictor:
-        """Builds the network, with a context as further inputs, which are params too."""
+        """Builds the network with context parameters as additional inputs."""
         return nets.perceptron(env.size, env.outputs, self.hidden, self.activation, self.context)
 
 
 @recipe(supervised=FewShotCAVIAConfig)
 def cavia(family: TaskFamily, config: CAVIAConfig | FewShotCAVIAConfig = CAVIAConfig()) -> MetaLearner:
-    """Builds an agent that adapts by φ' = -α ∇_φ L(θ, φ = 0), where φ is the context; the outer loop improves θ."""
+    """Builds an agent that adapts its context φ by φ' = -α ∇_φ L(θ, φ = 0); the outer loop improves θ."""
     policy, loss = config.problem(family)
     learner = config.descent(policy, loss, inner.adapt_only(config.rule(), "context"), zero_at_start=("context",))
     return config.meta_train(learner, family)

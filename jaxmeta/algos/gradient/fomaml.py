@@ -1,4 +1,4 @@
-"""First-order MAML: the gradient at the adapted params is taken for the meta-gradient."""
+"""First-order MAML: uses the gradient at the adapted params as the meta-gradient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FewShotFOMAMLConfig(OnQueryConfig):
 
 @recipe(supervised=FewShotFOMAMLConfig)
 def fomaml(family: TaskFamily, config: FOMAMLConfig | FewShotFOMAMLConfig = FOMAMLConfig()) -> MetaLearner:
-    """Builds MAML whose meta-gradient takes the inner gradient for a constant: ∇L(θ') moves θ."""
+    """Builds MAML that treats the inner gradient as a constant: θ moves along -∇L(θ')."""
     policy, loss = config.problem(family)
     learner = inner.descent(policy, loss, inner.first_order(config.rule()))
     return config.meta_train(learner, family)

@@ -1,4 +1,4 @@
-"""What the recipes of agents that adapt by policy-gradient steps share: policy, inner loss, plan and outer loops."""
+"""Shared parts of the algorithms that adapt by policy-gradient steps: policy, inner loss, plan and outer loops."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class AdaptationConfig(UpdateRuleConfig):
         return Plan(rounds=self.rounds, streams=self.streams)
 
     def policy(self, family: TaskFamily) -> Learner:
-        """Builds what adapts: a policy without memory."""
+        """Builds the adapted policy, without memory."""
         spec = family.env.spec
         if self.baseline == "linear":
             rl.check_linear_baseline(spec)
@@ -66,12 +66,12 @@ class AdaptationConfig(UpdateRuleConfig):
         return rl.ratio
 
     def problem(self, family: TaskFamily) -> tuple[Learner, inner.Loss]:
-        """Builds what adapts, and the loss of a round that it descends."""
+        """Builds the adapted policy and the inner loss of a round."""
         policy = self.policy(family)
         return policy, inner.policy_loss(policy, self.objective(), self.advantage())
 
     def advantage(self) -> rl.Estimator:
-        """Returns the estimator of both loops."""
+        """Returns the advantage estimator of both loops."""
         if self.baseline == "none":
             return rl.plain_returns(self.discount)
         return rl.linear_baseline(self.discount, self.trace)
@@ -98,10 +98,10 @@ class OuterLoopConfig(AdaptationConfig):
             self.ppo.check_divides(self.num_tasks)
 
     def meta_train(self, learner: Learner, family: TaskFamily, credit: outer.Credit = outer.no_credit) -> MetaLearner:
-        """Collects trials of an agent and improves its params by the returns of the last round.
+        """Builds the meta-learner that improves the params by the policy gradient of the last round.
 
         Args:
-          credit: for the data that was adapted on.
+          credit: weights of E-MAML's sampling correction, such as `outer.standardized_credit`; by default none.
         """
         options: dict[str, Any] = {"credit": credit, "aggregate": aggregate(self.max_task_gradient)}
         if self.outer_loop == "trpo":
@@ -138,5 +138,5 @@ class SecondOrderConfig(OuterLoopConfig, DifferentiatedConfig):
 
 
 def aggregate(max_task_gradient: float | None) -> outer.Aggregate:
-    """Averages the tasks' gradients, without those longer than a threshold if there is one."""
+    """Returns the mean of the tasks' gradients, masking norms above a threshold if one is given."""
     return outer.mean() if max_task_gradient is None else outer.masked(max_task_gradient)

@@ -1,4 +1,4 @@
-"""Implicit MAML: adapt for as long as it takes, and differentiate at the end instead of along the way."""
+"""Implicit MAML: many proximal inner steps, differentiated implicitly at the solution."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class IMAMLConfig(ImplicitConfig, OuterLoopConfig):
     """MAML with implicit gradients (Rajeswaran et al., 2019, arXiv:1909.04630)."""
 
     inner_objective: Literal["ratio", "log_prob"] = "ratio"
-    """Form of the inner loss. After the first step the policy is no longer the one that acted, which the ratio
-    corrects; dice has derivatives, but no minimum."""
+    """Form of the inner loss. The ratio corrects for the policy's changes after the first inner step. There is no dice,
+    as its value has no minimum."""
 
     def objective(self) -> rl.Objective:
         """Returns the form of the inner loss."""
@@ -40,7 +40,7 @@ class FewShotIMAMLConfig(ImplicitConfig, OnQueryConfig):
 def imaml(family: TaskFamily, config: IMAMLConfig | FewShotIMAMLConfig = IMAMLConfig()) -> MetaLearner:
     """Builds MAML that adapts by φ = argmin L(φ) + λ/2 |φ - θ|².
 
-    The meta-gradient goes through the Jacobian at the minimum, (I + ∇²L(φ) / λ)⁻¹.
+    The meta-gradient uses the Jacobian dφ/dθ at the minimum, (I + ∇²L(φ) / λ)⁻¹, by conjugate gradient.
     """
     policy, loss = config.problem(family)
     learner = config.proximal_descent(policy, loss)

@@ -1,4 +1,4 @@
-"""Learning to learn by gradient descent: a recurrent network that takes an optimiser's place."""
+"""Learning to learn by gradient descent: a recurrent network as the optimiser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MAML: learn the params from which one gradient step adapts best."""
+"""MAML: learn initial params from which a gradient step adapts well."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ class FewShotMAMLConfig(OnQueryConfig, DifferentiatedConfig):
 
 @recipe(supervised=FewShotMAMLConfig)
 def maml(family: TaskFamily, config: MAMLConfig | FewShotMAMLConfig = MAMLConfig()) -> MetaLearner:
-    """Builds MAML.
+    """Builds MAML (Finn et al., 2017, arXiv:1703.03400).
 
-    Every update: sample tasks; on each, collect with θ, take a gradient step to θ', collect with θ'; move θ so that
-    the θ' do better, through the step. On supervised tasks the step is on the support and what counts is the query.
+    An update samples tasks. On each it collects experience with θ, takes a gradient step to θ', and collects experience
+    with θ'. The outer loop improves the returns of the θ' by differentiating through the step. On supervised tasks the
+    inner step is on the support set and the outer loss on the query set.
     """
     policy, loss = config.problem(family)
     learner = config.descent(policy, loss, config.rule())

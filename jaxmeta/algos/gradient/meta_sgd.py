@@ -1,4 +1,4 @@
-"""Meta-SGD: learn, beside the params to start from, a step size for each of them."""
+"""Meta-SGD: MAML that also learns a step size for each parameter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FewShotMetaSGDConfig(OnQueryConfig, DifferentiatedConfig):
 
 @recipe(supervised=FewShotMetaSGDConfig)
 def meta_sgd(family: TaskFamily, config: MetaSGDConfig | FewShotMetaSGDConfig = MetaSGDConfig()) -> MetaLearner:
-    """Builds an agent that adapts by θ' = θ - α ⊙ ∇L(θ); the outer loop improves θ and α alike."""
+    """Builds an agent that adapts by θ' = θ - α ⊙ ∇L(θ); the outer loop improves both θ and α."""
     policy, loss = config.problem(family)
     learner = config.descent(policy, loss, config.rule())
     return config.meta_train(learner, family)

@@ -1,4 +1,4 @@
-"""ProMP: proximal steps on the meta-objective, for the adapted policies and for those that they came from."""
+"""ProMP: proximal steps that constrain both the adapted policies and the policies before adaptation."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class ProMPConfig(AdaptationConfig, DifferentiatedConfig):
 
 @recipe
 def promp(family: TaskFamily, config: ProMPConfig = ProMPConfig()) -> MetaLearner:
-    """Builds MAML with the inner loss of low variance curvature, `rl.ratio`, and several outer steps on one batch.
+    """Builds MAML with the low-variance-curvature inner loss, `rl.ratio`, and several outer steps per batch.
 
-    The outer loss is clipped in how far the adapted policies move, and has a penalty, of adaptive weight, on the KL
-    divergence of those before each adaptation.
+    PPO's clipping constrains the adapted policies. A KL penalty of adaptive weight constrains the policies before each
+    adaptation.
     """
     policy, loss = config.problem(family)
     learner = config.descent(policy, loss, config.rule())

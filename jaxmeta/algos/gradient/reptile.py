@@ -1,4 +1,4 @@
-"""Reptile: move the params towards where plain gradient steps end."""
+"""Reptile: move the params towards the result of plain gradient steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReptileConfig(AdaptationConfig):
     """The outer loop."""
 
     def meta_train(self, learner: Learner, family: TaskFamily) -> MetaLearner:
-        """Moves the params towards where the adaptation to fresh trials ends."""
+        """Builds the meta-learner that moves the params towards those adapted on fresh trials."""
 
         def adapted(params: inner.GradientParams, fast: inner.GradientFast) -> inner.GradientParams:
             return params.replace(policy=fast.policy)
@@ -51,16 +51,16 @@ class FewShotReptileConfig(FewShotConfig):
     """The outer loop."""
 
     def meta_train(self, learner: Learner, family: TaskFamily) -> MetaLearner:
-        """Moves the params towards where descent on batches of all examples ends."""
+        """Builds the meta-learner that moves the params towards those adapted on minibatches of all examples."""
         end = outer.after_batches(learner, few_shot_env(family), self.rounds)
         return on_examples(learner, family, self, outer.reptile(end, self.outer, piece=outer.few_rows))
 
 
 @recipe(supervised=FewShotReptileConfig)
 def reptile(family: TaskFamily, config: ReptileConfig | FewShotReptileConfig = ReptileConfig()) -> MetaLearner:
-    """Builds Reptile: on every task, take k gradient steps from θ to φ; then θ moves towards the mean of the φ.
+    """Builds Reptile: k gradient steps on every task from θ to φ, then θ moves towards the mean of the φ.
 
-    There is no query and no derivative through the steps, whose loss may therefore have any of its forms.
+    There is no query set and no derivative through the steps, so all forms of the inner loss are equivalent.
     """
     policy, loss = config.problem(family)
     learner = inner.descent(policy, loss, config.rule())
