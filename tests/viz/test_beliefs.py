@@ -103,7 +103,7 @@ def test_render_draws_a_trial_and_spares_other_files(algo, flags, tmp_path, caps
     assert "exists and was not drawn by jaxmeta" in capsys.readouterr().err
     assert (run / "trial-4.png").read_text() == "mine"
     assert cli.main(["render", str(run), "--out", str(tmp_path / "nowhere" / "a.png")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    assert "cannot be written: the folder" in capsys.readouterr().err
 
 
 def test_render_refuses_unsupported_tasks(tmp_path, capsys):
