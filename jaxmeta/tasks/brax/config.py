@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import io
 import warnings
 from typing import Any
+
+import jax
+import numpy as np
 
 from jaxmeta.config import checks
 
@@ -36,19 +40,42 @@ class LocomotionConfig:
             raise ValueError(f"tasks.backend is {self.backend!r}; known backends are {', '.join(BACKENDS)}")
 
 
-def load(name: str, config: LocomotionConfig):
+def load(body: Any, config: LocomotionConfig) -> Any:
     """Builds Brax's environment, a `brax.envs.PipelineEnv`, for its body and physics.
 
     Args:
-      name: Brax's name of the environment, such as "halfcheetah".
-    """
-    with _quiet():
-        import brax.envs
+      body: Brax's name of the environment, such as "halfcheetah", or the environment itself, which is not modified.
 
-        body: Any = brax.envs.get_environment(name, backend=config.backend)
+    Raises:
+      ValueError: if the environment was built on another backend, or the range of a motor is not symmetric.
+    """
+    if isinstance(body, str):
+        with _quiet():
+            import brax.envs
+
+            loaded: Any = brax.envs.get_environment(body, backend=config.backend)
+    else:
+        if body.backend != config.backend:
+            raise ValueError(
+                f"config.backend is {config.backend!r}, but the body was built on {body.backend!r}; they must be equal"
+            )
+        loaded = copy.copy(body)
+    _check_motors(loaded.sys.actuator.ctrl_range)
     solver = {"opt.iterations": config.solver_iterations, "opt.ls_iterations": config.line_search_iterations}
-    body.sys = body.sys.tree_replace({name: value for name, value in solver.items() if value is not None})
-    return body
+    loaded.sys = loaded.sys.tree_replace({name: value for name, value in solver.items() if value is not None})
+    return loaded
+
+
+def _check_motors(ranges: Any) -> None:
+    """Raises a ValueError unless the ranges of the motors, [motors, 2], are those that actions are scaled to."""
+    if isinstance(ranges, jax.core.Tracer):  # the family is built inside a trace, where no value is known
+        return
+    ranges = np.asarray(ranges)
+    if not (np.isfinite(ranges).all() and np.allclose(-ranges[:, 0], ranges[:, 1])):
+        raise ValueError(
+            f"the motors of the body have the ranges {ranges.tolist()}; they must be finite and symmetric, as actions"
+            " lie in [-1, 1]"
+        )
 
 
 @contextlib.contextmanager

@@ -28,6 +28,19 @@ class Outcome(NamedTuple):
     """Sum of squares of the motor commands."""
 
 
+Observe = Callable[[Any], Array]
+"""Pipeline state -> observation."""
+Reward = Callable[[Outcome, Task], Array]
+"""(outcome, task) -> reward."""
+Start = Callable[[Key, Any, Task], tuple[Array, Array]]
+"""(key, pipeline state after Brax's reset, task) -> positions q and velocities qd."""
+Command = Callable[[Array, Task], Array]
+"""(clipped action, task) -> commands of the motors."""
+Terminated = Callable[[Outcome], Array]
+"""Outcome -> whether the episode terminates."""
+Dynamics = Callable[[Any, Task], Any]
+"""(Brax system, task) -> the Brax system of the task."""
+
 DIVERGED = 1e4
 """A coordinate (m, rad) or velocity (m/s, rad/s) of this magnitude counts as diverged."""
 
@@ -45,10 +58,11 @@ def centre_of_mass(system: Any, physics: Any) -> Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Locomotion:
-    """A body with motors.
+    """A body with motors; `locomotion` builds it and describes its parts.
 
     Actions are clipped to [-1, 1] and scaled to the range of the motors, which is symmetric; the control cost is that
-    of the scaled action. Resets are Brax's: the default pose plus noise. The state is Brax's pipeline state.
+    of the scaled commands. Resets are Brax's, the default pose plus noise, unless the family has its own. The state is
+    Brax's pipeline state.
 
     If the simulation diverges, the body keeps its previous state, and families with early termination end the episode:
     bodies often diverge in the steps after an early end, where masking would not remove a NaN.
@@ -57,25 +71,33 @@ class Locomotion:
     body: Any
     """Brax's environment, shared by all tasks and never modified."""
     spec: Spec
-    observe: Callable[[Any], Array]
-    """Pipeline state -> observation."""
-    reward: Callable[[Outcome, Task], Array]
-    terminated: Callable[[Outcome], Array] | None = None
-    """Whether the episode terminates; None if episodes never end early."""
-    dynamics: Callable[[Any, Task], Any] | None = None
-    """(Brax system, task) -> the Brax system of the task, for families whose dynamics depend on the task."""
+    observe: Observe
+    reward: Reward
+    start: Start | None = None
+    command: Command | None = None
+    terminated: Terminated | None = None
+    dynamics: Dynamics | None = None
     track: Callable[[Any, Any], Array] = torso
-    """(Brax system, pipeline state) -> the point whose velocity `Outcome` has, [3] in metres."""
+    """(Brax system, pipeline state) -> the point whose velocity `Outcome` has, [3] in metres. `locomotion` leaves it
+    the torso; `dataclasses.replace(env, track=centre_of_mass)` changes it."""
     advance: Callable[[Any, Array], Any] | None = None
     """A faster `body.pipeline_step` with the same result, for families with a single body."""
 
     def reset(self, key: Key, task: Task) -> tuple[Any, Array]:
-        physics = strong(self._body_of(task).reset(key).pipeline_state)
+        body = self._body_of(task)
+        physics = strong(body.reset(key).pipeline_state)
+        if self.start is not None:
+            # a key of its own: Brax has used this one for its noise
+            q, qd = self.start(jax.random.fold_in(key, 1), physics, task)
+            physics = strong(body.pipeline_init(q, qd))
         return physics, self.observe(physics)
 
     def step(self, key: Key, state: Any, action: Array, task: Task) -> tuple[Any, Step]:
         body = self._body_of(task)
-        control = jnp.clip(action, -1.0, 1.0) * body.sys.actuator.ctrl_range[:, 1]
+        command = jnp.clip(action, -1.0, 1.0)
+        if self.command is not None:
+            command = self.command(command, task)
+        control = command * body.sys.actuator.ctrl_range[:, 1]
         moved = strong((self.advance or body.pipeline_step)(state, control))
         sane = jnp.all(jnp.abs(jnp.concatenate([moved.q, moved.qd])) < DIVERGED)  # false for NaN
         physics = jax.tree.map(lambda new, old: jnp.where(sane, new, old), moved, state)
@@ -94,22 +116,50 @@ class Locomotion:
 
 
 @settings.standard()
-def locomotion(name: str, config: LocomotionConfig, observe: Callable[[Any], Array], **parts: Any) -> Locomotion:
-    """Builds the environment of a family.
+def locomotion(
+    body: Any,
+    config: LocomotionConfig,
+    observe: Observe,
+    reward: Reward,
+    *,
+    reset: Start | None = None,
+    command: Command | None = None,
+    terminated: Terminated | None = None,
+    dynamics: Dynamics | None = None,
+) -> Locomotion:
+    """Builds the environment of a family from a body and the functions that define the task.
+
+    On the `spring` backend steps are vectorised for CPUs, whatever the parts, unless there are `dynamics`.
+
+    The observation does not depend on the task: agents must find out. `tasks.reveal(family)` appends all of the encoded
+    task, and `tasks.reveal(family._replace(encode=goal))._replace(encode=family.encode)` what `goal(task)` returns.
 
     Args:
-      name: Brax's name of the body.
-      observe: pipeline state -> observation.
-      **parts: `reward`, and optionally `terminated`, `dynamics` and `track`.
+      body: Brax's name of an environment, such as "ant", or a `brax.envs.PipelineEnv` of your own, built on
+        `config.backend`. Only its body, its physics and its reset are used, not its reward and observation.
+      config: horizon and physics.
+      observe: pipeline state -> observation, a vector; see `coordinates`.
+      reward: (outcome of the step, task) -> reward, a scalar.
+      reset: (key, pipeline state after Brax's reset, task) -> the positions q and velocities qd to start from, for
+        starts or targets that depend on the task.
+      command: (action clipped to [-1, 1], task) -> commands of the motors, in [-1, 1] and as many, for motors that
+        depend on the task. The control cost is that of the commands.
+      terminated: outcome of the step -> whether the episode terminates; without it episodes never end early.
+      dynamics: (Brax system, task) -> the Brax system of the task, for masses, friction or gears that depend on it.
+
+    Raises:
+      ValueError: if the body was built on another backend, or the range of a motor is not symmetric.
     """
-    body = load(name, config)
+    body = load(body, config)
     observation = jax.eval_shape(lambda key: observe(body.reset(key).pipeline_state), jax.random.key(0))
-    spec = Spec(observation.shape, Continuous(body.action_size), config.horizon, terminates="terminated" in parts)
-    if config.backend == "spring" and "dynamics" not in parts:
-        parts["advance"] = lane_stepper(body)
-    return Locomotion(body, spec, observe, **parts)
+    spec = Spec(observation.shape, Continuous(body.action_size), config.horizon, terminates=terminated is not None)
+    advance = lane_stepper(body) if config.backend == "spring" and dynamics is None else None
+    return Locomotion(body, spec, observe, reward, reset, command, terminated, dynamics, advance=advance)
 
 
-def coordinates(hidden: int) -> Callable[[Any], Array]:
-    """Builds the observation of generalised positions from index `hidden` on, and all generalised velocities."""
+def coordinates(hidden: int) -> Observe:
+    """Builds the observation of generalised positions from index `hidden` on, and all generalised velocities.
+
+    The first positions are those of the root: `hidden=2` leaves out x and y of an ant.
+    """
     return lambda physics: jnp.concatenate([physics.q[hidden:], physics.qd])

@@ -42,7 +42,5 @@ def humanoid_dir(config: HumanoidDirConfig = HumanoidDirConfig()) -> TaskFamily:
     def sample(key):
         return HeadingTask(jax.random.uniform(key, maxval=2 * jnp.pi))
 
-    env = locomotion(
-        "humanoid", config, coordinates(hidden=2), reward=reward, terminated=terminated, track=centre_of_mass
-    )
-    return TaskFamily(env, sample, sample, heading)
+    env = locomotion("humanoid", config, coordinates(hidden=2), reward, terminated=terminated)
+    return TaskFamily(dataclasses.replace(env, track=centre_of_mass), sample, sample, heading)
