@@ -34,19 +34,31 @@ from jaxmeta.tasks.sinusoid import Sinusoid, SinusoidConfig, sinusoid
 from jaxmeta.tasks.tabular import Tabular, TabularConfig, TabularTask, tabular
 
 _BRAX = (
+    "AntCrippledConfig",
     "AntDirConfig",
     "AntGoalConfig",
+    "HalfCheetahCrippledConfig",
     "HalfCheetahDirConfig",
     "HalfCheetahVelConfig",
     "HopperParamsConfig",
     "HumanoidDirConfig",
+    "Locomotion",
+    "LocomotionConfig",
+    "Outcome",
+    "ReacherGoalConfig",
     "WalkerParamsConfig",
+    "ant_crippled",
     "ant_dir",
     "ant_goal",
+    "centre_of_mass",
+    "coordinates",
+    "half_cheetah_crippled",
     "half_cheetah_dir",
     "half_cheetah_vel",
     "hopper_params",
     "humanoid_dir",
+    "locomotion",
+    "reacher_goal",
     "walker_params",
 )
 
