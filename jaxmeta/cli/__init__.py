@@ -29,7 +29,7 @@ Meta-reinforcement learning in JAX.
   train ALGO TASKS --out DIR    meta-train an agent; writes a run folder
   evaluate DIR                  adapt the agent to held-out tasks and report its returns
   plot DIR                      draw the learning curve and the adaptation curve
-  render DIR                    draw a trial of the agent: where it goes on a grid, what it predicts of a wave
+  render DIR                    draw a trial of the agent: its path, its prediction, or a Brax body in motion
   reproduce NAME                train the agents of a published table; print our numbers next to the published ones
   list                          list algorithms and task families
 

@@ -5,25 +5,39 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from jaxmeta.cli import checks, parsing, startup
+from jaxmeta.experiment import registry
 
-RENDERED = {"grid-navigation": "jaxmeta.viz.beliefs", "sinusoid": "jaxmeta.viz.waves"}
+RENDERED = {
+    "grid-navigation": "jaxmeta.viz.beliefs",
+    "maze": "jaxmeta.viz.mazes",
+    "sinusoid": "jaxmeta.viz.waves",
+    **{name: "jaxmeta.viz.replays" for name, entry in registry.TASKS.items() if entry.module == "jaxmeta.tasks.brax"},
+}
 """Task families whose trials are drawn, and by what."""
+PAGES = {"jaxmeta.viz.replays"}
+"""Those that write a web page, not a picture."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Draws a trial of the agent of a run, episode by episode: where it goes and, if it has one, its belief."""
+    """Draws a trial of the agent of a run: where it goes on a grid or in a maze, what it predicts of a wave.
+
+    Of a body of Brax it writes a web page that plays an episode before adaptation and one after it, next to each other.
+    To open it a browser needs access to the internet: the page loads Brax's viewer and three.js from cdn.jsdelivr.net
+    and unpkg.com.
+    """
 
     run: parsing.RunFolder = None
     task: Annotated[int, tyro.conf.arg(metavar="SEED")] = 0
     """Decides the task, drawn from the held-out ones."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """PNG to write; by default trial-SEED.png in the run folder. Only an earlier picture of a trial is overwritten."""
+    """File to write: .html for a body of Brax, else .png; by default trial-SEED in the run folder. Only an earlier
+    drawing is overwritten."""
     cache: parsing.Cache = True
 
 
@@ -33,14 +47,30 @@ def run(argv: list[str]) -> int:
     folder = checks.run_folder(options.run, "render")
     config = startup.read_config(folder, options.cache)
     checks.seed(options.task)
-    if config.tasks not in RENDERED:
-        known = " and ".join(RENDERED)
+    build = config.build() if registry.is_own(config.tasks) else None
+    drawn_by = RENDERED.get(config.tasks) if build is None else _own(build[0])
+    if drawn_by is None:
+        known = "grid-navigation, maze, sinusoid and families on Brax"
         raise parsing.UsageError(f"the run in {folder} is on {config.tasks}; render draws runs on {known}")
-    file = options.out or folder / f"trial-{options.task}.png"
+    kind = ".html" if drawn_by in PAGES else ".png"
+    file = options.out or folder / f"trial-{options.task}{kind}"
+    if file.suffix.lower() != kind:
+        raise parsing.UsageError(f"--out is {file}; a run on {config.tasks} is drawn into a {kind} file")
     checks.picture("--out", file)
-    stored = startup.load(folder, config, options.cache)
-    from jaxmeta.viz import plot
+    stored = startup.load(folder, config, options.cache, build)
+    drawn = importlib.import_module(drawn_by).draw_trial(stored, options.task)
+    if drawn_by in PAGES:
+        file.write_text(drawn, encoding="utf-8")
+    else:
+        from jaxmeta.viz import plot
 
-    plot.save(importlib.import_module(RENDERED[config.tasks]).draw_trial(stored, options.task), file)
+        plot.save(drawn, file)
     print(file)
     return 0
+
+
+def _own(family: Any) -> str | None:
+    """Returns what draws a family of the user: a web page if it is on Brax."""
+    from jaxmeta.tasks.brax import viewer
+
+    return "jaxmeta.viz.replays" if viewer.unwrap(family.env) is not None else None

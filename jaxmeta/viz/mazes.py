@@ -1,15 +1,18 @@
-"""Renders mazes in JAX: pure functions of a task, which can be vmapped over tasks and times."""
+"""Renders mazes in JAX, by pure functions of a task that can be vmapped over tasks and times, and trials in them."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmeta.experiment import loading
 from jaxmeta.tasks.maze import HEADINGS, MazeState, MazeTask
 from jaxmeta.types import Array
+from jaxmeta.viz.recording import before_and_after
 
 # from Okabe and Ito's palette, as in `jaxmeta.viz.plot`
 FLOOR, WALL, GOAL, AGENT = (255, 255, 255), (64, 64, 64), (0, 158, 115), (213, 94, 0)
@@ -53,6 +56,29 @@ def render_path(task: MazeTask, rooms: Array, valid: Array, scale: int = 16) -> 
     last = jnp.max(jnp.where(first < length, first, 0))
     shade = jnp.where(first < length, first / jnp.maximum(last, 1), -1.0)
     return _draw(task, MazeState(room=task.start, heading=task.heading), shade, scale)
+
+
+def draw_trial(run: loading.Run, seed: int) -> Any:
+    """Draws the paths of the first and the last episode of a trial of a run on `maze`.
+
+    Args:
+      run: of any algorithm; with several seeds it is the agent of the first one. See `recording.before_and_after`.
+      seed: seed of the task and of the trial.
+
+    Returns:
+      A matplotlib figure.
+    """
+    from jaxmeta.viz import plot
+
+    task, episodes = before_and_after(run, seed, lambda state: state.room)
+    panels = {}
+    for episode in episodes:
+        rooms = episode.views
+        # a room per step of the horizon, as each length would be compiled anew
+        rest = run.family.env.spec.horizon + 1 - len(rooms)
+        image = render_path(task, np.pad(rooms, (0, rest), mode="edge"), np.arange(len(rooms) + rest) < len(rooms))
+        panels[f"{episode.label}\n{len(episode.rewards)} steps, return {episode.rewards.sum():.2f}"] = np.asarray(image)
+    return plot.images(panels, f"{run.config.algo} on {run.config.tasks} after {run.step:,} updates, task {seed}")
 
 
 def _draw(task: MazeTask, state: MazeState, shade: Array, scale: int) -> Array:

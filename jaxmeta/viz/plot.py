@@ -250,6 +250,17 @@ def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np
     return figure
 
 
+def images(panels: dict[str, np.ndarray], title: str):
+    """Draws images next to each other, each under its title."""
+    figure = _figure((3.2 * len(panels), 3.6))
+    for axes, (name, image) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.imshow(image, interpolation="nearest")
+        axes.set_title(name, fontsize=8)
+        axes.set_axis_off()
+    figure.suptitle(title, fontweight="bold", fontsize=10)
+    return figure
+
+
 def _panel(axes, group: str, rows: list[dict[str, Any]], lines: int) -> None:
     """Draws one group of a table, its first row on top, with room for `lines` rows."""
     place = np.arange(len(rows))
