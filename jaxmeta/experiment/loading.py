@@ -59,8 +59,9 @@ def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
         report = jm.evaluate(run.learner, run.params, run.family.env, tasks, key, run.meta.plan)
 
     No code from the folder is executed. The configuration is JSON that names registered parts; the state is arrays
-    whose sizes are checked before they are read. The one exception is a task family of the user's, `module:factory`,
-    whose module is imported from Python's path: load such a run only if you trust that module.
+    whose sizes are checked before they are read. The exceptions are a task family of the user's and an environment of
+    the family `gymnasium`, each named `module:factory`: the module is imported from Python's path, so load such a run
+    only if you trust that module.
 
     Args:
       update: the checkpoint, a number of updates or "best"; by default the last undamaged one. Damaged checkpoints

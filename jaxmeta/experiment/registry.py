@@ -159,6 +159,7 @@ TASKS = {
     "playground": Entry("jaxmeta.tasks.adapters.playground", "playground", "PlaygroundConfig", "playground"),
     "gymnax": Entry("jaxmeta.tasks.adapters.gymnax", "gymnax", "GymnaxConfig", "gymnax"),
     "xland": Entry("jaxmeta.tasks.adapters.xland", "xland", "XLandConfig", "xland"),
+    "gymnasium": Entry("jaxmeta.tasks.adapters.gymnasium", "gymnasium", "GymnasiumConfig", "gymnasium"),
     **SUPERVISED_TASKS,
 }
 
@@ -166,6 +167,7 @@ TASKS = {
 EXTRAS: dict[str, tuple[str, ...]] = {
     "cuda": ("jax_cuda13_plugin",),
     "playground": ("mujoco_playground",),
+    "gymnasium": ("gymnasium",),
     "gymnax": ("gymnax",),
     "wandb": ("wandb",),
     "xland": ("xminigrid",),
