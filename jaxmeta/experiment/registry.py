@@ -160,6 +160,7 @@ TASKS = {
     "gymnax": Entry("jaxmeta.tasks.adapters.gymnax", "gymnax", "GymnaxConfig", "gymnax"),
     "xland": Entry("jaxmeta.tasks.adapters.xland", "xland", "XLandConfig", "xland"),
     "gymnasium": Entry("jaxmeta.tasks.adapters.gymnasium", "gymnasium", "GymnasiumConfig", "gymnasium"),
+    "metaworld": Entry("jaxmeta.tasks.adapters.metaworld", "metaworld", "MetaWorldConfig", "metaworld"),
     **SUPERVISED_TASKS,
 }
 
@@ -169,6 +170,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "playground": ("mujoco_playground",),
     "gymnasium": ("gymnasium",),
     "gymnax": ("gymnax",),
+    "metaworld": ("metaworld",),
     "wandb": ("wandb",),
     "xland": ("xminigrid",),
 }
