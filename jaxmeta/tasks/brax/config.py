@@ -9,8 +9,8 @@ import io
 import warnings
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxmeta.config import checks
 
@@ -68,7 +68,7 @@ def load(body: Any, config: LocomotionConfig) -> Any:
 
 def _check_motors(ranges: Any) -> None:
     """Raises a ValueError unless the ranges of the motors, [motors, 2], are those that actions are scaled to."""
-    if isinstance(ranges, jax.core.Tracer):  # the family is built inside a trace, where no value is known
+    if isinstance(ranges, Tracer):  # the family is built inside a trace, where no value is known
         return
     ranges = np.asarray(ranges)
     if not (np.isfinite(ranges).all() and np.allclose(-ranges[:, 0], ranges[:, 1])):
