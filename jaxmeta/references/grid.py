@@ -14,6 +14,7 @@ Two facts reduce the Bayes-optimal policy to the planning of one path:
 
 So the expected return is an affine function of the score of the path: the sum, over the goal cells that it visits, of
 (H + 1 - t) + (episodes left after this one) x (H + 1 - d(g)), where t and the episode are those of the first visit.
+If the start is the goal, d counts as 1: the first step at it is to stay.
 
 The path with the highest score is found by forward dynamic programming over states (episode, step, position, set of
 visited cells), which keeps only the best path to each state. States whose upper bound is below a threshold are pruned.
@@ -41,6 +42,7 @@ __all__ = [
     "bayes_optimal",
     "bayes_optimal_path",
     "bayes_optimal_returns",
+    "follow",
     "oracle",
     "oracle_return",
     "path_returns",
@@ -59,7 +61,9 @@ class Grid:
     """Cells per side."""
     start: Cell = (0, 0)
     no_goal: tuple[Cell, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
-    """Cells without a goal; the start must be one of them."""
+    """Cells without a goal."""
+    goal_at_start: bool = False
+    """Whether the start can be the goal, unless it is in `no_goal`; it is found by staying there."""
     horizon: int = 15
     """Steps per episode."""
     goal_reward: float = 1.0
@@ -72,8 +76,8 @@ class Grid:
             raise ValueError(
                 f"grid.goal_reward is {self.goal_reward}; it must be above step_reward, which is {self.step_reward}"
             )
-        if not 1 <= len(self.goals) <= MAX_GOALS:
-            raise ValueError(f"the grid has {len(self.goals)} goal cells; it must have 1 to {MAX_GOALS} to be solved")
+        if not self.goals:
+            raise ValueError("the grid has 0 goal cells; it must have at least 1")
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -83,7 +87,12 @@ class Grid:
     @property
     def goals(self) -> tuple[Cell, ...]:
         """Cells where the goal can be."""
-        return tuple(cell for cell in self.cells if cell not in self.no_goal and cell != self.start)
+        excluded = self.no_goal if self.goal_at_start else (*self.no_goal, self.start)
+        return tuple(cell for cell in self.cells if cell not in excluded)
+
+    def steps_at_goal(self, goal: Cell) -> int:
+        """Steps at the goal in an episode of an agent that knows it: H + 1 - d, or H if it is the start."""
+        return max(0, self.horizon + 1 - max(1, _distance(self.start, goal)))
 
 
 def bayes_optimal(grid: Grid = Grid(), episodes: int = 4) -> Learner:
@@ -91,7 +100,16 @@ def bayes_optimal(grid: Grid = Grid(), episodes: int = 4) -> Learner:
 
     For `grid-navigation`, with the start at (0, 0).
     """
-    path = jnp.array(bayes_optimal_path(grid, episodes).reshape(-1, 2))
+    return follow(grid, bayes_optimal_path(grid, episodes))
+
+
+def follow(grid: Grid, path: np.ndarray) -> Learner:
+    """Builds an agent that follows a path until it finds the goal, and from then on goes straight there.
+
+    Args:
+      path: cells after each step, [episodes, horizon, 2].
+    """
+    path = jnp.array(path.reshape(-1, 2))
     threshold = 0.5 * (grid.goal_reward + grid.step_reward)
 
     def act(params, carry: tuple[Array, Array, Array], inputs: Input):
@@ -122,8 +140,7 @@ def _towards(grid: Grid, position: Array, target: Array) -> Array:
 
 def oracle_return(grid: Grid = Grid()) -> float:
     """Computes the expected return of an episode of an agent that knows the goal."""
-    on_goal = [max(0, grid.horizon + 1 - _distance(grid.start, goal)) for goal in grid.goals]
-    return float(_to_return(grid, np.mean(on_goal)))
+    return float(_to_return(grid, np.mean([grid.steps_at_goal(goal) for goal in grid.goals])))
 
 
 def bayes_optimal_returns(grid: Grid = Grid(), episodes: int = 4) -> np.ndarray:
@@ -149,7 +166,7 @@ def path_returns(grid: Grid, path: np.ndarray) -> np.ndarray:
         for episode, cells in enumerate(path):
             visits = np.flatnonzero((cells == goal).all(-1))
             if found:
-                on_goal[index, episode] = max(0, grid.horizon + 1 - _distance(grid.start, goal))
+                on_goal[index, episode] = grid.steps_at_goal(goal)
             elif len(visits):
                 found = True
                 on_goal[index, episode] = grid.horizon - visits[0]
@@ -165,8 +182,13 @@ def bayes_optimal_path(grid: Grid = Grid(), episodes: int = 4) -> np.ndarray:
 
     Returns:
       Cells after each step, [episodes, horizon, 2].
+
+    Raises:
+      ValueError: if there are more than `MAX_GOALS` goal cells, or no episodes.
     """
     check_sizes(episodes=episodes)
+    if len(grid.goals) > MAX_GOALS:
+        raise ValueError(f"the grid has {len(grid.goals)} goal cells; it must have 1 to {MAX_GOALS} to be solved")
     tables = _Tables.build(grid, episodes)
     threshold = int(_bound(tables, _first_states(grid), episode=0, time=0)[0])
     while True:
@@ -208,7 +230,7 @@ class _Tables:
     distance: np.ndarray
     """Steps from each cell to each goal, [C, G]."""
     straight: np.ndarray
-    """Steps at the goal in an episode of an agent that knows it, H + 1 - d, [G]."""
+    """Steps at the goal in an episode of an agent that knows it, [G]."""
 
     @staticmethod
     def build(grid: Grid, episodes: int) -> _Tables:
@@ -224,7 +246,7 @@ class _Tables:
             neighbours=np.array([[cells.index(step(cell, move)) for move in MOVES] for cell in cells]),
             goal_of=np.array([goals.index(cell) if cell in goals else -1 for cell in cells]),
             distance=distance,
-            straight=np.maximum(grid.horizon + 1 - distance[start], 0),
+            straight=np.array([grid.steps_at_goal(goal) for goal in goals]),
         )
 
 

@@ -16,6 +16,31 @@ from jaxmeta.tasks.bandit import (
     gaussian_bandit,
 )
 from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal, strong
+from jaxmeta.tasks.classic_control import (
+    Acrobot,
+    AcrobotConfig,
+    AcrobotTask,
+    CartPole,
+    CartPoleConfig,
+    CartPoleSwingUp,
+    CartPoleSwingUpConfig,
+    CartPoleSwingUpTask,
+    CartPoleTask,
+    ClassicControlConfig,
+    MountainCar,
+    MountainCarConfig,
+    MountainCarTask,
+    Pendulum,
+    PendulumConfig,
+    PendulumTask,
+    acrobot,
+    cart_pole,
+    cart_pole_swing_up,
+    classic_control,
+    mountain_car,
+    pendulum,
+)
+from jaxmeta.tasks.dark_room import DarkRoomConfig, dark_room, dark_room_goals
 from jaxmeta.tasks.few_shot import FewShot, FewShotTask
 from jaxmeta.tasks.glyphs import GlyphsConfig, glyphs
 from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
@@ -30,6 +55,8 @@ from jaxmeta.tasks.point import (
     sparse_point_robot,
 )
 from jaxmeta.tasks.quadratic import QuadraticConfig, quadratic
+from jaxmeta.tasks.random_walk import RandomWalk, RandomWalkConfig, RandomWalkTask, random_walk
+from jaxmeta.tasks.several import Several, SeveralTask, several
 from jaxmeta.tasks.sinusoid import Sinusoid, SinusoidConfig, sinusoid
 from jaxmeta.tasks.tabular import Tabular, TabularConfig, TabularTask, tabular
 
@@ -63,9 +90,20 @@ _BRAX = (
 )
 
 __all__ = [
+    "Acrobot",
+    "AcrobotConfig",
+    "AcrobotTask",
     "Bandit",
     "BanditConfig",
     "BanditTask",
+    "CartPole",
+    "CartPoleConfig",
+    "CartPoleSwingUp",
+    "CartPoleSwingUpConfig",
+    "CartPoleSwingUpTask",
+    "CartPoleTask",
+    "ClassicControlConfig",
+    "DarkRoomConfig",
     "DependentBanditConfig",
     "Env",
     "FewShot",
@@ -80,12 +118,23 @@ __all__ = [
     "MazeConfig",
     "MazeState",
     "MazeTask",
+    "MountainCar",
+    "MountainCarConfig",
+    "MountainCarTask",
     "Navigation",
     "NavigationConfig",
+    "Pendulum",
+    "PendulumConfig",
+    "PendulumTask",
     "PointRobot",
     "PointRobotConfig",
     "PointTask",
     "QuadraticConfig",
+    "RandomWalk",
+    "RandomWalkConfig",
+    "RandomWalkTask",
+    "Several",
+    "SeveralTask",
     "Sinusoid",
     "SinusoidConfig",
     "SparsePointRobot",
@@ -94,8 +143,14 @@ __all__ = [
     "TabularConfig",
     "TabularTask",
     "TaskFamily",
+    "acrobot",
     "all_goals",
     "bandit",
+    "cart_pole",
+    "cart_pole_swing_up",
+    "classic_control",
+    "dark_room",
+    "dark_room_goals",
     "dependent_bandit",
     "finite",
     "flatten_task",
@@ -103,10 +158,14 @@ __all__ = [
     "glyphs",
     "grid_navigation",
     "maze",
+    "mountain_car",
     "navigation",
+    "pendulum",
     "point_robot",
     "quadratic",
+    "random_walk",
     "reveal",
+    "several",
     "sinusoid",
     "sparse_point_robot",
     "strong",

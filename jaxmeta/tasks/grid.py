@@ -1,4 +1,4 @@
-"""A grid with a hidden goal: GridNavi of VariBAD (Zintgraf et al., 2020, arXiv:1910.08348)."""
+"""Grids with a hidden goal: GridNavi of VariBAD (Zintgraf et al., 2020, arXiv:1910.08348), and DPT's dark room."""
 
 from __future__ import annotations
 
@@ -61,12 +61,13 @@ class GridState(struct.PyTreeNode):
 class GridNavigation:
     """A square grid of cells, with the start at the corner (0, 0).
 
-    The reward is 1 where a step ends on the goal, which is a success, and -0.1 elsewhere. The goal does not end the
-    episode: the optimal agent stays there. The observation is the position: the agent must find the goal.
+    The reward is 1 where a step ends on the goal, which is a success, and `step_reward` elsewhere. The goal does not
+    end the episode: the optimal agent stays there. The observation is the position: the agent must find the goal.
     """
 
     size: int = 5
     horizon: int = 15
+    step_reward: float = -0.1
 
     @property
     def spec(self) -> Spec:
@@ -88,7 +89,7 @@ class GridNavigation:
     def step(self, key: Key, state: GridState, action: Array, task: GridTask) -> tuple[GridState, Step]:
         position = jnp.clip(state.position + jnp.array(MOVES)[action], 0, self.size - 1)
         arrived = jnp.all(position == task.goal)
-        reward = jnp.where(arrived, 1.0, -0.1).astype(jnp.float32)
+        reward = jnp.where(arrived, 1.0, self.step_reward).astype(jnp.float32)
         obs, never = position.astype(jnp.float32), jnp.array(False)
         step = Step(obs=obs, reward=reward, terminated=never, success=arrived)
         return GridState(position), step
