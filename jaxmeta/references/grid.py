@@ -109,7 +109,7 @@ def follow(grid: Grid, path: np.ndarray) -> Learner:
     Args:
       path: cells after each step, [episodes, horizon, 2].
     """
-    path = jnp.array(path.reshape(-1, 2))
+    targets = jnp.array(path.reshape(-1, 2))
     threshold = 0.5 * (grid.goal_reward + grid.step_reward)
 
     def act(params, carry: tuple[Array, Array, Array], inputs: Input):
@@ -117,7 +117,7 @@ def follow(grid: Grid, path: np.ndarray) -> Learner:
         arrived = (inputs.prev_reward > threshold) & (inputs.first == 0)
         goal = jnp.where(arrived, inputs.prev_next_obs, goal)
         found |= arrived
-        target = jnp.where(found, goal, path[jnp.minimum(step, len(path) - 1)])
+        target = jnp.where(found, goal, targets[jnp.minimum(step, len(targets) - 1)])
         return (step + 1, found, goal), _towards(grid, inputs.obs, target)
 
     return reference(len(MOVES), lambda key: (jnp.zeros((), jnp.int32), jnp.array(False), jnp.zeros(2)), act)

@@ -104,8 +104,9 @@ class Several:
         spec = self.spec
         if spec.action_mask is None:
             return obs
-        nums = jnp.array([env.spec.action.num for env in self.envs])
-        return {OBS: obs, MASK: jnp.arange(spec.action.num) < nums[kind]}
+        actions: list[Any] = [env.spec.action for env in self.envs]
+        nums = [action.num for action in actions]
+        return {OBS: obs, MASK: jnp.arange(max(nums)) < jnp.array(nums)[kind]}
 
 
 def several(*families: TaskFamily) -> TaskFamily:

@@ -31,7 +31,7 @@ def test_a_sweep_visits_every_cell_and_can_be_walked():
 
 
 def test_what_the_learners_are_paid_is_what_was_computed():
-    config = jm.tasks.DarkRoomConfig(size=4, horizon=16)
+    config = jm.tasks.DarkRoomConfig(size=4, horizon=16, held_out=0)
     family, key, plan = jm.tasks.dark_room(config), jax.random.key(0), jm.Plan(episodes=2)
     explorer, knowing = dark_room.bayes_optimal(4, 16), dark_room.oracle(4, 16)
     for learner, on, expected in (

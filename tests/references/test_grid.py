@@ -50,6 +50,8 @@ def test_bayes_optimal_returns_on_gridnavi():
         (grid.Grid(size=3, start=(1, 1), no_goal=((0, 0),), horizon=3, step_reward=0.0), 3),
         (grid.Grid(size=3, start=(0, 1), no_goal=(), horizon=6, goal_reward=2.0), 2),
         (grid.Grid(size=3, no_goal=(), horizon=2), 1),
+        (grid.Grid(size=2, no_goal=(), goal_at_start=True, horizon=3), 2),
+        (grid.Grid(size=3, start=(1, 1), no_goal=((0, 0),), goal_at_start=True, horizon=3), 2),
     ],
 )
 def test_the_optimum_equals_that_of_the_belief_mdp(problem, episodes):
@@ -75,6 +77,8 @@ def test_the_returns_of_a_path_are_those_of_its_visits():
 def test_grids_that_cannot_be_solved_are_refused():
     with pytest.raises(ValueError, match="0 goal cells"):
         grid.Grid(size=1)
+    with pytest.raises(ValueError, match="60 goal cells; it must have 1 to 56"):
+        grid.bayes_optimal_path(grid.Grid(size=8))
     with pytest.raises(ValueError, match="goal_reward is -1"):
         grid.Grid(goal_reward=-1.0)
 

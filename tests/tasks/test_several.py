@@ -133,3 +133,16 @@ def test_classic_control_is_the_kinds_with_or_without_hidden_physics():
     assert standard.encode(task).shape == (2,) and varied.encode(varied.sample(KEY)).shape == (6,)
     with pytest.raises(ValueError, match="they must be all Discrete or all Continuous"):
         tasks.classic_control(tasks.ClassicControlConfig(kinds=("acrobot", "pendulum")))
+
+
+@pytest.mark.slow
+def test_one_policy_balances_cart_poles_and_swings_acrobots_up():
+    family = tasks.reveal(tasks.classic_control())
+    ppo = jm.outer.ActorCriticConfig(learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.01)
+    meta = jm.ppo(family, jm.PPOConfig(num_tasks=16, streams=4, ppo=ppo))
+    state = jm.train(meta, jm.init_state(meta, KEY), 40, chunk=10)
+    some = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(1000), 128))
+    report = jm.evaluate(meta.learner, state.params, family, some, jax.random.key(2), meta.plan)
+    returns = np.asarray(report.returns).mean((1, 2, 3))
+    for kind, least in enumerate((190.0, -100.0)):
+        assert returns[some.kind == kind].mean() >= least

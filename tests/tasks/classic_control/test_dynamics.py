@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from jaxmeta import tasks
-from jaxmeta.tasks.classic_control import acrobot, cart_pole, cart_pole_swing_up, physics
+from jaxmeta.tasks.classic_control import physics
+from jaxmeta.tasks.classic_control.acrobot import AcrobotState
+from jaxmeta.tasks.classic_control.acrobot import accelerations as acrobot_accelerations
+from jaxmeta.tasks.classic_control.cart_pole import CartPoleState
+from jaxmeta.tasks.classic_control.cart_pole import accelerations as cart_pole_accelerations
+from jaxmeta.tasks.classic_control.cart_pole_swing_up import CartPoleSwingUpState, derivative
 
 KEY = jax.random.key(0)
 STEPS = 60
@@ -122,7 +127,7 @@ def cart_pole_energy(state, task):
 
 
 def cart_pole_derivative(state, task):
-    acceleration, angular_acceleration = cart_pole.accelerations(state, jnp.zeros(()), task)
+    acceleration, angular_acceleration = cart_pole_accelerations(state, jnp.zeros(()), task)
     return type(state)(state.velocity, acceleration, state.angular_velocity, angular_acceleration)
 
 
@@ -139,7 +144,7 @@ def acrobot_energy(state, task):
 
 
 def acrobot_derivative(state, task):
-    return type(state)(state.velocities, acrobot.accelerations(state, 0.0, task))
+    return type(state)(state.velocities, acrobot_accelerations(state, 0.0, task))
 
 
 def swing_up_energy(state, task):
@@ -150,7 +155,7 @@ def swing_up_energy(state, task):
 
 
 def swing_up_derivative(state, task):
-    return cart_pole_swing_up.derivative(state, 0.0, task)
+    return derivative(state, 0.0, task)
 
 
 ONE = jnp.float32(1.0)
@@ -158,19 +163,19 @@ CONSERVED = {
     "cart-pole": (
         cart_pole_derivative,
         cart_pole_energy,
-        cart_pole.CartPoleState(0 * ONE, 0.3 * ONE, 0.7 * ONE, -ONE),
+        CartPoleState(0 * ONE, 0.3 * ONE, 0.7 * ONE, -ONE),
         tasks.CartPoleTask(length=0.8, masspole=0.4),
     ),
     "acrobot": (
         acrobot_derivative,
         acrobot_energy,
-        acrobot.AcrobotState(jnp.array([1.0, -0.5]), jnp.array([0.5, 1.0])),
+        AcrobotState(jnp.array([1.0, -0.5]), jnp.array([0.5, 1.0])),
         tasks.AcrobotTask(length_1=0.8, length_2=1.2, mass_1=1.1, mass_2=0.7),
     ),
     "cart-pole-swing-up": (
         swing_up_derivative,
         swing_up_energy,
-        cart_pole_swing_up.CartPoleSwingUpState(0 * ONE, 0.3 * ONE, 2.0 * ONE, -ONE),
+        CartPoleSwingUpState(0 * ONE, 0.3 * ONE, 2.0 * ONE, -ONE),
         tasks.CartPoleSwingUpTask(length=0.7, masspole=0.3, friction=0.0),
     ),
 }
@@ -178,12 +183,12 @@ CONSERVED = {
 
 @pytest.mark.parametrize("name", CONSERVED)
 def test_without_motor_and_friction_energy_is_conserved(name):
-    derivative, energy, state, task = CONSERVED[name]
+    slope, energy, state, task = CONSERVED[name]
 
     @jax.jit
     def run(state):
         def one(state, _):
-            return physics.runge_kutta(lambda one: derivative(one, task), state, 0.005), energy(state, task)
+            return physics.runge_kutta(lambda one: slope(one, task), state, 0.005), energy(state, task)
 
         return jax.lax.scan(one, state, length=400)[1]
 
@@ -194,8 +199,8 @@ def test_without_motor_and_friction_energy_is_conserved(name):
 def test_the_centre_of_mass_of_the_swing_up_moves_by_force_and_friction():
     """Newton's second law for cart and pole together, which energy alone does not fix."""
     task = tasks.CartPoleSwingUpTask()
-    state = cart_pole_swing_up.CartPoleSwingUpState(0 * ONE, 0.3 * ONE, 2.0 * ONE, -ONE)
-    slope = cart_pole_swing_up.derivative(state, 3.0, task)
+    state = CartPoleSwingUpState(0 * ONE, 0.3 * ONE, 2.0 * ONE, -ONE)
+    slope = derivative(state, 3.0, task)
     swing = slope.angular_velocity * math.cos(2.0) - state.angular_velocity**2 * math.sin(2.0)
     momentum = (task.masscart + task.masspole) * slope.velocity + task.masspole * task.length / 2 * swing
     np.testing.assert_allclose(momentum, 3.0 - task.friction * 0.3, rtol=1e-5)
@@ -203,7 +208,7 @@ def test_the_centre_of_mass_of_the_swing_up_moves_by_force_and_friction():
 
 def test_the_reward_of_the_swing_up_is_one_where_the_pole_is_upright():
     env, task = tasks.CartPoleSwingUp(), tasks.CartPoleSwingUpTask()
-    upright = cart_pole_swing_up.CartPoleSwingUpState(0 * ONE, 0 * ONE, math.pi * ONE, 0 * ONE)
+    upright = CartPoleSwingUpState(0 * ONE, 0 * ONE, math.pi * ONE, 0 * ONE)
     _, step = env.step(KEY, upright, jnp.zeros(1), task)
     np.testing.assert_allclose(step.reward, 1.0, atol=1e-4)
     _, step = env.step(KEY, upright.replace(angle=0 * ONE), jnp.zeros(1), task)
@@ -212,7 +217,7 @@ def test_the_reward_of_the_swing_up_is_one_where_the_pole_is_upright():
 
 def test_the_goal_of_an_acrobot_follows_its_links():
     """The tip of a raised second link is above the goal if and only if that link is longer than the height it needs."""
-    env, state = tasks.Acrobot(), acrobot.AcrobotState(jnp.array([math.pi / 2, math.pi / 2]), jnp.zeros(2))
+    env, state = tasks.Acrobot(), AcrobotState(jnp.array([math.pi / 2, math.pi / 2]), jnp.zeros(2))
     for length, reached in ((0.5, False), (1.5, True)):
         _, step = env.step(KEY, state, jnp.int32(1), tasks.AcrobotTask(length_2=length))
         assert bool(step.terminated) == bool(step.success) == reached
