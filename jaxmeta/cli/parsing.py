@@ -234,6 +234,8 @@ def _describe(kind: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(repr, parts))}"
     if origin is tuple:
+        if typing.get_origin(parts[0]) is Literal:
+            return f"some of {', '.join(map(repr, typing.get_args(parts[0])))}"
         return {int: "integers", float: "numbers", str: "strings"}.get(parts[0], "values")
     known = {int: "an integer", float: "a number", str: "a string", Path: "a path", type(None): "None"}
     return known.get(kind) or ("True or False" if kind is bool else getattr(kind, "__name__", str(kind)))
