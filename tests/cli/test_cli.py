@@ -285,7 +285,7 @@ BAD_INPUT = {
     "train maml navigation --out {new} --algo.hidden a b": "--algo.hidden is 'a b'; it must be integers",
     "train maml navigation --out {new} --algo.outer-loop sgd": "one of 'trpo', 'ppo'",
     "train ppo classic-control --out {new} --tasks.kinds acrobot cartpole": "it must be some of 'acrobot', 'cart-pole'",
-    "train ppo classic-control --out {new} --tasks.kinds acrobot pendulum": "they must be all Discrete or all Continuous",
+    "train ppo classic-control --out {new} --tasks.kinds acrobot pendulum": "must be all Discrete or all Continuous",
     "train ppo cart-pole --out {new} --tasks.length 1.5 0.25": "tasks.length is (1.5, 0.25); a range is LOW HIGH",
     "train maml navigation --out {new} --seed one": "--seed is 'one'; it must be an integer",
     "train maml navigation --out {new} --seed -1": "--seed is -1",
