@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,12 @@ RENDERED = {
     "grid-navigation": "jaxmeta.viz.beliefs",
     "maze": "jaxmeta.viz.mazes",
     "sinusoid": "jaxmeta.viz.waves",
+    "playground": "jaxmeta.viz.films",
     **{name: "jaxmeta.viz.replays" for name, entry in registry.TASKS.items() if entry.module == "jaxmeta.tasks.brax"},
 }
 """Task families whose trials are drawn, and by what."""
-PAGES = {"jaxmeta.viz.replays"}
-"""Those that write a web page, not a picture."""
+SUFFIXES = {"jaxmeta.viz.replays": ".html", "jaxmeta.viz.films": ".gif"}
+"""Of what is no picture, the kind of file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +31,15 @@ class Options:
 
     Of a body of Brax it writes a web page that plays an episode before adaptation and one after it, next to each other.
     To open it a browser needs access to the internet: the page loads Brax's viewer and three.js from cdn.jsdelivr.net
-    and unpkg.com.
+    and unpkg.com. Of a body of MuJoCo Playground it writes such episodes as an animated GIF, which needs EGL or OSMesa.
     """
 
     run: parsing.RunFolder = None
     task: Annotated[int, tyro.conf.arg(metavar="SEED")] = 0
     """Decides the task, drawn from the held-out ones."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File to write: .html for a body of Brax, else .png; by default trial-SEED in the run folder. Only an earlier
-    drawing is overwritten."""
+    """File to write: .html for a body of Brax, .gif for one of Playground, else .png; by default trial-SEED in the run
+    folder. Only an earlier drawing is overwritten."""
     cache: parsing.Cache = True
 
 
@@ -50,21 +52,23 @@ def run(argv: list[str]) -> int:
     build = config.build() if registry.is_own(config.tasks) else None
     drawn_by = RENDERED.get(config.tasks) if build is None else _own(build[0])
     if drawn_by is None:
-        known = "grid-navigation, maze, sinusoid and families on Brax"
+        known = "grid-navigation, maze, sinusoid, playground and families on Brax"
         raise parsing.UsageError(f"the run in {folder} is on {config.tasks}; render draws runs on {known}")
-    kind = ".html" if drawn_by in PAGES else ".png"
+    kind = SUFFIXES.get(drawn_by, ".png")
     file = options.out or folder / f"trial-{options.task}{kind}"
     if file.suffix.lower() != kind:
         raise parsing.UsageError(f"--out is {file}; a run on {config.tasks} is drawn into a {kind} file")
     checks.picture("--out", file)
+    if kind == ".gif":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # read as mujoco is imported; its own default needs a display
     stored = startup.load(folder, config, options.cache, build)
     drawn = importlib.import_module(drawn_by).draw_trial(stored, options.task)
-    if drawn_by in PAGES:
-        file.write_text(drawn, encoding="utf-8")
-    else:
+    if kind == ".png":
         from jaxmeta.viz import plot
 
         plot.save(drawn, file)
+    else:
+        file.write_bytes(drawn.encode() if isinstance(drawn, str) else drawn)
     print(file)
     return 0
 

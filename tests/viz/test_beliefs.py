@@ -115,7 +115,7 @@ def test_render_refuses_unsupported_tasks(tmp_path, capsys):
     )
     capsys.readouterr()
     assert cli.main(["render", str(run)]) == 2
-    can = "render draws runs on grid-navigation, maze, sinusoid and families on Brax"
+    can = "render draws runs on grid-navigation, maze, sinusoid, playground and families on Brax"
     assert capsys.readouterr().err == f"jaxmeta: the run in {run} is on bandit; {can}\n"
     assert cli.main(["render"]) == 2
     assert "render needs the folder of a run" in capsys.readouterr().err

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmeta.config import checks, settings
 from jaxmeta.tasks.adapters import extras, ranges
 from jaxmeta.tasks.base import TaskFamily, strong
+from jaxmeta.tasks.mujoco import quiet
 from jaxmeta.types import Array, Continuous, Key, Spec, Step
 
 MULTIPLIED = {"mass": "body_mass", "friction": "geom_friction", "damping": "dof_damping", "gravity": "opt.gravity"}
@@ -98,7 +100,8 @@ def playground(config: PlaygroundConfig = PlaygroundConfig()) -> TaskFamily:
     """
     library = extras.load("mujoco_playground", "playground").registry
     extras.check_name("tasks.env", config.env, library.ALL_ENVS)
-    body = library.load(config.env, config_overrides={"impl": config.impl})
+    with quiet():
+        body = library.load(config.env, config_overrides={"impl": config.impl})
     vary = ranges.parse(config.vary, ("speed", *MULTIPLIED))
     if any(one.name == "speed" for one in vary) and SPEED_SENSOR not in _sensors(body.mj_model):
         raise ValueError(f"tasks.vary has speed, but {config.env} has no forward velocity; vary its mass or gravity")
@@ -109,6 +112,36 @@ def playground(config: PlaygroundConfig = PlaygroundConfig()) -> TaskFamily:
     env = Playground(body, starts, Spec(forms, Continuous(body.action_size), config.horizon, terminates=True))
     sample = functools.partial(ranges.sample, vary)
     return TaskFamily(env, sample, sample, functools.partial(ranges.encode, vary))
+
+
+def pose(state: Any) -> Array:
+    """Returns the generalised positions of a state, [Q]."""
+    return state.data.qpos
+
+
+def frames(env: Playground, poses: Any, height: int = 240, width: int = 320) -> np.ndarray:
+    """Renders poses [T, Q] by MuJoCo, as the first camera of the model shows them: uint8 [T, height, width, 3].
+
+    Raises:
+      RuntimeError: if MuJoCo cannot render here; it needs EGL or OSMesa, and MUJOCO_GL to name one.
+    """
+    import mujoco as untyped
+
+    mujoco: Any = untyped
+    model = env.body.mj_model
+    data = mujoco.MjData(model)
+    try:
+        renderer = mujoco.Renderer(model, height, width)
+    except Exception as error:  # of a kind that depends on what is missing
+        raise RuntimeError(f"MuJoCo cannot render here ({error}); install EGL or OSMesa, and set MUJOCO_GL") from error
+    images = []
+    with renderer:
+        for one in np.asarray(poses):
+            data.qpos[:] = one
+            mujoco.mj_forward(model, data)
+            renderer.update_scene(data, camera=0 if model.ncam else -1)
+            images.append(renderer.render())
+    return np.stack(images)
 
 
 def _entry(model: Any, path: str) -> Any:

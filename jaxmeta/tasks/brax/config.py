@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import io
-import warnings
 from typing import Any
 
 import numpy as np
 from jax.core import Tracer
 
 from jaxmeta.config import checks
+from jaxmeta.tasks.mujoco import quiet
 
 BACKENDS = ("spring", "generalized", "positional", "mjx")
 
@@ -50,7 +48,7 @@ def load(body: Any, config: LocomotionConfig) -> Any:
       ValueError: if the environment was built on another backend, or the range of a motor is not symmetric.
     """
     if isinstance(body, str):
-        with _quiet():
+        with quiet():
             import brax.envs
 
             loaded: Any = brax.envs.get_environment(body, backend=config.backend)
@@ -76,29 +74,3 @@ def _check_motors(ranges: Any) -> None:
             f"the motors of the body have the ranges {ranges.tolist()}; they must be finite and symmetric, as actions"
             " lie in [-1, 1]"
         )
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Suppresses the known messages of importing brax and loading its XML files."""
-    printed = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-        warnings.filterwarnings("ignore", message="Brax System, piplines and environments")
-        import mujoco as untyped
-
-        mujoco: Any = untyped  # its type stubs lack these functions
-
-        def forward(message):
-            if "settotalmass" not in message:
-                warnings.warn(message, stacklevel=2)
-
-        # MuJoCo would write to stderr and leave a MUJOCO_LOG.TXT in the working directory
-        previous = mujoco.get_mju_user_warning()
-        mujoco.set_mju_user_warning(forward)
-        try:
-            yield
-        finally:
-            mujoco.set_mju_user_warning(previous)
-    for line in printed.getvalue().splitlines():
-        if "Failed to import" not in line or "warp" not in line:
-            print(line)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,3 +107,28 @@ def test_three_updates(algo, speeds):
     state = jm.train(meta, jm.init_state(meta, KEY), 3)
     assert int(state.step) == 3 and int(state.skipped) == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
+
+
+FILM = """
+import jax, numpy as np
+from jaxmeta.tasks.adapters.playground import PlaygroundConfig, frames, playground, pose
+
+env = playground(PlaygroundConfig(num_starts=1)).env
+state, _ = env.reset(jax.random.key(0), {})
+low = np.asarray(pose(state))
+high = low + np.eye(9)[1]
+try:
+    seen = frames(env, [low, high], 60, 80).astype(int)
+except RuntimeError as error:
+    print(error)
+else:
+    assert seen.shape == (2, 60, 80, 3) and np.abs(seen[0] - seen[1]).max() > 50
+"""
+
+
+def test_poses_are_rendered_where_mujoco_can(library):
+    environment = os.environ | {"MUJOCO_GL": "egl"}
+    done = subprocess.run([sys.executable, "-c", FILM], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if done.stdout:
+        pytest.skip(done.stdout)
