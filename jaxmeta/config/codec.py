@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -41,15 +42,10 @@ def named(prefix: str, config: Any) -> Iterator[None]:
 
 
 def qualify(prefix: str, cls: type, message: str) -> str:
-    """Prefixes a config's message with the full name of the field, unless it begins with `algo.` or `tasks.`."""
-    return message if message.startswith(("algo.", "tasks.")) else f"{prefix}.{_outer(cls, message)}{message}"
-
-
-def _outer(cls: type, message: str) -> str:
-    """Returns the prefix, such as `ppo.`, for a message that begins with a field of a nested config; else ''."""
-    name = message.split(" ")[0]
-    path = min((path for path in _paths(cls) if path.split(".")[-1] == name), key=len, default=name)
-    return path.removesuffix(name)
+    """Prefixes a message that begins with a field of a config with the field's full name; leaves other messages."""
+    name = re.split(r"[^\w]", message, maxsplit=1)[0]
+    path = min((path for path in _paths(cls) if path.split(".")[-1] == name), key=len, default=None)
+    return message if path is None else f"{prefix}.".lstrip(".") + path.removesuffix(name) + message
 
 
 def _paths(cls: Any, prefix: str = "") -> Iterator[str]:
@@ -148,7 +144,7 @@ def decode_dataclass(cls: Any, data: Any, prefix: str, kinds: dict[str, Any] | N
     except RunError:
         raise
     except ValueError as error:
-        raise RunError(f"{prefix}{_outer(cls, str(error))}{error}") from error
+        raise RunError(qualify(prefix.removesuffix("."), cls, str(error))) from error
 
 
 def _describe(kind: Any) -> str:
