@@ -251,7 +251,7 @@ class Rollout(struct.PyTreeNode):
     output: Output
     """The behaviour policy's output, for importance ratios."""
     reset_key: Key
-    """[E], replays `Learner.reset`."""
+    """The keys that `Learner.reset` received, [E]; a replay passes them again."""
     success: Array
     """True at valid steps where the task is solved; always false in environments that do not report success."""
     fault: Array
@@ -262,11 +262,11 @@ class Trial(struct.PyTreeNode):
     """All experience of one agent on one task."""
 
     rounds: Rollout
-    """Leaves are [R + 1, T, E, ...]."""
+    """Leaves are [R + 1, T, E, ...]: the R rounds that are adapted to, and the last one."""
     start_key: Key
-    """Replays `Learner.start`."""
+    """The key that `Learner.start` received; a replay passes it again."""
     adapt_keys: Key
-    """[R], replays `Learner.adapt`."""
+    """The keys that `Learner.adapt` received, [R]."""
 
 
 class TrainState(struct.PyTreeNode):

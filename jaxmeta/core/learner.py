@@ -67,7 +67,7 @@ class MetaLearner(NamedTuple):
 
 
 def adaptation_metrics(fast: Fast) -> Metrics:
-    """Collects the metrics of an adaptation from the `Ratio`s in its fast state, scalars by name."""
+    """Returns the metrics of an adaptation, scalars by name: the mean of all `Ratio`s in `fast` with that name."""
 
     def is_ratio(node: Any) -> bool:
         return isinstance(node, Ratio)

@@ -22,7 +22,7 @@ from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
 
 
 class FastWeights(struct.PyTreeNode):
-    """The recurrent state of a stream."""
+    """The recurrent state of one stream of experience; values have V entries."""
 
     before: Array
     """The encoded input of the previous step; zero at the first step."""

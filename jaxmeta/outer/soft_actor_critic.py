@@ -83,7 +83,7 @@ class SoftState(struct.PyTreeNode):
 
 
 class Drawn(struct.PyTreeNode):
-    """The batch of one task in a gradient step."""
+    """One task's part of the minibatch of a gradient step: b transitions, and n rows of evidence for the encoder."""
 
     transitions: Transition
     """Leaves [b, ...]."""

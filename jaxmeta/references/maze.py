@@ -36,7 +36,7 @@ def steps_to_go(task: MazeTask) -> Array:
       task: one maze, or a batch with any leading axes [...].
 
     Returns:
-      Int32 [..., size, size, 4]; 4 * size², longer than any path, if there is no path.
+      Int32 [..., size, size, 4]; 4 * size², more than any path, if the goal cannot be reached.
     """
     *batch, size, _, headings = task.passages.shape
     num_rooms = size * size

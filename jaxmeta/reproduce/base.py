@@ -172,7 +172,7 @@ class Run:
 
     @property
     def trials(self) -> tuple[Evaluation, ...]:
-        """The evaluations, none if there are no rows."""
+        """Evaluations that the rows of this run need; empty for a run without rows."""
         return self.evaluations if self.rows else ()
 
     @property

@@ -136,7 +136,7 @@ def write(rings: TaskRings, tasks: Array, rows: Array, valid: Array) -> TaskRing
 
 
 def forget(rings: TaskRings, tasks: Array) -> TaskRings:
-    """Empties the rings of the given tasks, int [M]."""
+    """Empties the replay buffers of some tasks; `tasks` has their indices, int [M]."""
     return rings.replace(written=rings.written.at[tasks].set(0))
 
 

@@ -24,7 +24,7 @@ class BanditConfig:
     num_arms: int = 10
     """Number of arms."""
     num_pulls: int = 10
-    """Pulls per trial of recurrent agents; each pull is an episode of one step."""
+    """Pulls per trial, for agents with memory. Each pull is an episode of one step."""
 
     def __post_init__(self):
         checks.task_sizes(self, num_arms="a bandit needs at least 1 arm (try --tasks.num-arms 10)", num_pulls=A_TRIAL)
@@ -51,7 +51,7 @@ class DependentBanditConfig:
     variant: Literal["uniform", "easy", "medium", "hard"] = "uniform"
     """Distribution of p₁."""
     num_pulls: int = 100
-    """Pulls per trial of recurrent agents; each pull is an episode of one step."""
+    """Pulls per trial, for agents with memory. Each pull is an episode of one step."""
 
     def __post_init__(self):
         checks.task_sizes(self, num_pulls=A_TRIAL)

@@ -21,7 +21,7 @@ class FewShotTask(struct.PyTreeNode):
     query: Examples
     """The query set; it shares no example with the support set."""
     generator: Any
-    """What generated both, such as the parameters of a function; it is hidden from agents."""
+    """Parameters that generated support and query set, such as amplitude and phase; agents do not observe them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class FewShot:
         return (), Step(obs=self.question(task), reward=reward, terminated=jnp.array(False))
 
     def question(self, task: FewShotTask) -> Array:
-        """Returns the observation of a task."""
+        """Returns what the agent observes: the support set and, without their targets, the query inputs."""
         hidden = task.query.replace(targets=jnp.zeros_like(task.query.targets))
         rows = [jnp.concatenate([one.inputs, one.targets], axis=1) for one in (task.support, hidden)]
         return jnp.concatenate(rows)

@@ -79,7 +79,7 @@ class GridNavigation:
         return self.size**2
 
     def cell_of(self, obs: Array) -> Array:
-        """Returns the index of the cell of an observation [2]: x * size + y."""
+        """Returns the index x * size + y of the cell that an observation (x, y) is in; int32 scalar."""
         return jnp.round(obs[0] * self.size + obs[1]).astype(jnp.int32)
 
     def reset(self, key: Key, task: GridTask) -> tuple[GridState, Array]:

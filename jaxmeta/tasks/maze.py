@@ -211,7 +211,7 @@ def maze(config: MazeConfig = MazeConfig()) -> TaskFamily:
     """Builds the family of mazes, and generates the training mazes.
 
     Raises:
-      ValueError: if there are too few different mazes of that size.
+      ValueError: if `config` asks for more different mazes than there are of its size.
     """
     env = Maze(config.size, config.view, config.horizon)
     num_rooms = config.size**2

@@ -159,10 +159,10 @@ def functions(x: np.ndarray, panels: dict[str, dict[str, Any]]):
 
 
 def published(rows: list[dict[str, Any]], title: str, source: str):
-    """Draws our results and published numbers: one panel per group, one line per row, dots at the values.
+    """Draws a dot plot of our results beside the published numbers, with one panel per group and one line per row.
 
     Args:
-      rows: rows of a table of `jaxmeta reproduce`; the group is the part of a name before the slash.
+      rows: of a table of `jaxmeta reproduce`. The row named `group/agent` goes into the panel `group`.
       source: source of the published numbers.
     """
     groups: dict[str, list[dict[str, Any]]] = {}

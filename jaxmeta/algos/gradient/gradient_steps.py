@@ -82,8 +82,8 @@ class OuterLoopConfig(AdaptationConfig):
     """The fields of every agent whose outer loop follows the policy gradient of the adapted policies."""
 
     max_task_gradient: float | None = None
-    """Masks tasks whose meta-gradient norm exceeds this threshold or is not finite; `masked_tasks` in the log is their
-    share. None masks no task."""
+    """Masks tasks whose meta-gradient norm exceeds this threshold or is not finite. The log has the share of masked
+    tasks, `masked_tasks`. With None no task is masked."""
     outer_loop: Literal["trpo", "ppo", "vpg"] = "trpo"
     """Optimiser of the outer loop; vpg is the plain policy gradient, ppo without clipping and with one epoch."""
     trpo: outer.TrustRegionConfig = outer.TrustRegionConfig()

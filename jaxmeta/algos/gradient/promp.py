@@ -18,8 +18,8 @@ class ProMPConfig(AdaptationConfig, DifferentiatedConfig):
     """Proximal meta-policy search (Rothfuss et al., 2019, arXiv:1810.06784)."""
 
     max_task_gradient: float | None = None
-    """Masks tasks whose meta-gradient norm exceeds this threshold or is not finite; `masked_tasks` in the log is their
-    share. None masks no task."""
+    """Masks tasks whose meta-gradient norm exceeds this threshold or is not finite. The log has the share of masked
+    tasks, `masked_tasks`. With None no task is masked."""
     ppo: outer.PenalisedConfig = outer.PenalisedConfig()
     """The outer loop."""
 

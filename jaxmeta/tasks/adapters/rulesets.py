@@ -74,15 +74,16 @@ class Ruleset(NamedTuple):
 
 
 def different(benchmark: str, number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws rulesets of which no two have the same goal and rules.
+    """Samples rulesets, no two of which have the same goal and rules.
 
     Args:
       benchmark: one of `LEVELS`.
-      number: M; without rules there are only `NUM_GOALS`.
+      number: number of rulesets, M; at most `NUM_GOALS` for a benchmark without rules.
+      seed: determines the rulesets.
 
     Returns:
       Goals [M, 5], rules [M, R, 7] and initial tiles [M, I, 2], uint8, in random order. Rules and tiles are padded with
-      zeros, which the suite ignores.
+      zeros, which XLand-MiniGrid ignores.
     """
     rng, found = random.Random(seed), {}
     while len(found) < number:

@@ -158,8 +158,8 @@ def locomotion(
 
 
 def coordinates(hidden: int) -> Observe:
-    """Builds the observation of generalised positions from index `hidden` on, and all generalised velocities.
+    """Returns an observation function that concatenates the generalised positions `q[hidden:]` and velocities `qd`.
 
-    The first positions are those of the root: `hidden=2` leaves out x and y of an ant.
+    The coordinates of the root come first, so `hidden=2` leaves out x and y of an ant.
     """
     return lambda physics: jnp.concatenate([physics.q[hidden:], physics.qd])

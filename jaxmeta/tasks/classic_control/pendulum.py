@@ -57,10 +57,10 @@ class PendulumTask(struct.PyTreeNode):
 
 
 class PendulumState(struct.PyTreeNode):
-    """The coordinates, scalars."""
+    """Angle and angular velocity, scalars."""
 
     angle: Array
-    """In radians, 0 is upright; not wrapped."""
+    """In radians, not wrapped; 0 is upright."""
     velocity: Array
     """In radians/s."""
 
