@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 
 from jaxmeta.experiment import loading
+from jaxmeta.types import Array, EnvState
 from jaxmeta.viz import PICTURE
 from jaxmeta.viz.recording import before_and_after
 from jaxmeta.viz.replays import describe
@@ -33,17 +35,48 @@ def draw_trial(run: loading.Run, seed: int) -> bytes:
     Raises:
       RuntimeError: if MuJoCo cannot render here.
     """
-    from jaxmeta.tasks.adapters import playground
-
     env = getattr(run.family.env, "env", run.family.env)  # one that reveals the task holds the original
-    task, episodes = before_and_after(run, seed, playground.pose)
+    task, episodes = before_and_after(run, seed, pose)
     skip = max(1, round(FRAME_SECONDS / env.body.dt))
-    films = [playground.frames(env, episode.views[::skip]) for episode in episodes]
+    films = [frames(env, episode.views[::skip]) for episode in episodes]
     longest = max(map(len, films))
     films = [np.pad(film, ((0, longest - len(film)), (0, 0), (0, 0), (0, 0)), mode="edge") for film in films]
     captions = [f"{one.label}\nreturn {one.rewards.sum():.1f} in {len(one.rewards)} steps" for one in episodes]
     captions[0] = f"{captions[0]}; {describe(task)}"
     return _gif(films, captions, skip * env.body.dt)
+
+
+def pose(state: EnvState) -> Array:
+    """Returns the generalised positions of a state, [Q]."""
+    return state.data.qpos
+
+
+def frames(env: Any, poses: np.ndarray, height: int = 240, width: int = 320) -> np.ndarray:
+    """Renders poses [T, Q] of a Playground environment with MuJoCo, seen by the first camera of the model.
+
+    Returns:
+      uint8 [T, height, width, 3].
+
+    Raises:
+      RuntimeError: if MuJoCo cannot render here; it needs EGL or OSMesa, and MUJOCO_GL to name one.
+    """
+    import mujoco as untyped
+
+    mujoco: Any = untyped
+    model = env.body.mj_model
+    data = mujoco.MjData(model)
+    try:
+        renderer = mujoco.Renderer(model, height, width)
+    except Exception as error:  # of a kind that depends on what is missing
+        raise RuntimeError(f"MuJoCo cannot render here ({error}); install EGL or OSMesa, and set MUJOCO_GL") from error
+    images = []
+    with renderer:
+        for one in poses:
+            data.qpos[:] = one
+            mujoco.mj_forward(model, data)
+            renderer.update_scene(data, camera=0 if model.ncam else -1)
+            images.append(renderer.render())
+    return np.stack(images)
 
 
 def _gif(films: list[np.ndarray], captions: list[str], seconds: float) -> bytes:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmeta.config import checks, settings
 from jaxmeta.tasks.adapters import extras, ranges
@@ -76,7 +75,7 @@ class Playground:
         moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         reward = moved.reward
         if "speed" in task:
-            reward = -jnp.abs(_sensor(self.body.mj_model, moved.data, SPEED_SENSOR)[0] - task["speed"])
+            reward = -jnp.abs(moved.data.sensordata[_forward(self.body.mj_model)] - task["speed"])
         return moved, Step(obs=moved.obs, reward=reward, terminated=(moved.done > 0) | ~finite)
 
     def _body_of(self, task: dict[str, Array]) -> Any:
@@ -103,7 +102,7 @@ def playground(config: PlaygroundConfig = PlaygroundConfig()) -> TaskFamily:
     with quiet():
         body = library.load(config.env, config_overrides={"impl": config.impl})
     vary = ranges.parse(config.vary, ("speed", *MULTIPLIED))
-    if any(one.name == "speed" for one in vary) and SPEED_SENSOR not in _sensors(body.mj_model):
+    if any(one.name == "speed" for one in vary) and _forward(body.mj_model) is None:
         raise ValueError(f"tasks.vary has speed, but {config.env} has no forward velocity; vary its mass or gravity")
     starts = jax.jit(jax.vmap(lambda key: strong(body.reset(key))))(
         jax.random.split(jax.random.key(0), config.num_starts)
@@ -114,47 +113,13 @@ def playground(config: PlaygroundConfig = PlaygroundConfig()) -> TaskFamily:
     return TaskFamily(env, sample, sample, functools.partial(ranges.encode, vary))
 
 
-def pose(state: Any) -> Array:
-    """Returns the generalised positions of a state, [Q]."""
-    return state.data.qpos
-
-
-def frames(env: Playground, poses: Any, height: int = 240, width: int = 320) -> np.ndarray:
-    """Renders poses [T, Q] by MuJoCo, as the first camera of the model shows them: uint8 [T, height, width, 3].
-
-    Raises:
-      RuntimeError: if MuJoCo cannot render here; it needs EGL or OSMesa, and MUJOCO_GL to name one.
-    """
-    import mujoco as untyped
-
-    mujoco: Any = untyped
-    model = env.body.mj_model
-    data = mujoco.MjData(model)
-    try:
-        renderer = mujoco.Renderer(model, height, width)
-    except Exception as error:  # of a kind that depends on what is missing
-        raise RuntimeError(f"MuJoCo cannot render here ({error}); install EGL or OSMesa, and set MUJOCO_GL") from error
-    images = []
-    with renderer:
-        for one in np.asarray(poses):
-            data.qpos[:] = one
-            mujoco.mj_forward(model, data)
-            renderer.update_scene(data, camera=0 if model.ncam else -1)
-            images.append(renderer.render())
-    return np.stack(images)
-
-
 def _entry(model: Any, path: str) -> Any:
     return functools.reduce(getattr, path.split("."), model)
 
 
-def _sensors(model: Any) -> dict[str, slice]:
-    """Returns where a MuJoCo model keeps the readings of its sensors, by name."""
-    return {
-        model.sensor(index).name: slice(model.sensor_adr[index], model.sensor_adr[index] + model.sensor_dim[index])
-        for index in range(model.nsensor)
-    }
-
-
-def _sensor(model: Any, data: Any, name: str) -> Array:
-    return data.sensordata[_sensors(model)[name]]
+def _forward(model: Any) -> int | None:
+    """Returns where a MuJoCo model keeps the reading of its forward velocity; None if it has no such sensor."""
+    try:
+        return int(model.sensor(SPEED_SENSOR).adr[0])
+    except KeyError:
+        return None

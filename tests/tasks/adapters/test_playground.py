@@ -101,6 +101,11 @@ def test_an_environment_that_does_not_exist_or_has_no_speed_is_refused(library):
 
 
 @pytest.mark.slow
+def test_an_algorithm_on_it_holds_the_contract(speeds):
+    jm.testing.check_algo(tiny.algo("ppo", speeds))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["ppo", "rl2", "maml"])
 def test_three_updates(algo, speeds):
     meta = tiny.algo(algo, speeds)
@@ -111,7 +116,8 @@ def test_three_updates(algo, speeds):
 
 FILM = """
 import jax, numpy as np
-from jaxmeta.tasks.adapters.playground import PlaygroundConfig, frames, playground, pose
+from jaxmeta.tasks.adapters.playground import PlaygroundConfig, playground
+from jaxmeta.viz.films import frames, pose
 
 env = playground(PlaygroundConfig(num_starts=1)).env
 state, _ = env.reset(jax.random.key(0), {})
