@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxmeta as jm
 from jaxmeta import tasks
+from jaxmeta.references import dark_room
 
 KEY = jax.random.key(0)
 
@@ -56,3 +58,21 @@ def test_the_goal_pays_one_at_every_step_on_it_and_all_else_nothing():
 def test_bad_sizes_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         tasks.DarkRoomConfig(**fields)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_rl2_finds_goals_and_comes_back_to_them():
+    config = tasks.DarkRoomConfig(held_out=0)
+    family = tasks.dark_room(config)
+    ppo = jm.outer.ActorCriticConfig(learning_rate=2e-3, epochs=4, minibatches=4, entropy_weight=0.1, anneal_over=800)
+    rl2 = jm.RL2Config(num_tasks=256, hidden=64, trace=0.95, separate_value=False, ppo=ppo)
+    meta = jm.rl2(family, rl2)
+    state = jm.train(meta, jm.init_state(meta, KEY), 800, chunk=20)
+    goals = jax.tree.map(lambda leaf: jnp.tile(leaf, (8, 1)), tasks.dark_room_goals(config))
+    report = jm.evaluate(meta.learner, state.params, family, goals, jax.random.key(2), meta.plan)
+    first, second = np.asarray(report.returns)[:, 0, 0].mean(0)
+    best_first, best_second = dark_room.bayes_optimal_returns()
+    # actions are sampled: the standard error of a mean of 800 returns is about 1
+    assert 0.8 * best_first < first < best_first + 3.0
+    assert 0.9 * best_second <= second <= best_second
