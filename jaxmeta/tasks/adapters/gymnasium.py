@@ -86,8 +86,7 @@ def gymnasium(config: GymnasiumConfig = GymnasiumConfig()) -> TaskFamily:
       MissingExtraError: if gymnasium is not installed.
       ValueError: if there is no such environment, or its spaces or parameters cannot be used.
     """
-    make = _maker(config.env)
-    env = make()
+    make, env = _maker(config.env)
     known = _parameters(env.unwrapped)
     vary = RANGES.get(config.env) if config.vary is None else config.vary
     if vary is None and not config.options:
@@ -110,17 +109,17 @@ def gymnasium(config: GymnasiumConfig = GymnasiumConfig()) -> TaskFamily:
     return TaskFamily(HostEnv(spec, simulators), sample, sample, encode, config.num_episodes, train_tasks=single)
 
 
-def _maker(name: str) -> Any:
-    """Returns a function that makes an environment, from an id or `module:factory`."""
+def _maker(name: str) -> tuple[Any, Any]:
+    """Returns a function that makes an environment, from an id or `module:factory`, and one environment."""
     library = extras.load("gymnasium", "gymnasium")
     module, _, factory = name.rpartition(":")
     if not module:
         extras.check_name("tasks.env", name, library.registry)
     try:
-        make = getattr(importlib.import_module(module), factory) if module else None
-        return make or (lambda: library.make(name, disable_env_checker=True))
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"tasks.env is {name!r}, which cannot be imported: {error}") from error
+        make = getattr(importlib.import_module(module), factory) if module else lambda: library.make(name)
+        return make, make()
+    except (ImportError, AttributeError, library.error.Error) as error:
+        raise ValueError(f"tasks.env is {name!r}, which cannot be made: {error}") from error
 
 
 def _parameters(env: Any) -> list[str]:

@@ -48,10 +48,14 @@ class Lake(Corridor):
     observation_space = library.spaces.Discrete(16)
 
 
+def boxed():
+    raise library.error.DependencyNotInstalled("Box2D is not installed")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def own_module():
     module = types.ModuleType("own_corridors")
-    module.corridor, module.hand, module.lake = Corridor, Hand, Lake
+    module.corridor, module.hand, module.lake, module.boxed = Corridor, Hand, Lake, boxed
     sys.modules["own_corridors"] = module
     yield
     del sys.modules["own_corridors"]
@@ -161,8 +165,9 @@ def test_an_algorithm_on_it_holds_the_contract():
             {"env": "CartPole-v7"},
             "tasks.env is 'CartPole-v7', which does not exist; did you mean 'CartPole-v1'?",
         ),
-        ({"env": "no_such_module:make"}, "tasks.env is 'no_such_module:make', which cannot be imported"),
-        ({"env": "own_corridors:corridr"}, "tasks.env is 'own_corridors:corridr', which cannot be imported"),
+        ({"env": "no_such_module:make"}, "tasks.env is 'no_such_module:make', which cannot be made"),
+        ({"env": "own_corridors:boxed"}, "'own_corridors:boxed', which cannot be made: Box2D is not installed"),
+        ({"env": "own_corridors:corridr"}, "tasks.env is 'own_corridors:corridr', which cannot be made"),
         (
             {"env": "own_corridors:hand", "vary": ()},
             "whose action is a Dict; it must be a Discrete or MultiDiscrete or Box",
