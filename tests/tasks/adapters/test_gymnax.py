@@ -146,10 +146,7 @@ def test_algorithms_hold_the_contract(name):
 
 @pytest.mark.slow
 def test_rl2_balances_hidden_poles_nearly_as_well_as_the_oracle():
-    """The oracle is PPO whose policy is conditioned on length and gravity; measured: 198.4 and 190.1 of 200.
-
-    At the default discount of 0.99 it costs little to drop the pole in the first episode: the second begins at once.
-    """
+    """The oracle is PPO whose policy is conditioned on length and gravity; measured: 198.4 and 190.1 of 200."""
     family = build(GymnaxConfig(vary=LENGTH_AND_GRAVITY))
     oracle = tasks.reveal(family)
     optimiser = outer.ActorCriticConfig(
