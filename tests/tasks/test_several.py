@@ -138,8 +138,8 @@ def test_classic_control_is_the_kinds_with_or_without_hidden_physics():
 @pytest.mark.slow
 def test_one_policy_balances_cart_poles_and_swings_acrobots_up():
     family = tasks.reveal(tasks.classic_control())
-    ppo = jm.outer.ActorCriticConfig(learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.01)
-    meta = jm.ppo(family, jm.PPOConfig(num_tasks=16, streams=4, ppo=ppo))
+    ppo = jm.outer.ActorCriticConfig(learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.02)
+    meta = jm.ppo(family, jm.PPOConfig(num_tasks=32, streams=4, ppo=ppo))
     state = jm.train(meta, jm.init_state(meta, KEY), 40, chunk=10)
     some = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(1000), 128))
     report = jm.evaluate(meta.learner, state.params, family, some, jax.random.key(2), meta.plan)
