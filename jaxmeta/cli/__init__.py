@@ -94,8 +94,10 @@ def _fail(what: Any, code: int) -> int:
 
 
 def _device_error(text: str, command: str) -> str:
-    """Returns the first line of a device error, with a remedy if memory ran out."""
-    first = text.strip().split("\n")[0][:300]  # pages may follow: a dump of all buffers
+    """Returns the line of a device error that names it, with a remedy if memory ran out."""
+    lines = text.strip().split("\n")
+    # an error of a simulator on the host is a traceback; after any other, pages may follow: a dump of all buffers
+    first = lines[-1 if "error calling callback" in lines[0] else 0][:300]
     flags = {"train": "--algo.num-tasks, --algo.streams or --algo.hidden", "evaluate": "--num-tasks or --streams"}
     return f"{first}; reduce {flags[command]}" if "RESOURCE_EXHAUSTED" in first and command in flags else first
 

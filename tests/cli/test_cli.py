@@ -345,6 +345,7 @@ def test_off_policy_algorithms_are_registered_as_such():
     assert with_critics == registry.OFF_POLICY
 
 
+CALLBACK = "INTERNAL: CpuCallback error calling callback: Traceback (most recent call last):\n  ...\nOSError: no robot"
 MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignment OOM Debugging.\n..."
 
 
@@ -353,6 +354,7 @@ MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignmen
     [
         (jm, "train", jax.errors.JaxRuntimeError(MEMORY), "9 bytes.; reduce --algo.num-tasks, --algo.streams or"),
         (jm, "train", jax.errors.JaxRuntimeError("INTERNAL: no"), "INTERNAL: no\n"),
+        (jm, "train", jax.errors.JaxRuntimeError(CALLBACK), "jaxmeta: OSError: no robot\n"),
         (jm.Checkpointer, "save", OSError(28, "No space left on device"), "update 1 cannot be saved: [Errno 28] No"),
         # what Orbax raises of a full disk
         (
