@@ -141,7 +141,8 @@ def test_updates_are_finite(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rl2", "ppo", "maml"])
 def test_algorithms_hold_the_contract(name):
-    testing.check_algo(tiny.algo(name, build(SMALL)))
+    # long enough to drop poles: the policy gradient of equal returns is zero
+    testing.check_algo(tiny.algo(name, build(dataclasses.replace(SMALL, horizon=40))))
 
 
 @pytest.mark.slow
