@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmeta.core import paths
 from jaxmeta.types import Array, Key, Params, Ratio
 
 
@@ -95,16 +96,7 @@ def select(tree: Params, names: tuple[str, ...], named: Callable[[Array], Array]
     Raises:
       ValueError: if no leaf has one of the names in its path.
     """
-
-    def has(path: tuple) -> bool:
-        where = jax.tree_util.keystr(path).lower()
-        return any(name.lower() in where for name in names)
-
-    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    if not any(map(has, paths)):
-        known = ", ".join(map(jax.tree_util.keystr, paths))
-        raise ValueError(f"no param has {' or '.join(map(repr, names))} in its path; there are {known}")
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: named(leaf) if has(path) else other(leaf), tree)
+    return jax.tree.map(lambda has, leaf: named(leaf) if has else other(leaf), paths.named(tree, names), tree)
 
 
 def bounded(updater: Updater, max_step: float) -> Updater:

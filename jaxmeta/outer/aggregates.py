@@ -6,6 +6,7 @@ tasks, while gradient surgery can compare the gradients of all tasks.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,12 +15,16 @@ import jax.numpy as jnp
 import optax
 
 from jaxmeta import devices
-from jaxmeta.core import guard
+from jaxmeta.core import guard, paths
 from jaxmeta.outer.meta_update import Batch
+from jaxmeta.outer.surgery import Rule, relations
 from jaxmeta.types import Array, Key, Metrics, Params
 
 Loss = Callable[[Params, Any, Key], tuple[Array, Metrics]]
 """(params, data of one task, key) -> (scalar, metrics)."""
+
+SURGERY = 0x53
+"""Separates the key of a rule from that of the loss of the first task."""
 
 
 class Gradient(NamedTuple):
@@ -117,32 +122,83 @@ def per_task(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tup
     return value, gradient, metrics
 
 
-def combined(combine: Callable[[Array], Array]) -> Aggregate:
-    """Sums the tasks' gradients with coefficients that depend on their Gram matrix alone, as in gradient surgery.
+def combined(rule: Rule, *, shared: paths.Names | None = None, num_tasks: int | None = None) -> Aggregate:
+    """Sums the tasks' gradients with weights that depend on their Gram matrix alone, as in gradient surgery.
 
     Each gradient is multiplied by the task's weight first, and the sum is divided by the mean weight. So this equals
     `mean()`:
 
-        combined(lambda gram: jnp.full(len(gram), 1 / len(gram)))
+        combined(lambda gram, key: jnp.full(len(gram), 1 / len(gram)))
+
+    Tasks of weight zero do not take part in the rule; see `surgery.Rule`.
 
     Args:
-      combine: the Gram matrix [N, N] of the gradients of all tasks -> the coefficients [N].
+      rule: (Gram matrix [K, K] of the gradients of all tasks, key) -> weights [K], such as `surgery.pcgrad`.
+      shared: the params whose gradients the rule combines, by names in their paths or by a predicate of the path; by
+        default all. The gradients of the others are averaged.
+      num_tasks: K, if a batch has several visits of every task: visits of one task are neighbours in the batch,
+        [K, visits], and their gradients are averaged first. By default every entry of the batch is a task.
+
+    Returns:
+      The aggregate. Its metrics are those of the loss and of `surgery.relations`.
+
+    Raises:
+      ValueError: at the first update, if `num_tasks` does not divide the batch or no param is shared.
     """
 
     def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
+        seen = batch.weight > 0
         each = per_task(loss, params, batch, piece)
-        value, gradient, metrics = jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(leaf, batch.weight), each)
-        flat = jnp.concatenate([leaf.reshape(len(value), -1) for leaf in jax.tree.leaves(gradient)], axis=1)
-        whole = devices.gather_tasks(flat)
-        here = len(value) * devices.device_index() + jnp.arange(len(value))
-        coefficients = combine(whole @ whole.T)[here]
-        total = jax.tree.map(lambda leaf: devices.task_sum(jnp.tensordot(coefficients, leaf, 1)), gradient)
-        means = jax.tree.map(jnp.mean, (value, metrics, batch.weight))
-        value, metrics, share = devices.task_mean(means)
-        value, metrics, total = _per_weight((value, metrics, total), share)
-        return Gradient(value, total, metrics, batch.weight)
+        value, gradient, metrics = jax.tree.map(lambda leaf: jax.vmap(guard.zero_unless)(seen, leaf), each)
+        member = _members(len(seen), num_tasks)
+        total, count = devices.task_sum((member @ batch.weight, member @ seen))
+        share = member * batch.weight / jnp.maximum(count, 1.0)[:, None]
+        by_task = jax.tree.map(lambda leaf: devices.task_sum(jnp.tensordot(share, leaf, 1)), gradient)
+
+        is_shared = jax.tree.map(lambda _: True, params) if shared is None else paths.named(params, shared)
+        present = total > 0
+        gram = _gram([leaf for leaf, kept in zip(*map(jax.tree.leaves, (by_task, is_shared)), strict=True) if kept])
+        weights = _weights(rule, gram, _common_key(batch.keys), present)
+        equal = present / jnp.maximum(jnp.sum(present), 1)
+        direction = jax.tree.map(
+            lambda leaf, kept: jnp.tensordot(weights if kept else equal, leaf, 1), by_task, is_shared
+        )
+        direction = _per_weight(direction, equal @ (total / jnp.maximum(count, 1.0)))
+        means = jax.tree.map(lambda leaf: jnp.mean(leaf * batch.weight), (value, metrics))
+        value, metrics = _per_weight(*devices.task_mean((means, jnp.mean(batch.weight))))
+        return Gradient(value, direction, metrics | relations(gram, present), batch.weight)
 
     return aggregate
+
+
+def _members(here: int, num_tasks: int | None) -> Array:
+    """Returns which of the K tasks each entry of this device's part of the batch is a visit of, [K, n] of 0 and 1."""
+    size = here * devices.num_devices()
+    num_tasks = size if num_tasks is None else num_tasks
+    if num_tasks < 1 or size % num_tasks:
+        raise ValueError(f"num_tasks is {num_tasks}; it must divide the batch, which has {size} tasks")
+    index = here * devices.device_index() + jnp.arange(here)
+    return jax.nn.one_hot(index // (size // num_tasks), num_tasks, axis=0)
+
+
+def _gram(gradients: list[Array]) -> Array:
+    """Computes the inner products [K, K] of gradients with leaves [K, ...]."""
+    flat = [leaf.reshape(len(leaf), -1) for leaf in gradients]
+    return sum((leaf @ leaf.T for leaf in flat), jnp.zeros(()))
+
+
+def _weights(rule: Rule, gram: Array, key: Key, present: Array) -> Array:
+    """Applies a rule to the present tasks; absent ones get weight zero."""
+    if "present" in inspect.signature(rule).parameters:
+        return rule(gram, key, present=present) * present
+    # exact if the rule's weights are averages over the tasks
+    return rule(gram, key) * present * (len(present) / jnp.maximum(jnp.sum(present), 1))
+
+
+def _common_key(keys: Key) -> Key:
+    """Derives a key from that of the first task, the same on all devices."""
+    first = devices.gather_tasks(jax.random.key_data(keys[:1]))[0]
+    return jax.random.fold_in(jax.random.wrap_key_data(first, impl=jax.random.key_impl(keys)), SURGERY)
 
 
 def _per_weight(tree: Any, share: Array, empty: float = 1.0) -> Any:

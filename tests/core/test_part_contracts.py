@@ -57,7 +57,7 @@ def test_check_updater_says_what_is_wrong(tx, message):
 
 @pytest.mark.parametrize(
     "aggregate",
-    [outer.mean(), outer.masked(5.0), outer.combined(lambda gram: jnp.full(len(gram), 1.0 / len(gram)))],
+    [outer.mean(), outer.masked(5.0), outer.combined(lambda gram, key: jnp.full(len(gram), 1.0 / len(gram)))],
     ids=["mean", "masked", "combined"],
 )
 def test_aggregate_holds_the_contract(aggregate):

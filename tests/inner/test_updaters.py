@@ -68,7 +68,7 @@ def test_only_the_named_part_adapts(name):
 
 
 def test_a_part_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"no param has 'tail' or 'tip' in its path; there are \['ActionHead'\]"):
+    with pytest.raises(ValueError, match=r"no param has 'tail' or 'tip' in its path; there are ActionHead"):
         adapted(inner.adapt_only(RULES["sgd"], "tail", "tip"), PARAMS)
 
 

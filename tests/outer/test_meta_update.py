@@ -69,10 +69,10 @@ def test_an_aggregate_sees_the_gram_matrix_of_all_tasks():
         return trained(built(improve=outer.descend(loss, optax.adam(1e-2), aggregate))).params
 
     mean = with_aggregate(outer.mean())
-    same = with_aggregate(outer.combined(lambda gram: jnp.full(len(gram), 1.0 / len(gram))))
+    same = with_aggregate(outer.combined(lambda gram, key: jnp.full(len(gram), 1.0 / len(gram))))
     for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-    other = with_aggregate(outer.combined(lambda gram: 1.0 / (len(gram) * jnp.sqrt(jnp.diagonal(gram) + 1e-6))))
+    other = with_aggregate(outer.combined(lambda gram, key: 1.0 / (len(gram) * jnp.sqrt(jnp.diagonal(gram) + 1e-6))))
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(other), strict=True))
 
 
@@ -88,7 +88,7 @@ def test_tasks_of_weight_zero_do_not_change_aggregates(piece):
     for aggregate in (outer.mean(), outer.masked()):
         found = aggregate(loss, jnp.float32(1.0), batch, piece)
         np.testing.assert_allclose(found.gradient, 9.0 / 4.0, rtol=1e-6)
-    gram = lambda gram: (gram == jnp.outer(gradients * weight, gradients * weight)).all() * jnp.full(4, 1.0)  # noqa: E731
+    gram = lambda gram, key: (gram == jnp.outer(gradients * weight, gradients * weight)).all() * jnp.full(4, 1.0)  # noqa: E731
     found = outer.combined(gram)(loss, jnp.float32(1.0), batch, piece)
     np.testing.assert_allclose((found.gradient, found.loss, found.metrics["gradient"]), (9.0, 2.25, 2.25), rtol=1e-6)
 
