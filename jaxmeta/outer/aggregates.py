@@ -165,7 +165,8 @@ def combined(rule: Rule, *, shared: paths.Names | None = None, num_tasks: int | 
         )
         direction = _per_weight(direction, equal @ (total / jnp.maximum(count, 1.0)))
         means = jax.tree.map(lambda leaf: jnp.mean(leaf * batch.weight), (value, metrics))
-        value, metrics = _per_weight(*devices.task_mean((means, jnp.mean(batch.weight))))
+        means, mean_weight = devices.task_mean((means, jnp.mean(batch.weight)))
+        value, metrics = _per_weight(means, mean_weight)
         return Gradient(value, direction, metrics | relations(gram, present), batch.weight)
 
     return aggregate
