@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import faults, few_shot, inner_steps, scaling, sequence, throughput
+from benchmarks import faults, few_shot, inner_steps, scaling, sequence, surgery, throughput
 from benchmarks.turns import take_turns
 
 CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
@@ -159,3 +159,17 @@ def test_what_an_update_would_communicate():
         least = 16 * scaling.all_reduce_seconds(config, found["param_bytes"], count)
         assert least <= one["communication_s"] < least + found["all_reduces"] * 2 * np.log2(count) * 1.1e-6
         np.testing.assert_allclose(one["share"], one["communication_s"] / (one["communication_s"] + found["compute_s"]))
+
+
+@pytest.mark.slow
+def test_surgery(tmp_path, capsys):
+    path, small = tmp_path / "surgery.json", "--num-tasks 2 --streams 2 --horizon 2 --hidden 4 --epochs 1 --updates 1"
+    surgery.main([*small.split(), "--repeats", "2", "--json", "--out", str(path)])
+    record = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out) == record
+    assert record.keys() >= CHECKABLE - {"peak_memory_bytes"}
+    ratios = {
+        name: np.median(np.divide(turns, record["repeats_s"]["mean"])) for name, turns in record["repeats_s"].items()
+    }
+    assert ratios.keys() == {"mean", "pcgrad", "cagrad", "min_norm"}
+    np.testing.assert_allclose(list(record["time_over_mean"].values()), list(ratios.values()))
