@@ -18,6 +18,7 @@ from jaxmeta.outer.loss import (
 )
 from jaxmeta.outer.meta_update import Batch, Draw, Improve, Sampler, Seen, Source, meta_update
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
+from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
 from jaxmeta.outer.samplers import revisit, uniform
 from jaxmeta.outer.soft_actor_critic import EvidenceConfig, OffPolicyConfig, Visits, off_policy
@@ -46,6 +47,7 @@ __all__ = [
     "PolicyGradientConfig",
     "ProximalConfig",
     "RegionConfig",
+    "RegularisationConfig",
     "ReptileConfig",
     "Ring",
     "Sampler",
@@ -64,6 +66,7 @@ __all__ = [
     "by_part",
     "combined",
     "descend",
+    "elastic_net",
     "example_trajectory",
     "examples",
     "few_rows",
@@ -93,6 +96,7 @@ __all__ = [
     "uniform",
     "unrolled",
     "variational",
+    "weight_decay",
     "whole",
     "with_kl_penalty",
 ]

@@ -11,6 +11,7 @@ import optax
 
 from jaxmeta.outer.aggregates import Aggregate, Loss, mean
 from jaxmeta.outer.meta_update import Batch, Improve
+from jaxmeta.outer.regularise import RegularisationConfig, regularised
 from jaxmeta.types import Array, Metrics, Params
 
 
@@ -96,6 +97,7 @@ def optimiser(
     first: int = 0,
     max_grad_norm: float | None = None,
     rule: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    regularise: RegularisationConfig = RegularisationConfig(),
 ) -> optax.GradientTransformation:
     """Builds the optimiser of an outer loop.
 
@@ -106,13 +108,14 @@ def optimiser(
       first: number of updates before the first gradient step.
       max_grad_norm: clips the global norm of gradients; None does not clip.
       rule: makes the transformation from a learning rate or a schedule.
+      regularise: regularisation of the params, after the step of `rule`.
     """
     rate: Any = learning_rate
     if anneal_over is not None:
         share = optax.linear_schedule(1.0, 0.0, anneal_over)
         rate = lambda count: learning_rate * share(first + count // steps)  # noqa: E731
     clip = () if max_grad_norm is None else (optax.clip_by_global_norm(max_grad_norm),)
-    return optax.chain(*clip, rule(rate))
+    return regularised(optax.chain(*clip, rule(rate)), rate, regularise)
 
 
 def after(warmup: int, improve: Improve) -> Improve:

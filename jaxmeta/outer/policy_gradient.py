@@ -19,6 +19,7 @@ from jaxmeta.outer.aggregates import Aggregate, mean
 from jaxmeta.outer.descend import descend, optimiser, shuffled
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
+from jaxmeta.outer.regularise import RegularisationConfig
 from jaxmeta.types import Array, Key, Metrics, Params, Trial
 
 
@@ -40,6 +41,8 @@ class ProximalConfig:
     """Clips the global norm of meta-gradients."""
     anneal_over: int | None = None
     """Meta-updates over which learning rate and entropy bonus are annealed linearly to zero; None keeps both."""
+    regularise: RegularisationConfig = RegularisationConfig()
+    """Regularisation of the params."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -111,6 +114,7 @@ def policy_gradient(
         steps,
         max_grad_norm=config.max_grad_norm,
         rule=functools.partial(optax.adam, eps=1e-5),
+        regularise=config.regularise,
     )
     inner = descend(
         loss,

@@ -25,6 +25,7 @@ from jaxmeta.core.learner import Info, Learner, MetaLearner
 from jaxmeta.nets import EvidenceEncoder, SoftActorCritic, SoftActorCriticParams, SquashedGaussian
 from jaxmeta.outer.descend import Minibatches, after, descend, optimiser
 from jaxmeta.outer.meta_update import Batch, Improve, meta_update
+from jaxmeta.outer.regularise import RegularisationConfig
 from jaxmeta.outer.samplers import revisit
 from jaxmeta.outer.sources import Ring, fresh, replay
 from jaxmeta.rl import replay as rings
@@ -65,6 +66,8 @@ class OffPolicyConfig:
     """Capacity of the replay buffer of each training task, in transitions."""
     warmup_passes: int = 1
     """Passes over all training tasks at the start, which only collect experience."""
+    regularise: RegularisationConfig = RegularisationConfig()
+    """Regularisation of the params."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -200,7 +203,9 @@ def soft_actor_critic(
       meta_batch: tasks per gradient step.
       warmup: updates before the first that learns.
     """
-    adam = optimiser(config.learning_rate, config.anneal_over, config.gradient_steps, warmup)
+    adam = optimiser(
+        config.learning_rate, config.anneal_over, config.gradient_steps, warmup, regularise=config.regularise
+    )
     loss = soft_loss(networks, encoder, meta_batch, config)
     return descend(
         loss,

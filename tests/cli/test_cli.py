@@ -275,6 +275,7 @@ BAD_INPUT = {
     "train maml navigation --out {new} --algo.num-tasks 0": "algo.num_tasks is 0",
     "train maml navigation --out {new} --algo.num-tasks 0 --algo.ppo.clip nan": "algo.ppo.clip is nan",
     "train rl2 bandit --out {new} --algo.hidden 0 --algo.ppo.learning_rate=-inf": "algo.ppo.learning_rate is -inf",
+    "train ppo bandit --out {new} --algo.ppo.regularise.l1=-1": "algo.ppo.regularise.l1 is -1",
     "train maml navigation --out {new} --tasks.horizon 0 --tasks.extent nan": "tasks.extent is nan; it must be finite",
     "train maml navigation --out {new} --wandb mine": 'try pip install "jaxmeta[wandb]"',
     "train maml navigation --out {new} --algo.trpo.max-kl 0": "algo.trpo.max_kl is 0.0",
