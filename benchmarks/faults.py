@@ -302,8 +302,12 @@ def apart(one: Any, other: Any) -> float:
 
 
 def sixteen_tasks(name: str) -> Any:
-    """Builds the smallest version of an algorithm, but with 16 tasks, which eight devices can share."""
+    """Builds the smallest version of an algorithm, but with 16 tasks or visits, which eight devices can share."""
     config: Any = tiny.ALGOS[name]
+    family = tiny.observed_by(name, tiny.family())
+    if name in registry.WITH_TASK_ID:  # of three tasks
+        config = dataclasses.replace(config, visits=16)
+        return registry.ALGOS[name].load()[0](family, config)
     if hasattr(config, "num_tasks"):
         config = dataclasses.replace(config, num_tasks=16)
         if hasattr(config, "vae"):
@@ -311,7 +315,7 @@ def sixteen_tasks(name: str) -> Any:
     else:
         sac = dataclasses.replace(config.sac, meta_batch=8)
         config = dataclasses.replace(config, num_train_tasks=16, tasks_per_update=8, sac=sac)
-    return registry.ALGOS[name].load()[0](tiny.family(), config)
+    return registry.ALGOS[name].load()[0](family, config)
 
 
 def soak(config: FaultsConfig, folder: Path) -> dict[str, Any]:

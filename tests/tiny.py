@@ -30,6 +30,7 @@ ALGOS = {
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
     "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
+    "multi-task": jm.MultiTaskConfig(network="heads", visits=2, streams=2, hidden=(8,), ppo=PPO),
     "pearl": jm.PEARLConfig(
         num_train_tasks=4, tasks_per_update=2, hidden=(8,), encoder_hidden=(8,), latent=2, context_batch=3, sac=SAC
     ),
@@ -98,7 +99,15 @@ def algo(name: str, on: tasks.TaskFamily | None = None) -> jm.MetaLearner:
     """Builds a registered algorithm, or a variant of one, at its smallest."""
     base, config = VARIANTS[name] if name in VARIANTS else (name, ALGOS[name])
     factory, _ = registry.ALGOS[base].load()
-    return factory(on or family(), config)
+    return factory(observed_by(name, on or family()), config)
+
+
+def observed_by(name: str, on: tasks.TaskFamily) -> tasks.TaskFamily:
+    """The family that the agent of a registered algorithm, or a variant of one, acts in; three tasks if it needs few."""
+    if (VARIANTS[name][0] if name in VARIANTS else name) not in registry.WITH_TASK_ID:
+        return on
+    few = on if on.train_tasks is not None else tasks.finite(on, 3, 1, jax.random.key(0))
+    return tasks.with_task_id(few)
 
 
 def waves(**changes) -> tasks.TaskFamily:

@@ -116,6 +116,7 @@ ALGORITHMS = {
     ),
     "maml": Algo("jaxmeta.algos.gradient.maml", "maml", "MAMLConfig", "FewShotMAMLConfig"),
     "meta-sgd": Algo("jaxmeta.algos.gradient.meta_sgd", "meta_sgd", "MetaSGDConfig", "FewShotMetaSGDConfig"),
+    "multi-task": Algo("jaxmeta.algos.multitask.multi_task", "multi_task", "MultiTaskConfig"),
     "pearl": Algo("jaxmeta.algos.inference.pearl", "pearl", "PEARLConfig"),
     "ppo": Algo("jaxmeta.algos.baselines.ppo", "ppo", "PPOConfig"),
     "promp": Algo("jaxmeta.algos.gradient.promp", "promp", "ProMPConfig"),
@@ -192,6 +193,10 @@ def is_installed(extra: str) -> bool:
 
 OFF_POLICY = frozenset({"pearl", "sac"})
 """Algorithms that learn from a replay and from critics that follow slowly, neither of which is a parameter."""
+
+
+WITH_TASK_ID = frozenset({"multi-task"})
+"""Algorithms that need a finite set of training tasks, and whose agents observe the ID of the task."""
 
 
 def is_own(tasks: str) -> bool:

@@ -79,18 +79,20 @@ class RunConfig:
             return family, make_algo(family, self.algo_config)
 
     def build_family(self) -> Any:
-        """Returns the task family; raises a RunError as `build` does."""
+        """Returns the task family, as the agent observes it; raises a RunError as `build` does."""
         make_tasks, _ = _load("tasks", lambda: registry.find_tasks(self.tasks))
         if registry.is_own(self.tasks):
             family = _build_own(self.tasks, make_tasks, self.tasks_config)
         else:
             with named("tasks", self.tasks_config):
                 family = make_tasks(self.tasks_config)
-        if not self.reveal:
+        if not (self.reveal or self.algo in registry.WITH_TASK_ID):
             return family
-        from jaxmeta.tasks.base import reveal
+        from jaxmeta.tasks import reveal, with_task_id
 
-        return reveal(family)
+        with named("tasks", self.tasks_config):
+            family = reveal(family) if self.reveal else family
+            return with_task_id(family) if self.algo in registry.WITH_TASK_ID else family
 
 
 def _load(field: str, find: Callable[[], Any]) -> tuple[Any, type]:

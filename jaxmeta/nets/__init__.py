@@ -7,9 +7,11 @@ from jaxmeta.nets.heads import Categoricals, Certain, Gaussian, SquashedGaussian
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.networks import (
     ACTIVATIONS,
+    HEADS,
     Network,
     actor_critic,
     encode_input,
+    multi_head,
     scale_value,
     separate_value,
     with_context,
@@ -31,6 +33,7 @@ from jaxmeta.nets.variational import (
 
 __all__ = [
     "ACTIVATIONS",
+    "HEADS",
     "Belief",
     "BeliefDecoder",
     "BeliefEncoder",
@@ -58,6 +61,7 @@ __all__ = [
     "linear",
     "linear_recurrent_actor_critic",
     "mask_logits",
+    "multi_head",
     "no_evidence",
     "perceptron",
     "product_encoder",

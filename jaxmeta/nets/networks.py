@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmeta.nets.heads import Gaussian, head_for
-from jaxmeta.nets.observations import action_vector, any_observation, vector_size
+from jaxmeta.nets.observations import action_vector, any_observation, encoded, vector_size
 from jaxmeta.nets.orthogonal import orthogonal
 from jaxmeta.types import Action, Array, Carry, Discrete, Input, Key, MultiDiscrete, Output, Params, Spec
 
@@ -36,6 +36,8 @@ class Network(NamedTuple):
     [T, E] -> [T, E]. The values of `apply` and `unroll` are then zero."""
 
 
+HEADS = "heads"
+"""Start of the names of the params that belong to one task each, leaves [K, ...]; all others are shared."""
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "swish": jax.nn.swish}
 
 
@@ -109,6 +111,36 @@ class _FeedForward(nn.Module):
         return Output(dist=dist, value=nn.Dense(1, kernel_init=nn.initializers.zeros)(features)[0])
 
 
+class _MultiHead(nn.Module):
+    spec: Spec
+    num_tasks: int
+    hidden: Sequence[int]
+    activation: str
+    init_log_std: float
+    action_scale: float
+
+    @nn.compact
+    def __call__(self, inputs: Input) -> Output:
+        obs = inputs.obs.reshape(-1)
+        obs, code = obs[: -self.num_tasks], obs[-self.num_tasks :]
+
+        def per_task(module: Any) -> Any:
+            return nn.vmap(
+                module,
+                in_axes=None,  # pyright: ignore[reportArgumentType]
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                axis_size=self.num_tasks,
+            )
+
+        features = MLP(self.hidden, self.activation, math.sqrt(2.0), name="trunk_policy")(obs)
+        head = per_task(_ActionHead)(self.spec.action, self.init_log_std, self.action_scale, name=f"{HEADS}_policy")
+        dist = jax.tree.map(lambda leaf: jnp.tensordot(code, leaf, 1), head(features))
+        features = MLP(self.hidden, self.activation, math.sqrt(2.0), name="trunk_value")(obs)
+        values = per_task(nn.Dense)(1, kernel_init=nn.initializers.zeros, name=f"{HEADS}_value")(features)
+        return Output(dist=dist, value=code @ values[:, 0])
+
+
 def policy_and_value(features: Array, spec: Spec, init_log_std: float) -> Output:
     """Adds linear policy and value heads to features [..., D]; to be called inside a compact linen module."""
     dist = _ActionHead(spec.action, init_log_std)(features)
@@ -162,6 +194,62 @@ def actor_critic(
         initial_state=lambda: (),
         head=head_for(spec.action),
     )
+
+
+def multi_head(
+    spec: Spec,
+    num_tasks: int,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    init_log_std: float = 0.0,
+    action_scale: float = 1.0,
+    task_id: str = "task_id",
+) -> Network:
+    """Builds a memoryless policy with a value: K tasks share the hidden layers, and each has output layers of its own.
+
+        family = jm.tasks.with_task_id(jm.tasks.half_cheetah_dir())
+        policy = inner.policy(nets.multi_head(family.env.spec, num_tasks=2))
+
+    The one-hot task ID chooses the head and is no input of the trunk. Policy and value have separate trunks, as in
+    `actor_critic`; with one task both networks are the same. The standard deviation of continuous actions belongs to
+    the head. Names of the heads' params begin with `HEADS`.
+
+    Args:
+      spec: observations are one float32 array that ends with the task ID, or a dict with the task ID as a part.
+      num_tasks: K.
+      hidden: widths of the hidden layers of each trunk.
+      activation: one of `ACTIVATIONS`.
+      init_log_std: initial log standard deviation of a Gaussian policy.
+      action_scale: factor of mean and standard deviation of continuous actions.
+      task_id: key of the task ID in a dict observation.
+
+    Raises:
+      ValueError: if the observation is too short to end with the task ID, or a dict has no such part.
+    """
+    if spec.is_plain:
+        long_enough = math.prod(spec.observation) > num_tasks
+    else:
+        long_enough = isinstance(spec.observation, dict) and task_id in spec.observation
+    if not long_enough:
+        raise ValueError(
+            f"tasks.observation is {spec.observation}; a multi-head network needs the one-hot ID of {num_tasks} tasks"
+            f" at its end, or as {task_id!r} in a dict (try jm.tasks.with_task_id)"
+        )
+
+    def make(spec: Spec) -> Network:
+        module = _MultiHead(spec, num_tasks, tuple(hidden), activation, init_log_std, action_scale)
+
+        def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+            return carry, cast(Output, module.apply(params, inputs))
+
+        return Network(
+            init=lambda key: module.init(key, spec.example_input()),
+            apply=apply,
+            initial_state=lambda: (),
+            head=head_for(spec.action),
+        )
+
+    return encoded(make, spec, task_id)
 
 
 def scale_value(network: Network, scale: float) -> Network:

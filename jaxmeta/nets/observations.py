@@ -81,11 +81,15 @@ class ObservationEncoder(nn.Module):
     """
 
     spec: Spec
+    last: str | None = None
+    """Key of the part of a dict whose features come last, such as a task ID; None keeps the order of the keys."""
 
     @nn.compact
     def __call__(self, obs: Any) -> Array:
         if self.spec.action_mask is not None:
             obs = {name: part for name, part in obs.items() if name != self.spec.action_mask}
+        if self.last is not None:
+            obs = ({name: part for name, part in obs.items() if name != self.last}, obs[self.last])
         parts = [
             _Convolutions(IMAGE_FEATURES)(leaf) if is_image(leaf) else leaf.reshape(-1).astype(jnp.float32)
             for leaf in jax.tree.leaves(obs)
@@ -103,17 +107,18 @@ def any_observation(make: Callable[Concatenate[Spec, P], N]) -> Callable[Concate
     return build
 
 
-def encoded(make: Callable[[Spec], Any], spec: Spec) -> Any:
+def encoded(make: Callable[[Spec], Any], spec: Spec, last: str | None = None) -> Any:
     """Builds a `Network` with an observation encoder in front, and masks invalid actions.
 
     Args:
       make: builds a network for a spec with one float32 array.
       spec: if its observation is one float32 array already, the result is `make(spec)`. Else the params are
         `{"encoder": ..., "network": ...}`.
+      last: key of the part of a dict observation that is at the end of the vector.
     """
     if spec.is_plain:
         return make(spec)
-    module, example = ObservationEncoder(spec), spec.example_obs()
+    module, example = ObservationEncoder(spec, last), spec.example_obs()
     size = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), example)[0]).shape[0]
     if not size:
         raise ValueError(f"tasks.observation is {spec.observation}; it needs a part besides the action mask")

@@ -20,7 +20,7 @@ from jaxmeta.outer.meta_update import Batch, Draw, Improve, Sampler, Seen, Sourc
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
-from jaxmeta.outer.samplers import revisit, uniform
+from jaxmeta.outer.samplers import every, revisit, uniform
 from jaxmeta.outer.soft_actor_critic import EvidenceConfig, OffPolicyConfig, Visits, off_policy
 from jaxmeta.outer.sources import Ring, examples, fresh, replay
 from jaxmeta.outer.supervised import SupervisedConfig, adapted, after_batches, few_rows, follow_query, query_loss
@@ -67,6 +67,7 @@ __all__ = [
     "combined",
     "descend",
     "elastic_net",
+    "every",
     "example_trajectory",
     "examples",
     "few_rows",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxmeta import devices
 from jaxmeta.outer.meta_update import Draw, Sampler
 from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Array, Key, Metrics, Params, Task
+from jaxmeta.types import Array, Key, Metrics, Params, Task, Trial
 
 
 def uniform(family: TaskFamily) -> Sampler:
@@ -23,6 +23,49 @@ def uniform(family: TaskFamily) -> Sampler:
     return Sampler(
         init=lambda key: (), sample=sample, score=lambda outcome: jnp.zeros(()), update=lambda state, *_: (state, {})
     )
+
+
+MAX_LOGGED_TASKS = 50
+"""Largest number of tasks whose returns `every` logs one by one."""
+
+
+def every(family: TaskFamily, visits: int = 1) -> Sampler:
+    """Visits every training task of a finite set `visits` times per update, in order.
+
+    Task k is at positions k `visits` to (k + 1) `visits` - 1 of the update, and its slot is k. The metrics are the
+    return of every task, `return/task_0` to `return/task_{K - 1}` (up to `MAX_LOGGED_TASKS` tasks), which is that of
+    the last round, averaged over streams and visits, and the lowest of them, `return/worst`. A task all of whose visits
+    were non-finite keeps its last return, at first 0.
+
+    Args:
+      family: its `train_tasks` are the K tasks; the source must collect trials.
+
+    Raises:
+      ValueError: if the family has no finite set of training tasks, or an update does not have K `visits` tasks.
+    """
+    known = family.train_tasks
+    if known is None:
+        raise ValueError("outer.every needs a family with a finite set of training tasks (try jm.tasks.numbered)")
+    size = jax.tree.leaves(known)[0].shape[0]
+
+    def sample(state: Array, params: Params, keys: Key) -> tuple[Array, Draw]:
+        if len(keys) != size * visits:
+            raise ValueError(f"num_tasks is {len(keys)}; {visits} visits of {size} tasks need {size * visits}")
+        slot = jnp.repeat(jnp.arange(size), visits)
+        return state, Draw(jax.tree.map(lambda leaf: leaf[slot], known), slot, jnp.ones(len(keys)))
+
+    def score(trial: Trial) -> Array:
+        return trial.rounds.reward[-1].sum(0).mean()
+
+    def update(state: Array, draw: Draw, scores: Array, finite: Array) -> tuple[Array, Metrics]:
+        scores, finite = scores.reshape(size, visits), finite.reshape(size, visits)
+        count = finite.sum(1)
+        mean = jnp.where(finite, scores, 0.0).sum(1) / jnp.maximum(count, 1)
+        state = jnp.where(count > 0, mean, state)
+        each = {f"return/task_{index}": state[index] for index in range(size)} if size <= MAX_LOGGED_TASKS else {}
+        return state, each | {"return/worst": state.min()}
+
+    return Sampler(lambda key: jnp.zeros(size), sample, score, update)
 
 
 def revisit(family: TaskFamily, num_train_tasks: int, in_turn: int = 0, strata: int = 1) -> Sampler:

@@ -46,6 +46,7 @@ from jaxmeta.tasks.glyphs import GlyphsConfig, glyphs
 from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
 from jaxmeta.tasks.maze import Maze, MazeConfig, MazeState, MazeTask, maze
 from jaxmeta.tasks.navigation import Navigation, NavigationConfig, PointTask, navigation
+from jaxmeta.tasks.numbered import Numbered, NumberedTask, numbered, with_task_id
 from jaxmeta.tasks.point import (
     PointRobot,
     PointRobotConfig,
@@ -123,6 +124,8 @@ __all__ = [
     "MountainCarTask",
     "Navigation",
     "NavigationConfig",
+    "Numbered",
+    "NumberedTask",
     "Pendulum",
     "PendulumConfig",
     "PendulumTask",
@@ -160,6 +163,7 @@ __all__ = [
     "maze",
     "mountain_car",
     "navigation",
+    "numbered",
     "pendulum",
     "point_robot",
     "quadratic",
@@ -170,6 +174,7 @@ __all__ = [
     "sparse_point_robot",
     "strong",
     "tabular",
+    "with_task_id",
     *_BRAX,  # pyright: ignore[reportUnsupportedDunderAll]
 ]
 

@@ -115,14 +115,16 @@ def among(tasks: Task) -> Callable[[Key], Task]:
 class Revealed:
     """An environment whose observation includes the encoded task.
 
-    It is concatenated to a single float32 array, added to a dict as `task`, and any other observation becomes a dict of
-    `obs` and `task`.
+    It is concatenated to a single float32 array, added to a dict as `name`, and any other observation becomes a dict of
+    `obs` and `name`.
     """
 
     env: Env
     encode: Callable[[Task], Array]
     size: int
     """Length of the encoded task."""
+    name: str = TASK
+    """Key of the encoded task in a dict observation."""
 
     @property
     def spec(self) -> Spec:
@@ -130,9 +132,9 @@ class Revealed:
         if spec.is_plain:
             return dataclasses.replace(spec, observation=(math.prod(spec.observation) + self.size,))
         parts = spec.observation if isinstance(spec.observation, dict) else {"obs": spec.observation}
-        if TASK in parts:
-            raise ValueError(f"tasks.observation has a part {TASK!r} already; rename it to use reveal")
-        return dataclasses.replace(spec, observation=parts | {TASK: (self.size,)})
+        if self.name in parts:
+            raise ValueError(f"tasks.observation has a part {self.name!r} already; rename it to use reveal")
+        return dataclasses.replace(spec, observation=parts | {self.name: (self.size,)})
 
     def reset(self, key: Key, task: Task) -> tuple[EnvState, Any]:
         state, obs = self.env.reset(key, task)
@@ -145,25 +147,29 @@ class Revealed:
     def _with_task(self, obs: Any, task: Task) -> Any:
         if self.env.spec.is_plain:
             return jnp.concatenate([obs.reshape(-1), self.encode(task)])
-        return (obs if isinstance(obs, dict) else {"obs": obs}) | {TASK: self.encode(task)}
+        return (obs if isinstance(obs, dict) else {"obs": obs}) | {self.name: self.encode(task)}
 
     def without_task(self, obs: Any) -> Any:
         """Returns the observation of the original environment."""
         spec = self.env.spec
         if spec.is_plain:
             return obs[: -self.size].reshape(spec.observation)
-        parts = {name: part for name, part in obs.items() if name != TASK}
+        parts = {name: part for name, part in obs.items() if name != self.name}
         return parts if isinstance(spec.observation, dict) else parts["obs"]
 
 
-def reveal(family: TaskFamily) -> TaskFamily:
+def reveal(family: TaskFamily, name: str = TASK) -> TaskFamily:
     """Adds the encoded task to the observation: agents trained on the result are oracles, or multi-task agents.
 
     Example:
       oracle = jm.ppo(jm.tasks.reveal(family))
+
+    Args:
+      name: key of the encoded task in a dict observation.
     """
     code = jax.eval_shape(lambda key: family.encode(family.sample(key)), jax.random.key(0))
-    env, dense, cells = Revealed(family.env, family.encode, code.shape[0]), family.dense_reward, family.cells
+    env = Revealed(family.env, family.encode, code.shape[0], name)
+    dense, cells = family.dense_reward, family.cells
     return family._replace(
         env=env,
         dense_reward=dense and (lambda obs, task: dense(env.without_task(obs), task)),

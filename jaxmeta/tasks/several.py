@@ -113,7 +113,8 @@ def several(*families: TaskFamily) -> TaskFamily:
     """Joins families with different observations and actions: one agent for all.
 
     A task is of a kind drawn uniformly, and from the training or held-out distribution of that family. `encode` is the
-    kind, one-hot, followed by the kind's encoded task, padded with zeros to the longest.
+    kind, one-hot, followed by the kind's encoded task, padded with zeros to the longest. If every family has a finite
+    set of training tasks, the result has their union: the tasks of the first kind, then those of the second, and so on.
 
         both = jm.tasks.several(jm.tasks.cart_pole(), jm.tasks.acrobot())
         meta = jm.ppo(jm.tasks.reveal(both))
@@ -131,13 +132,19 @@ def several(*families: TaskFamily) -> TaskFamily:
             raise ValueError(f"several: an observation is {family.env.spec.observation}; it must be one float32 array")
     _largest([family.env.spec.action for family in families])
     codes = [jax.eval_shape(lambda key, one=one: one.encode(one.sample(key)), jax.random.key(0)) for one in families]
-    longest = max(code.shape[0] for code in codes)
+    longest, known = max(code.shape[0] for code in codes), _union(families)
 
     def sampler(name: str):
         def sample(key: Key) -> SeveralTask:
             kind_key, *keys = jax.random.split(key, len(families) + 1)
             kind = jax.random.randint(kind_key, (), 0, len(families))
-            return SeveralTask(kind, tuple(getattr(one, name)(key) for one, key in zip(families, keys, strict=True)))
+            parts = tuple(getattr(one, name)(key) for one, key in zip(families, keys, strict=True))
+            if known is not None:  # other kinds have their first task, as in the union
+                parts = tuple(
+                    jax.tree.map(lambda own, of_all, index=index: jnp.where(kind == index, own, of_all[0]), part, one)
+                    for index, (part, one) in enumerate(zip(parts, (one.train_tasks for one in families), strict=True))
+                )
+            return SeveralTask(kind, parts)
 
         return sample
 
@@ -151,7 +158,26 @@ def several(*families: TaskFamily) -> TaskFamily:
         sampler("sample_test"),
         encode,
         episodes=max(family.episodes for family in families),
+        train_tasks=known,
     )
+
+
+def _union(families: Sequence[TaskFamily]) -> SeveralTask | None:
+    """Returns the training tasks of all families, leaves [M, ...]; None if a family has no finite set.
+
+    In a task of one kind, the parts of the others are their first tasks.
+    """
+    sets = [family.train_tasks for family in families]
+    if any(tasks is None for tasks in sets):
+        return None
+    kind = jnp.repeat(jnp.arange(len(sets)), jnp.array([jax.tree.leaves(tasks)[0].shape[0] for tasks in sets]))
+
+    def spread(leaf: Array, index: int) -> Array:
+        own = jnp.cumsum(kind == index) - 1
+        return leaf[jnp.where(kind == index, own, 0)]
+
+    parts = [jax.tree.map(lambda leaf, index=index: spread(leaf, index), tasks) for index, tasks in enumerate(sets)]
+    return SeveralTask(kind, tuple(parts))
 
 
 def _largest(actions: Sequence[Action]) -> Any:

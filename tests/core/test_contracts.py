@@ -82,7 +82,7 @@ def has_others_learner(name, family):
 @pytest.mark.smoke
 @pytest.mark.parametrize(("name", "family"), with_slow(has_others_learner))
 def test_learner_holds_the_contract(name, family):
-    family = FAMILIES[family]()
+    family = tiny.observed_by(name, FAMILIES[family]())
     meta = tiny.algo(name, family)
     testing.check_learner(meta.learner, family, meta.plan)
 

@@ -16,8 +16,9 @@ VIEWER = "var viewer = new Viewer(domElement, system);"
 
 
 def unwrap(env: Any) -> Locomotion | None:
-    """Returns the environment on Brax of an environment that may reveal the task; None if it is not on Brax."""
-    env = getattr(env, "env", env)
+    """Returns the environment on Brax of one that may reveal or number the task; None if it is not on Brax."""
+    while not isinstance(env, Locomotion) and hasattr(env, "env"):
+        env = env.env
     return env if isinstance(env, Locomotion) else None
 
 

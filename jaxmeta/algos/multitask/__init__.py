@@ -1,0 +1,1 @@
+"""Agents of many tasks that know which of them they are in."""
