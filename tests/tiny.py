@@ -14,6 +14,7 @@ from jaxmeta.experiment import registry
 from jaxmeta.tasks.adapters import extras
 
 PPO = outer.ActorCriticConfig(epochs=2, minibatches=2, value_weight=0.5, entropy_weight=0.01)
+ONE_BATCH = dataclasses.replace(PPO, minibatches=1)
 # damped: on so little data the curvature is nearly singular, and conjugate gradient would amplify rounding
 TRPO = outer.TrustRegionConfig(damping=0.1)
 TRPO_WITH_VALUES = outer.TrustRegionCriticConfig(damping=0.1, value_steps=2)
@@ -46,6 +47,10 @@ VARIANTS = {
     "varibad-states": (
         "varibad",
         jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, reward_decoder="next-obs", state_weight=0.5, ppo=PPO),
+    ),
+    "multi-task-surgery": (
+        "multi-task",
+        jm.MultiTaskConfig(network="conditioned", surgery="pcgrad", visits=1, streams=2, hidden=(8,), ppo=ONE_BATCH),
     ),
     "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2)),
     "maml-vpg": ("maml", jm.MAMLConfig(**STEPS, outer_loop="vpg")),
@@ -103,7 +108,7 @@ def algo(name: str, on: tasks.TaskFamily | None = None) -> jm.MetaLearner:
 
 
 def observed_by(name: str, on: tasks.TaskFamily) -> tasks.TaskFamily:
-    """The family that the agent of a registered algorithm, or a variant of one, acts in; three tasks if it needs few."""
+    """The family that the agent of an algorithm, or of a variant, acts in; three tasks where it must be finite."""
     if (VARIANTS[name][0] if name in VARIANTS else name) not in registry.WITH_TASK_ID:
         return on
     few = on if on.train_tasks is not None else tasks.finite(on, 3, 1, jax.random.key(0))

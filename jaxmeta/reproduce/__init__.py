@@ -23,6 +23,7 @@ TABLES = {
     "glyphs": "jaxmeta.reproduce.glyphs",
     "learned-optimizer": "jaxmeta.reproduce.learned_optimizer",
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
+    "multi-task": "jaxmeta.reproduce.multi_task",
 }
 
 

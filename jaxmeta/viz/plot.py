@@ -43,7 +43,7 @@ def learning(records: list[dict[str, Any]], title: str):
 
     With several seeds a line is their mean and the band a 95 % t-interval over them. With a single seed it is a running
     mean, the band is its 95 % t-interval over the updates in the window, and the raw values are faint. If the log has
-    success rates, that of the last episode is drawn on a second axis.
+    success rates, that of the last episode is drawn on a second axis. The return of every task is dotted, if logged.
     """
     figure, axes = _axes(title)
     steps = np.array([record["env_steps"] for record in records], float)
@@ -67,6 +67,7 @@ def learning(records: list[dict[str, Any]], title: str):
             axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.3, linewidth=0)
             axes.plot(steps, values[0], color=color, alpha=0.25, linewidth=0.8, zorder=1)
             note = f"{smoothing} and its 95 % interval, from their spread"
+    _draw_tasks(axes, steps, records, window)
     axes.set_xlabel("environment steps in meta-training" + (", per seed" if len(values) > 1 else ""))
     axes.set_ylabel("return of an episode (sum of rewards)")
     axes.xaxis.set_major_formatter(_engineering())
@@ -301,6 +302,16 @@ def _axes(title: str):
     axes.set_title(title, fontweight="bold", loc="left", pad=22)
     _plain(axes)
     return figure, axes
+
+
+def _draw_tasks(axes, steps: np.ndarray, records: list[dict[str, Any]], window: int) -> None:
+    names = [name for name in records[-1] if name.startswith("return/task_")]
+    for index, name in enumerate(sorted(names, key=lambda name: int(name.rpartition("_")[2]))):
+        values = np.stack([_running_mean(seed, window) for seed in _by_seed(records, name)]).mean(0)
+        look = (
+            {"color": LINES[2 + index], "label": f"task {index}"} if len(names) <= len(LINES) - 2 else {"color": "0.6"}
+        )
+        axes.plot(steps, values, ":", linewidth=1.2, **look)
 
 
 def _draw_success(axes, position: np.ndarray, rate: np.ndarray) -> None:

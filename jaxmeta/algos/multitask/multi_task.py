@@ -110,4 +110,18 @@ def _network(spec: Spec, num_tasks: int, config: MultiTaskConfig) -> nets.Networ
 
 
 def _aggregate(num_tasks: int, config: MultiTaskConfig) -> outer.Aggregate:
-    return outer.mean()
+    """Returns what combines the gradients of the tasks in the params that they share."""
+    match config.surgery:
+        case "mean":
+            return outer.mean()
+        case "pcgrad":
+            rule = outer.surgery.pcgrad
+        case "cagrad":
+            rule = outer.surgery.cagrad(config.c)
+        case "min-norm":
+            rule = outer.surgery.min_norm
+    return outer.combined(rule, shared=_is_shared, num_tasks=num_tasks)
+
+
+def _is_shared(path: str) -> bool:
+    return f"/{nets.HEADS}_" not in path
