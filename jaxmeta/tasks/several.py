@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxmeta.tasks.base import Env, TaskFamily, strong
@@ -170,14 +171,14 @@ def _union(families: Sequence[TaskFamily]) -> SeveralTask | None:
     sets = [family.train_tasks for family in families]
     if any(tasks is None for tasks in sets):
         return None
-    kind = jnp.repeat(jnp.arange(len(sets)), jnp.array([jax.tree.leaves(tasks)[0].shape[0] for tasks in sets]))
+    kind = np.repeat(np.arange(len(sets), dtype=np.int32), [jax.tree.leaves(tasks)[0].shape[0] for tasks in sets])
 
     def spread(leaf: Array, index: int) -> Array:
-        own = jnp.cumsum(kind == index) - 1
-        return leaf[jnp.where(kind == index, own, 0)]
+        own = np.cumsum(kind == index) - 1
+        return leaf[np.where(kind == index, own, 0)]
 
     parts = [jax.tree.map(lambda leaf, index=index: spread(leaf, index), tasks) for index, tasks in enumerate(sets)]
-    return SeveralTask(kind, tuple(parts))
+    return SeveralTask(jnp.asarray(kind), tuple(parts))
 
 
 def _largest(actions: Sequence[Action]) -> Any:
