@@ -8,7 +8,7 @@ over the data and as many minibatches. They differ as the algorithms do: the bas
 convolutions, has separate heads, updates after every `segment` steps and starts a new episode at once; jaxmeta
 differentiates through whole trials. Steps after the end of an episode are not counted. Both programs are compiled first
 and then timed in turns. Of the suite, the folder `training` is imported; wandb and pyrallis, which it uses, need not be
-installed.
+installed. On Python 3.11 its `training/utils.py` must have numbers instead of arrays as the defaults of `RolloutStats`.
 """
 
 from __future__ import annotations
