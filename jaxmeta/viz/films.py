@@ -35,7 +35,9 @@ def draw_trial(run: loading.Run, seed: int) -> bytes:
     Raises:
       RuntimeError: if MuJoCo cannot render here.
     """
-    env = getattr(run.family.env, "env", run.family.env)  # one that reveals the task holds the original
+    env: Any = run.family.env
+    while hasattr(env, "env"):  # those that reveal or number the task hold the original
+        env = env.env
     task, episodes = before_and_after(run, seed, pose)
     skip = max(1, round(FRAME_SECONDS / env.body.dt))
     films = [frames(env, episode.views[::skip]) for episode in episodes]
