@@ -27,8 +27,7 @@ To add a table, write a file that defines `TABLE`, and list it in `reproduce.TAB
         ),
     )
 
-Configs are built by functions, so that rows can be listed and checked without importing JAX. The statistics of rows are
-in `statistics`.
+Configs are built by functions, so that rows can be listed and checked without JAX; `statistics` has what rows compute.
 """
 
 from __future__ import annotations
