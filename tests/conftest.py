@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from jaxmeta import devices
+from jaxmeta.core import evaluate, train
 
 # tests compare numbers, not speed: compiling dominates, so compile little
 jax.config.update("jax_disable_most_optimizations", True)
@@ -43,5 +44,7 @@ def pytest_runtest_teardown(item, nextitem):
         return
     resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if resident > MEMORY:
+        evaluate._program.cache_clear()
+        train._remembered_chunk.cache_clear()
         jax.clear_caches()
         gc.collect()

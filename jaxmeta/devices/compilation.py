@@ -67,6 +67,7 @@ def remembered(most: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                 return build(*arguments)
             return known(_is_inside_program(), *arguments)
 
+        program.cache_clear = known.cache_clear  # pyright: ignore[reportAttributeAccessIssue]  as of `functools.cache`
         return program
 
     return decorate

@@ -47,7 +47,7 @@ def test_supervised_algorithm_holds_the_contract(name):
 # all bodies are moved by the same code, by one of two kinds of physics: half-cheetah-vel and hopper-params have them;
 # tests/tasks/test_brax.py and test_brax_parts.py look at the forms, rewards and laws of the others
 SLOW = {"humanoid-dir", "walker-params", "half-cheetah-dir", "half-cheetah-crippled", "ant-dir", "ant-goal"}
-SLOW |= {"ant-crippled"}
+SLOW |= {"ant-crippled", "reacher-goal"}
 FAMILY_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.TASKS]
 
 

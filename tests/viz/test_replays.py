@@ -137,6 +137,8 @@ def test_families_of_the_user_are_drawn_if_they_are_on_brax():
     assert render._own(tasks.reacher_goal()) == "jaxmeta.viz.replays" and render._own(tasks.navigation()) is None
 
 
+# what is recorded is looked at above, and drawing in tests/tasks/test_maze.py
+@pytest.mark.slow
 def test_a_maze_is_drawn(tmp_path, capsys):
     run = tmp_path / "maze"
     flags = "--tasks.size 2 --tasks.view 1 --tasks.horizon 4 --tasks.num-train 0 --algo.num-tasks 4 --algo.hidden 4"

@@ -165,7 +165,8 @@ def test_a_wrong_id_on_the_command_line_is_one_line(env, tmp_path, capsys):
     assert said.count("\n") == 1 and f"tasks.env is {env!r}, which does not exist; " in said
 
 
-@pytest.mark.parametrize("name", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rl2", "maml"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "rl2", "maml"])
 def test_updates_are_finite(name, family):
     meta = tiny.algo(name, family)
     seen = []
