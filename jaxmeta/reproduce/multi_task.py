@@ -38,8 +38,8 @@ def _navigation(updates: int, **changes: Any) -> Any:
 
 
 def _classic_control(updates: int, **changes: Any) -> Any:
-    ppo = replace(jm.MultiTaskConfig.ppo, entropy_weight=0.01)
-    return replace(jm.MultiTaskConfig(visits=8, streams=4, ppo=ppo), **changes)
+    ppo = replace(jm.MultiTaskConfig.ppo, entropy_weight=0.02)
+    return replace(jm.MultiTaskConfig(visits=8, ppo=ppo), **changes)
 
 
 def _only(build: Callable[[], Any], indices: slice) -> Callable[[Any], Any]:
@@ -100,7 +100,9 @@ def _runs() -> Iterator[Run]:
                 Row(episode_return(0), name, evaluation=name, required=KINDS[name] if agent == "conditioned" else None)
                 for name in kinds
             ),
-            evaluations=_evaluations(lambda: jm.tasks.classic_control(), kinds)[1:],
+            evaluations=tuple(
+                replace(one, deterministic=True) for one in _evaluations(lambda: jm.tasks.classic_control(), kinds)[1:]
+            ),
         )
 
 

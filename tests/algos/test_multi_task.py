@@ -101,14 +101,14 @@ def opposed_goals() -> tasks.TaskFamily:
     return tasks.with_task_id(tasks.numbered(tasks.navigation(tasks.NavigationConfig(horizon=20)), goals))
 
 
-def returns_by_task(family, config, updates, num_seeds=3):
+def returns_by_task(family, config, updates, deterministic=False, num_seeds=3):
     """Trains three seeds, and returns the mean return of each in each task, [seeds, K]."""
     meta = jm.multi_task(family, config)
     state = jm.train(meta, jm.init_state(meta, KEY, num_seeds), updates, chunk=20, num_seeds=num_seeds)
 
     def evaluate(params):
-        plan = jm.Plan(streams=32)
-        return jm.evaluate(meta.learner, params, family.env, family.train_tasks, jax.random.key(99), plan).returns
+        plan, key = jm.Plan(streams=32), jax.random.key(99)
+        return jm.evaluate(meta.learner, params, family.env, family.train_tasks, key, plan, deterministic).returns
 
     return np.asarray(jax.vmap(evaluate)(state.params)).mean((2, 3, 4))
 
@@ -132,7 +132,7 @@ def test_conditioned_agents_reach_six_opposed_goals_with_and_without_surgery():
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["conditioned", "heads"])
 def test_one_agent_balances_cart_poles_and_swings_acrobots_up(network):
-    ppo = outer.ActorCriticConfig(learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.01)
-    config = jm.MultiTaskConfig(network=network, visits=8, streams=4, ppo=ppo)
-    returns = returns_by_task(tasks.with_task_id(tasks.classic_control()), config, 40)
+    ppo = outer.ActorCriticConfig(learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.02)
+    config = jm.MultiTaskConfig(network=network, visits=8, streams=8, ppo=ppo)
+    returns = returns_by_task(tasks.with_task_id(tasks.classic_control()), config, 40, deterministic=True)
     assert (returns >= [190.0, -100.0]).all()
