@@ -6,10 +6,12 @@ A number may be a tracer, as under `jax.vmap` over a step size: then only its ty
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import jax
@@ -44,6 +46,13 @@ def widths(config: Any, name: str) -> None:
     """Raises a ValueError unless every layer of a network has at least one unit."""
     if any(width < 1 for width in getattr(config, name)):
         raise ValueError(f"{name} is {getattr(config, name)}; a layer needs at least 1 unit")
+
+
+def near_miss(name: str, known: Iterable[str], otherwise: str = "there are") -> str:
+    """Returns the hint of a message about an unknown name: the nearest known one, else all, after `otherwise`."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"{otherwise} {', '.join(known)}"
 
 
 def choice(config: Any, name: str, *choices: str) -> None:

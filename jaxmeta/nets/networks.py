@@ -183,7 +183,11 @@ def actor_critic(
         from 1 in magnitude.
       value: whether to predict a value; else it is zero.
     """
-    module = _FeedForward(spec, tuple(hidden), activation, init_log_std, action_scale, value)
+    return _memoryless(_FeedForward(spec, tuple(hidden), activation, init_log_std, action_scale, value), spec)
+
+
+def _memoryless(module: nn.Module, spec: Spec) -> Network:
+    """Builds the network of a module that maps an input to an output."""
 
     def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
         return carry, cast(Output, module.apply(params, inputs))
@@ -237,17 +241,7 @@ def multi_head(
         )
 
     def make(spec: Spec) -> Network:
-        module = _MultiHead(spec, num_tasks, tuple(hidden), activation, init_log_std, action_scale)
-
-        def apply(params: Params, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
-            return carry, cast(Output, module.apply(params, inputs))
-
-        return Network(
-            init=lambda key: module.init(key, spec.example_input()),
-            apply=apply,
-            initial_state=lambda: (),
-            head=head_for(spec.action),
-        )
+        return _memoryless(_MultiHead(spec, num_tasks, tuple(hidden), activation, init_log_std, action_scale), spec)
 
     return encoded(make, spec, task_id)
 

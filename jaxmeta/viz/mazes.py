@@ -74,7 +74,7 @@ def draw_trial(run: loading.Run, seed: int) -> Any:
     panels = {}
     for episode in episodes:
         rooms = episode.views
-        # a room per step of the horizon, as each length would be compiled anew
+        # padded to the horizon, so that `render_path` compiles once for all lengths
         rest = run.family.env.spec.horizon + 1 - len(rooms)
         image = render_path(task, np.pad(rooms, (0, rest), mode="edge"), np.arange(len(rooms) + rest) < len(rooms))
         panels[f"{episode.label}\n{len(episode.rewards)} steps, return {episode.rewards.sum():.2f}"] = np.asarray(image)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from typing import Any
+
+from jaxmeta.config import checks
 
 
 class MissingExtraError(ImportError, ValueError):
@@ -41,6 +42,4 @@ def check_name(field: str, name: str, known: Iterable[str]) -> None:
     """
     known = list(known)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"{field} is {name!r}, which does not exist; {hint}")
+        raise ValueError(f"{field} is {name!r}, which does not exist; {checks.near_miss(name, known)}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxmeta.config import checks
 from jaxmeta.types import Array, Key
 
 
@@ -39,8 +39,7 @@ def parse(texts: Iterable[str], known: Iterable[str]) -> tuple[Range, ...]:
         except ValueError:
             raise ValueError(f"tasks.vary has {text!r}; a range is NAME=LOW:HIGH, such as length=0.25:1.5") from None
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            hint = checks.near_miss(name, known)
             raise ValueError(f"tasks.vary has {text!r}, but there is no parameter {name!r}; {hint}")
         if name in ranges:
             raise ValueError(f"tasks.vary has {name!r} twice; give one range for each parameter")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -65,8 +64,7 @@ class ClassicControlConfig:
             raise ValueError(f"tasks.kinds is {self.kinds}; it needs at least one of {', '.join(KINDS)}")
         for name in self.kinds:
             if name not in KINDS:
-                near = difflib.get_close_matches(name, KINDS, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(KINDS)}"
+                hint = checks.near_miss(name, KINDS, otherwise="it must be one of")
                 raise ValueError(f"tasks.kinds has {name!r}; {hint}")
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"tasks.kinds is {' '.join(self.kinds)}; name every kind once")
