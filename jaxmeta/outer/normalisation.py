@@ -22,6 +22,9 @@ def with_statistics(improve: Improve) -> Improve:
     steps, by the observations at all valid steps of the batch: within an update, collection and replay have the same
     ones. The change of the policy that this causes is not part of a KL constraint.
 
+    Improvements on replay buffers are not supported: the buffers hold observations as the environment returned them,
+    and every gradient step would have to normalise its samples by the statistics of the time.
+
     Args:
       improve: an improvement of the agent inside `inner.normalised`, on fresh trials.
 
@@ -30,7 +33,9 @@ def with_statistics(improve: Improve) -> Improve:
       that were clipped.
     """
 
-    def step(params: rl.NormalisedParams, opt_state: Any, batch: Batch, updates: Array):
+    def step(
+        params: rl.NormalisedParams, opt_state: Any, batch: Batch, updates: Array
+    ) -> tuple[rl.NormalisedParams, Any, Metrics]:
         trials: Trial = batch.data
         statistics, rounds = params.statistics, trials.rounds
         normal = rl.standardised_rounds(statistics, rounds)
