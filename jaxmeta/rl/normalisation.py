@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,13 +50,15 @@ def initial_statistics(spec: Spec, last: int = 0, keys: tuple[str, ...] = ()) ->
       keys: keys of a dict observation that are not normalised.
 
     Raises:
-      ValueError: if a plain observation is shorter than `last`.
+      ValueError: if a plain observation is shorter than `last`, or no leaf would be normalised.
     """
     forms = jax.tree_util.tree_flatten_with_path(spec.observation_form())[0]
     shapes = []
     for path, form in forms:
         named = bool(path) and getattr(path[0], "key", None) in keys
         shapes.append(None if named or not jnp.issubdtype(form.dtype, jnp.floating) else form.shape)
+    if all(shape is None for shape in shapes):
+        raise ValueError(f"spec.observation is {spec.observation}; no part is a float array that could be normalised")
     if spec.is_plain and last:
         *axes, size = spec.observation or (0,)
         if size < last:
@@ -149,9 +152,9 @@ def clipped_share(statistics: Statistics, obs: Any, valid: Array) -> tuple[Array
     for leaf, mean in zip(jax.tree.leaves(obs), statistics.mean, strict=True):
         part = _leading(leaf, mean)
         if part is not None:
-            at_bound = (jnp.abs(part) >= CLIP).reshape(*valid.shape, -1)
-            clipped += jnp.sum(at_bound * valid[..., None])
-            numbers += jnp.sum(valid) * at_bound.shape[-1]
+            each = jnp.sum(jnp.abs(part) >= CLIP, tuple(range(valid.ndim, part.ndim)))
+            clipped += jnp.sum(each * valid)
+            numbers += jnp.sum(valid) * math.prod(part.shape[valid.ndim :])
     return clipped, numbers
 
 

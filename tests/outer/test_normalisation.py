@@ -264,3 +264,19 @@ class BadlyScaled:
     def step(self, key, state, action, task) -> tuple:
         state, step = self.env.step(key, state, action, task)
         return state, Step(self._show(step.obs), step.reward, step.terminated, step.truncated, step.success)
+
+
+@pytest.mark.slow
+def test_a_policy_learns_on_badly_scaled_observations():
+    """Three seeds of PPO that is conditioned on the goal."""
+    family = jm.tasks.reveal(jm.tasks.navigation(jm.tasks.NavigationConfig(horizon=20)))
+    family = family._replace(env=BadlyScaled(family.env))
+
+    def learned(normalised):
+        config = jm.PPOConfig(num_tasks=16, streams=4, hidden=(32, 32), normalize_observations=normalised)
+        meta = jm.ppo(family, config)
+        start = init_state(meta, jax.random.key(0), num_seeds=3)
+        _, metrics = make_chunk(meta, 60, num_seeds=3)(start, 60)
+        return np.asarray(metrics["return/last"])[-10:].mean(0)
+
+    assert (learned(True) > -3.0).all() and (learned(False) < -6.0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +79,9 @@ def test_the_last_numbers_of_a_plain_observation_can_be_left_out():
     np.testing.assert_array_equal(normal[..., 3:], obs[..., 3:])
     with pytest.raises(ValueError, match=r"^last is 6; the observation has shape \(5,\)$"):
         rl.initial_statistics(PLAIN, last=6)
+    pixels = dataclasses.replace(PLAIN, observation=jax.ShapeDtypeStruct((2, 2), jnp.uint8))
+    with pytest.raises(ValueError, match="^spec.observation is .*; no part is a float array"):
+        rl.initial_statistics(pixels)
 
 
 def test_no_steps_change_nothing():
