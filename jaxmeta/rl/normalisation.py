@@ -24,10 +24,10 @@ class Statistics(struct.PyTreeNode):
 
     count: Array
     """Number of steps, float32 scalar."""
-    mean: tuple[Array | None, ...]
+    mean: tuple[Any, ...]
     """By leaf of the observation, in the order of `jax.tree.leaves`; None for a leaf that is not normalised. It has the
     shape of the leaf, or fewer numbers along the last axis: the others of the leaf are not normalised."""
-    variance: tuple[Array | None, ...]
+    variance: tuple[Any, ...]
     """Like `mean`; not corrected for bias."""
 
 
@@ -126,9 +126,9 @@ def standardised(statistics: Statistics, obs: Any) -> Any:
     statistics = jax.lax.stop_gradient(statistics)
     leaves, structure = jax.tree.flatten(obs)
 
-    def one(leaf: Array, mean: Array | None, variance: Array | None) -> Array:
+    def one(leaf: Array, mean: Any, variance: Any) -> Array:
         part = _leading(leaf, mean)
-        if part is None or mean is None or variance is None:
+        if part is None:
             return leaf
         part = jnp.clip((part - mean) / jnp.sqrt(variance + EPSILON), -CLIP, CLIP).astype(leaf.dtype)
         return part if part.shape == leaf.shape else jnp.concatenate([part, leaf[..., part.shape[-1] :]], -1)
@@ -180,6 +180,6 @@ def return_scale(returns: Statistics) -> Array:
     return jnp.where(variance > EPSILON, jnp.sqrt(jnp.maximum(variance, EPSILON)), 1.0)
 
 
-def _leading(leaf: Array, mean: Array | None) -> Array | None:
+def _leading(leaf: Array, mean: Any) -> Array | None:
     """Returns the numbers of a leaf that are normalised, if there are any."""
     return None if mean is None else leaf[..., : mean.shape[-1]] if mean.ndim else leaf
