@@ -21,6 +21,7 @@ TRPO_WITH_VALUES = outer.TrustRegionCriticConfig(damping=0.1, value_steps=2)
 SAC = outer.OffPolicyConfig(gradient_steps=3, meta_batch=2, batch_size=4, replay_capacity=40)
 VAE = outer.VariationalConfig(steps=2, batch_size=4, capacity=8)
 SMALL_BELIEF = {"hidden": (8,), "latent": 2, "encoder_hidden": 8, "decoder_hidden": (8,), "vae": VAE}
+NORMALISED = {"normalize_observations": True, "scale_rewards": True}
 STEPS = {"num_tasks": 2, "streams": 3, "hidden": (8,)}
 ALGOS = {
     "anil": jm.ANILConfig(**STEPS, trpo=TRPO),
@@ -50,9 +51,11 @@ VARIANTS = {
     ),
     "multi-task-surgery": (
         "multi-task",
-        jm.MultiTaskConfig(network="conditioned", surgery="pcgrad", visits=1, streams=2, hidden=(8,), ppo=ONE_BATCH),
+        jm.MultiTaskConfig(
+            network="conditioned", surgery="pcgrad", visits=1, streams=2, hidden=(8,), ppo=ONE_BATCH, **NORMALISED
+        ),
     ),
-    "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2)),
+    "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2, normalize_observations=True)),
     "maml-vpg": ("maml", jm.MAMLConfig(**STEPS, outer_loop="vpg")),
     "pearl-recurrent": (
         "pearl",
@@ -70,7 +73,7 @@ VARIANTS = {
     ),
     "rl2-trpo": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, outer_loop="trpo", trpo=TRPO_WITH_VALUES)),
     "rl2-associative": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="associative", ppo=PPO)),
-    "rl2-lru": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="lru", ppo=PPO)),
+    "rl2-lru": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="lru", ppo=PPO, **NORMALISED)),
 }
 SUPERVISED = {
     "anil": jm.FewShotANILConfig(num_tasks=2, hidden=(8,)),

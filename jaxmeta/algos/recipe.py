@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from jaxmeta import outer
+from jaxmeta import inner, outer
 from jaxmeta.config import settings
 from jaxmeta.core import contracts
 from jaxmeta.core.learner import Learner, MetaLearner
@@ -74,14 +74,23 @@ def _check_config(name: str, family: Any, config: Any, right: type, known: tuple
 
 
 def on_fresh_trials(
-    learner: Learner, family: TaskFamily, plan: Plan, improve: outer.Improve, num_tasks: int, minibatches: int = 1
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    improve: outer.Improve,
+    num_tasks: int,
+    minibatches: int = 1,
+    normalize_observations: bool = False,
 ) -> MetaLearner:
     """Builds a meta-learner that samples tasks uniformly and learns from one fresh trial on each.
 
     Args:
       minibatches: minibatches that `improve` splits the tasks of an update into; the tasks of a minibatch are sharded
         over the devices.
+      normalize_observations: whether the agent receives observations normalised by running statistics.
     """
+    if normalize_observations:
+        learner, improve = inner.normalised(learner, family.env.spec), outer.with_statistics(improve)
     return outer.meta_update(
         learner,
         plan,

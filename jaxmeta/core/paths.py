@@ -13,6 +13,11 @@ Names = tuple[str, ...] | Callable[[str], bool]
 """Names of which a path must contain one, whatever their case, or a predicate of the path."""
 
 
+def has_any(path: str, names: tuple[str, ...]) -> bool:
+    """Returns whether a path contains one of the names, whatever their case."""
+    return any(name.lower() in path.lower() for name in names)
+
+
 def named(tree: Params, names: Names) -> Any:
     """Returns a tree of bools: whether each leaf is among the named ones.
 
@@ -25,7 +30,7 @@ def named(tree: Params, names: Names) -> Any:
     if callable(names):
         has, what = names, "satisfies the predicate of its path"
     else:
-        has = lambda path: any(name.lower() in path.lower() for name in names)  # noqa: E731
+        has = lambda path: has_any(path, names)  # noqa: E731
         what = f"has {' or '.join(map(repr, names))} in its path"
     where = lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
     paths = jax.tree_util.tree_map_with_path(where, tree)

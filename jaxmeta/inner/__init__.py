@@ -17,6 +17,7 @@ from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, 
 from jaxmeta.inner.implicit import implicit, proximal, proximal_point
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
+from jaxmeta.inner.normalised import normalised
 from jaxmeta.inner.posterior_sampling import EvidenceFast, posterior_sampling
 from jaxmeta.inner.supervised import predictor, support_loss
 from jaxmeta.inner.updaters import (
@@ -60,6 +61,7 @@ __all__ = [
     "memory",
     "mixed_mode",
     "negative_elbo",
+    "normalised",
     "per_parameter",
     "policy",
     "policy_loss",

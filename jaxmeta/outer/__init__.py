@@ -17,6 +17,7 @@ from jaxmeta.outer.loss import (
     unbiased_credit,
 )
 from jaxmeta.outer.meta_update import Batch, Draw, Improve, Sampler, Seen, Source, meta_update
+from jaxmeta.outer.normalisation import with_scaled_rewards, with_statistics
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
@@ -100,4 +101,6 @@ __all__ = [
     "weight_decay",
     "whole",
     "with_kl_penalty",
+    "with_scaled_rewards",
+    "with_statistics",
 ]

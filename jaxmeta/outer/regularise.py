@@ -39,14 +39,24 @@ class RegularisationConfig:
 
 
 def regularised(
-    tx: optax.GradientTransformation, learning_rate: float | optax.Schedule, config: RegularisationConfig
+    tx: optax.GradientTransformation,
+    learning_rate: float | optax.Schedule,
+    config: RegularisationConfig,
+    within: str | None = None,
 ) -> optax.GradientTransformation:
-    """Adds the configured regularisation to an optimiser; without any it returns the optimiser as it is."""
+    """Adds the configured regularisation to an optimiser; without any it returns the optimiser as it is.
+
+    Args:
+      within: start of the paths of the params that may be regularised, such as `value/`; by default all may.
+    """
+    on: paths.Names = config.on
+    if within is not None:
+        on = lambda path: path.startswith(within) and (not config.on or paths.has_any(path, config.on))  # noqa: E731
     links = [tx]
     if _is_on(config.weight_decay):
-        links.append(weight_decay(config.weight_decay, learning_rate, on=config.on))
+        links.append(weight_decay(config.weight_decay, learning_rate, on=on))
     if _is_on(config.l1) or _is_on(config.l2):
-        links.append(elastic_net(config.l1, config.l2, learning_rate, on=config.on))
+        links.append(elastic_net(config.l1, config.l2, learning_rate, on=on))
     return optax.chain(*links) if len(links) > 1 else tx
 
 

@@ -16,6 +16,7 @@ from jaxmeta.core.rollout import replay_fast
 from jaxmeta.outer.aggregates import masked
 from jaxmeta.outer.descend import descend, optimiser
 from jaxmeta.outer.meta_update import Improve
+from jaxmeta.outer.regularise import RegularisationConfig
 from jaxmeta.types import Array, Key, Metrics, Params, Trial
 
 
@@ -27,6 +28,8 @@ class ReptileConfig:
     """ε, the step size towards the mean of the adapted params."""
     anneal_over: int | None = None
     """Meta-updates over which ε is annealed linearly to zero; None keeps it."""
+    regularise: RegularisationConfig = RegularisationConfig()
+    """Regularisation of the params, in proportion to ε."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -54,7 +57,7 @@ def reptile(
         apart = jax.tree.map(jnp.subtract, params, end)
         return 0.5 * optax.tree.norm(apart, squared=True), metrics
 
-    tx = optimiser(config.step_size, config.anneal_over, rule=optax.sgd)
+    tx = optimiser(config.step_size, config.anneal_over, rule=optax.sgd, regularise=config.regularise)
     return descend(distance, tx, masked(), piece=piece)
 
 

@@ -19,6 +19,7 @@ from jaxmeta.core.learner import Learner, adaptation_metrics
 from jaxmeta.outer.aggregates import masked
 from jaxmeta.outer.descend import descend, optimiser
 from jaxmeta.outer.meta_update import Improve
+from jaxmeta.outer.regularise import RegularisationConfig
 from jaxmeta.tasks.few_shot import FewShotTask
 from jaxmeta.types import Array, Fast, Key, Metrics, Params, Rollout
 
@@ -41,6 +42,8 @@ class SupervisedConfig:
     share. None masks non-finite ones only."""
     truncation: int | None = None
     """Truncated backpropagation: the last rounds that meta-gradients go through; None takes all."""
+    regularise: RegularisationConfig = RegularisationConfig()
+    """Regularisation of the params."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -62,7 +65,12 @@ def follow_query(
       rounds: inner steps.
       tx: the optimiser; by default Adam as configured.
     """
-    tx = tx or optimiser(config.learning_rate, config.anneal_over, max_grad_norm=config.max_grad_norm)
+    tx = tx or optimiser(
+        config.learning_rate,
+        config.anneal_over,
+        max_grad_norm=config.max_grad_norm,
+        regularise=config.regularise,
+    )
     loss = query_loss(learner, env, rounds, config.truncation)
     return descend(loss, tx, masked(config.max_task_gradient), piece=few_rows)
 

@@ -22,6 +22,7 @@ from jaxmeta.outer.descend import descend, whole
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
 from jaxmeta.outer.policy_gradient import Prepared, prepared, with_values
+from jaxmeta.outer.regularise import RegularisationConfig, regularised
 from jaxmeta.types import Array, Key, Metrics, Output, Params, Trial
 
 
@@ -58,7 +59,10 @@ class RegionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrustRegionConfig(RegionConfig):
-    """Natural gradient steps under a constraint on the mean KL divergence."""
+    """Natural gradient steps under a constraint on the mean KL divergence.
+
+    There is no regularisation: a proximal step or weight decay after the natural step would leave the trust region.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,8 @@ class TrustRegionCriticConfig(RegionConfig):
     """Adam steps per update."""
     value_learning_rate: float = 1e-3
     """Adam's step size."""
+    value_regularise: RegularisationConfig = RegularisationConfig()
+    """Regularisation of the value function, after the Adam steps; that of the policy would leave the trust region."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -146,9 +152,11 @@ def _value_fit(
         value, _ = trial_loss(learner, no_policy, advantage, value_weight=1.0, critic=critic)(params, trial)
         return value, {"loss": value}
 
+    rate = config.value_learning_rate
+    tx = regularised(optax.adam(rate, eps=1e-5), rate, config.value_regularise, within="value/")
     return descend(
         loss,
-        optax.adam(config.value_learning_rate, eps=1e-5),
+        tx,
         minibatches=whole(config.value_steps),
         piece=lambda params, trials: gradient_chunk(learner, trials),
     )

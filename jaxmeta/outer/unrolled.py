@@ -16,6 +16,7 @@ from jaxmeta.core.learner import Learner
 from jaxmeta.outer.aggregates import mean_of_kept
 from jaxmeta.outer.descend import optimiser
 from jaxmeta.outer.meta_update import Batch, Improve
+from jaxmeta.outer.regularise import RegularisationConfig
 from jaxmeta.outer.supervised import answer, scores
 from jaxmeta.tasks.few_shot import FewShotTask
 from jaxmeta.types import Array, Fast, Key, Metrics, Params
@@ -36,6 +37,8 @@ class UnrolledConfig:
     """Clips the gradient norm of each task: outlier tasks would dominate the gradient."""
     anneal_over: int | None = None
     """Meta-updates over which the learning rate is annealed linearly to zero; None keeps it."""
+    regularise: RegularisationConfig = RegularisationConfig()
+    """Regularisation of the params."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -55,7 +58,7 @@ def unrolled(learner: Learner, env: Any, rounds: int, config: UnrolledConfig = U
     if rounds % config.segment:
         raise ValueError(f"segment is {config.segment}; it must divide rounds, which is {rounds}")
     segments = rounds // config.segment
-    tx = optimiser(config.learning_rate, config.anneal_over, segments)
+    tx = optimiser(config.learning_rate, config.anneal_over, segments, regularise=config.regularise)
     clip = optax.clip_by_global_norm(config.max_grad_norm)
 
     def way(params: Params, fast: Fast, task: FewShotTask, key: Key) -> tuple[Array, Fast]:

@@ -19,6 +19,7 @@ from jaxmeta.core.learner import Learner
 from jaxmeta.outer.descend import Minibatches, by_part, descend, optimiser
 from jaxmeta.outer.meta_update import Batch, Improve
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, policy_gradient
+from jaxmeta.outer.regularise import RegularisationConfig
 from jaxmeta.outer.sources import Ring
 from jaxmeta.rl import replay as rings
 from jaxmeta.tasks.base import TaskFamily
@@ -47,6 +48,8 @@ class VariationalConfig:
     anneal_over: int | None = None
     """Meta-updates over which the learning rate is annealed linearly to zero; None keeps it. Anneal it together with
     the policy's: a policy that no longer learns cannot follow changes of the belief."""
+    regularise: RegularisationConfig = RegularisationConfig()
+    """Regularisation of encoder and decoders."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -122,7 +125,7 @@ def variational(
       strata: number of rings that the trials are stored in.
     """
     by_return = policy_gradient(policy, advantage, ppo)
-    adam = optimiser(config.learning_rate, config.anneal_over, config.steps)
+    adam = optimiser(config.learning_rate, config.anneal_over, config.steps, regularise=config.regularise)
     by_evidence = descend(loss, adam, minibatches=model_steps(example, config, strata))
     return by_part(
         policy=(by_return, lambda batch: batch.replace(data=hyper_trials(batch.data[0]))),

@@ -10,8 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+import jaxmeta as jm
 from jaxmeta import outer
 from jaxmeta.outer import RegularisationConfig, elastic_net, weight_decay
+from jaxmeta.outer.regularise import regularised
 from tests import tiny
 
 PARAMS = {"Dense_0": {"kernel": jnp.array([[1.0, -0.02], [0.3, 0.0]]), "bias": jnp.array([0.02, -2.0])}}
@@ -112,6 +114,51 @@ def test_the_default_is_the_optimiser_alone():
     assert jax.tree.structure(outer.optimiser(1e-2, regularise=config).init(PARAMS)) == jax.tree.structure(
         default.init(PARAMS)
     )
+
+
+def test_regularisation_can_be_limited_to_a_part():
+    """That of a value function leaves the policy as it is, whatever the names."""
+    params = {"policy": PARAMS, "value": PARAMS}
+    gradient = lambda params: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+    for on in ((), ("kernel",)):
+        config = RegularisationConfig(l1=0.5, weight_decay=0.5, on=on)
+        found, _ = minimised(regularised(optax.sgd(0.1), 0.1, config, within="value/"), gradient, params, 1)
+        jax.tree.map(np.testing.assert_array_equal, found["policy"], PARAMS)
+        assert (found["value"]["Dense_0"]["kernel"][:, 0] < PARAMS["Dense_0"]["kernel"][:, 0]).all()
+        assert (found["value"]["Dense_0"]["bias"] == PARAMS["Dense_0"]["bias"]).all() == bool(on)
+
+
+ON_NOTHING = RegularisationConfig(l1=0.1, on=("tail",))
+
+
+def with_regularisation(name):
+    """Builds the agents of every outer loop with a regularisation of params that do not exist."""
+    loop = lambda config: dataclasses.replace(config, regularise=ON_NOTHING)  # noqa: E731
+    match name:
+        case "supervised":
+            return tiny.supervised("maml", outer=loop(tiny.SUPERVISED["maml"].outer))
+        case "few-shot-reptile":
+            return tiny.supervised("reptile", outer=loop(tiny.SUPERVISED["reptile"].outer))
+        case "unrolled":
+            on = jm.tasks.quadratic()
+            return tiny.supervised("learned-optimizer", on, outer=loop(tiny.SUPERVISED["learned-optimizer"].outer))
+        case "reptile":
+            config = tiny.ALGOS["reptile"]
+            return jm.reptile(tiny.family(), dataclasses.replace(config, outer=loop(config.outer)))
+        case "variational":
+            config = tiny.ALGOS["varibad"]
+            return jm.varibad(tiny.family(), dataclasses.replace(config, vae=loop(config.vae)))
+        case "values":
+            trpo = dataclasses.replace(tiny.TRPO_WITH_VALUES, value_regularise=ON_NOTHING)
+            return jm.rl2(tiny.family(), dataclasses.replace(tiny.VARIANTS["rl2-trpo"][1], trpo=trpo))
+
+
+@pytest.mark.parametrize("name", ["supervised", "few-shot-reptile", "unrolled", "reptile", "variational", "values"])
+def test_every_optimiser_is_regularised(name):
+    """Nothing is compiled: an optimiser with regularisation refuses names that no param has when it is initialised."""
+    meta = with_regularisation(name)
+    with pytest.raises(ValueError, match="^no param .* its path; there are "):
+        jax.eval_shape(meta.init, jax.random.key(0))
 
 
 def test_negative_weights_are_refused():

@@ -33,6 +33,11 @@ class PPOConfig:
     """γ, within an episode."""
     trace: float = 0.95
     """λ of generalised advantage estimation."""
+    normalize_observations: bool = False
+    """Whether observations are normalised by running statistics, which only meta-training changes."""
+    scale_rewards: bool = False
+    """Whether the optimiser's rewards are divided by the running standard deviation of discounted returns. Rewards that
+    the policy is conditioned on, and reported returns, are not."""
     ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(
         learning_rate=1e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.005
     )
@@ -60,4 +65,7 @@ def ppo(family: TaskFamily, config: PPOConfig = PPOConfig()) -> MetaLearner:
     )
     policy, plan = inner.policy(network), Plan(streams=config.streams)
     improve = outer.policy_gradient(policy, rl.value_baseline(config.discount, config.trace), config.ppo)
-    return on_fresh_trials(policy, family, plan, improve, config.num_tasks, config.ppo.minibatches)
+    if config.scale_rewards:
+        improve = outer.with_scaled_rewards(improve, config.discount)
+    parts = config.ppo.minibatches
+    return on_fresh_trials(policy, family, plan, improve, config.num_tasks, parts, config.normalize_observations)

@@ -39,6 +39,8 @@ class AdaptationConfig(UpdateRuleConfig):
     baseline: Literal["linear", "none"] = "linear"
     """Baseline of the returns in both loops: linear in features of time and observation, fitted per task and round,
     with standardised advantages; or none, which is unbiased and needs smaller steps."""
+    normalize_observations: bool = False
+    """Whether observations are normalised by running statistics, which only meta-training changes."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -110,7 +112,9 @@ class OuterLoopConfig(AdaptationConfig):
             plain = {"clip": None, "epochs": 1, "minibatches": 1} if self.outer_loop == "vpg" else {}
             ppo = dataclasses.replace(self.ppo, **plain)
             improve, parts = outer.policy_gradient(learner, self.advantage(), ppo, **options), ppo.minibatches
-        return on_fresh_trials(learner, family, self.plan(), improve, self.num_tasks, parts)
+        return on_fresh_trials(
+            learner, family, self.plan(), improve, self.num_tasks, parts, self.normalize_observations
+        )
 
 
 @dataclasses.dataclass(frozen=True)

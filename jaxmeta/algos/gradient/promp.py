@@ -43,4 +43,7 @@ def promp(family: TaskFamily, config: ProMPConfig = ProMPConfig()) -> MetaLearne
         learner, config.advantage(), config.ppo, aggregate=aggregate(config.max_task_gradient)
     )
     improve = outer.with_kl_penalty(learner, clipped, config.rounds, config.ppo)
-    return on_fresh_trials(learner, family, config.plan(), improve, config.num_tasks, config.ppo.minibatches)
+    parts = config.ppo.minibatches
+    return on_fresh_trials(
+        learner, family, config.plan(), improve, config.num_tasks, parts, config.normalize_observations
+    )

@@ -32,7 +32,10 @@ class ReptileConfig(AdaptationConfig):
 
         end = outer.after_last_round(learner, adapted)
         piece = lambda params, trials: outer.gradient_chunk(learner, trials)  # noqa: E731
-        return on_fresh_trials(learner, family, self.plan(), outer.reptile(end, self.outer, piece), self.num_tasks)
+        improve = outer.reptile(end, self.outer, piece)
+        return on_fresh_trials(
+            learner, family, self.plan(), improve, self.num_tasks, normalize_observations=self.normalize_observations
+        )
 
 
 @dataclasses.dataclass(frozen=True)

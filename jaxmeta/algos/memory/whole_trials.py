@@ -59,6 +59,11 @@ class WholeTrialsConfig(TrialsConfig):
 
     separate_value: bool = False
     """Whether values have a separate network."""
+    normalize_observations: bool = False
+    """Whether observations are normalised by running statistics, which only meta-training changes."""
+    scale_rewards: bool = False
+    """Whether the optimiser's rewards are divided by the running standard deviation of discounted returns. Rewards that
+    the policy is conditioned on, and reported returns, are not."""
 
 
 def on_whole_trials(
@@ -72,7 +77,8 @@ def on_whole_trials(
     Args:
       optimiser: decides the outer loop. With trust regions the values have a separate network.
     """
-    scale = config.value_scale(family)
+    # scaled rewards have returns near one already
+    scale = 1.0 if config.scale_rewards else config.value_scale(family)
     network = nets.scale_value(network, scale)
     by_trust_region = isinstance(optimiser, outer.TrustRegionCriticConfig)
     if config.separate_value or by_trust_region:
@@ -89,7 +95,9 @@ def on_whole_trials(
         optimiser.check_divides(config.num_tasks)
         parts = optimiser.minibatches
         improve = outer.policy_gradient(learner, advantage, scaled(optimiser, scale), critic=critic)
-    return on_fresh_trials(learner, family, plan, improve, config.num_tasks, parts)
+    if config.scale_rewards:
+        improve = outer.with_scaled_rewards(improve, config.discount, across_episodes=True)
+    return on_fresh_trials(learner, family, plan, improve, config.num_tasks, parts, config.normalize_observations)
 
 
 def scaled(optimiser: outer.ActorCriticConfig, scale: float) -> outer.ActorCriticConfig:

@@ -12,6 +12,7 @@ from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.tasks.numbered import TASK_ID
 from jaxmeta.types import Plan, Spec
 
 
@@ -48,6 +49,12 @@ class MultiTaskConfig:
     """γ, within an episode."""
     trace: float = 0.95
     """λ of generalised advantage estimation."""
+    normalize_observations: bool = False
+    """Whether observations are normalised by running statistics, which are common to all tasks; the task ID
+    is not."""
+    scale_rewards: bool = False
+    """Whether the optimiser's rewards are divided by the running standard deviation of discounted returns. Rewards that
+    the policy is conditioned on, and reported returns, are not."""
     ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(
         learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.005
     )
@@ -91,12 +98,18 @@ def multi_task(family: TaskFamily, config: MultiTaskConfig = MultiTaskConfig()) 
     policy, plan = inner.policy(_network(family.env.spec, size, config)), Plan(streams=config.streams)
     advantage = rl.value_baseline(config.discount, config.trace)
     improve = outer.policy_gradient(policy, advantage, config.ppo, aggregate=_aggregate(size, config))
+    if config.scale_rewards:
+        improve = outer.with_scaled_rewards(improve, config.discount)
+    learner = policy
+    if config.normalize_observations:
+        learner = inner.normalised(policy, family.env.spec, last=size, keys=(TASK_ID,))
+        improve = outer.with_statistics(improve)
     num_tasks = size * config.visits
     return outer.meta_update(
-        policy,
+        learner,
         plan,
         outer.every(family, config.visits),
-        outer.fresh(policy, family, plan),
+        outer.fresh(learner, family, plan),
         improve,
         outer.Info(num_tasks, plan, spread=num_tasks // config.ppo.minibatches),
     )
