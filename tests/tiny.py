@@ -52,6 +52,20 @@ VARIANTS = {
         "multi-task",
         jm.MultiTaskConfig(network="conditioned", surgery="pcgrad", visits=1, streams=2, hidden=(8,), ppo=ONE_BATCH),
     ),
+    "multi-task-sac": (
+        "multi-task",
+        jm.MultiTaskConfig(
+            network="heads",
+            surgery="pcgrad",
+            visits=2,
+            streams=2,
+            hidden=(8,),
+            outer_loop="sac",
+            sac=outer.SoftActorCriticConfig(
+                gradient_steps=3, batch_size=4, reward_scale=1.0, temperature=None, replay_capacity=40
+            ),
+        ),
+    ),
     "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2)),
     "maml-vpg": ("maml", jm.MAMLConfig(**STEPS, outer_loop="vpg")),
     "pearl-recurrent": (
