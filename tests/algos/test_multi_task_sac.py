@@ -62,10 +62,9 @@ def rows_of_tasks(size=SIZE):
 
 
 @functools.cache
-def gradient_of_each(num_heads=None):
+def gradient_of_each():
     """Returns a compiled function (params, data of K tasks) -> loss and gradient of every task, leaves [K, ...]."""
-    networks = networks_of(SIZE, num_heads)
-    loss = soft_loss(networks, NONE, 0.0, SAC)
+    loss = soft_loss(networks_of(SIZE), NONE, 0.0, SAC)
 
     def each(params, data):
         one = functools.partial(loss, targets=moved(params.critics, 3))
@@ -96,12 +95,11 @@ def test_what_other_tasks_experience_does_not_change_a_temperature():
 def test_the_loss_on_a_task_has_its_own_temperature():
     params, data = params_of(networks_of(SIZE)), rows_of_tasks()
     (losses, metrics), gradient = gradient_of_each()(params, data)
-    loss = soft_loss(networks_of(SIZE), NONE, 0.0, SAC)
+    loss = functools.partial(soft_loss(networks_of(SIZE), NONE, 0.0, SAC), targets=moved(params.critics, 3))
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
     for index, key in enumerate(jax.random.split(KEY, SIZE)):
         alone = params.replace(log_temperature=params.log_temperature[index])
-        one = functools.partial(loss, targets=moved(params.critics, 3))
-        task = jax.tree.map(lambda leaf, index=index: leaf[index], data)
-        (value, told), found = jax.jit(jax.value_and_grad(one, has_aux=True))(alone, task, key)
+        (value, told), found = run(alone, jax.tree.map(lambda leaf, index=index: leaf[index], data), key)
         of_task = jax.tree.map(lambda leaf, index=index: leaf[index], (losses, metrics, gradient))
         chex.assert_trees_all_close(of_task[:2], (value, told), rtol=1e-5)
         chex.assert_trees_all_close(of_task[2].actor, found.actor, rtol=1e-4, atol=1e-6)

@@ -263,7 +263,9 @@ def test_identical_tasks_give_the_mean_aggregate(name):
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_each_part_is_combined_by_itself(num_devices):
     """As if the other part did not exist; what is in no part gets the mean."""
-    gradients = visited_gradients() | {"alone": np.arange(6.0, dtype=np.float32)[:, None]}
+    # without the shift, the shortest vector of each part would be zero
+    gradients = {name: leaf + 2.0 for name, leaf in visited_gradients().items()}
+    gradients["alone"] = np.arange(6.0, dtype=np.float32)[:, None]
     parts = {"a": ("trunk",), "b": lambda path: path == "head"}
     found = aggregated(outer.combined(min_norm, parts=parts), gradients, np.ones(6, np.float32), num_devices)
     _, gradient, metrics = found
