@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 
 import chex
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import inner, nets, outer, tasks
+from jaxmeta import cli, inner, nets, outer, tasks
 from jaxmeta.outer.soft_actor_critic import Drawn, drawn, soft_loss
 from jaxmeta.rl.replay import TaskRings, Transition, transition_rows
 from jaxmeta.types import Continuous, Spec
@@ -225,3 +226,20 @@ def test_a_family_that_sac_cannot_learn_is_refused_in_one_line():
         jm.multi_task(choices, CONFIG)
     with pytest.raises(ValueError, match="a multi-head network needs the one-hot ID of 3 tasks at its end"):
         networks_of(1, num_heads=3)
+
+
+@pytest.mark.slow
+def test_classic_control_from_the_command_line(tmp_path):
+    """Kinds with continuous actions of `several`, a run that is resumed, and one that cannot start from it."""
+    kinds = "multi-task classic-control --tasks.kinds pendulum cart-pole-swing-up --tasks.horizon 3"
+    line = f"train {kinds} --algo.outer-loop sac --algo.network heads --algo.visits 1 --algo.streams 2 --algo.hidden 4"
+    line += " --algo.sac.gradient-steps 2 --algo.sac.batch-size 4 --algo.sac.replay-capacity 30"
+    run = [*line.split(), "--out", str(tmp_path / "run"), "--eval-tasks", "2"]
+    assert cli.main([*run, "--updates", "2"]) == 0
+    assert cli.main([*run, "--updates", "4", "--resume"]) == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [one["temperature/task_1"] == 1.0 for one in records] == [True, False, False, False]  # one warm-up update
+    kept = jm.load(tmp_path / "run").state.source["transitions"]
+    np.testing.assert_array_equal(kept.written, [4 * 2 * 3] * 2)
+    start = [*line.split(), "--out", str(tmp_path / "new"), "--start-from", str(tmp_path / "run")]
+    assert cli.main(start) == 2 and not (tmp_path / "new").exists()
