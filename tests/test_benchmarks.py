@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import faults, few_shot, inner_steps, scaling, sequence, surgery, throughput
+from benchmarks import faults, few_shot, inner_steps, multi_task_sac, scaling, sequence, surgery, throughput
 from benchmarks.turns import take_turns
 
 CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
@@ -123,6 +123,25 @@ def test_programs_alternate_and_the_first_repeat_is_discarded():
 def test_a_trial_without_steps_is_refused(field):
     with pytest.raises(ValueError, match=rf"{field} is \(5, 0\); all lengths must be at least 1"):
         dataclasses.replace(sequence.SequenceConfig(), **{field: (5, 0)})
+
+
+@pytest.mark.slow
+def test_runs_of_multi_task_sac_are_added_to_those_of_the_same_sizes(tmp_path, capsys):
+    path = tmp_path / "multi-task-sac.json"
+    sizes = "--speeds 0.5 1.0 --horizon 2 --updates 1 --evaluate-every 1 --streams 1 --gradient-steps 1 --batch-size 2"
+    for seed in ("0", "1"):
+        line = f"{sizes} --hidden 4 --networks heads --seeds {seed} --out {path}"
+        multi_task_sac.main(line.split())
+    record = json.loads(path.read_text())
+    assert [(run["network"], run["seed"], len(run["curve"])) for run in record["runs"]] == [
+        ("heads", 0, 2),
+        ("heads", 1, 2),
+    ]
+    last = [run["curve"][-1]["return"] for run in record["runs"]]
+    np.testing.assert_allclose(record["return_by_task"]["heads"], np.mean(last, axis=0))
+    assert record["return_standing_still"] == [-1.0, -2.0]
+    with pytest.raises(ValueError, match="which was measured with other sizes"):
+        multi_task_sac.main(f"{sizes} --hidden 5 --networks heads --seeds 0 --out {path}".split())
 
 
 # what compiles for long: tests/devices/test_devices.py and tests/experiment/test_survival.py have the same in small

@@ -56,6 +56,20 @@ VARIANTS = {
         ),
     ),
     "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2, normalize_observations=True)),
+    "multi-task-sac": (
+        "multi-task",
+        jm.MultiTaskConfig(
+            network="heads",
+            surgery="pcgrad",
+            visits=2,
+            streams=2,
+            hidden=(8,),
+            outer_loop="sac",
+            sac=outer.SoftActorCriticConfig(
+                gradient_steps=3, batch_size=4, reward_scale=1.0, temperature=None, replay_capacity=40
+            ),
+        ),
+    ),
     "maml-vpg": ("maml", jm.MAMLConfig(**STEPS, outer_loop="vpg")),
     "pearl-recurrent": (
         "pearl",

@@ -247,7 +247,7 @@ def _check_processes(options: Options) -> None:
 def _check_start(options: Any, config: runs.RunConfig) -> None:
     """Refuses to start from a run that does not exist, has no checkpoint, or has another algorithm."""
     folder = options.start_from
-    if config.algo in registry.OFF_POLICY:
+    if registry.is_off_policy(config.algo, config.algo_config):
         raise UsageError(
             f"--start-from is {folder}, but {config.algo} also needs its replay buffer and target networks, which are"
             " not copied; continue that run with --resume"

@@ -160,6 +160,7 @@ def placement(state: TrainState, mesh: Mesh, leading: int = 0) -> TrainState:
       state: arrays or shapes.
       leading: axes before the sharded one, such as one of seeds.
     """
-    spread = NamedSharding(mesh, P(*[None] * leading, AXIS))
+    # on one device, programs return P(): an equal sharding that is written otherwise would compile a second time
+    spread = NamedSharding(mesh, P(*[None] * leading, AXIS) if mesh.size > 1 else P())
     shared = jax.tree.map(lambda leaf: everywhere(mesh), state.replace(source=()))
     return shared.replace(source=jax.tree.map(lambda leaf: spread, state.source))

@@ -192,7 +192,12 @@ def is_installed(extra: str) -> bool:
 
 
 OFF_POLICY = frozenset({"pearl", "sac"})
-"""Algorithms that learn from a replay and from critics that follow slowly, neither of which is a parameter."""
+"""Algorithms that always learn from a replay buffer and from target critics, neither of which is a parameter."""
+
+
+def is_off_policy(name: str, config: Any) -> bool:
+    """Whether an algorithm with this config learns from a replay buffer and from target critics."""
+    return name in OFF_POLICY or getattr(config, "outer_loop", None) == "sac"
 
 
 WITH_TASK_ID = frozenset({"multi-task"})

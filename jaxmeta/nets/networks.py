@@ -111,6 +111,17 @@ class _FeedForward(nn.Module):
         return Output(dist=dist, value=nn.Dense(1, kernel_init=nn.initializers.zeros)(features)[0])
 
 
+def one_per_task(module: Any, num_tasks: int) -> Any:
+    """Returns a linen module that applies K modules to the same input: params and outputs have an axis [K] in front."""
+    return nn.vmap(
+        module,
+        in_axes=None,  # pyright: ignore[reportArgumentType]
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        axis_size=num_tasks,
+    )
+
+
 class _MultiHead(nn.Module):
     spec: Spec
     num_tasks: int
@@ -123,21 +134,12 @@ class _MultiHead(nn.Module):
     def __call__(self, inputs: Input) -> Output:
         obs = inputs.obs.reshape(-1)
         obs, code = obs[: -self.num_tasks], obs[-self.num_tasks :]
-
-        def per_task(module: Any) -> Any:
-            return nn.vmap(
-                module,
-                in_axes=None,  # pyright: ignore[reportArgumentType]
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                axis_size=self.num_tasks,
-            )
-
+        action_heads, value_heads = (one_per_task(module, self.num_tasks) for module in (_ActionHead, nn.Dense))
         features = MLP(self.hidden, self.activation, math.sqrt(2.0), name="trunk_policy")(obs)
-        head = per_task(_ActionHead)(self.spec.action, self.init_log_std, self.action_scale, name=f"{HEADS}_policy")
+        head = action_heads(self.spec.action, self.init_log_std, self.action_scale, name=f"{HEADS}_policy")
         dist = jax.tree.map(lambda leaf: jnp.tensordot(code, leaf, 1), head(features))
         features = MLP(self.hidden, self.activation, math.sqrt(2.0), name="trunk_value")(obs)
-        values = per_task(nn.Dense)(1, kernel_init=nn.initializers.zeros, name=f"{HEADS}_value")(features)
+        values = value_heads(1, kernel_init=nn.initializers.zeros, name=f"{HEADS}_value")(features)
         return Output(dist=dist, value=code @ values[:, 0])
 
 
@@ -230,6 +232,16 @@ def multi_head(
     Raises:
       ValueError: if the observation is too short to end with the task ID, or a dict has no such part.
     """
+    check_task_id(spec, num_tasks, task_id)
+
+    def make(spec: Spec) -> Network:
+        return _memoryless(_MultiHead(spec, num_tasks, tuple(hidden), activation, init_log_std, action_scale), spec)
+
+    return encoded(make, spec, task_id)
+
+
+def check_task_id(spec: Spec, num_tasks: int, task_id: str = "task_id") -> None:
+    """Raises a ValueError if an observation has no room for the one-hot ID of K tasks, see `multi_head`."""
     if spec.is_plain:
         long_enough = math.prod(spec.observation) > num_tasks
     else:
@@ -239,11 +251,6 @@ def multi_head(
             f"tasks.observation is {spec.observation}; a multi-head network needs the one-hot ID of {num_tasks} tasks"
             f" at its end, or as {task_id!r} in a dict (try jm.tasks.with_task_id)"
         )
-
-    def make(spec: Spec) -> Network:
-        return _memoryless(_MultiHead(spec, num_tasks, tuple(hidden), activation, init_log_std, action_scale), spec)
-
-    return encoded(make, spec, task_id)
 
 
 def scale_value(network: Network, scale: float) -> Network:

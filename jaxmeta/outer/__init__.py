@@ -18,11 +18,12 @@ from jaxmeta.outer.loss import (
 )
 from jaxmeta.outer.meta_update import Batch, Draw, Improve, Sampler, Seen, Source, meta_update
 from jaxmeta.outer.normalisation import with_scaled_rewards, with_statistics
+from jaxmeta.outer.off_policy import Visits, off_policy
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
 from jaxmeta.outer.samplers import every, revisit, uniform
-from jaxmeta.outer.soft_actor_critic import EvidenceConfig, OffPolicyConfig, Visits, off_policy
+from jaxmeta.outer.soft_actor_critic import EvidenceConfig, OffPolicyConfig, SoftActorCriticConfig
 from jaxmeta.outer.sources import Ring, examples, fresh, replay
 from jaxmeta.outer.supervised import SupervisedConfig, adapted, after_batches, few_rows, follow_query, query_loss
 from jaxmeta.outer.trust_region import RegionConfig, TrustRegionConfig, TrustRegionCriticConfig, trust_region
@@ -53,6 +54,7 @@ __all__ = [
     "Ring",
     "Sampler",
     "Seen",
+    "SoftActorCriticConfig",
     "Source",
     "SupervisedConfig",
     "TrustRegionConfig",

@@ -7,7 +7,7 @@ tasks, while gradient surgery can compare the gradients of all tasks.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -122,7 +122,13 @@ def per_task(loss: Loss, params: Params, batch: Batch, piece: int | None) -> tup
     return value, gradient, metrics
 
 
-def combined(rule: Rule, *, shared: paths.Names | None = None, num_tasks: int | None = None) -> Aggregate:
+def combined(
+    rule: Rule,
+    *,
+    shared: paths.Names | None = None,
+    num_tasks: int | None = None,
+    parts: Mapping[str, paths.Names] | None = None,
+) -> Aggregate:
     """Sums the tasks' gradients with weights that depend on their Gram matrix alone, as in gradient surgery.
 
     Each gradient is multiplied by the task's weight first, and the sum is divided by the mean weight. So this equals
@@ -138,12 +144,15 @@ def combined(rule: Rule, *, shared: paths.Names | None = None, num_tasks: int | 
         default all. The gradients of the others are averaged.
       num_tasks: K, if a batch has several visits of every task: visits of one task are neighbours in the batch,
         [K, visits], and their gradients are averaged first. By default every entry of the batch is a task.
+      parts: groups of params, such as actor and critics, each with a Gram matrix of its own, by name; the gradients of
+        params in none of them are averaged. By default all params are one group.
 
     Returns:
-      The aggregate. Its metrics are those of the loss and of `surgery.relations`.
+      The aggregate. Its metrics are those of the loss and of `surgery.relations`; with parts, they end with the name of
+      the part, such as `conflicts/actor`.
 
     Raises:
-      ValueError: at the first update, if `num_tasks` does not divide the batch or no param is shared.
+      ValueError: at the first update, if `num_tasks` does not divide the batch or no param is shared or in a part.
     """
 
     def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
@@ -155,21 +164,40 @@ def combined(rule: Rule, *, shared: paths.Names | None = None, num_tasks: int | 
         share = member * batch.weight / jnp.maximum(count, 1.0)[:, None]
         by_task = jax.tree.map(lambda leaf: devices.task_sum(jnp.tensordot(share, leaf, 1)), gradient)
 
-        is_shared = jax.tree.map(lambda _: True, params) if shared is None else paths.named(params, shared)
-        present = total > 0
-        gram = _gram([leaf for leaf, kept in zip(*map(jax.tree.leaves, (by_task, is_shared)), strict=True) if kept])
-        weights = _weights(rule, gram, _common_key(batch.keys), present)
+        present, names = total > 0, list(parts or {"": ()})
+        group = _groups(params, shared, parts)  # index of the part of each leaf, -1 if its gradients are averaged
+        grams = [
+            _gram([leaf for leaf, own in zip(*map(jax.tree.leaves, (by_task, group)), strict=True) if own == index])
+            for index in range(len(names))
+        ]
+        key = _common_key(batch.keys)
+        weights = [_weights(rule, gram, key, present) for gram in grams]
         equal = present / jnp.maximum(jnp.sum(present), 1)
         direction = jax.tree.map(
-            lambda leaf, kept: jnp.tensordot(weights if kept else equal, leaf, 1), by_task, is_shared
+            lambda leaf, own: jnp.tensordot(equal if own < 0 else weights[own], leaf, 1), by_task, group
         )
         direction = _per_weight(direction, equal @ (total / jnp.maximum(count, 1.0)))
         means = jax.tree.map(lambda leaf: jnp.mean(leaf * batch.weight), (value, metrics))
         means, mean_weight = devices.task_mean((means, jnp.mean(batch.weight)))
         value, metrics = _per_weight(means, mean_weight)
-        return Gradient(value, direction, metrics | relations(gram, present), batch.weight)
+        for name, gram in zip(names, grams, strict=True):
+            metrics |= {f"{kind}/{name}".rstrip("/"): told for kind, told in relations(gram, present).items()}
+        return Gradient(value, direction, metrics, batch.weight)
 
     return aggregate
+
+
+def _groups(params: Params, shared: paths.Names | None, parts: Mapping[str, paths.Names] | None) -> Any:
+    """Returns the index of the part that each leaf of the params is in, -1 if it is in none or not shared."""
+    is_shared = jax.tree.map(lambda _: True, params) if shared is None else paths.named(params, shared)
+    if parts is None:
+        return jax.tree.map(lambda kept: 0 if kept else -1, is_shared)
+    members = [paths.named(params, names) for names in parts.values()]
+    group = jax.tree.map(lambda kept, *within: within.index(True) if kept and any(within) else -1, is_shared, *members)
+    empty = [name for index, name in enumerate(parts) if index not in jax.tree.leaves(group)]
+    if empty:
+        raise ValueError(f"the tasks share no param in part {empty[0]!r}")
+    return group
 
 
 def _members(here: int, num_tasks: int | None) -> Array:

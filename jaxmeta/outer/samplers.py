@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmeta import devices
 from jaxmeta.outer.meta_update import Draw, Sampler
-from jaxmeta.tasks.base import TaskFamily
+from jaxmeta.tasks.base import TaskFamily, kinds_of
 from jaxmeta.types import Array, Key, Metrics, Params, Task, Trial
 
 
@@ -37,8 +38,11 @@ def every(family: TaskFamily, visits: int = 1) -> Sampler:
     the last round, averaged over streams and visits, and the lowest of them, `return/worst`. A task all of whose visits
     were non-finite keeps its last return, at first 0.
 
+    If there are many tasks of K kinds, see `tasks.numbered`, then all of this is per kind, and every visit is to a task
+    of the kind drawn uniformly.
+
     Args:
-      family: its `train_tasks` are the K tasks; the source must collect trials.
+      family: its `train_tasks` are the tasks; the source must collect trials.
 
     Raises:
       ValueError: if the family has no finite set of training tasks, or an update does not have K `visits` tasks.
@@ -46,13 +50,22 @@ def every(family: TaskFamily, visits: int = 1) -> Sampler:
     known = family.train_tasks
     if known is None:
         raise ValueError("outer.every needs a family with a finite set of training tasks (try jm.tasks.numbered)")
-    size = jax.tree.leaves(known)[0].shape[0]
+    kind = kinds_of(known)
+    counts = np.bincount(kind)
+    size, widest = len(counts), int(counts.max())
+    # [K, M']: the tasks of each kind, repeated where there are fewer than the most
+    members = np.stack([np.resize(np.flatnonzero(kind == one), widest) for one in range(size)])
 
     def sample(state: Array, params: Params, keys: Key) -> tuple[Array, Draw]:
         if len(keys) != size * visits:
             raise ValueError(f"num_tasks is {len(keys)}; {visits} visits of {size} tasks need {size * visits}")
         slot = jnp.repeat(jnp.arange(size), visits)
-        return state, Draw(jax.tree.map(lambda leaf: leaf[slot], known), slot, jnp.ones(len(keys)))
+        if widest == 1:
+            place = jnp.zeros_like(slot)
+        else:
+            place = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, jnp.asarray(counts)[slot])
+        chosen = jnp.asarray(members)[slot, place]
+        return state, Draw(jax.tree.map(lambda leaf: leaf[chosen], known), slot, jnp.ones(len(keys)))
 
     def score(trial: Trial) -> Array:
         return trial.rounds.reward[-1].sum(0).mean()

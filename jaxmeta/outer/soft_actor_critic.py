@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -21,21 +20,20 @@ from flax import struct
 
 from jaxmeta import devices
 from jaxmeta.config import checks
-from jaxmeta.core.learner import Info, Learner, MetaLearner
 from jaxmeta.nets import EvidenceEncoder, SoftActorCritic, SoftActorCriticParams, SquashedGaussian
-from jaxmeta.outer.descend import Minibatches, after, descend, optimiser
-from jaxmeta.outer.meta_update import Batch, Improve, meta_update
+from jaxmeta.outer.aggregates import Aggregate, mean
+from jaxmeta.outer.descend import Minibatches, descend, optimiser
+from jaxmeta.outer.meta_update import Batch, Improve
 from jaxmeta.outer.regularise import RegularisationConfig
-from jaxmeta.outer.samplers import revisit
-from jaxmeta.outer.sources import Ring, fresh, replay
+from jaxmeta.outer.sources import Ring
 from jaxmeta.rl import replay as rings
 from jaxmeta.rl.replay import TaskRings, Transition
 from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Array, Key, Metrics, Plan, Spec, Task, Trial
+from jaxmeta.types import Array, Key, Metrics, Spec, Task, Trial
 
 
 @dataclasses.dataclass(frozen=True)
-class OffPolicyConfig:
+class SoftActorCriticConfig:
     """Soft actor-critic with twin critics and target networks."""
 
     learning_rate: float = 3e-4
@@ -44,8 +42,6 @@ class OffPolicyConfig:
     """Updates, warm-up included, over which the learning rate is annealed linearly to zero; None keeps it."""
     gradient_steps: int = 500
     """Gradient steps per update."""
-    meta_batch: int = 16
-    """Training tasks per gradient step, at most the number of training tasks."""
     batch_size: int = 256
     """Transitions per task and gradient step."""
     discount: float = 0.99
@@ -56,12 +52,6 @@ class OffPolicyConfig:
     """Factor of rewards in the critics' targets only."""
     temperature: float | None = 1.0
     """Entropy coefficient, in scaled rewards per nat; None learns it, with target entropy -|A|."""
-    kl_weight: float = 0.1
-    """Weight of KL(belief || prior), summed over the tasks of a meta-batch and the dimensions of z; PEARL only.
-
-    It trades off against the critics' squared error, which grows with the square of `reward_scale`. If the metric
-    `kl_from_prior` stays near 0, z carries no information about the task. If it far exceeds the logarithm of the number
-    of training tasks, z memorises them, and samples from the prior match none of them."""
     replay_capacity: int = 20_000
     """Capacity of the replay buffer of each training task, in transitions."""
     warmup_passes: int = 1
@@ -72,10 +62,35 @@ class OffPolicyConfig:
     def __post_init__(self):
         checks.finite(self)
         checks.positive(self, "learning_rate", "reward_scale", "temperature", "target_rate")
-        checks.at_least_one(self, "gradient_steps", "meta_batch", "batch_size", "replay_capacity", "warmup_passes")
+        checks.at_least_one(self, "gradient_steps", "batch_size", "replay_capacity", "warmup_passes")
         checks.at_least_one(self, "anneal_over")
-        checks.not_negative(self, "kl_weight")
         checks.fraction(self, "discount", "target_rate")
+
+    def check_capacity(self, transitions: int, what: str) -> None:
+        """Raises a ValueError if a replay buffer is too small; `what` has so many transitions, for the message."""
+        if self.replay_capacity < transitions:
+            raise ValueError(
+                f"replay_capacity is {self.replay_capacity}; {what} on a task has {transitions} transitions"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class OffPolicyConfig(SoftActorCriticConfig):
+    """Soft actor-critic on a meta-batch of tasks per gradient step, with an encoder in PEARL."""
+
+    meta_batch: int = 16
+    """Training tasks per gradient step, at most the number of training tasks."""
+    kl_weight: float = 0.1
+    """Weight of KL(belief || prior), summed over the tasks of a meta-batch and the dimensions of z; PEARL only.
+
+    It trades off against the critics' squared error, which grows with the square of `reward_scale`. If the metric
+    `kl_from_prior` stays near 0, z carries no information about the task. If it far exceeds the logarithm of the number
+    of training tasks, z memorises them, and samples from the prior match none of them."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.at_least_one(self, "meta_batch")
+        checks.not_negative(self, "kl_weight")
 
 
 class SoftState(struct.PyTreeNode):
@@ -94,19 +109,8 @@ class Drawn(struct.PyTreeNode):
     """Input of the encoder, [n, D]."""
     valid: Array
     """1.0 where a row of `evidence_rows` is valid, [n]."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Visits:
-    """How an update collects experience."""
-
-    num_train_tasks: int
-    """Size of the set of training tasks, sampled from `family.sample` when training starts; ignored if the family has a
-    finite set of training tasks (`train_tasks`)."""
-    tasks_per_update: int
-    """Tasks per update, at most the number of training tasks."""
-    plan: Plan
-    """Layout of the trial on each of them."""
+    task: Array
+    """Index of the task among the training tasks, int32 scalar."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,33 +129,42 @@ class EvidenceConfig:
     """As in `inner.posterior_sampling`."""
 
 
-def soft_rings(
-    family: TaskFamily, config: OffPolicyConfig, evidence: EvidenceConfig, steps_per_round: int
-) -> dict[str, Ring]:
-    """Defines the replay buffers: `transitions` for actor and critics, `context` for the encoder's evidence."""
+def transition_ring(family: TaskFamily, capacity: int) -> Ring:
+    """Defines the replay buffer of actor and critics, for all transitions of the trials on a task."""
     layout = rings.transition_rows(family.env.spec)
 
     def all_rows(trials: Trial, tasks: Task) -> tuple[Array, Array]:
         rows = layout.pack(_transitions(trials.rounds, family, tasks))
         return _in_order(rows), _in_order(trials.rounds.valid)
 
+    return Ring(capacity, layout.width, all_rows)
+
+
+def context_ring(family: TaskFamily, evidence: EvidenceConfig, steps_per_round: int) -> Ring:
+    """Defines the replay buffer of the encoder's evidence."""
+    layout = rings.transition_rows(family.env.spec)
+
     def evidence_rows(trials: Trial, tasks: Task) -> tuple[Array, Array]:
         first = jax.tree.map(lambda leaf: leaf[:, : evidence.rounds], trials.rounds.replace(reset_key=()))
         return _in_order(layout.pack(rings.stored(first))), _in_order(first.valid)
 
-    return {
-        "transitions": Ring(config.replay_capacity, layout.width, all_rows),
-        "context": Ring(evidence.rounds * steps_per_round, layout.width, evidence_rows, latest=True),
-    }
+    return Ring(evidence.rounds * steps_per_round, layout.width, evidence_rows, latest=True)
 
 
-def drawn(spec: Spec, config: OffPolicyConfig, evidence: EvidenceConfig, ordered: bool, meta_batch: int, strata: int):
+def drawn(
+    spec: Spec,
+    config: SoftActorCriticConfig,
+    meta_batch: int,
+    strata: int,
+    evidence: EvidenceConfig = EvidenceConfig(),
+    ordered: bool = False,
+) -> Minibatches:
     """Samples minibatches from the replay buffers: some of the tasks, and a batch of transitions of each.
 
     Args:
-      ordered: whether the encoder depends on the order of transitions.
       meta_batch: tasks per gradient step.
       strata: groups of neighbouring tasks, with as many samples from each, so that devices have equal shares.
+      ordered: whether the encoder depends on the order of transitions.
     """
     layout, here = rings.transition_rows(spec), meta_batch // strata
 
@@ -162,7 +175,7 @@ def drawn(spec: Spec, config: OffPolicyConfig, evidence: EvidenceConfig, ordered
             jnp.arange(config.gradient_steps)
         )
 
-    def of_stratum(kept: dict[str, TaskRings], key: Key) -> Batch:
+    def of_stratum(kept: dict[str, TaskRings], first: Array, key: Key) -> Batch:
         task_key, batch_key, rows_key, step_key = jax.random.split(key, 4)
         # tasks with an empty buffer, after non-finite trials, are chosen last and have weight zero
         filled = kept["transitions"].size > 0
@@ -177,12 +190,15 @@ def drawn(spec: Spec, config: OffPolicyConfig, evidence: EvidenceConfig, ordered
         else:
             rows = rings.draw(kept["context"], some, rows_key, evidence.batch)
             rows, valid = rings.evidence_rows(layout.unpack(rows), evidence.use_next_obs), jnp.ones(rows.shape[:2])
-        return Batch(Drawn(batch, rows, valid), jax.random.split(step_key, here), filled[some].astype(jnp.float32))
+        data = Drawn(batch, rows, valid, first + some)
+        return Batch(data, jax.random.split(step_key, here), filled[some].astype(jnp.float32))
 
     def take(batch: Batch, keys: Key) -> Batch:
         _, kept = batch.data
         by_stratum = jax.tree.map(lambda leaf: leaf.reshape(len(keys), -1, *leaf.shape[1:]), kept)
-        some = jax.vmap(of_stratum)(by_stratum, keys)
+        size = by_stratum["transitions"].written.shape[1]
+        first = size * (len(keys) * devices.device_index() + jnp.arange(len(keys)))
+        some = jax.vmap(of_stratum)(by_stratum, first, keys)
         return jax.tree.map(lambda leaf: leaf.reshape(len(keys) * here, *leaf.shape[2:]), some)
 
     return Minibatches(deal, take)
@@ -191,25 +207,28 @@ def drawn(spec: Spec, config: OffPolicyConfig, evidence: EvidenceConfig, ordered
 def soft_actor_critic(
     networks: SoftActorCritic,
     encoder: EvidenceEncoder,
-    config: OffPolicyConfig,
+    config: SoftActorCriticConfig,
     minibatches: Minibatches,
-    meta_batch: int,
+    kl_weight: float = 0.0,
     warmup: int = 0,
+    aggregate: Aggregate = mean(),
 ) -> Improve:
     """Takes many gradient steps on replayed experience, on the sum of the losses of all networks.
 
     Args:
       minibatches: see `drawn`.
-      meta_batch: tasks per gradient step.
+      kl_weight: see `soft_loss`.
       warmup: updates before the first that learns.
+      aggregate: combines the gradients of the tasks of a gradient step.
     """
     adam = optimiser(
         config.learning_rate, config.anneal_over, config.gradient_steps, warmup, regularise=config.regularise
     )
-    loss = soft_loss(networks, encoder, meta_batch, config)
+    loss = soft_loss(networks, encoder, kl_weight, config)
     return descend(
         loss,
         with_targets(adam, config.target_rate),
+        aggregate,
         minibatches=minibatches,
         piece=_gradient_piece,
         bind=lambda _, state: functools.partial(loss, targets=state.target_critics),
@@ -238,13 +257,17 @@ def _gradient_piece(params: SoftActorCriticParams, data: Drawn) -> int | None:
 
 
 def soft_loss(
-    networks: SoftActorCritic, encoder: EvidenceEncoder, meta_batch: int, config: OffPolicyConfig
+    networks: SoftActorCritic, encoder: EvidenceEncoder, kl_weight: float, config: SoftActorCriticConfig
 ) -> Callable[..., tuple[Array, Metrics]]:
     """Builds the sum of all losses on one task, with `stop_gradient` so that each loss trains its own networks only.
 
     Actions are scaled to [-1, 1], so the entropy is at most |A| log 2. The critics' loss trains critics and encoder;
-    the losses of actor and temperature, and the targets, treat z as a constant. The KL term trains the encoder: it is
-    summed over a meta-batch, while all other losses are averaged.
+    the losses of actor and temperature, and the targets, treat z as a constant. The KL term trains the encoder. If each
+    task has a temperature, `params.log_temperature` [K], the loss on a task depends on its own only.
+
+    Args:
+      kl_weight: weight of the KL term. It is summed over a meta-batch, while all other losses are averaged, so this is
+        the weight per task times the number of tasks.
 
     Returns:
       (params, `Drawn`, key, targets=target critics) -> (scalar, metrics).
@@ -257,7 +280,9 @@ def soft_loss(
         belief = encoder.belief(params.encoder, encoder.add(params.encoder, encoder.start(), rows, valid))
         z = jnp.broadcast_to(belief.sample(z_key), (*batch.reward.shape, encoder.size))
         given = fixed(z)
-        temperature = jnp.exp(fixed(params.log_temperature))
+        shared = params.log_temperature
+        log_temperature = shared[one.task] if shared.ndim else shared
+        temperature = jnp.exp(fixed(log_temperature))
 
         def act(actor: Any, obs: Array, key: Key) -> tuple[Array, Array]:
             return SquashedGaussian(networks.actor(actor, obs, given)).sample_and_log_prob(key)
@@ -283,12 +308,12 @@ def soft_loss(
         }
         if encoder.size:
             divergence = belief.kl_from_prior()
-            total += config.kl_weight * meta_batch * divergence
+            total += kl_weight * divergence
             metrics["kl_from_prior"] = divergence
         if config.temperature is None:
             # an entropy above the target lowers the temperature
             wanted = -batch.action.shape[-1]
-            total += params.log_temperature * fixed(-jnp.mean(log_prob) - wanted)
+            total += log_temperature * fixed(-jnp.mean(log_prob) - wanted)
             metrics["temperature"] = temperature
         return total, metrics
 
@@ -312,57 +337,3 @@ def _transitions(rounds: Any, family: TaskFamily, tasks: Task) -> Transition:
 def _in_order(leaf: Array) -> Array:
     """Flattens rounds [M, R, T, E, ...] to one sequence per task, the streams in sequence: [M, R E T, ...]."""
     return jnp.swapaxes(leaf, 2, 3).reshape(leaf.shape[0], -1, *leaf.shape[4:])
-
-
-def off_policy(
-    networks: SoftActorCritic,
-    encoder: EvidenceEncoder,
-    collector: Learner,
-    family: TaskFamily,
-    visits: Visits,
-    config: OffPolicyConfig = OffPolicyConfig(),
-    evidence: EvidenceConfig = EvidenceConfig(),
-    evaluation: tuple[Learner, Plan] | None = None,
-) -> MetaLearner:
-    """Builds soft actor-critic with a replay buffer for each of a fixed set of training tasks.
-
-    An update collects trials on some training tasks, stores them, and takes many gradient steps on batches from all.
-
-    Args:
-      collector: the agent that collects; its params are `SoftActorCriticParams`.
-      evaluation: the learner to evaluate and its plan; by default the collector and its plan.
-
-    Raises:
-      ValueError: if a replay buffer is smaller than one trial.
-    """
-    known, plan = family.train_tasks, visits.plan
-    num_tasks = visits.num_train_tasks if known is None else jax.tree.leaves(known)[0].shape[0]
-    per_update, meta_batch = min(visits.tasks_per_update, num_tasks), min(config.meta_batch, num_tasks)
-    shared = math.gcd(num_tasks, per_update, meta_batch)
-    strata, round_size = devices.num_strata(shared), plan.streams * plan.episodes * family.env.spec.horizon
-    if config.replay_capacity < (plan.rounds + 1) * round_size:
-        raise ValueError(
-            f"replay_capacity is {config.replay_capacity}; one trial on a task has {(plan.rounds + 1) * round_size}"
-            " transitions"
-        )
-    warmup = -(-config.warmup_passes * num_tasks // per_update)
-    kinds = soft_rings(family, config, evidence, round_size)
-    if not encoder.size:
-        del kinds["context"]
-    minibatches = drawn(family.env.spec, config, evidence, encoder.ordered, meta_batch, strata)
-    learner, evaluated_by = evaluation or (collector, plan)
-
-    def init(key: Key) -> SoftActorCriticParams:
-        params = learner.init(key)
-        if config.temperature is None:
-            return params
-        return params.replace(log_temperature=jnp.log(jnp.float32(config.temperature)))
-
-    return meta_update(
-        learner._replace(init=init),
-        evaluated_by,
-        revisit(family, num_tasks, warmup, strata),
-        replay(fresh(collector, family, plan), kinds, num_tasks, by_task=True),
-        after(warmup, soft_actor_critic(networks, encoder, config, minibatches, meta_batch, warmup)),
-        Info(per_update, plan, spread=strata, warmup=warmup),
-    )

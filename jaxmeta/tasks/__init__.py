@@ -15,7 +15,7 @@ from jaxmeta.tasks.bandit import (
     dependent_bandit,
     gaussian_bandit,
 )
-from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, reveal, strong
+from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, kinds_of, reveal, strong
 from jaxmeta.tasks.classic_control import (
     Acrobot,
     AcrobotConfig,
@@ -160,6 +160,7 @@ __all__ = [
     "gaussian_bandit",
     "glyphs",
     "grid_navigation",
+    "kinds_of",
     "maze",
     "mountain_car",
     "navigation",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmeta.types import Array, EnvState, Key, Spec, Step, Task
 
@@ -109,6 +110,20 @@ def among(tasks: Task) -> Callable[[Key], Task]:
         return jax.tree.map(lambda leaf: leaf[index], tasks)
 
     return sample
+
+
+def kinds_of(tasks: Task) -> np.ndarray:
+    """Returns the kind of each of M tasks, int32 [M] from 0 to K - 1, in the order of the kinds.
+
+    Tasks say their kind by an attribute `kind`, integers [M], as those of `several` do; else each is its own kind.
+
+    Args:
+      tasks: leaves are [M, ...].
+    """
+    kind = getattr(tasks, "kind", None)
+    if kind is None or not jnp.issubdtype(jnp.result_type(kind), jnp.integer):
+        return np.arange(jax.tree.leaves(tasks)[0].shape[0], dtype=np.int32)
+    return np.unique(np.asarray(kind), return_inverse=True)[1].astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)

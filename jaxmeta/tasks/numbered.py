@@ -1,4 +1,4 @@
-"""Families of K numbered tasks, and environments whose observation says which of them it is."""
+"""Families whose tasks are numbered by their kind, and environments whose observation has that number, the task ID."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
-from jaxmeta.tasks.base import Env, Revealed, TaskFamily, among, reveal
+from jaxmeta.tasks.base import Env, Revealed, TaskFamily, among, kinds_of, reveal
 from jaxmeta.types import Array, EnvState, Key, Spec, Step, Task
 
 TASK_ID = "task_id"
@@ -17,12 +18,17 @@ TASK_ID = "task_id"
 
 
 class NumberedTask(struct.PyTreeNode):
-    """One of K tasks."""
+    """A task of one of K kinds; usually, each task is a kind of its own."""
 
     task: Task
     """The task of the original family."""
     index: Array
-    """Its number, from 0 to K - 1, int32 scalar."""
+    """The number of its kind, from 0 to K - 1, int32 scalar."""
+
+    @property
+    def kind(self) -> Array:
+        """Returns `index`."""
+        return self.index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +48,26 @@ class Numbered:
         return self.env.step(key, state, action, task.task)
 
 
-def numbered(family: TaskFamily, tasks: Task | None = None) -> TaskFamily:
-    """Restricts a family to exactly K tasks, which are encoded by their number, one-hot.
+def numbered(family: TaskFamily, tasks: Task | None = None, kinds: Any = None) -> TaskFamily:
+    """Restricts a family to a finite set of tasks, which are encoded by their number, one-hot.
 
         goals = jm.tasks.PointTask(goal=jnp.array([[0.5, 0.0], [-0.5, 0.0]]))
         both = jm.tasks.numbered(jm.tasks.navigation(), goals)
 
-    Training and held-out tasks are the same K tasks: `sample` and `sample_test` draw among them.
+    Training and held-out tasks are the same: `sample` and `sample_test` draw among all of them. Each task has a number
+    of its own, unless there are many tasks of few kinds. Then the number is that of the kind, so that multi-task agents
+    have one task ID, head and temperature per kind. The tasks of `several` and of Meta-World's MT10 and MT50 say their
+    kind; others can be grouped by `kinds`:
+
+        left_or_right = jm.tasks.numbered(jm.tasks.navigation(), goals, kinds=[0, 0, 1, 1])
 
     Args:
-      tasks: the tasks of the family, leaves [K, ...]; by default its finite set of training tasks, `train_tasks`.
+      tasks: the tasks of the family, leaves [M, ...]; by default its finite set of training tasks, `train_tasks`.
+      kinds: the kind of every task, integers [M] from 0 to K - 1; by default see `kinds_of`.
 
     Raises:
-      ValueError: if no tasks are given and the family has no finite set, or the leaves differ in K.
+      ValueError: if no tasks are given and the family has no finite set, the leaves differ in M, or the kinds are not
+        the numbers from 0 to K - 1 or not as many as the tasks.
     """
     known = family.train_tasks if tasks is None else tasks
     if known is None:
@@ -64,9 +77,11 @@ def numbered(family: TaskFamily, tasks: Task | None = None) -> TaskFamily:
         )
     sizes = {leaf.shape[0] if getattr(leaf, "shape", ()) else 0 for leaf in jax.tree.leaves(known)}
     if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"numbered: the leaves of tasks have first axes of {sorted(sizes)}; all need the same, [K]")
-    size, dense = sizes.pop(), family.dense_reward
-    every = NumberedTask(known, jnp.arange(size))
+        raise ValueError(f"numbered: the leaves of tasks have first axes of {sorted(sizes)}; all need the same, [M]")
+    index, dense = _kinds(known, sizes.pop(), kinds), family.dense_reward
+    size = int(index.max()) + 1
+    with jax.ensure_compile_time_eval():
+        every = NumberedTask(known, jnp.asarray(index))
     return family._replace(
         env=Numbered(family.env),
         sample=among(every),
@@ -77,8 +92,21 @@ def numbered(family: TaskFamily, tasks: Task | None = None) -> TaskFamily:
     )
 
 
+def _kinds(tasks: Task, num_tasks: int, kinds: Any) -> np.ndarray:
+    """Returns the kind of every task, int32 [M]."""
+    if kinds is None:
+        return kinds_of(tasks)
+    given = np.asarray(kinds)
+    if given.shape != (num_tasks,):
+        raise ValueError(f"numbered: kinds is of shape {given.shape}; {num_tasks} tasks need one of ({num_tasks},)")
+    present = np.unique(given)
+    if not np.array_equal(present, np.arange(len(present))):
+        raise ValueError(f"numbered: kinds are {present.tolist()}; they must be all the integers from 0 to K - 1")
+    return given.astype(np.int32)
+
+
 def with_task_id(family: TaskFamily) -> TaskFamily:
-    """Numbers the training tasks of a family and adds the one-hot task ID to the observation.
+    """Numbers the training tasks of a family, see `numbered`, and adds the one-hot task ID to the observation.
 
     Multi-task agents act in the result; `jm.multi_task` applies it itself, and it changes nothing the second time. What
     the observation contains of the task already, as after `reveal`, stays there.

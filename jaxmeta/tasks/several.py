@@ -23,7 +23,7 @@ class SeveralTask(struct.PyTreeNode):
     """A task of one of K kinds."""
 
     kind: Array
-    """Index of the family, int32 scalar."""
+    """Index of the family, int32 scalar; `numbered` gives all tasks of one kind the same number."""
     parts: tuple[Task, ...]
     """A task of every family; the one at `kind` counts."""
 

@@ -136,3 +136,16 @@ def test_one_agent_balances_cart_poles_and_swings_acrobots_up(network):
     config = jm.MultiTaskConfig(network=network, visits=8, streams=8, ppo=ppo)
     returns = returns_by_task(tasks.with_task_id(tasks.classic_control()), config, 40, deterministic=True)
     assert (returns >= [190.0, -100.0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["conditioned", "heads"])
+def test_soft_actor_critic_reaches_six_opposed_goals(network):
+    sac = outer.SoftActorCriticConfig(
+        learning_rate=3e-3, gradient_steps=100, batch_size=32, reward_scale=1.0, temperature=None, replay_capacity=4000
+    )
+    config = jm.MultiTaskConfig(
+        network=network, visits=1, streams=4, hidden=(32, 32), action_scale=0.1, outer_loop="sac", sac=sac
+    )
+    returns = returns_by_task(opposed_goals(), config, 60, deterministic=True, num_seeds=2)
+    assert (returns.min(1) >= -1.2).all() and returns.mean() >= -0.95

@@ -315,6 +315,8 @@ BAD_INPUT = {
     "train maml navigation --out {new} --start-from {new}": "--start-from: ",
     "train rl2 bandit --out {new} --start-from {run}": "ALGO is rl2, but the run in --start-from",
     "train pearl navigation --out {new} --start-from {run}": "continue that run with --resume",
+    "train multi-task half-cheetah-dir --out {new} --algo.outer-loop sac --start-from {run}": "continue that run with",
+    "train multi-task classic-control --out {new} --algo.outer-loop sac": "soft actor-critic needs continuous actions",
     "train rl2 bandit --out {new} --start-from {rl2}": "--num-seeds is 1, but the run in --start-from",
     "train rl2 bandit --out {new} --start-from {rl2} --num-seeds 2": "use a run with the same network",
     "evaluate": "needs the folder",
@@ -350,6 +352,9 @@ def test_off_policy_algorithms_are_registered_as_such():
     fields = {name: [type(value) for value in vars(config).values()] for name, config in tiny.ALGOS.items()}
     with_critics = {name for name, kinds in fields.items() if outer.OffPolicyConfig in kinds}
     assert with_critics == registry.OFF_POLICY
+    off_policy = {name for name, config in tiny.ALGOS.items() if registry.is_off_policy(name, config)}
+    assert off_policy == registry.OFF_POLICY
+    assert registry.is_off_policy("multi-task", tiny.VARIANTS["multi-task-sac"][1])
 
 
 CALLBACK = "INTERNAL: CpuCallback error calling callback: Traceback (most recent call last):\n  ...\nOSError: no robot"

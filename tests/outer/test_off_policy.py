@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import sys
 
 import chex
 import jax
@@ -63,12 +64,13 @@ def problem(num_tasks=TASKS):
 
 def terms(config, num_tasks=TASKS, networks=None, meta_batch=None):
     """Returns a function (params, targets, ...) -> the total loss and its named parts."""
-    loss = soft_loss(networks or networks_of(), ENCODER, meta_batch or num_tasks, config)
+    loss = soft_loss(networks or networks_of(), ENCODER, config.kl_weight * (meta_batch or num_tasks), config)
 
     def run(params, targets, *data):
         keys = jax.random.split(KEY, len(data[0].reward))
+        some = Drawn(*data, jnp.arange(len(keys)))
         total, metrics = jax.tree.map(
-            jnp.mean, jax.vmap(functools.partial(loss, targets=targets), (None, 0, 0))(params, Drawn(*data), keys)
+            jnp.mean, jax.vmap(functools.partial(loss, targets=targets), (None, 0, 0))(params, some, keys)
         )
         return metrics | {"total": total}
 
@@ -201,8 +203,9 @@ def test_the_divergence_is_summed_over_the_tasks_of_a_meta_batch():
 
 
 def gradient(params, targets, data, keys, weight, piece=None):
-    loss = functools.partial(soft_loss(networks_of(), ENCODER, 4, LEARNED), targets=targets)
-    return outer.mean()(loss, params, outer.Batch(Drawn(*data), keys, weight), piece).gradient
+    loss = functools.partial(soft_loss(networks_of(), ENCODER, 4 * LEARNED.kl_weight, LEARNED), targets=targets)
+    batch = outer.Batch(Drawn(*data, jnp.arange(len(keys))), keys, weight)
+    return outer.mean()(loss, params, batch, piece).gradient
 
 
 def test_a_step_does_not_depend_on_the_gradient_chunk():
@@ -283,7 +286,7 @@ def updating(meta):
 
 def steps_on(source, sac, evidence, ordered=False, strata=2):
     """What the gradient steps of an update would learn from, leaves [steps, tasks, ...]."""
-    minibatches = drawn(Diary().spec, sac, evidence, ordered, sac.meta_batch, strata)
+    minibatches = drawn(Diary().spec, sac, sac.meta_batch, strata, evidence, ordered)
     batch = outer.Batch(((), source), jax.random.split(KEY, strata), jnp.ones(strata))
     return jax.vmap(lambda taken: minibatches.take(batch, taken))(minibatches.deal(batch))
 
@@ -422,23 +425,24 @@ def test_a_recurrent_encoder_receives_the_first_steps_of_a_visit_in_order(histor
 def test_config_fields_reach_the_gradient_step(encoder, vary, monkeypatch):
     seen, told = {}, {}
 
-    def note(spec, config, evidence, ordered, meta_batch, strata):
+    def note(spec, config, meta_batch, strata, evidence, ordered):
         seen.update(config=config, evidence=evidence, ordered=ordered, meta_batch=meta_batch)
         return outer.whole()
 
-    def note_loss(networks, encoder, meta_batch, config):
-        told.update(config=config, ordered=encoder.ordered, meta_batch=meta_batch)
-        return soft_loss(networks, encoder, meta_batch, config)
+    def note_loss(networks, encoder, kl_weight, config):
+        told.update(config=config, ordered=encoder.ordered, kl_weight=kl_weight)
+        return soft_loss(networks, encoder, kl_weight, config)
 
-    monkeypatch.setattr("jaxmeta.outer.soft_actor_critic.drawn", note)
+    monkeypatch.setattr(sys.modules["jaxmeta.outer.off_policy"], "drawn", note)
     monkeypatch.setattr("jaxmeta.outer.soft_actor_critic.soft_loss", note_loss)
     sac = dataclasses.replace(tiny.SAC, temperature=0.3, meta_batch=2)
     options = {"vary_context": vary, "posterior_context": True, "context_batch": 9, "use_next_obs": not vary}
     meta = diary_meta(encoder=encoder, sac=sac, **options)
     np.testing.assert_allclose(meta.init(KEY).params.log_temperature, np.log(0.3), rtol=1e-6)
-    expected = {"meta_batch": 2, "config": sac, "ordered": encoder == "recurrent"}
+    expected = {"config": sac, "ordered": encoder == "recurrent"}
     evidence = outer.EvidenceConfig(batch=9, rounds=2, first_ones=vary, use_next_obs=not vary)
-    assert seen == {**expected, "evidence": evidence} and told == expected
+    assert seen == expected | {"evidence": evidence, "meta_batch": 2}
+    assert told == expected | {"kl_weight": 2 * sac.kl_weight}
 
 
 def test_rounds_that_the_encoder_cannot_reach_are_refused():

@@ -260,6 +260,24 @@ def test_identical_tasks_give_the_mean_aggregate(name):
         np.testing.assert_allclose(a, LENGTH[name] * b, rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_each_part_is_combined_by_itself(num_devices):
+    """As if the other part did not exist; what is in no part gets the mean."""
+    # without the shift, the shortest vector of each part would be zero
+    gradients = {name: leaf + 2.0 for name, leaf in visited_gradients().items()}
+    gradients["alone"] = np.arange(6.0, dtype=np.float32)[:, None]
+    parts = {"a": ("trunk",), "b": lambda path: path == "head"}
+    found = aggregated(outer.combined(min_norm, parts=parts), gradients, np.ones(6, np.float32), num_devices)
+    _, gradient, metrics = found
+    for part, name in (("a", "trunk"), ("b", "head")):
+        np.testing.assert_allclose(gradient[name], direction("min_norm", gradients[name]), rtol=1e-4, atol=1e-6)
+        norms = np.linalg.norm(gradients[name], axis=1)
+        np.testing.assert_allclose(metrics[f"grad_norm_ratio/{part}"], norms.max() / norms.min(), rtol=1e-4)
+    np.testing.assert_allclose(gradient["alone"], [2.5], rtol=1e-6)
+    together = direction("min_norm", np.concatenate([gradients["trunk"], gradients["head"]], axis=1))
+    assert not np.allclose(together[:3], gradient["trunk"], atol=1e-2)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_rules_hold_the_contract_of_aggregates(name):
     jm.testing.check_aggregate(outer.combined(RULES[name], shared=("kernel",)))
@@ -283,6 +301,8 @@ def test_the_random_order_is_that_of_the_first_key():
         ({"num_tasks": 0}, "^num_tasks is 0; it must divide the batch, which has 6 tasks$"),
         ({"shared": ("body",)}, "^no param has 'body' in its path; there are head, trunk$"),
         ({"shared": lambda path: False}, "^no param satisfies the predicate of its path; there are head, trunk$"),
+        ({"parts": {"actor": ("body",)}}, "^no param has 'body' in its path; there are head, trunk$"),
+        ({"shared": ("trunk",), "parts": {"all": ("head",)}}, "^the tasks share no param in part 'all'$"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(options, message):

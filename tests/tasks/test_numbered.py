@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmeta import outer, tasks, testing
+from jaxmeta.tasks.adapters import metaworld
 from jaxmeta.tasks.brax import viewer
 from tests import tiny
 
@@ -91,6 +92,46 @@ def test_several_finite_families_have_the_union_of_their_tasks():
     assert tasks.several(cars, tasks.cart_pole()).train_tasks is None
 
 
+def test_tasks_of_one_kind_have_one_id():
+    cars = tasks.finite(tasks.mountain_car(), 3, 1, KEY)
+    poles = tasks.finite(tasks.cart_pole(), 2, 1, KEY)
+    family = tasks.with_task_id(tasks.several(cars, poles))
+    np.testing.assert_array_equal(family.train_tasks.index, [0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(family.train_tasks.task.kind, family.train_tasks.index)
+    _, obs = family.env.reset(KEY, jax.tree.map(lambda leaf: leaf[4], family.train_tasks))
+    np.testing.assert_array_equal(obs["task_id"], [0, 1])
+    testing.check_env(family)
+    own = tasks.numbered(tasks.several(cars, poles), kinds=np.arange(5))
+    np.testing.assert_array_equal(jax.vmap(own.encode)(own.train_tasks), np.eye(5))
+
+
+def test_goals_of_visible_environments_of_metaworld_are_of_one_kind():
+    index = jnp.arange(2 * metaworld.GOALS)
+    np.testing.assert_array_equal(tasks.kinds_of(metaworld.VisibleTask(index)), np.repeat([0, 1], metaworld.GOALS))
+    np.testing.assert_array_equal(tasks.kinds_of(metaworld.MetaWorldTask(index)), index)
+
+
+def test_kinds_are_renumbered_without_gaps():
+    task = tasks.SeveralTask(jnp.array([5, 2, 5, 9]), ())
+    np.testing.assert_array_equal(tasks.kinds_of(task), [1, 0, 1, 2])
+
+
+def test_every_kind_is_visited_with_a_task_drawn_among_its_own():
+    goals = tasks.PointTask(goal=jnp.arange(5.0)[:, None] * jnp.ones(2))
+    family = tasks.numbered(tiny.family(), goals, kinds=[1, 0, 1, 1, 0])
+    sampler = outer.every(family, visits=3)
+    testing.check_sampler(sampler, family, num_tasks=6)
+    draw = jax.jit(jax.vmap(lambda key: sampler.sample(sampler.init(KEY), (), jax.random.split(key, 6))[1]))
+    found = draw(jax.random.split(KEY, 200))
+    np.testing.assert_array_equal(found.slot, np.tile([0, 0, 0, 1, 1, 1], (200, 1)))
+    np.testing.assert_array_equal(found.tasks.index, found.slot)
+    goal = np.asarray(found.tasks.task.goal)[..., 0]
+    assert set(goal[:, :3].ravel()) == {1.0, 4.0} and set(goal[:, 3:].ravel()) == {0.0, 2.0, 3.0}
+    # uniformly, and independently of each other: up to 4 standard errors
+    np.testing.assert_allclose([np.mean(goal[:, 3:] == one) for one in (0, 2, 3)], 1 / 3, atol=0.08)
+    np.testing.assert_allclose(np.mean(goal[:, 0] == goal[:, 1]), 1 / 2, atol=0.15)
+
+
 def test_classic_control_with_standard_physics_has_one_task_of_each_kind():
     np.testing.assert_array_equal(tasks.classic_control().train_tasks.kind, [0, 1])
     assert tasks.classic_control(tasks.ClassicControlConfig(vary=True)).train_tasks is None
@@ -102,6 +143,8 @@ def test_classic_control_with_standard_physics_has_one_task_of_each_kind():
         (lambda: tasks.numbered(tiny.family()), r"tasks.train_tasks is None: .* finite set \(try jm.finite"),
         (lambda: tasks.with_task_id(tiny.family()), "tasks.train_tasks is None"),
         (lambda: tasks.numbered(tiny.family(), tasks.PointTask(goal=jnp.zeros((0, 2)))), r"first axes of \[0\]"),
+        (lambda: tasks.numbered(tiny.family(), GOALS, [0, 1]), r"kinds is of shape \(2,\); 3 tasks need one of \(3,\)"),
+        (lambda: tasks.numbered(tiny.family(), GOALS, [0, 2, 2]), r"kinds are \[0, 2\]; they must be all the integers"),
         (lambda: outer.every(tiny.family()), "outer.every needs a family with a finite set of training tasks"),
     ],
 )

@@ -1,13 +1,12 @@
-"""Multi-task PPO on a finite set of tasks, with shared or separate heads and with gradient surgery."""
+"""Multi-task PPO and SAC on a finite set of tasks, with shared or separate heads and with gradient surgery."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
 
-import jax
-
 from jaxmeta import inner, nets, outer, rl, tasks
+from jaxmeta.algos.multitask.off_policy import PARTS, off_policy
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import MetaLearner
@@ -15,10 +14,15 @@ from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.numbered import TASK_ID
 from jaxmeta.types import Plan, Spec
 
+ONLY_PPO = ("activation", "init_log_std", "discount", "trace", "normalize_observations", "scale_rewards")
+
 
 @dataclasses.dataclass(frozen=True)
 class MultiTaskConfig:
-    """Multi-task PPO: one agent for a finite set of tasks, which observes the task ID and visits all in every update.
+    """One agent for a finite set of tasks, which observes the task ID and visits all in every update, by PPO or SAC.
+
+    SAC has a temperature and a replay buffer per task, as the multi-task SAC of Meta-World (Yu et al., 2020,
+    arXiv:1910.10897).
 
     Gradient surgery changes how the gradients of the tasks are combined: PCGrad (Yu et al., 2020, arXiv:2001.06782),
     CAGrad (Liu et al., 2021, arXiv:2110.14048), or the element of minimal norm in their convex hull (MGDA: Désidéri,
@@ -27,10 +31,10 @@ class MultiTaskConfig:
 
     network: Literal["conditioned", "heads"] = "conditioned"
     """`conditioned`: one network whose input has the one-hot task ID. `heads`: hidden layers shared by all tasks, which
-    do not read the task ID, and output layers of policy and value for each task."""
+    do not read the task ID, and output layers for each task, of policy and value or of actor and critics."""
     surgery: Literal["mean", "pcgrad", "cagrad", "min-norm"] = "mean"
     """How the gradients of the tasks are combined, for the params that all tasks share. Those of a head get the mean,
-    as they have a gradient from their own task only."""
+    as they have a gradient from their own task only. With SAC, actor and critics are combined each by itself."""
     c: float = 0.5
     """CAGrad's c: distance of the update from the mean gradient, relative to the norm of the mean gradient."""
     visits: int = 4
@@ -38,27 +42,34 @@ class MultiTaskConfig:
     streams: int = 8
     """Episodes per trial, run in parallel."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers, of the policy and of the values."""
+    """Widths of the hidden layers, of each network."""
+    action_scale: float | None = None
+    """Scale of the actions of a PPO policy, by default 1; the largest absolute action of SAC's actor, by default the
+    action limit of the environment."""
     activation: Literal["tanh", "relu", "swish"] = "tanh"
-    """Nonlinearity of both."""
+    """Nonlinearity of PPO's networks; SAC's is relu."""
     init_log_std: float = 0.0
-    """Log standard deviation of a continuous policy at the start."""
-    action_scale: float = 1.0
-    """Scale of the policy's actions, for environments whose actions are much smaller or larger than 1."""
+    """Log standard deviation of a continuous PPO policy at the start."""
     discount: float = 0.99
-    """γ, within an episode."""
+    """γ of PPO, within an episode; SAC's is `sac.discount`."""
     trace: float = 0.95
-    """λ of generalised advantage estimation."""
+    """λ of generalised advantage estimation, for PPO."""
     normalize_observations: bool = False
-    """Whether observations are normalised by running statistics, which are common to all tasks; the task ID
-    is not."""
+    """Whether PPO's observations are normalised by running statistics, which are common to all tasks; the task ID is
+    not."""
     scale_rewards: bool = False
-    """Whether the optimiser's rewards are divided by the running standard deviation of discounted returns. Rewards that
-    the policy is conditioned on, and reported returns, are not."""
+    """Whether PPO's rewards are divided by the running standard deviation of discounted returns. Rewards that the
+    policy is conditioned on, and reported returns, are not."""
+    outer_loop: Literal["ppo", "sac"] = "ppo"
+    """Optimiser: on fresh trials, or on replayed ones; SAC needs continuous actions."""
     ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(
         learning_rate=2e-3, epochs=4, minibatches=4, value_weight=0.5, entropy_weight=0.005
     )
-    """The optimiser. A minibatch has equally many trials on every task, so `minibatches` must divide `visits`."""
+    """Used with `outer_loop` ppo. A minibatch has equally many trials on every task, so `minibatches` must divide
+    `visits`."""
+    sac: outer.SoftActorCriticConfig = outer.SoftActorCriticConfig(temperature=None, reward_scale=1.0)
+    """Used with `outer_loop` sac. The replay buffer is that of one task, and a batch has `batch_size` transitions of
+    every task."""
 
     def __post_init__(self):
         checks.finite(self)
@@ -67,16 +78,25 @@ class MultiTaskConfig:
         checks.not_negative(self, "c")
         checks.fraction(self, "discount", "trace")
         checks.widths(self, "hidden")
-        if self.visits % self.ppo.minibatches:
+        if self.outer_loop == "sac":
+            self._check_without_ppo()
+        elif self.visits % self.ppo.minibatches:
             raise ValueError(
                 f"minibatches is {self.ppo.minibatches}; it must divide visits, which is {self.visits}, so that every"
                 " gradient step has all tasks"
             )
 
+    def _check_without_ppo(self) -> None:
+        """Refuses fields that SAC would ignore."""
+        for field in dataclasses.fields(self):
+            if field.name in ONLY_PPO and (value := getattr(self, field.name)) != field.default:
+                own = " (with sac it is sac.discount)" if field.name == "discount" else ""
+                raise ValueError(f"{field.name} is {value!r}; it needs outer_loop ppo{own}")
+
 
 @recipe
 def multi_task(family: TaskFamily, config: MultiTaskConfig = MultiTaskConfig()) -> MetaLearner:
-    """Builds multi-task PPO on the training tasks of a family, which must be finitely many.
+    """Builds multi-task PPO or SAC on the training tasks of a family, which must be finitely many.
 
     The agent acts in `jm.tasks.with_task_id(family)`, whose observation ends with the one-hot task ID:
 
@@ -85,19 +105,27 @@ def multi_task(family: TaskFamily, config: MultiTaskConfig = MultiTaskConfig()) 
         state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), num_updates=40)
         report = jm.evaluate(meta.learner, state.params, family.env, family.train_tasks, key, meta.plan)
 
+    Tasks of one kind count as one task, see `jm.tasks.numbered`. SAC's agent is evaluated by the mode of its actor.
+
     On `jm.tasks.reveal(family)`, or with `--reveal`, the observation has the family's encoding of the task as well,
     which a shared trunk reads.
 
     Raises:
-      ValueError: if the family has no finite set of training tasks, or one task only and there is gradient surgery.
+      ValueError: if the family has no finite set of training tasks, or one task only and there is gradient surgery, or
+        actions are not continuous and the outer loop is SAC.
     """
     family = tasks.with_task_id(family)
-    size = jax.tree.leaves(family.train_tasks)[0].shape[0]
+    size = int(tasks.kinds_of(family.train_tasks).max()) + 1
     if config.surgery != "mean" and size == 1:
         raise ValueError(f"surgery is {config.surgery!r}, but the family has 1 task; it needs at least 2 (try 'mean')")
+    aggregate = _aggregate(size, config)
+    if config.outer_loop == "sac":
+        heads = size if config.network == "heads" else None
+        networks = nets.soft_actor_critic(family.env.spec, 0, config.hidden, config.action_scale, heads)
+        return off_policy(networks, family, config.visits, config.streams, config.sac, aggregate)
     policy, plan = inner.policy(_network(family.env.spec, size, config)), Plan(streams=config.streams)
     advantage = rl.value_baseline(config.discount, config.trace)
-    improve = outer.policy_gradient(policy, advantage, config.ppo, aggregate=_aggregate(size, config))
+    improve = outer.policy_gradient(policy, advantage, config.ppo, aggregate=aggregate)
     if config.scale_rewards:
         improve = outer.with_scaled_rewards(improve, config.discount)
     learner = policy
@@ -116,7 +144,7 @@ def multi_task(family: TaskFamily, config: MultiTaskConfig = MultiTaskConfig()) 
 
 
 def _network(spec: Spec, num_tasks: int, config: MultiTaskConfig) -> nets.Network:
-    shape = (config.hidden, config.activation, config.init_log_std, config.action_scale)
+    shape = (config.hidden, config.activation, config.init_log_std, config.action_scale or 1.0)
     if config.network == "heads":
         return nets.multi_head(spec, num_tasks, *shape)
     return nets.actor_critic(spec, *shape, value=True)
@@ -133,6 +161,8 @@ def _aggregate(num_tasks: int, config: MultiTaskConfig) -> outer.Aggregate:
             rule = outer.surgery.cagrad(config.c)
         case "min-norm":
             rule = outer.surgery.min_norm
+    if config.outer_loop == "sac":  # a gradient step has one entry per task
+        return outer.combined(rule, shared=_is_shared, parts=PARTS)
     return outer.combined(rule, shared=_is_shared, num_tasks=num_tasks)
 
 

@@ -63,6 +63,15 @@ class MetaWorldTask(struct.PyTreeNode):
     """Into the training tasks, followed by the held-out ones, int32 scalar; `index // 50` is the environment."""
 
 
+class VisibleTask(MetaWorldTask):
+    """A task of MT10 or MT50. As the goal is observed, all goals of an environment are one kind, see `numbered`."""
+
+    @property
+    def kind(self) -> Array:
+        """Returns the environment, int32."""
+        return self.index // GOALS
+
+
 class _Simulator:
     """One environment of Meta-World as a `host.Simulator`."""
 
@@ -113,7 +122,7 @@ def metaworld(config: MetaWorldConfig = MetaWorldConfig()) -> TaskFamily:
     table = np.concatenate([np.eye(len(names))[[names.index(task.env_name) for task in tasks]], codes], axis=1)
 
     spec = Spec((39 + len(names) * visible,), Continuous(4), config.horizon, config.end_on_success, success=True)
-    training = MetaWorldTask(jnp.arange(train))
+    training = (VisibleTask if visible else MetaWorldTask)(jnp.arange(train))
     return TaskFamily(
         HostEnv(spec, simulators),
         among(training),
