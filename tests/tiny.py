@@ -10,6 +10,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import outer, tasks
+from jaxmeta.algos.imitation import student
 from jaxmeta.experiment import registry
 from jaxmeta.tasks.adapters import extras
 
@@ -22,12 +23,19 @@ SAC = outer.OffPolicyConfig(gradient_steps=3, meta_batch=2, batch_size=4, replay
 VAE = outer.VariationalConfig(steps=2, batch_size=4, capacity=8)
 SMALL_BELIEF = {"hidden": (8,), "latent": 2, "encoder_hidden": 8, "decoder_hidden": (8,), "vae": VAE}
 NORMALISED = {"normalize_observations": True, "scale_rewards": True}
+STUDENT = student.StudentConfig(recurrent=student.RecurrentConfig(hidden=8))
+FEW_STEPS = outer.ImitationConfig(steps=2)
 STEPS = {"num_tasks": 2, "streams": 3, "hidden": (8,)}
 ALGOS = {
     "anil": jm.ANILConfig(**STEPS, trpo=TRPO),
     "cavia": jm.CAVIAConfig(**STEPS, context=2, trpo=TRPO),
+    "clone": jm.CloneConfig(num_tasks=4, episodes=3, student=STUDENT),
+    "dagger": jm.DAggerConfig(num_tasks=4, episodes=3, student=STUDENT, imitation=FEW_STEPS, kept_rounds=2),
+    "distill": jm.DistillConfig(num_tasks=4, episodes=3, student=STUDENT),
+    "dpt": jm.DPTConfig(num_tasks=4, episodes=3, student=STUDENT),
     "e-maml": jm.EMAMLConfig(**STEPS, trpo=TRPO),
     "fomaml": jm.FOMAMLConfig(**STEPS, trpo=TRPO),
+    "gatekeeper": jm.GatekeeperConfig(num_tasks=4, episodes=3, student=STUDENT, streams=3, best=2, imitation=FEW_STEPS),
     "imaml": jm.IMAMLConfig(**STEPS, trpo=TRPO),
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),

@@ -56,7 +56,8 @@ def _checked(build: Callable[..., MetaLearner], supervised: type | None) -> Call
         config = given.get("config", right())
         _check_config(build.__name__, family, config, right, (*by_kind.values(),))
         contracts.check_forms(family)
-        return build(family, config)
+        rest = {name: value for name, value in given.items() if name not in ("family", "config")}
+        return build(family, config, **rest)
 
     return checked
 

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, render, reproduce, list. One module per command.
+"""The command line: train, evaluate, collect, plot, render, reproduce, list. One module per command.
 
 A command is imported when it is called, so that help texts need not wait for JAX.
 """
@@ -17,6 +17,7 @@ import jaxmeta as jm
 COMMANDS = {
     "train": "jaxmeta.cli.train",
     "evaluate": "jaxmeta.cli.evaluate",
+    "collect": "jaxmeta.cli.collect",
     "plot": "jaxmeta.cli.plot",
     "render": "jaxmeta.cli.render",
     "reproduce": "jaxmeta.cli.reproduce",
@@ -28,6 +29,7 @@ Meta-reinforcement learning in JAX.
 
   train ALGO TASKS --out DIR    meta-train an agent; writes a run folder
   evaluate DIR                  adapt the agent to held-out tasks and report its returns
+  collect EXPERT TASKS --out FILE  store demonstrations of a planner or of a run, to learn from
   plot DIR                      draw the learning curve and the adaptation curve
   render DIR                    draw a trial of the agent: its path, its prediction, or a Brax body in motion
   reproduce NAME                train the agents of a published table; print our numbers next to the published ones
@@ -99,6 +101,7 @@ def _device_error(text: str, command: str) -> str:
     # an error of a simulator on the host is a traceback; after any other, pages may follow: a dump of all buffers
     first = lines[-1 if "error calling callback" in lines[0] else 0][:300]
     flags = {"train": "--algo.num-tasks, --algo.streams or --algo.hidden", "evaluate": "--num-tasks or --streams"}
+    flags["collect"] = flags["evaluate"]
     return f"{first}; reduce {flags[command]}" if "RESOURCE_EXHAUSTED" in first and command in flags else first
 
 

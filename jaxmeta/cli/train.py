@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,10 @@ from jaxmeta.experiment import loading, registry, runs
 
 if TYPE_CHECKING:
     from jaxmeta.cli.training import Training
+
+
+PATHS = ("start_from", "demonstrations", "expert")
+"""Options that name a file or a folder, and fields of `RunConfig`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,11 @@ class Options:
     start_from: parsing.Folder = None
     """Start from the parameters of another run, such as one on shorter trials, instead of random ones. That run must
     have the same algorithm, network and `--num-seeds`. Flags of the initialisation have no effect."""
+    demonstrations: parsing.File = None
+    """Learn from demonstrations that `jaxmeta collect` has written: with clone and distill."""
+    expert: parsing.Folder = None
+    """Imitate the agent of another run, such as one with `--reveal`: with clone, dagger, distill and dpt. By default
+    these imitate the planner or the learning algorithm that jaxmeta has for the tasks."""
     devices: int | None = None
     """Number of devices; on a CPU, of cores. By default the largest that divides the tasks of an update. With
     `--distributed`, devices per process."""
@@ -102,7 +112,7 @@ def start(options: Options, config: runs.RunConfig) -> Training:
     training.check_devices(options, meta)
     if config.start_from is not None and not options.resume:
         loading.start_form(config, meta)
-    return training.Training(options, config, family, meta)
+    return training.Training(options, config, family, meta, loading.training_data(config, family))
 
 
 def configure(argv: list[str]) -> tuple[Any, runs.RunConfig]:
@@ -125,7 +135,10 @@ def check(options: Options, config: runs.RunConfig) -> runs.RunConfig:
         check_updates(options.out, options.updates)
     elif options.start_from is not None:
         _check_start(options, config)
-        return runs.with_start(config)
+        config = runs.with_start(config)
+    if not options.resume:
+        _check_sources(config)
+        config = runs.with_sources(config)
     return config
 
 
@@ -151,6 +164,8 @@ def new_run(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         options.updates,
         options.reveal,
         start_from=None if options.start_from is None else str(options.start_from),
+        demonstrations=None if options.demonstrations is None else str(options.demonstrations),
+        expert=None if options.expert is None else str(options.expert),
     )
     if registry.is_own(tasks):
         runs.check_storable(config)
@@ -177,13 +192,13 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
         num_seeds=stored.num_seeds,
         updates=stored.updates,
         reveal=stored.reveal,
-        start_from=None if stored.start_from is None else Path(stored.start_from),
+        **{name: None if (path := getattr(stored, name)) is None else Path(path) for name in PATHS},
     )
     options = parsing.parse(kind, flags, _prog(algo, tasks), before)
     _check_processes(options)
-    if options.start_from is not None:
-        options = dataclasses.replace(options, start_from=options.start_from.resolve())
-    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", "start_from"):
+    there = {name: path.resolve() for name in PATHS if (path := getattr(options, name)) is not None}
+    options = dataclasses.replace(options, **there)
+    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", *PATHS):
         if differs := codec.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
             _must_agree("--" + name.replace("_", "-"), given, then, folder)
@@ -192,25 +207,37 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
 
 def _kind(algo: str, tasks: str, flags: list[str]) -> type:
     """Makes the dataclass of all flags of `train` for an algorithm and a task family."""
+    import_own(tasks, Options, flags, _prog(algo, tasks))
+    find = {"algo": lambda: registry.find_algo(algo, tasks), "tasks": lambda: registry.find_tasks(tasks)}
+    return with_configs(Options, find, f"Meta-trains {algo} on {tasks}.")
+
+
+def import_own(tasks: str, kind: Any, flags: list[str], prog: str) -> None:
+    """Configures JAX before the module of a user's family is imported, which may run JAX."""
     if registry.is_own(tasks):
-        # importing the user's module may run JAX, so JAX is configured first
-        known = parsing.parse(Options, flags, _prog(algo, tasks), ignore_unknown=True)
-        startup.start_jax(known.cache, known.devices)
-        if not known.distributed:
+        known = parsing.parse(kind, flags, prog, ignore_unknown=True)
+        startup.start_jax(known.cache, getattr(known, "devices", None))
+        if not getattr(known, "distributed", False):
             startup.find_devices()
+
+
+def with_configs(kind: Any, find: dict[str, Callable[[], Any]], about: str) -> type:
+    """Adds the configs of algorithms or task families to a dataclass of flags.
+
+    Args:
+      find: by name of the field, a function that looks the registered entry up.
+      about: docstring of the result, for the help text.
+    """
     fields = []
-    for field, find in (
-        ("algo", lambda: registry.find_algo(algo, tasks)),
-        ("tasks", lambda: registry.find_tasks(tasks)),
-    ):
+    for field, look_up in find.items():
         try:
-            _, config = find().load()
+            _, config = look_up().load()
         except KeyError as error:
             raise UsageError(error.args[0]) from None
         fields.append((field, config, dataclasses.field(default_factory=config)))
-    kind = dataclasses.make_dataclass("Train", fields, bases=(Options,), frozen=True)
-    kind.__doc__ = f"Meta-trains {algo} on {tasks}."
-    return kind
+    made = dataclasses.make_dataclass(kind.__module__.rpartition(".")[2].title(), fields, bases=(kind,), frozen=True)
+    made.__doc__ = about
+    return made
 
 
 def _prog(algo: str, tasks: str) -> str:
@@ -261,6 +288,17 @@ def _check_start(options: Any, config: runs.RunConfig) -> None:
     for name, there, here in (("ALGO", start.algo, config.algo), ("--num-seeds", start.num_seeds, config.num_seeds)):
         if there != here:
             raise UsageError(f"{name} is {here}, but the run in --start-from {folder} has {there}; they must agree")
+
+
+def _check_sources(config: runs.RunConfig) -> None:
+    """Refuses demonstrations and experts for algorithms that do not learn from them, and both at once."""
+    known = {"demonstrations": registry.FROM_DEMONSTRATIONS, "expert": registry.FROM_EXPERT}
+    for name, algos in known.items():
+        if getattr(config, name) is not None and config.algo not in algos:
+            takes = ", ".join(sorted(algos))
+            raise UsageError(f"--{name} is {getattr(config, name)}, but {config.algo} does not use it; {takes} do")
+    if config.demonstrations is not None and config.expert is not None:
+        raise UsageError(f"--expert is {config.expert}, but --demonstrations says what to imitate; leave one out")
 
 
 def _check_wandb(project: str | None) -> None:

@@ -51,8 +51,9 @@ def execution(options: train.Options) -> devices.Execution:
 class Training:
     """One call of `jaxmeta train`, after its arguments are parsed."""
 
-    def __init__(self, options: train.Options, config: runs.RunConfig, family: Any, meta: Any):
+    def __init__(self, options: train.Options, config: runs.RunConfig, family: Any, meta: Any, data: Any = ()):
         assert options.out is not None
+        self.data = data
         self.options, self.config, self.family, self.meta, self.folder = options, config, family, meta, options.out
         self.origin, self.done = provenance.origin(), 0
         self.state: Any = None
@@ -181,6 +182,7 @@ class Training:
                     chunk=self.options.chunk,
                     num_seeds=runs.seed_axis(self.config),
                     callbacks=[*loggers, saver],
+                    data=self.data,
                     execution=self.execution,
                 )
             except survival.Stopped as stopped:
@@ -219,6 +221,9 @@ class Training:
             print(f"           the first {self.meta.info.warmup} updates only collect experience")
         if config.start is not None:
             print(f"           starts from the parameters of {config.start_from} at update {config.start['update']}")
+        for name in ("demonstrations", "expert"):
+            if (source := getattr(config, name)) is not None:
+                print(f"           imitates {name} {source} ({(config.sources or {}).get(name)})")
         seeds = f"seed {config.seed}" + (f", {config.num_seeds} runs in parallel" if config.num_seeds > 1 else "")
         print(f"run        {self.folder}, updates {self.done} to {config.updates}, {seeds}", flush=True)
 

@@ -176,6 +176,79 @@ def start_form(config: RunConfig, meta, execution: Any = None) -> Any:
     return forms[1]
 
 
+def expert(path: str | Path, family: Any, update: int | None = None) -> Any:
+    """Loads the agent of a run as an expert for students on a family.
+
+    If the run was trained with `--reveal`, the expert observes the task and the student does not.
+
+    Args:
+      family: as the student observes it.
+
+    Returns:
+      A `jm.outer.Expert`.
+
+    Raises:
+      RunError: if the run cannot be read, or was trained on tasks with other observations or actions.
+    """
+    from jaxmeta import outer
+    from jaxmeta.tasks import reveal
+    from jaxmeta.tasks.base import Revealed
+
+    run = load(path, update)
+    hidden = isinstance(run.family.env, Revealed) and not isinstance(family.env, Revealed)
+    there, here = run.family.env.spec, (reveal(family) if hidden else family).env.spec
+    if there != here:
+        raise RunError(
+            f"expert is {path}, which observes {there.observation} and has {there.action}; here it would observe"
+            f" {here.observation} and have {here.action}: imitate a run on the same tasks"
+        )
+    if hidden:
+        return outer.informed(family, run.learner, run.first_params)
+    return outer.Expert(run.learner, run.first_params)
+
+
+def expert_or_missing(config: RunConfig, family: Any) -> Any:
+    """Loads `config.expert`; if that is impossible, returns an expert that raises the RunError when it is used.
+
+    A trained student can be evaluated without its expert.
+    """
+    from jaxmeta import outer
+    from jaxmeta.core.learner import Learner
+
+    assert config.expert is not None
+    try:
+        return expert(config.expert, family, (config.sources or {}).get("expert"))
+    except RunError as error:
+        message = str(error)
+
+    def missing(*arguments: Any) -> Any:
+        raise RunError(message)
+
+    return outer.Expert(Learner(missing, missing, missing, missing, missing, missing), ())
+
+
+def training_data(config: RunConfig, family: Any) -> Any:
+    """Reads what a run trains on, and checks that nothing has changed since it started; `()` for a run without data.
+
+    Raises:
+      RunError: if the demonstrations or the expert cannot be read or have changed.
+    """
+    from jaxmeta.core.demonstrations import Demonstrations, DemonstrationsError, checksum
+
+    sources = config.sources or {}
+    if config.expert is not None:
+        expert(config.expert, family, sources.get("expert"))
+    if config.demonstrations is None:
+        return ()
+    try:
+        found = checksum(config.demonstrations)
+        if sources.get("demonstrations", found) != found:
+            raise RunError(f"demonstrations {config.demonstrations} are not those that this run began with")
+        return Demonstrations.load(config.demonstrations, family.env.spec)
+    except DemonstrationsError as error:
+        raise RunError(f"demonstrations: {error}") from None
+
+
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of all leaves by their path, such as `params/layer/kernel`."""
     import jax

@@ -107,8 +107,13 @@ class Algo(NamedTuple):
 ALGORITHMS = {
     "anil": Algo("jaxmeta.algos.gradient.anil", "anil", "ANILConfig", "FewShotANILConfig"),
     "cavia": Algo("jaxmeta.algos.gradient.cavia", "cavia", "CAVIAConfig", "FewShotCAVIAConfig"),
+    "clone": Algo("jaxmeta.algos.imitation.clone", "clone", "CloneConfig"),
+    "dagger": Algo("jaxmeta.algos.imitation.dagger", "dagger", "DAggerConfig"),
+    "distill": Algo("jaxmeta.algos.imitation.distill", "distill", "DistillConfig"),
+    "dpt": Algo("jaxmeta.algos.imitation.dpt", "dpt", "DPTConfig"),
     "e-maml": Algo("jaxmeta.algos.gradient.e_maml", "e_maml", "EMAMLConfig"),
     "fomaml": Algo("jaxmeta.algos.gradient.fomaml", "fomaml", "FOMAMLConfig", "FewShotFOMAMLConfig"),
+    "gatekeeper": Algo("jaxmeta.algos.imitation.gatekeeper", "gatekeeper", "GatekeeperConfig"),
     "imaml": Algo("jaxmeta.algos.gradient.imaml", "imaml", "IMAMLConfig", "FewShotIMAMLConfig"),
     "l2rl": Algo("jaxmeta.algos.memory.l2rl", "l2rl", "L2RLConfig"),
     "learned-optimizer": Algo(
@@ -202,6 +207,14 @@ def is_off_policy(name: str, config: Any) -> bool:
 
 WITH_TASK_ID = frozenset({"multi-task"})
 """Algorithms that need a finite set of training tasks, and whose agents observe the ID of the task."""
+
+
+FROM_DEMONSTRATIONS = frozenset({"clone", "distill"})
+"""Algorithms that can learn from stored demonstrations."""
+
+
+FROM_EXPERT = frozenset({"clone", "dagger", "distill", "dpt"})
+"""Algorithms that can learn from an expert, such as a trained run."""
 
 
 def is_own(tasks: str) -> bool:

@@ -58,6 +58,12 @@ class RunConfig:
     """Folder of the run whose parameters this run starts from; None for random parameters."""
     start: dict[str, Any] | None = None
     """The state of that run at the start of this one: `update`, and `config`, its configuration."""
+    demonstrations: str | None = None
+    """File of demonstrations that this run learns from; None for none."""
+    expert: str | None = None
+    """Folder of the run that this run imitates; None for the algorithm's default."""
+    sources: dict[str, Any] | None = None
+    """What both were at the start of this run: the SHA-256 of `demonstrations`, and the update of `expert`."""
     # from `provenance.origin`; None if it was not recorded
     device: str | None = None
     platform: str | None = None
@@ -75,8 +81,13 @@ class RunConfig:
         """
         make_algo, _ = _load("algo", lambda: registry.find_algo(self.algo, self.tasks))
         family = self.build_family()
+        parts = {}
+        if self.expert is not None:
+            from jaxmeta.experiment import loading
+
+            parts["expert"] = loading.expert_or_missing(self, family)
         with named("algo", self.algo_config):
-            return family, make_algo(family, self.algo_config)
+            return family, make_algo(family, self.algo_config, **parts)
 
     def build_family(self) -> Any:
         """Returns the task family, as the agent observes it; raises a RunError as `build` does."""
@@ -142,6 +153,35 @@ def with_start(config: RunConfig) -> RunConfig:
     folder = Path(config.start_from).resolve()
     start = {"update": last_checkpoint(folder), "config": encode(read_config(folder), "")}
     return dataclasses.replace(config, start_from=str(folder), start=start)
+
+
+def with_sources(config: RunConfig) -> RunConfig:
+    """Records the checksum of `config.demonstrations` and the current update of `config.expert` in `sources`.
+
+    Raises:
+      RunError: if the file is damaged, or the folder holds no run with a checkpoint.
+    """
+    changes: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
+    if config.demonstrations is not None:
+        from jaxmeta.core import demonstrations
+
+        file = Path(config.demonstrations).resolve()
+        try:
+            sources["demonstrations"] = demonstrations.checksum(file)
+        except demonstrations.DemonstrationsError as error:
+            raise RunError(f"demonstrations: {error}") from None
+        changes["demonstrations"] = str(file)
+    if config.expert is not None:
+        folder = Path(config.expert).resolve()
+        try:
+            read_config(folder)
+        except RunError as error:
+            raise RunError(f"expert: {error}") from None
+        if (update := last_checkpoint(folder)) is None:
+            raise RunError(f"expert is {folder}, which has no checkpoint yet; train that run first")
+        changes["expert"], sources["expert"] = str(folder), update
+    return dataclasses.replace(config, **changes, sources=sources) if changes else config
 
 
 def seed_axis(config: RunConfig) -> int | None:

@@ -21,11 +21,14 @@ from jaxmeta.types import Array, Input, Key, Params
 __all__ = [
     "Belief",
     "bayes_optimal_value",
+    "best_arm_probability",
     "epsilon_greedy",
     "gittins",
     "gittins_index",
     "greedy",
     "optimistic_thompson",
+    "oracle",
+    "probability_matching",
     "random",
     "thompson",
     "ucb1",
@@ -59,6 +62,60 @@ class Belief(struct.PyTreeNode):
             failures=self.failures + pulled * (1.0 - inputs.prev_reward),
             key=self.key,
         )
+
+
+def best_arm_probability(successes: Array, failures: Array, num_nodes: int = 128) -> Array:
+    """Computes the posterior probability that each arm is the best, for uniform priors.
+
+    Thompson sampling pulls each arm with this probability. It is the integral of the density of an arm times the
+    distribution functions of the others. All are polynomials, integrated by Gauss-Legendre quadrature. So it is exact,
+    up to rounding, if no arm was pulled more than `num_nodes` - 2 times and all together at most 2 `num_nodes` - A
+    times, and very close far beyond.
+
+    Args:
+      successes: number of pulls with reward 1, [A].
+      failures: number of pulls with reward 0, [A].
+
+    Returns:
+      [A]; it sums to 1.
+    """
+    rate, weight, below = (jnp.asarray(table, jnp.float32) for table in _quadrature(num_nodes))
+    log_density = successes[:, None] * jnp.log(rate) + failures[:, None] * jnp.log1p(-rate)
+    density = jnp.exp(log_density - log_density.max(1, keepdims=True))
+    density /= (density @ weight)[:, None]
+    log_lower = jnp.log(jnp.clip(density @ below.T, 1e-30, 1.0))
+    others = log_lower.sum(0) - log_lower
+    chance = (density * jnp.exp(others)) @ weight
+    return chance / chance.sum()
+
+
+@functools.lru_cache(maxsize=4)
+def _quadrature(num_nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns nodes [Q] and weights [Q] on [0, 1], and the matrix [Q, Q] of integrals from 0 up to each node."""
+    node, weight = np.polynomial.legendre.leggauss(num_nodes)
+    values = np.polynomial.legendre.legvander(node, num_nodes)  # P_k at each node, up to k = Q
+    k = np.arange(1, num_nodes)
+    # the integral of P_k from -1 is (P_{k + 1} - P_{k - 1}) / (2 k + 1), and node + 1 for k = 0
+    integrals = np.concatenate([(node + 1)[:, None], (values[:, 2:] - values[:, :-2]) / (2 * k + 1)], axis=1)
+    coefficients = (np.arange(num_nodes) + 0.5)[:, None] * values[:, :-1].T * weight
+    return (node + 1) / 2, weight / 2, integrals @ coefficients / 2
+
+
+def probability_matching(num_arms: int) -> Learner:
+    """Pulls each arm with the posterior probability that it is the best: Thompson sampling without its samples.
+
+    Its logits are the logarithms of these probabilities, what a decision-pretrained agent should predict.
+    """
+
+    def rule(params, belief, key):
+        return jnp.log(best_arm_probability(belief.successes, belief.failures) + 1e-12)
+
+    return _rule(num_arms, rule)
+
+
+def oracle(num_arms: int) -> Learner:
+    """Pulls the best arm, which it knows: for `jm.tasks.reveal(family)`."""
+    return reference(num_arms, lambda key: (), lambda params, carry, inputs: (carry, best(inputs.obs[1:])))
 
 
 def greedy(num_arms: int) -> Learner:

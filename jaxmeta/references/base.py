@@ -1,15 +1,17 @@
-"""The common parts of all references: learners without trained params, which return logits of discrete actions."""
+"""The common parts of all references, which are learners without trained params; and agents that act at random."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.nets.heads import head_for
-from jaxmeta.types import Array, Carry, Discrete, Input, Key, Output, Params
+from jaxmeta.nets.heads import Certain, Gaussian, head_for
+from jaxmeta.types import Action, Array, Carry, Continuous, Discrete, Input, Key, Output, Params
 
 # a negligible probability, but finite, so that entropies and KL divergences are finite
 NEVER = -1e9
@@ -44,6 +46,47 @@ def reference(
         adapt=lambda params, fast, experience, key: fast,
         head=head_for(Discrete(num_actions)),
     )
+
+
+def certain(action: Callable[[Input], Array]) -> Learner:
+    """Builds a learner without memory whose continuous action is a function of the input."""
+
+    def act(params, fast, carry, inputs):
+        return carry, Output(dist=action(inputs), value=jnp.zeros(()))
+
+    idle = reference(1, lambda key: (), lambda params, carry, inputs: (carry, jnp.zeros(1)))
+    return idle._replace(act=act, head=lambda output: Certain(output.dist))
+
+
+def undirected(action: Action) -> Learner:
+    """Samples actions without regard to anything: uniformly, or normally with the largest action as deviation."""
+
+    def act(params, fast, carry, inputs):
+        if isinstance(action, Continuous):
+            zero = action.example()
+            dist: Any = Gaussian(loc=zero, log_scale=zero + math.log(action.limit))
+        else:
+            dist = jnp.zeros(action.num if isinstance(action, Discrete) else sum(action.nums))
+        return carry, Output(dist=dist, value=jnp.zeros(()))
+
+    return random(1)._replace(act=act, head=head_for(action))
+
+
+def preferences(num_actions: int, levels: int = 11) -> Learner:
+    """Samples actions from a distribution that is drawn for each stream, as in DPT's bandits (arXiv:2306.14892).
+
+    It is (1 - w) p + w e, where p is Dirichlet(1, ..., 1), e puts all mass on a uniform action, and w is uniform on
+    `levels` values from 0 to 1. So contexts reach from uniform to a single action.
+    """
+
+    def reset(key):
+        weight_key, arm_key, share_key = jax.random.split(key, 3)
+        weights = jax.nn.softmax(-jax.random.gumbel(weight_key, (num_actions,)))
+        arm = jax.nn.one_hot(jax.random.randint(arm_key, (), 0, num_actions), num_actions)
+        share = jax.random.randint(share_key, (), 0, levels) / max(levels - 1, 1)
+        return jnp.maximum(jnp.log((1.0 - share) * weights + share * arm), NEVER)
+
+    return reference(num_actions, reset, lambda params, carry, inputs: (carry, carry))
 
 
 def random(num_actions: int) -> Learner:

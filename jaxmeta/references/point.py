@@ -8,12 +8,26 @@ the distance, so this policy is optimal.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxmeta.references.base import check_sizes
+from jaxmeta.core.learner import Learner
+from jaxmeta.references.base import certain, check_sizes
 from jaxmeta.tasks.navigation import MAX_MOVE
 
-__all__ = ["expected_return", "expected_sparse_return", "oracle_return", "shortest_distances", "sparse_oracle_return"]
+__all__ = [
+    "expected_return",
+    "expected_sparse_return",
+    "oracle",
+    "oracle_return",
+    "shortest_distances",
+    "sparse_oracle_return",
+]
+
+
+def oracle() -> Learner:
+    """Builds the optimal agent that knows the goal, for `jm.tasks.reveal(family)` of point robots and navigation."""
+    return certain(lambda inputs: jnp.clip(inputs.obs[2:] - inputs.obs[:2], -MAX_MOVE, MAX_MOVE))
 
 
 def shortest_distances(offset: np.ndarray, horizon: int = 20) -> np.ndarray:

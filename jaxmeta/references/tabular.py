@@ -25,6 +25,7 @@ __all__ = [
     "optimal_q",
     "optimal_value",
     "optimistic_psrl",
+    "oracle",
     "psrl",
     "random",
     "random_value",
@@ -54,6 +55,21 @@ def random_value(reward: Array, transition: Array, horizon: int, start: int = 0)
     """Computes the expected return of an episode under uniform actions; see `optimal_q` for the arguments."""
     reward, transition = reward.mean(1), transition.mean(1)
     return jax.lax.fori_loop(0, horizon, lambda _, value: reward + transition @ value, jnp.zeros_like(reward))[start]
+
+
+def oracle(num_states: int, num_actions: int, horizon: int) -> Learner:
+    """Builds the optimal agent that knows the MDP, by value iteration, for `jm.tasks.reveal(family)`."""
+    check_sizes(num_states=num_states, num_actions=num_actions, horizon=horizon)
+
+    def act(params, time: Array, inputs: Input):
+        time = jnp.where((inputs.first + inputs.prev_done) > 0, 0, time + 1)
+        state, tables = inputs.obs[:num_states], inputs.obs[num_states:]
+        reward, transition = jnp.split(tables, [num_states * num_actions])
+        reward = reward.reshape(num_states, num_actions)
+        q = optimal_q(reward, transition.reshape(num_states, num_actions, num_states), horizon)
+        return time, best(state @ q[time])
+
+    return reference(num_actions, lambda key: jnp.zeros((), jnp.int32), act)
 
 
 class Experience(struct.PyTreeNode):

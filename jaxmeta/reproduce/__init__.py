@@ -21,6 +21,7 @@ TABLES = {
     "estimators": "jaxmeta.reproduce.estimators",
     "sinusoid": "jaxmeta.reproduce.sinusoid",
     "glyphs": "jaxmeta.reproduce.glyphs",
+    "imitation": "jaxmeta.reproduce.imitation",
     "learned-optimizer": "jaxmeta.reproduce.learned_optimizer",
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
     "multi-task": "jaxmeta.reproduce.multi_task",

@@ -153,13 +153,14 @@ class Revealed:
 
     def reset(self, key: Key, task: Task) -> tuple[EnvState, Any]:
         state, obs = self.env.reset(key, task)
-        return state, self._with_task(obs, task)
+        return state, self.with_task(obs, task)
 
     def step(self, key: Key, state: EnvState, action: Array, task: Task) -> tuple[EnvState, Step]:
         state, step = self.env.step(key, state, action, task)
-        return state, step.replace(obs=self._with_task(step.obs, task))
+        return state, step.replace(obs=self.with_task(step.obs, task))
 
-    def _with_task(self, obs: Any, task: Task) -> Any:
+    def with_task(self, obs: Any, task: Task) -> Any:
+        """Returns an observation of the original environment with the encoded task."""
         if self.env.spec.is_plain:
             return jnp.concatenate([obs.reshape(-1), self.encode(task)])
         return (obs if isinstance(obs, dict) else {"obs": obs}) | {self.name: self.encode(task)}

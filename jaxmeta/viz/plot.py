@@ -42,17 +42,16 @@ def learning(records: list[dict[str, Any]], title: str):
     """Draws the returns before and after adaptation over the environment steps of meta-training.
 
     With several seeds a line is their mean and the band a 95 % t-interval over them. With a single seed it is a running
-    mean, the band is its 95 % t-interval over the updates in the window, and the raw values are faint. If the log has
-    success rates, that of the last episode is drawn on a second axis. The return of every task is dotted, if logged.
+    mean, the band is its 95 % t-interval over the updates in the window, and raw values are faint. If logged, success
+    rates have a second axis, and tasks dotted lines. Where the agent does not act, as in cloning, losses are drawn.
     """
     figure, axes = _axes(title)
-    steps = np.array([record["env_steps"] for record in records], float)
+    imitated = "return/last" not in records[-1]
+    steps = np.array([record["update" if imitated else "env_steps"] for record in records], float)
     window = max(5, len(records) // 20) if len(records) >= 20 else 1
     note = smoothing = f"running mean over {window} updates" if window > 1 else ""
-    for name, label, color, style in (
-        ("return/first", "before adaptation", BEFORE, "--"),
-        ("return/last", "after adaptation", AFTER, "-"),
-    ):
+    returns = (("return/first", "before adaptation", BEFORE, "--"), ("return/last", "after adaptation", AFTER, "-"))
+    for name, label, color, style in (("loss", "loss of imitation", AFTER, "-"),) if imitated else returns:
         values = _by_seed(records, name)
         smooth = np.stack([_running_mean(seed, window) for seed in values])
         mean = smooth.mean(0)
@@ -68,8 +67,9 @@ def learning(records: list[dict[str, Any]], title: str):
             axes.plot(steps, values[0], color=color, alpha=0.25, linewidth=0.8, zorder=1)
             note = f"{smoothing} and its 95 % interval, from their spread"
     _draw_tasks(axes, steps, records, window)
-    axes.set_xlabel("environment steps in meta-training" + (", per seed" if len(values) > 1 else ""))
-    axes.set_ylabel("return of an episode (sum of rewards)")
+    x = "updates" if imitated else "environment steps in meta-training"
+    axes.set_xlabel(x + ", per seed" * (len(values) > 1))
+    axes.set_ylabel("negative log-likelihood per step" if imitated else "return of an episode (sum of rewards)")
     axes.xaxis.set_major_formatter(_engineering())
     if all("success/last" in record for record in records):
         rate = np.stack([_running_mean(seed, window) for seed in _by_seed(records, "success/last")]).mean(0)

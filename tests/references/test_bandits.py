@@ -101,3 +101,34 @@ def test_invalid_arguments_are_refused():
         bandits.greedy(0)
     with pytest.raises(ValueError, match="epsilon is 2"):
         bandits.epsilon_greedy(3, 2.0)
+
+
+def exact_two_arms(successes, failures):
+    """P(the first of two arms is the better), by the finite sum of beta functions."""
+    from math import exp, lgamma, log
+
+    def log_beta(a, b):
+        return lgamma(a) + lgamma(b) - lgamma(a + b)
+
+    (a1, a2), (b1, b2) = (np.asarray(successes) + 1, np.asarray(failures) + 1)
+    terms = (log_beta(a2 + i, b1 + b2) - log(b1 + i) - log_beta(1 + i, b1) - log_beta(a2, b2) for i in range(a1))
+    return sum(map(exp, terms))
+
+
+@pytest.mark.parametrize(("successes", "failures"), [((0, 0), (0, 0)), ((3, 1), (2, 5)), ((40, 44), (20, 19))])
+def test_the_best_arm_of_two_has_the_closed_form(successes, failures):
+    chance = bandits.best_arm_probability(jnp.float32(successes), jnp.float32(failures))
+    first = exact_two_arms(successes, failures)
+    np.testing.assert_allclose(chance, [first, 1 - first], atol=2e-6)
+
+
+def test_the_best_arm_of_many_agrees_with_samples_and_with_more_nodes():
+    successes, failures = jnp.array([3.0, 0.0, 10.0, 5.0, 1.0]), jnp.array([4.0, 0.0, 9.0, 5.0, 3.0])
+    chance = bandits.best_arm_probability(successes, failures)
+    rates = np.random.default_rng(0).beta(np.asarray(successes) + 1, np.asarray(failures) + 1, (200_000, 5))
+    sampled = np.bincount(rates.argmax(1), minlength=5) / len(rates)
+    np.testing.assert_allclose(chance, sampled, atol=4 * (0.25 / len(rates)) ** 0.5)
+    # 45 pulls and four other arms: polynomials that 26 nodes integrate exactly
+    np.testing.assert_allclose(chance, bandits.best_arm_probability(successes, failures, num_nodes=26), atol=2e-6)
+    even = bandits.best_arm_probability(jnp.zeros(7), jnp.zeros(7))
+    np.testing.assert_allclose(even, np.full(7, 1 / 7), rtol=1e-5)

@@ -1,0 +1,75 @@
+"""Imitation: distillation of a bandit algorithm, decision pretraining, and DAgger beside cloning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jaxmeta as jm
+from jaxmeta.reproduce.base import Evaluation, Reference, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.statistics import trial_return
+
+ARMS, PULLS = 5, 50
+BEST_ARM = ARMS / (ARMS + 1)
+"""Expected reward of the best arm: the largest of five uniform numbers."""
+GOALS = (Evaluation(every_task=lambda config: jm.tasks.all_goals(config)),)
+
+
+def _bandit() -> Any:
+    return jm.tasks.BanditConfig(num_arms=ARMS, num_pulls=PULLS)
+
+
+def _student(**recurrent: Any) -> Any:
+    from jaxmeta.algos.imitation import student
+
+    return student.StudentConfig(recurrent=student.RecurrentConfig(**recurrent))
+
+
+def _in_context(config: Any, updates: int) -> Any:
+    """Returns the config of an agent that predicts actions from the context of a bandit."""
+    imitation = jm.outer.ImitationConfig(learning_rate=4e-3, anneal_over=updates)
+    return config(student=_student(hidden=64, readout=(64,)), num_tasks=128, imitation=imitation)
+
+
+def _rounds(updates: int, decay: float) -> Any:
+    """Returns the config of DAgger; with decay 1 the expert always acts, so that it is cloning on the same data."""
+    from jaxmeta.algos.imitation.dagger import BetaConfig
+
+    imitation = jm.outer.ImitationConfig(learning_rate=2e-3, anneal_over=updates, steps=10)
+    mixing = BetaConfig("geometric", decay=decay)
+    return jm.DAggerConfig(student=_student(), num_tasks=32, imitation=imitation, kept_rounds=50, mixing=mixing)
+
+
+def _runs() -> Iterator[Run]:
+    for name, learner in (("ucb1", "ucb1"), ("thompson", "thompson"), ("posterior", "probability_matching")):
+        yield Reference(
+            f"bandit/{name}", f"bandits.{learner}", {"num_arms": ARMS}, "bandit", _bandit, rows=(Row(trial_return),)
+        )
+    row = Row(trial_return, required=Required(halfway=("bandit/ucb1", "bandit/ucb1")))
+    yield Trained(
+        "bandit/distill", "distill", "bandit", lambda updates: _in_context(jm.DistillConfig, updates),
+        tasks_config=_bandit, updates=1500, chunk=50, rows=(row,),
+    )  # fmt: skip
+    # expected returns: 41.67 less the pseudo-regret, which is 6.34 for the exact posterior
+    sampled = Row(trial_return, "sampled", evaluation="sampled")
+    mode = Row(trial_return, "mode", evaluation="mode", required=Required(least=PULLS * BEST_ARM - 4.3))
+    yield Trained(
+        "bandit/dpt", "dpt", "bandit", lambda updates: _in_context(jm.DPTConfig, updates),
+        tasks_config=_bandit, updates=1500, chunk=50, rows=(sampled, mode),
+        evaluations=(Evaluation("sampled"), Evaluation("mode", deterministic=True)),
+    )  # fmt: skip
+    for name, decay in (("clone", 1.0), ("dagger", 0.0)):
+        yield Trained(
+            f"grid/{name}", "dagger", "grid-navigation", lambda updates, decay=decay: _rounds(updates, decay),
+            tasks_config=lambda: jm.tasks.GridConfig(), updates=200, chunk=20, rows=(Row(trial_return),),
+            evaluations=GOALS,
+        )  # fmt: skip
+
+
+TABLE = Table(
+    "imitation",
+    title="Imitation: return of a trial on 5 arms with 50 pulls, and on grid-navigation with equally many labels",
+    source="no published numbers; required: distillation as good as UCB1, its teacher, and DPT by mode 37.37",
+    runs=tuple(_runs()),
+    quick=("bandit/ucb1", "bandit/distill", "grid/dagger"),
+)
