@@ -228,16 +228,18 @@ def labelled(roles: Roles, family: TaskFamily, plan: Plan) -> Source:
     return Source(init=lambda key: (), next=next_trials)
 
 
-def stored(family: TaskFamily, otherwise: Source | None = None) -> Source:
+def stored(family: TaskFamily, otherwise: Source | None = None, episodes: int | None = None) -> Source:
     """Draws demonstrations from the data that is passed to `update`, uniformly, with replacement.
 
     The labels are the demonstrated actions. The tasks of the update play no role.
 
     Args:
       otherwise: the source of an update without data; by default that is an error.
+      episodes: the longest trial that the student has a memory for; None for any length.
 
     Raises:
-      ValueError: when an update is traced, if the data is not `Demonstrations` of the family's spec.
+      ValueError: when an update is traced, if the data is not `Demonstrations` of the family's spec, or longer than the
+        student's memory.
     """
 
     def next_trials(state: Any, params: Params, draw: Draw, data: Any, keys: Key) -> tuple[Any, Labelled, Seen]:
@@ -246,6 +248,11 @@ def stored(family: TaskFamily, otherwise: Source | None = None) -> Source:
         if not isinstance(data, Demonstrations):
             raise ValueError(f"data is a {type(data).__name__}; cloning needs a jm.Demonstrations")
         data.check(family.env.spec)
+        if episodes is not None and data.episodes > episodes:
+            raise ValueError(
+                f"episodes is {episodes}, but the demonstrations have {data.episodes} per stream; the student's memory"
+                f" must hold them (try --algo.episodes {data.episodes})"
+            )
 
         def one(key: Key) -> Labelled:
             rollout = data.rollout(jax.random.randint(key, (), 0, data.num_tasks))

@@ -153,6 +153,10 @@ def test_data_of_another_spec_or_kind_is_refused():
         meta.update(state, wrong)
     with pytest.raises(ValueError, match=r"data is a dict; cloning needs a jm.Demonstrations"):
         meta.update(state, {"obs": jnp.zeros(3)})
+    twice = demonstrations(FAMILY.env.spec, np.zeros((12, 1, 2), np.float32), np.zeros((12, 1), np.int32))
+    short = jm.clone(FAMILY, jm.CloneConfig(num_tasks=1, episodes=1))
+    with pytest.raises(ValueError, match=r"episodes is 1, but the demonstrations have 2 per stream; .*episodes 2"):
+        short.update(jax.eval_shape(short.init, jax.random.key(0)), twice)
 
 
 def test_the_schedules_of_dagger_begin_with_the_expert():

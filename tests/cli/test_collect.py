@@ -89,7 +89,7 @@ def test_a_run_records_its_demonstrations_and_resumes_with_the_same(file, cloned
         (["collect", "teacher", "navigation", "--out", "x.npz"], "no classical learning algorithm"),
         (
             ["train", "rl2", "bandit", "--out", "x", "--demonstrations", "x.npz"],
-            "rl2 does not use it; clone, distill do",
+            "rl2 does not use it; clone",
         ),
         (["train", "clone", "bandit", "--out", "x", "--demonstrations", "x.npz"], "x.npz cannot be read"),
         (["train", "dagger", "bandit", "--out", "x", "--expert", "y"], "y is not a run folder"),

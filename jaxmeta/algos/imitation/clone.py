@@ -38,4 +38,4 @@ def clone(
     if expert is None:
         expert = experts.planner_or_none(family)
     fresh = None if expert is None else outer.labelled(outer.cloning(expert), family, config.plan(family))
-    return imitating(learner, family, config, outer.stored(family, fresh))
+    return imitating(learner, family, config, outer.stored(family, fresh, config.longest(family)))

@@ -67,7 +67,7 @@ def distill(
     if expert is not None:
         learner, plan = student(family, config), config.plan(family)
         source = outer.labelled(outer.cloning(expert), family, plan)
-        return imitating(learner, family, config, outer.stored(family, source))
+        return imitating(learner, family, config, outer.stored(family, source, config.longest(family)))
     part = config.policy_gradient
     plan = Plan(rounds=part.rounds, streams=part.streams)
     if config.episodes is None:
@@ -75,7 +75,7 @@ def distill(
     learner = student(family, config, (part.rounds + 1) * family.env.spec.horizon)
     roles = outer.cloning(_policy_gradient(family, part))._replace(view=outer.history)
     source = outer.labelled(roles, family, plan)
-    return imitating(learner, family, config, outer.stored(family, source), plan=plan)
+    return imitating(learner, family, config, outer.stored(family, source, config.longest(family)), plan=plan)
 
 
 def _policy_gradient(family: TaskFamily, config: PolicyGradientTeacherConfig) -> outer.Expert:

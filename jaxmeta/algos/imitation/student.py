@@ -107,6 +107,10 @@ class StudentsConfig:
         checks.finite(self)
         checks.at_least_one(self, "num_tasks", "episodes")
 
+    def longest(self, family: TaskFamily) -> int | None:
+        """Returns the episodes that the student's memory is built for; None for a memoryless one."""
+        return None if self.student.network == "perceptron" else self.plan(family).episodes
+
     def plan(self, family: TaskFamily) -> Plan:
         """Returns the layout of a trial: one stream, without adaptation between rounds."""
         return Plan(episodes=self.episodes or family.episodes)
