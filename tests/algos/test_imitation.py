@@ -146,17 +146,17 @@ def test_the_extra_cost_grows_with_the_square_of_the_horizon_or_linearly(policie
 
 def test_data_of_another_spec_or_kind_is_refused():
     meta = jm.clone(FAMILY, jm.CloneConfig(student=LINEAR, num_tasks=1))
-    state = jm.init_state(meta, jax.random.key(0))
+    state = jax.eval_shape(meta.init, jax.random.key(0))
     other = Spec((2,), Discrete(2), horizon=3)
     wrong = demonstrations(other, np.zeros((3, 1, 2), np.float32), np.zeros((3, 1), np.int32))
     with pytest.raises(ValueError, match=r"demonstrations have spec.horizon 3; the tasks have 6"):
-        meta.update(state, wrong)
+        jax.eval_shape(lambda state: meta.update(state, wrong), state)
     with pytest.raises(ValueError, match=r"data is a dict; cloning needs a jm.Demonstrations"):
-        meta.update(state, {"obs": jnp.zeros(3)})
+        jax.eval_shape(lambda state: meta.update(state, {"obs": jnp.zeros(3)}), state)
     twice = demonstrations(FAMILY.env.spec, np.zeros((12, 1, 2), np.float32), np.zeros((12, 1), np.int32))
     short = jm.clone(FAMILY, jm.CloneConfig(num_tasks=1, episodes=1))
     with pytest.raises(ValueError, match=r"episodes is 1, but the demonstrations have 2 per stream; .*episodes 2"):
-        short.update(jax.eval_shape(short.init, jax.random.key(0)), twice)
+        jax.eval_shape(lambda key: short.update(short.init(key), twice), jax.random.key(0))
 
 
 def test_the_schedules_of_dagger_begin_with_the_expert():

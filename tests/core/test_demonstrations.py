@@ -28,7 +28,7 @@ def made(tasks=3, steps=4, streams=2) -> jm.Demonstrations:
     action = random.integers(0, 3, shape).astype(np.int32)
     inputs = Input(obs(), action, number(), number(), obs(), number())
     reward = number()
-    reward[0, 0, 0] = np.nan
+    reward.flat[:1] = np.nan
     rollouts = Rollout(
         inputs=inputs,
         action=action,
