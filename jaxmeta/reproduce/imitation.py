@@ -28,7 +28,7 @@ def _student(**recurrent: Any) -> Any:
 def _in_context(config: Any, updates: int) -> Any:
     """Returns the config of an agent that predicts actions from the context of a bandit."""
     imitation = jm.outer.ImitationConfig(learning_rate=4e-3, anneal_over=updates)
-    return config(student=_student(hidden=64, readout=(64,)), num_tasks=128, imitation=imitation)
+    return config(student=_student(hidden=64, readout=(64,)), num_tasks=64, imitation=imitation)
 
 
 def _rounds(updates: int, decay: float) -> Any:
