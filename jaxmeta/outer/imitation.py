@@ -64,31 +64,29 @@ class Labelled(struct.PyTreeNode):
     trial: Trial
     label: Array
     """[T, E, ...]."""
-    weight: Array
-    """Weight of each step in the loss, float32 [T, E]; invalid steps do not count."""
 
 
 def imitation_loss(learner: Learner) -> Loss:
     """Builds the loss of one task: the mean negative log-likelihood of the labels, in nats per step.
 
     The student replays the trial, its adaptations included, and is judged on the last round. The trial may be anyone's.
-    The mean is over all steps, T x E; invalid steps and those of weight zero count as 0. So the mean over tasks is
-    proportional to the negative log-likelihood of all their labels.
+    The mean is over all steps, T x E, of which invalid ones count as 0. So the mean over tasks is proportional to the
+    negative log-likelihood of all their labels.
 
     Returns:
-      (params, `Labelled`, key) -> (scalar, metrics): `loss`, `nll`, the mean over the steps that count, and with
-      discrete actions `agreement`, the share of these steps at which the mode of the policy is the label.
+      (params, `Labelled`, key) -> (scalar, metrics): `loss`, `nll`, the mean over valid steps, and with discrete
+      actions `agreement`, the share of valid steps at which the mode of the policy is the label.
     """
 
     def loss(params: Params, data: Labelled, key: Key) -> tuple[Array, Metrics]:
         policy = learner.head(replay_last(learner, params, data.trial))
-        weight = data.weight * data.trial.rounds.valid[-1]
-        nll = jnp.where(weight > 0, -policy.log_prob(data.label), 0.0)
-        total = jnp.mean(nll * weight)
-        metrics = {"loss": total, "nll": masked_mean(nll, weight)}
+        valid = data.trial.rounds.valid[-1]
+        nll = jnp.where(valid > 0, -policy.log_prob(data.label), 0.0)
+        total = jnp.mean(nll)
+        metrics = {"loss": total, "nll": masked_mean(nll, valid)}
         if jnp.issubdtype(data.label.dtype, jnp.integer):
-            same = (policy.mode() == data.label).reshape(*weight.shape, -1).all(-1)
-            metrics["agreement"] = masked_mean(same.astype(jnp.float32), weight)
+            same = (policy.mode() == data.label).reshape(*valid.shape, -1).all(-1)
+            metrics["agreement"] = masked_mean(same.astype(jnp.float32), valid)
         return total, metrics
 
     return loss
@@ -180,7 +178,7 @@ def best_streams(count: int) -> Callable[[Labelled], Labelled]:
         shorter = jax.tree.map(lambda leaf: leaf[:, :, best], rounds.replace(reset_key=()))
         shorter = shorter.replace(reset_key=rounds.reset_key[:, best])
         trial = data.trial.replace(rounds=shorter)
-        return Labelled(trial, data.label[:, best], data.weight[:, best])
+        return Labelled(trial, data.label[:, best])
 
     return keep
 
@@ -258,7 +256,7 @@ def stored(family: TaskFamily, otherwise: Source | None = None, episodes: int | 
             rollout = data.rollout(jax.random.randint(key, (), 0, data.num_tasks))
             rounds = jax.tree.map(lambda leaf: leaf[None], rollout)
             trial = _slim(Trial(rounds=rounds, start_key=key, adapt_keys=jax.random.split(key, 1)[:0]))
-            return Labelled(trial, rollout.action, jnp.ones_like(rollout.reward))
+            return Labelled(trial, rollout.action)
 
         finite = jnp.ones(draw.weight.shape, bool)
         return state, jax.vmap(one)(keys), Seen(draw.tasks, finite, {"env_steps": jnp.zeros(())})
@@ -341,23 +339,19 @@ def _collected(
         view = roles.view(trial)
         last = jax.tree.map(lambda leaf: leaf[-1], view.rounds)
         label = roles.label(task, last)
-        data = roles.keep(Labelled(view, label, jnp.ones_like(last.reward)))
+        data = roles.keep(Labelled(view, label))
         return trial.replace(rounds=trial.rounds.replace(output=())), data.replace(trial=_slim(data.trial))
 
     trials, data = devices.chunked_vmap(one, (draw.tasks, rounds, keys), stepping_chunk(env, draw.tasks, plan))
     bad = guard.nonfinite_trials(trials)
-    data = data.replace(trial=guard.empty(data.trial, bad), **_emptied(bad, label=data.label, weight=data.weight))
+    nothing = bad.reshape(-1, *[1] * (data.label.ndim - 1))
+    label = jnp.where(nothing, jnp.zeros((), data.label.dtype), data.label)
+    data = Labelled(guard.empty(data.trial, bad), label)
     metrics = trial_metrics(guard.empty(trials, bad), plan, env.spec.success)
     if not roles.by_student:
         about_returns = ("return/", "success/")
         metrics = {PREFIX * name.startswith(about_returns) + name: value for name, value in metrics.items()}
     return data, Seen(trials, ~bad, metrics)
-
-
-def _emptied(some: Array, **leaves: Array) -> dict[str, Array]:
-    """Zeroes leaves [n, ...] where `some` [n] is true."""
-    mask = lambda leaf: some.reshape(-1, *[1] * (leaf.ndim - 1))  # noqa: E731
-    return {name: jnp.where(mask(leaf), jnp.zeros((), leaf.dtype), leaf) for name, leaf in leaves.items()}
 
 
 def _key_data(data: Labelled) -> Labelled:

@@ -142,11 +142,11 @@ def test_the_best_streams_are_kept():
     task, plan = family.sample(jax.random.key(0)), Plan(streams=6, episodes=5)
     trial = jm.collect(learner, (), family.env, task, jax.random.key(1), plan)
     rounds = trial.rounds
-    kept = outer.best_streams(2)(outer.Labelled(trial, rounds.action[0], jnp.ones_like(rounds.reward[0])))
+    kept = outer.best_streams(2)(outer.Labelled(trial, rounds.action[0]))
     returns = np.sort(rounds.reward[0].sum(0))[::-1]
     np.testing.assert_array_equal(kept.trial.rounds.reward[0].sum(0), returns[:2])
     np.testing.assert_array_equal(kept.label, kept.trial.rounds.action[0])
-    assert kept.trial.rounds.reset_key.shape == (1, 2) and kept.weight.shape == (5, 2)
+    assert kept.trial.rounds.reset_key.shape == (1, 2)
 
 
 def test_a_history_is_one_stream_with_the_rounds_one_after_the_other():
@@ -179,7 +179,7 @@ def test_the_loss_is_the_likelihood_of_valid_steps():
     valid = trial.rounds.valid.at[0, 4:, 1].set(0.0)
     trial = trial.replace(rounds=trial.rounds.replace(valid=valid))
     label = jnp.ones((HORIZON, 2), jnp.int32)
-    data = outer.Labelled(trial, label, jnp.ones((HORIZON, 2)))
+    data = outer.Labelled(trial, label)
     loss, metrics = outer.imitation_loss(student)(params, data, jax.random.key(2))
     nll = -jax.nn.log_softmax(trial.rounds.inputs.obs[0] @ params)[..., 1] * valid[0]
     np.testing.assert_allclose(loss, nll.sum() / (2 * HORIZON), rtol=1e-6)
