@@ -48,20 +48,20 @@ def _runs() -> Iterator[Run]:
     row = Row(trial_return, required=Required(halfway=("bandit/ucb1", "bandit/ucb1")))
     yield Trained(
         "bandit/distill", "distill", "bandit", lambda updates: _in_context(jm.DistillConfig, updates),
-        tasks_config=_bandit, updates=1500, chunk=50, rows=(row,),
+        tasks_config=_bandit, updates=600, chunk=50, rows=(row,),
     )  # fmt: skip
     # expected returns: 41.67 less the pseudo-regret, which is 6.34 for the exact posterior
     sampled = Row(trial_return, "sampled", evaluation="sampled")
     mode = Row(trial_return, "mode", evaluation="mode", required=Required(least=PULLS * BEST_ARM - 4.3))
     yield Trained(
         "bandit/dpt", "dpt", "bandit", lambda updates: _in_context(jm.DPTConfig, updates),
-        tasks_config=_bandit, updates=1500, chunk=50, rows=(sampled, mode),
+        tasks_config=_bandit, updates=600, chunk=50, rows=(sampled, mode),
         evaluations=(Evaluation("sampled"), Evaluation("mode", deterministic=True)),
     )  # fmt: skip
     for name, decay in (("clone", 1.0), ("dagger", 0.0)):
         yield Trained(
             f"grid/{name}", "dagger", "grid-navigation", lambda updates, decay=decay: _rounds(updates, decay),
-            tasks_config=lambda: jm.tasks.GridConfig(), updates=200, chunk=20, rows=(Row(trial_return),),
+            tasks_config=lambda: jm.tasks.GridConfig(), updates=100, chunk=20, rows=(Row(trial_return),),
             evaluations=GOALS,
         )  # fmt: skip
 
