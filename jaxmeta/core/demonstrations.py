@@ -133,7 +133,7 @@ class Demonstrations(struct.PyTreeNode):
                     raise DemonstrationsError(f"{file} cannot hold {name}: its dtype is {leaf.dtype}")
                 content = np.ascontiguousarray(leaf)
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, content.reshape(leaf.shape), allow_pickle=False)
+                    np.lib.format.write_array(member, content.reshape(leaf.shape))
                 digest = hashlib.sha256(content.tobytes()).hexdigest()
                 arrays[name] = {"dtype": leaf.dtype.str, "shape": list(leaf.shape), "sha256": digest}
             about = {name: getattr(self, name) for name in ("family", "source", "key_type")}

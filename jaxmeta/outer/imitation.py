@@ -355,17 +355,19 @@ def _collected(
 
 
 def _key_data(data: Labelled) -> Labelled:
-    """Replaces keys by their data: the state of a source is made of plain arrays."""
+    """Replaces keys by their data, and no keys by (): checkpoints cannot hold empty arrays."""
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, data)
+    data = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, data)
+    return data if data.trial.adapt_keys.size else data.replace(trial=data.trial.replace(adapt_keys=()))
 
 
 def _with_keys(data: Labelled, kind: str) -> Labelled:
     """Undoes `_key_data`; `kind` is the implementation of the keys."""
     keys = functools.partial(jax.random.wrap_key_data, impl=kind)
     trial = data.trial
-    rounds = trial.rounds.replace(reset_key=keys(trial.rounds.reset_key))
-    return data.replace(trial=Trial(rounds=rounds, start_key=keys(trial.start_key), adapt_keys=keys(trial.adapt_keys)))
+    rounds, start = trial.rounds.replace(reset_key=keys(trial.rounds.reset_key)), keys(trial.start_key)
+    adapt = keys(trial.adapt_keys) if jax.tree.leaves(trial.adapt_keys) else start[..., None][..., :0]
+    return data.replace(trial=Trial(rounds=rounds, start_key=start, adapt_keys=adapt))
 
 
 def _slim(trial: Trial) -> Trial:
