@@ -285,8 +285,9 @@ def _named(rollouts: Rollout) -> dict[str, np.ndarray]:
 
 def _unnamed(arrays: dict[str, np.ndarray], spec: Spec) -> Rollout:
     """Puts arrays back in their places."""
-    form = dict.fromkeys((field.name for field in dataclasses.fields(Rollout)), 0)
-    like = Rollout(**form | {"inputs": spec.example_input(), "next_obs": spec.example_obs(), "output": ()})
+    form: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(Rollout)), 0)
+    form |= {"inputs": spec.example_input(), "next_obs": spec.example_obs(), "output": ()}
+    like = Rollout(**form)
     names = [name for name, _ in _leaves(like)]
     if sorted(names) != sorted(arrays):
         differ = sorted(set(names) ^ set(arrays))

@@ -38,6 +38,7 @@ def cloned(file):
 
 
 def refused(capsys, *words) -> str:
+    capsys.readouterr()
     assert command(*words) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line

@@ -92,6 +92,13 @@ def test_the_ring_keeps_the_last_rounds_and_draws_from_all_of_them(rounds_of_dag
     assert 0.2 < off_track.mean() < 0.8 and not (off_track[:, 0] == off_track[:, 1]).all()
 
 
+def test_the_ring_can_be_a_checkpoint():
+    """Checkpoints hold neither keys of another sharding nor empty arrays."""
+    form = jax.eval_shape(jm.dagger(FAMILY).init, jax.random.key(0)).source
+    for leaf in jax.tree.leaves(form):
+        assert leaf.size and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def test_a_mixture_is_replayed_and_not_drawn_again():
     student = fixed([[0.0, 0.0], [0.0, 0.0]])
     task = FAMILY.sample(jax.random.key(0))
@@ -152,7 +159,7 @@ def test_the_best_streams_are_kept():
 def test_a_history_is_one_stream_with_the_rounds_one_after_the_other():
     """A learner whose rounds end early and whose carry counts: the history says what happened before each step."""
     family = jm.tasks.random_walk(jm.tasks.RandomWalkConfig(num_states=3, horizon=4))
-    learner = references.base.random(2)
+    learner = references.bandits.random(2)
     task = family.sample(jax.random.key(0))
     plan = Plan(rounds=2, streams=5)
     trial = jm.collect(learner, (), family.env, task, jax.random.key(1), plan)

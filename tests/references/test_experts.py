@@ -60,7 +60,7 @@ def test_value_iteration_and_the_best_arm_are_labels():
     config = jm.tasks.TabularConfig(num_states=3, num_actions=2, horizon=4)
     family = jm.tasks.tabular(config)
     task = family.sample(jax.random.key(0))
-    walk = jm.rollout(references.base.random(2), (), (), family.env, task, jax.random.key(1), streams=3, episodes=2)
+    walk = jm.rollout(references.bandits.random(2), (), (), family.env, task, jax.random.key(1), streams=3, episodes=2)
     label = outer.expert_actions(experts.planner(family), task, walk)
     q = np.asarray(references.tabular.optimal_q(task.reward, task.transition, 4))
     state = np.asarray(walk.inputs.obs.argmax(-1))
@@ -68,7 +68,7 @@ def test_value_iteration_and_the_best_arm_are_labels():
 
     arms = jm.tasks.bandit(jm.tasks.BanditConfig(num_arms=4, num_pulls=3))
     task = arms.sample(jax.random.key(2))
-    pulls = jm.rollout(references.base.random(4), (), (), arms.env, task, jax.random.key(3), episodes=3)
+    pulls = jm.rollout(references.bandits.random(4), (), (), arms.env, task, jax.random.key(3), episodes=3)
     assert (outer.expert_actions(experts.planner(arms), task, pulls) == task.probability.argmax()).all()
 
 
@@ -76,7 +76,7 @@ def test_an_expert_on_a_revealed_family_observes_what_the_student_does():
     family = jm.tasks.reveal(jm.tasks.grid_navigation())
     assert experts.planner(family).observe is None
     task = family.sample(jax.random.key(0))
-    walk = jm.rollout(references.base.random(5), (), (), family.env, task, jax.random.key(1))
+    walk = jm.rollout(references.bandits.random(5), (), (), family.env, task, jax.random.key(1))
     plain = jm.tasks.grid_navigation()
     hidden = walk.replace(inputs=jax.tree.map(lambda leaf: leaf, walk.inputs))
     label = outer.expert_actions(experts.planner(family), task, hidden)
