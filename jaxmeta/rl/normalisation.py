@@ -64,8 +64,8 @@ def initial_statistics(spec: Spec, last: int = 0, keys: tuple[str, ...] = ()) ->
         if size < last:
             raise ValueError(f"last is {last}; the observation has shape {spec.observation}")
         shapes = [(*axes, size - last)]
-    filled = lambda value: tuple(shape if shape is None else jnp.full(shape, value) for shape in shapes)  # noqa: E731
-    return Statistics(jnp.zeros(()), filled(0.0), filled(1.0))
+    made = lambda make: tuple(shape if shape is None else make(shape) for shape in shapes)  # noqa: E731
+    return Statistics(jnp.zeros(()), made(jnp.zeros), made(jnp.ones))
 
 
 def merged(statistics: Statistics, batch: Statistics) -> Statistics:

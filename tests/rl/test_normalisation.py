@@ -84,6 +84,13 @@ def test_the_last_numbers_of_a_plain_observation_can_be_left_out():
         rl.initial_statistics(pixels)
 
 
+def test_an_update_keeps_the_types():
+    """With weak types at the start, the second update would be compiled again."""
+    start = rl.initial_statistics(SPEC)
+    for leaf in jax.tree.leaves((start, running(start, batches(SPEC)))):
+        assert leaf.dtype == jnp.float32 and not leaf.weak_type
+
+
 def test_no_steps_change_nothing():
     some = batches(PLAIN)
     for statistics in (rl.initial_statistics(PLAIN), running(rl.initial_statistics(PLAIN), some)):
