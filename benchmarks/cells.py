@@ -98,16 +98,13 @@ class _Cell:
         self.turns_s.append(time.perf_counter() - begun)
 
     def record(self, config: CellsBenchmark) -> dict[str, Any]:
-        """Evaluates the agent, sampling its actions and by the mode of its policy."""
+        """Evaluates the agent, with sampled actions as in training."""
         params, plan, learner = self.state.params, self.meta.plan, self.meta.learner
         task_key, key = jax.random.split(jax.random.key(1))
         tasks = jax.vmap(self.family.sample_test)(jax.random.split(task_key, config.eval_tasks))
         steps = config.num_tasks * plan.episodes * self.family.env.spec.horizon
-        returns = {
-            name: jm.evaluate(learner, params, self.family, tasks, key, plan, deterministic=mode).trial_return()
-            for name, mode in (("return", False), ("return_by_mode", True))
-        }
-        return returns | {
+        return {
+            "return": jm.evaluate(learner, params, self.family, tasks, key, plan).trial_return(),
             "updates": self.done,
             "env_steps": self.done * steps,
             "train_s": sum(self.turns_s),
@@ -145,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     for name, one in record["cells"].items():
         print(
-            f"{name:12} return {one['return_by_mode']['mean']:7.1f} after {one['updates']:5} updates,"
+            f"{name:12} return {one['return']['mean']:7.1f} after {one['updates']:5} updates,"
             f" {one['steps_per_s']:9,.0f} steps/s, {one['memory_bytes']:7,} bytes per stream"
         )
 

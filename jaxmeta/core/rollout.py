@@ -228,10 +228,11 @@ def stepping_chunk(env: Env, tasks: Task, plan: Plan, carry: int = 0) -> int | N
       carry: bytes of the agent's carry per stream, see `carry_bytes`.
     """
     state, _ = jax.eval_shape(env.reset, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], tasks))
-    chunk = devices.cache_chunk(plan.streams * (devices.tree_bytes(state) + carry))
+    per_task = plan.streams * (devices.tree_bytes(state) + carry)
+    chunk = devices.cache_chunk(per_task)
     if chunk is None or not carry:
         return chunk
-    return max(chunk, min(MIN_ROWS // plan.streams, MAX_OVERFLOW * chunk))
+    return max(1, min(max(chunk, MIN_ROWS // plan.streams), MAX_OVERFLOW * devices.CACHE_BYTES // per_task))
 
 
 def episode_returns(reward: Array, episodes: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ from flax import linen as nn
 from flax import struct
 
 from jaxmeta.nets.blocks import scan_chunks
-from jaxmeta.nets.linear_recurrence import in_parallel_here, parallel_over, scan_over
+from jaxmeta.nets.linear_recurrence import in_parallel_here, parallel_over
 from jaxmeta.nets.networks import Network
 from jaxmeta.nets.observations import any_observation
 from jaxmeta.nets.residual import CHUNK, Mixer, Steps, residual_actor_critic
@@ -27,7 +28,7 @@ class Selective(struct.PyTreeNode):
     window: Array
     """The inputs of the convolution at the last steps, [kernel - 1, F]; the latest is last."""
     state: Array
-    """[F, N]."""
+    """[N, F], N states per channel."""
 
 
 def preceding(window: Array, x: Array, steps: Steps) -> tuple[Array, Array]:
@@ -51,20 +52,31 @@ def selective_scan(state: Array, moment: Any, valid: Array, rate: Array, paralle
     """Advances h_t = exp(-Δ_t rate) h_{t-1} + Δ_t u_t B_t and reads h_t C_t, for each of F channels with N states.
 
     Args:
-      state: [F, N].
+      state: [N, F]. Channels are last, and the read is a sum of products: as small matrix products, each would be slow.
       moment: u and Δ, [T, F]; B and C, [T, N].
       valid: [T].
-      rate: [F, N], positive.
+      rate: [N, F], positive.
 
     Returns:
       The last state, and the reads, [T, F].
     """
-    u, step, write, query = moment
-    decay = jnp.exp(-step[:, :, None] * rate)
-    drive = (step * u)[:, :, None] * write[:, None, :]
-    over = parallel_over if parallel or len(u) == 1 else scan_over
-    state, hidden = over(valid)(state, decay, drive)
-    return state, jnp.einsum("tfn,tn->tf", hidden, query)
+
+    def coefficients(u: Array, step: Array, write: Array) -> tuple[Array, Array]:
+        return jnp.exp(-step[..., None, :] * rate), write[..., None] * (step * u)[..., None, :]
+
+    if parallel or len(valid) == 1:
+        u, step, write, query = moment
+        state, hidden = parallel_over(valid)(state, *coefficients(u, step, write))
+        return state, jnp.sum(hidden * query[..., None], axis=-2)
+
+    # inside the scan nothing of size [T, N, F] is written to memory
+    def advance(state: Array, one: Any) -> tuple[Array, Array]:
+        (u, step, write, query), keep = one
+        decay, drive = coefficients(u, step, write)
+        after = decay * state + drive
+        return jnp.where(keep, after, state), jnp.sum(after * query[:, None], axis=0)
+
+    return jax.lax.scan(advance, state, (moment, valid > 0))
 
 
 def _step_bias_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -74,7 +86,7 @@ def _step_bias_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) 
 
 
 def _log_rate_init(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-    return jnp.broadcast_to(jnp.log(jnp.arange(1.0, shape[1] + 1.0, dtype=dtype)), shape)
+    return jnp.broadcast_to(jnp.log(jnp.arange(1.0, shape[0] + 1.0, dtype=dtype))[:, None], shape)
 
 
 class _Mamba(nn.Module):
@@ -97,10 +109,10 @@ class _Mamba(nn.Module):
         flat = nn.Dense(rank + 2 * states, use_bias=False, name="select")(u)
         low, write, query = jnp.split(flat, [rank, rank + states], axis=-1)
         step = jax.nn.softplus(nn.Dense(size, bias_init=_step_bias_init, name="step")(low))
-        rate = jnp.exp(self.param("log_rate", _log_rate_init, (size, states)))
+        rate = jnp.exp(self.param("log_rate", _log_rate_init, (states, size)))
 
         # only the states between chunks are stored: inside, they are `states` times as large as the activations
-        @jax.checkpoint
+        @functools.partial(jax.checkpoint, prevent_cse=False)
         def advance(state: Array, moment: Any, valid: Array) -> tuple[Array, Array]:
             return selective_scan(state, moment, valid, rate, self.parallel)
 
@@ -122,16 +134,15 @@ def mamba_actor_critic(
     """Builds a policy of Mamba layers: linear recurrences whose decay, input and output depend on the input.
 
     Args:
-      hidden: width of the blocks; a layer has twice as many channels.
+      hidden: width of the blocks, and channels of a layer. The paper's layers have twice as many, but no MLP.
       layers: number of blocks.
       states: N, states per channel.
       kernel: length of the causal convolution, in steps.
       parallel: whether the recurrence within a chunk is an associative scan; by default except on a CPU.
     """
-    size = 2 * hidden
 
     def initial_state() -> Selective:
-        return Selective(jnp.zeros((kernel - 1, size)), jnp.zeros((size, states)))
+        return Selective(jnp.zeros((kernel - 1, hidden)), jnp.zeros((states, hidden)))
 
-    mixer = Mixer(lambda: _Mamba(size, states, kernel, in_parallel_here(parallel)), initial_state)
+    mixer = Mixer(lambda: _Mamba(hidden, states, kernel, in_parallel_here(parallel)), initial_state)
     return residual_actor_critic(spec, mixer, hidden, layers, init_log_std)

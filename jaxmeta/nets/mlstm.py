@@ -88,7 +88,9 @@ class _MLSTM(nn.Module):
         zeros = nn.initializers.zeros
         gates = nn.Dense(2 * self.heads, kernel_init=zeros, bias_init=_gate_bias_init, name="gates")(x)
         moment = (*map(by_head, (query, key, value)), *jnp.split(gates, 2, axis=-1))
-        state, read = scan_chunks(jax.checkpoint(advance_matrices), state, moment, steps.valid, CHUNK)
+        state, read = scan_chunks(
+            jax.checkpoint(advance_matrices, prevent_cse=False), state, moment, steps.valid, CHUNK
+        )
         # every head is normalised by itself
         read = nn.RMSNorm(use_scale=False)(read).reshape(len(x), -1)
         scale = self.param("scale", nn.initializers.ones, (width,))

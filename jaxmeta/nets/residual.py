@@ -11,7 +11,7 @@ whole stream. Costs per layer and stream, with width D, H heads (G of keys and v
 |---|---|---|---|---|
 | `transformer` | attention to the last L steps | 3 D² + 2 L D | 2 L D G / H + 1 | attention, 128 queries at a time |
 | `s5` | linear recurrence, the same at all steps | 3 D² | D | associative scan |
-| `mamba` | linear recurrence, set by the input | 6 D² + 10 D N | 2 D (N + 3) | associative scans over 64 steps each |
+| `mamba` | linear recurrence, set by the input | 3 D² + 5 D N | D (N + 3) | associative scans over 64 steps each |
 | `mlstm` | matrix memory in each head | 5 D² + 3 D² / H | D² / H + D + H | attention within 64 steps each |
 
 A gated MLP adds 3 r D², with r = 2 by default. All numbers take 4 bytes. On a CPU the linear recurrences are

@@ -82,18 +82,18 @@ def test_the_hold_of_s5_is_the_solution_of_its_differential_equation():
 
 def test_mamba_is_its_recurrence():
     channels, states, kernel, x = 2, 3, 3, features()
-    start = mamba.Selective(jnp.zeros((kernel - 1, channels)), jnp.zeros((channels, states)))
+    start = mamba.Selective(jnp.zeros((kernel - 1, channels)), jnp.zeros((states, channels)))
     params, last, outputs = run(mamba._Mamba(channels, states, kernel, parallel=True), start, x)
     taps = params["taps"] - 1.0 / np.sqrt(kernel)
-    state, window, expected = np.zeros((channels, states)), [np.zeros(channels)] * (kernel - 1), []
+    state, window, expected = np.zeros((states, channels)), [np.zeros(channels)] * (kernel - 1), []
     for u, valid in zip(x, VALID, strict=True):
         content, gate = np.split(u @ params["input"]["kernel"], 2)
         seen = [*window, content]
         drive = silu(sum(tap * one for tap, one in zip(taps, seen, strict=True)) + params["taps_bias"])
         low, write, query = np.split(drive @ params["select"]["kernel"], [1, 1 + states])
         step = np.log1p(np.exp(low @ params["step"]["kernel"] + params["step"]["bias"]))
-        after = np.exp(-step[:, None] * np.exp(params["log_rate"])) * state + np.outer(step * drive, write)
-        expected.append((after @ query + params["direct"] * drive) * silu(gate))
+        after = np.exp(-step * np.exp(params["log_rate"])) * state + np.outer(write, step * drive)
+        expected.append((query @ after + params["direct"] * drive) * silu(gate))
         if valid:
             state, window = after, seen[1:]
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
@@ -177,7 +177,9 @@ def test_rotary_products_depend_on_distances_only():
     assert abs(at(query, 3) @ at(key, 0) - query @ key) > 1e-2
 
 
-@pytest.mark.parametrize("model", NEW)
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=pytest.mark.slow) if name.endswith("sequential") else name for name in NEW]
+)
 def test_gradients_of_stepping_and_unrolling_agree(model):
     network = MODELS[model](dataclasses.replace(SPEC, terminates=True))
     params, inputs = loud(model), inputs_of(jax.random.key(1))
@@ -197,7 +199,7 @@ def test_gradients_of_stepping_and_unrolling_agree(model):
         np.testing.assert_allclose(one / scale, other / scale, atol=1e-4, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("model", NEW)
+@pytest.mark.parametrize("model", ["transformer", "s5", "mamba", "mlstm"])
 def test_permuting_streams_permutes_the_outputs(model):
     network = MODELS[model](dataclasses.replace(SPEC, terminates=True))
     params, inputs = loud(model), inputs_of(jax.random.key(1))
@@ -207,7 +209,7 @@ def test_permuting_streams_permutes_the_outputs(model):
     np.testing.assert_array_equal(permuted, unroll(inputs, valid)[:, order])
 
 
-@pytest.mark.parametrize(("module", "model"), [(mamba, "mamba"), (mamba, "mamba-sequential"), (mlstm, "mlstm")])
+@pytest.mark.parametrize(("module", "model"), [(mamba, "mamba-sequential"), (mlstm, "mlstm")])
 def test_chunks_equal_the_whole(module, model, monkeypatch):
     params, inputs = loud(model), inputs_of(jax.random.key(1))
     valid = jnp.ones((LENGTH, STREAMS)).at[4:7, 0].set(0.0)
@@ -224,7 +226,7 @@ def test_chunks_equal_the_whole(module, model, monkeypatch):
 CARRIES = {  # by cell, floats in the carry of one layer of width 16 for trials of 10 steps, as the table says
     "transformer": 2 * 10 * 16 * 2 // 4 + 1,
     "s5": 16,
-    "mamba": 2 * 16 * (16 + 3),
+    "mamba": 16 * (16 + 3),
     "mlstm": 16**2 // 4 + 16 + 4,
     "lru": 2 * 16,
     "gru": 16,

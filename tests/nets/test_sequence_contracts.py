@@ -34,7 +34,7 @@ def test_learner_holds_the_contract(cell, family):
 
 
 def test_the_size_of_the_carry_is_logged_and_is_that_of_one_stream():
-    """One layer of width 8 for 3 steps; the network for the values is not stepped. Without memory there is no metric."""
+    """One layer of width 8 for 3 steps; values have their own network. Without memory there is no metric."""
     family = FAMILIES["bandit"]()
     sizes = {}
     for name in ("rl2-transformer", "rl2-s5", "rl2", "maml"):

@@ -79,7 +79,11 @@ def loud(model):
     return jax.jit(lambda key: jax.tree.map(lambda leaf: 1.5 * leaf + 0.1, init(key)))(jax.random.key(0))
 
 
-@pytest.mark.parametrize("gaps", [False, True], ids=["whole", "gaps"])
+# with gaps it has whole streams too
+WHOLE = pytest.param(False, marks=pytest.mark.slow, id="whole")
+
+
+@pytest.mark.parametrize("gaps", [WHOLE, pytest.param(True, id="gaps")])
 @pytest.mark.parametrize("model", MODELS)
 def test_stepping_equals_unrolling(model, gaps):
     network = MODELS[model](dataclasses.replace(SPEC, terminates=gaps))
