@@ -13,7 +13,7 @@ from tests import tiny
 
 FAMILIES = {
     "bandit": lambda: tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=3)),
-    "grid": lambda: tasks.grid_navigation(tasks.GridConfig(horizon=4, episodes=2)),
+    "grid": lambda: tasks.grid_navigation(tasks.GridConfig(horizon=4, num_episodes=2)),
 }
 CELLS = ("transformer", "s5", "mamba", "mlstm")
 FIRST = ("transformer", "bandit")
