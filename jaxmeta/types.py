@@ -223,6 +223,20 @@ class Output(struct.PyTreeNode):
     value: Array
     """Predicted return, scalar per step; zero for a policy without a value function."""
     aux: Any = ()
+    """Anything else that a learner stores at every step. What it drew for itself is wrapped in `Choice`."""
+
+
+class Choice(struct.PyTreeNode):
+    """What an agent drew for itself at a step, such as an option, anywhere in `Output.aux`.
+
+    Choices are data, as actions are. `Learner.act` draws them, with a PRNG key from the carry. `Learner.unroll` takes
+    them from `experience.output.aux` and returns them unchanged, whatever the params are. A replay that draws again
+    makes other choices once the params have changed, and its log-probabilities are not those of the stored experience.
+    `jm.testing.check_learner` checks this.
+    """
+
+    drawn: Any
+    """Arrays; unbatched in `act`, [T, E, ...] in a rollout."""
 
 
 class Fault(enum.IntEnum):

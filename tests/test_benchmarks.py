@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import faults, few_shot, inner_steps, multi_task_sac, scaling, sequence, surgery, throughput
+from benchmarks import cells, faults, few_shot, inner_steps, multi_task_sac, scaling, sequence, surgery, throughput
 from benchmarks.turns import take_turns
 
 CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
@@ -192,3 +192,19 @@ def test_surgery(tmp_path, capsys):
     }
     assert ratios.keys() == {"mean", "pcgrad", "cagrad", "min_norm"}
     np.testing.assert_allclose(list(record["time_over_mean"].values()), list(ratios.values()))
+
+
+@pytest.mark.slow
+def test_cells(tmp_path, capsys):
+    path, small = tmp_path / "cells.json", "--cells gru s5 --seconds 1e-3 --num-tasks 4 --episodes 2 --hidden 8"
+    cells.main([*small.split(), "--updates", "1", "--eval-tasks", "2", "--json", "--out", str(path)])
+    record = json.loads(path.read_text())
+    assert json.loads(capsys.readouterr().out) == record
+    assert record.keys() >= CHECKABLE - {"tasks"}
+    assert {name: (one["updates"], one["env_steps"]) for name, one in record["cells"].items()} == {
+        "gru": (1, 8),
+        "s5": (1, 8),
+    }
+    assert record["cells"]["gru"]["speed_over_gru"] == 1.0
+    # a carry of 8 floats for policy and value each, and two layers of 4 complex numbers for the policy alone
+    assert {name: one["memory_bytes"] for name, one in record["cells"].items()} == {"gru": 64, "s5": 64}

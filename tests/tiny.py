@@ -95,6 +95,10 @@ VARIANTS = {
     ),
     "rl2-trpo": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, outer_loop="trpo", trpo=TRPO_WITH_VALUES)),
     "rl2-associative": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="associative", ppo=PPO)),
+    **{
+        f"rl2-{cell}": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, layers=1, episodes=3, cell=cell, ppo=PPO))
+        for cell in ("transformer", "s5", "mamba", "mlstm")
+    },
     "rl2-lru": ("rl2", jm.RL2Config(num_tasks=4, hidden=8, episodes=3, cell="lru", ppo=PPO, **NORMALISED)),
 }
 SUPERVISED = {

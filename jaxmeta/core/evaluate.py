@@ -15,7 +15,15 @@ from jaxmeta.config import settings
 from jaxmeta.core import contracts
 from jaxmeta.core import learner as agents
 from jaxmeta.core.learner import Learner
-from jaxmeta.core.rollout import collect, episode_returns, episode_successes, replay_fast, rollout, stepping_chunk
+from jaxmeta.core.rollout import (
+    carry_bytes,
+    collect,
+    episode_returns,
+    episode_successes,
+    replay_fast,
+    rollout,
+    stepping_chunk,
+)
 from jaxmeta.devices import Execution
 from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.types import Array, Key, Params, Plan, Task
@@ -91,7 +99,7 @@ def evaluate(
         env = env.env
     contracts.check_tasks(env, tasks)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
-    mesh, chunk = execution.mesh(num_tasks), stepping_chunk(env, tasks, plan)
+    mesh, chunk = execution.mesh(num_tasks), stepping_chunk(env, tasks, plan, carry_bytes(learner, params))
     run = _program(learner, env, plan, deterministic, mesh, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
     params = jax.device_put(params, devices.everywhere(mesh))
     return run(params, (tasks, jax.random.split(key, num_tasks)))

@@ -14,6 +14,9 @@ from jaxmeta.core.learner import Learner
 from jaxmeta.tasks.base import Env
 from jaxmeta.types import Array, Carry, Fast, Fault, Input, Key, Output, Params, Plan, Rollout, Task, Trial
 
+MIN_ROWS, MAX_OVERFLOW = 128, 4
+"""On a CPU: streams that a recurrent agent is stepped on in parallel, if they take at most `MAX_OVERFLOW` caches."""
+
 
 @devices.in_float32
 def rollout(
@@ -202,10 +205,34 @@ def replay_last(learner: Learner, params: Params, trial: Trial) -> Output:
     return unroll(learner, params, fast, experience)
 
 
-def stepping_chunk(env: Env, tasks: Task, plan: Plan) -> int | None:
-    """Returns how many of the tasks [N, ...] to step in parallel so that their environment states fit in cache."""
+def carry_bytes(learner: Learner, params: Params) -> int:
+    """Returns the size of the carry of one stream, in bytes; 0 for a memoryless agent. Nothing is computed.
+
+    Args:
+      params: arrays, or their shapes.
+    """
+
+    def carry(params: Params, key: Key) -> Carry:
+        return learner.reset(params, learner.start(params, key), key)
+
+    return devices.tree_bytes(jax.eval_shape(carry, params, jax.random.key(0)))
+
+
+def stepping_chunk(env: Env, tasks: Task, plan: Plan, carry: int = 0) -> int | None:
+    """Returns how many of the tasks [N, ...] to step in parallel so that what each step updates fits in cache.
+
+    A recurrent agent multiplies matrices with as many rows as there are streams in parallel. With too few rows that is
+    slower than exceeding the cache: up to `MIN_ROWS` streams may take `MAX_OVERFLOW` caches.
+
+    Args:
+      carry: bytes of the agent's carry per stream, see `carry_bytes`.
+    """
     state, _ = jax.eval_shape(env.reset, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], tasks))
-    return devices.cache_chunk(plan.streams * devices.tree_bytes(state))
+    per_task = plan.streams * (devices.tree_bytes(state) + carry)
+    chunk = devices.cache_chunk(per_task)
+    if chunk is None or not carry:
+        return chunk
+    return max(1, min(max(chunk, MIN_ROWS // plan.streams), MAX_OVERFLOW * devices.CACHE_BYTES // per_task))
 
 
 def episode_returns(reward: Array, episodes: int) -> Array:

@@ -5,6 +5,8 @@ from jaxmeta.nets.evidence import Belief, EvidenceEncoder, no_evidence, product_
 from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import Categoricals, Certain, Gaussian, SquashedGaussian, head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
+from jaxmeta.nets.mamba import mamba_actor_critic
+from jaxmeta.nets.mlstm import mlstm_actor_critic
 from jaxmeta.nets.networks import (
     ACTIVATIONS,
     HEADS,
@@ -19,8 +21,11 @@ from jaxmeta.nets.networks import (
 from jaxmeta.nets.observations import ObservationEncoder, action_vector, encoded, mask_logits, vector_size
 from jaxmeta.nets.predictors import Predictor, linear, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
+from jaxmeta.nets.residual import Mixer, residual_actor_critic
+from jaxmeta.nets.s5 import s5_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
 from jaxmeta.nets.soft_actor_critic import SoftActorCritic, SoftActorCriticParams, soft_actor_critic
+from jaxmeta.nets.transformer import transformer_actor_critic
 from jaxmeta.nets.variational import (
     BeliefDecoder,
     BeliefEncoder,
@@ -42,6 +47,7 @@ __all__ = [
     "Coordinatewise",
     "EvidenceEncoder",
     "Gaussian",
+    "Mixer",
     "Network",
     "ObservationEncoder",
     "Posterior",
@@ -60,7 +66,9 @@ __all__ = [
     "head_for",
     "linear",
     "linear_recurrent_actor_critic",
+    "mamba_actor_critic",
     "mask_logits",
+    "mlstm_actor_critic",
     "multi_head",
     "no_evidence",
     "perceptron",
@@ -68,12 +76,15 @@ __all__ = [
     "recurrent_actor_critic",
     "recurrent_belief",
     "recurrent_encoder",
+    "residual_actor_critic",
     "reward_decoder",
+    "s5_actor_critic",
     "scale_value",
     "separate_value",
     "snail_actor_critic",
     "soft_actor_critic",
     "state_decoder",
+    "transformer_actor_critic",
     "vector_size",
     "with_context",
 ]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from jaxmeta.nets.blocks import scan_chunks
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.nets.observations import any_observation
@@ -79,26 +80,20 @@ def _along(valid: Array, chunk: int) -> Recall:
     Steps are processed in chunks: a chunk reads the tables of all earlier chunks, and attends within itself. Time and
     memory are linear in the length of the stream.
     """
-    length = valid.shape[0]
-    size = min(chunk, length)
+    size = min(chunk, valid.shape[0])
     earlier, itself = jnp.tril(jnp.ones((size, size)), -1), jnp.eye(size)
 
-    def cut(steps: Array) -> Array:
-        padded = jnp.pad(steps, ((0, -length % size), *((0, 0) for _ in steps.shape[1:])))
-        return padded.reshape(-1, size, *steps.shape[1:])
+    def look_up(tables: Array, steps: Any, valid: Array) -> tuple[Array, Array]:
+        key, value, query = steps
+        match = jnp.einsum("thk,shk->hts", query, key) * (earlier * (valid > 0) + itself)
+        read = jnp.einsum("thk,hkv->thv", query, tables) + jnp.einsum("hts,shv->thv", match, value)
+        written = jnp.einsum("s,shk,shv->hkv", jnp.where(valid > 0, 1.0, 0.0), key, value)
+        return tables + written, read
 
     def recall(key: Array, value: Array, query: Array) -> tuple[Array, Array]:
-        def look_up(tables: Array, steps: Any) -> tuple[Array, Array]:
-            key, value, query, valid = steps
-            match = jnp.einsum("thk,shk->hts", query, key) * (earlier * (valid > 0) + itself)
-            read = jnp.einsum("thk,hkv->thv", query, tables) + jnp.einsum("hts,shv->thv", match, value)
-            written = jnp.einsum("s,shk,shv->hkv", jnp.where(valid > 0, 1.0, 0.0), key, value)
-            return tables + written, read
-
         counted = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)  # counts are sums of ones
         tables = jnp.zeros((*key.shape[1:], counted.shape[-1]))
-        _, read = jax.lax.scan(look_up, tables, jax.tree.map(cut, (key, counted, query, valid)))
-        read = read.reshape(-1, *read.shape[2:])[:length]
+        _, read = scan_chunks(look_up, tables, (key, counted, query), valid, chunk)
         return read[..., :-1], read[..., -1]
 
     return recall

@@ -20,7 +20,8 @@ from jaxmeta.nets.observations import any_observation
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Spec
 
 Recur = Callable[[Array, Array, Array], tuple[Array, Array]]
-"""(state [H], decay [H], drive [..., H]) -> (next state [H], hidden [..., H]), complex."""
+"""(state [H], decay [H] or [..., H], drive [..., H]) -> (next state [H], hidden [..., H]); the decay is the same at all
+steps, or has the axes of the drive. H may be several axes."""
 
 # the ring of the initial eigenvalues: time constants from 1.4 to 1,000 steps, with little rotation
 MIN_RADIUS, MAX_RADIUS, MAX_PHASE = 0.5, 0.999, math.pi / 10
@@ -38,15 +39,16 @@ def scan_over(valid: Array) -> Recur:
     Args:
       valid: [T]. Where it is zero the state is not updated.
     """
-    keeps = valid[:, None] > 0
 
     def recur(state: Array, decay: Array, drive: Array) -> tuple[Array, Array]:
+        varies = decay.ndim == drive.ndim
+
         def step(state, moment):
-            drive, keep = moment
-            after = decay * state + drive
+            of_step, drive, keep = moment
+            after = (of_step if varies else decay) * state + drive
             return jnp.where(keep, after, state), after
 
-        return jax.lax.scan(step, state, (drive, keeps))
+        return jax.lax.scan(step, state, (decay if varies else None, drive, valid > 0))
 
     return recur
 
@@ -57,12 +59,12 @@ def parallel_over(valid: Array) -> Recur:
     Args:
       valid: [T]. Where it is zero the state is not updated.
     """
-    keeps = valid[:, None] > 0
 
     def combine(earlier, later):
         return later[0] * earlier[0], later[0] * earlier[1] + later[1]
 
     def recur(state: Array, decay: Array, drive: Array) -> tuple[Array, Array]:
+        keeps = (valid > 0).reshape(-1, *(1 for _ in drive.shape[1:]))
         factors = jnp.where(keeps, decay, 1.0)
         factors, sums = jax.lax.associative_scan(combine, (factors, jnp.where(keeps, drive, 0.0)))
         kept = factors * state + sums
@@ -71,6 +73,11 @@ def parallel_over(valid: Array) -> Recur:
         return kept[-1], decay * before + drive
 
     return recur
+
+
+def in_parallel_here(parallel: bool | None) -> bool:
+    """Returns whether to take the parallel form; by default except on a CPU, where a sequential scan is faster."""
+    return jax.default_backend() != "cpu" if parallel is None else parallel
 
 
 def _log_decay_init(key: Key, shape: tuple[int, ...]) -> Array:
@@ -131,8 +138,7 @@ def linear_recurrent_actor_critic(
     """
     module = _LinearRecurrent(spec, hidden, layers, init_log_std)
     run = cast(Callable[..., tuple[Carry, Output]], module.apply)
-    in_parallel = jax.default_backend() != "cpu" if parallel is None else parallel
-    recur_over = parallel_over if in_parallel else scan_over
+    recur_over = parallel_over if in_parallel_here(parallel) else scan_over
 
     def initial_state() -> Carry:
         return tuple(jnp.zeros(hidden, jnp.complex64) for _ in range(layers))

@@ -1,4 +1,4 @@
-"""Orthogonal initialisation that also works under vmap over many networks."""
+"""Initialisers of weight matrices: orthogonal, also under vmap over many networks, and LeCun's with a gain."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
         return jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))(key)
 
     return init
+
+
+def lecun(gain: float = 1.0) -> Callable[..., Array]:
+    """Returns LeCun's initialiser, the default of `nn.Dense`, with weights multiplied by `gain`."""
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")

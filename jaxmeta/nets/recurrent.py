@@ -13,9 +13,13 @@ from flax import linen as nn
 from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
+from jaxmeta.nets.mamba import mamba_actor_critic
+from jaxmeta.nets.mlstm import mlstm_actor_critic
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.nets.observations import any_observation
 from jaxmeta.nets.orthogonal import orthogonal
+from jaxmeta.nets.s5 import s5_actor_critic
+from jaxmeta.nets.transformer import transformer_actor_critic
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Spec
 
 State = tuple[Array, ...]
@@ -57,6 +61,16 @@ CELLS = {
     # Hochreiter and Schmidhuber, 1997, with a forget gate
     "lstm": Cell(gates=4, keeps=0, admits=1, states=2, advance=_lstm),
 }
+
+
+LAYERED: dict[str, Callable[..., Network]] = {
+    "lru": linear_recurrent_actor_critic,
+    "transformer": transformer_actor_critic,
+    "s5": s5_actor_critic,
+    "mamba": mamba_actor_critic,
+    "mlstm": mlstm_actor_critic,
+}
+"""Cells that are stacks of layers and can unroll in parallel over time."""
 
 
 class _Recurrent(nn.Module):
@@ -125,24 +139,30 @@ def recurrent_actor_critic(
     init_log_std: float = 0.0,
     length: int = 1,
     readout: Sequence[int] = (),
+    layers: int = 2,
 ) -> Network:
     """Builds a recurrent policy on the whole `Input`, with linear policy and value heads.
 
     Args:
-      cell: `gru` or `lstm`; `lru` (linear recurrent units) or `associative` (fast weights), which can unroll in
-        parallel over time.
-      hidden: size of the state; for `associative`, width of the layers around the memory.
-      length: steps of a trial. The initial time constants of a `gru` or `lstm` range from 2 to this many steps.
+      cell: `gru` or `lstm`; or one that can unroll in parallel over time: `associative` (fast weights), `lru` (linear
+        recurrent units), `transformer`, `s5`, `mamba` or `mlstm`. `nets.residual` compares what they cost.
+      hidden: size of the state; for cells with a parallel form, width of the layers.
+      length: steps of a trial. The initial time constants of a `gru` or `lstm` range from 2 to this many steps, and it
+        is the context of a `transformer`.
       readout: widths of hidden layers between state and heads, whose input is the state and the policy input. A linear
         head cannot combine the two; the other cells have such layers already.
+      layers: layers of `lru`, `transformer`, `s5`, `mamba` and `mlstm`; the other cells have one.
     """
-    whole = {"lru": linear_recurrent_actor_critic, "associative": associative_actor_critic}
-    if cell in whole:
-        if readout:
-            raise ValueError(f"readout is {tuple(readout)}; cell {cell} has its own output layers, leave it ()")
-        return whole[cell](spec, hidden, init_log_std=init_log_std)
-    if cell not in CELLS:
-        raise ValueError(f"cell is {cell!r}; known cells: {', '.join(map(repr, (*CELLS, *whole)))}")
+    known = (*CELLS, "associative", *LAYERED)
+    if cell not in known:
+        raise ValueError(f"cell is {cell!r}; known cells: {', '.join(map(repr, known))}")
+    if cell not in CELLS and readout:
+        raise ValueError(f"readout is {tuple(readout)}; cell {cell} has its own output layers, leave it ()")
+    if cell == "associative":
+        return associative_actor_critic(spec, hidden, init_log_std=init_log_std)
+    if cell in LAYERED:
+        context = {"length": length} if cell == "transformer" else {}
+        return LAYERED[cell](spec, hidden=hidden, layers=layers, init_log_std=init_log_std, **context)
     module = _Recurrent(spec, cell, hidden, init_log_std, length, tuple(readout))
 
     def initial_state() -> Carry:

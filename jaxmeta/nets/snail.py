@@ -6,7 +6,6 @@ sequence. That is the `_Past` that is passed to it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -15,14 +14,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxmeta.nets.blocks import blockwise_vmap
+from jaxmeta.nets.attention import attend_along, attend_in_step, put
 from jaxmeta.nets.heads import head_for
 from jaxmeta.nets.networks import MLP, Network, encode_input, policy_and_value
 from jaxmeta.nets.observations import any_observation
+from jaxmeta.nets.orthogonal import lecun
 from jaxmeta.types import Array, Carry, Input, Output, Params, Spec
-
-UNSEEN = -1e30
-"""Logit of masked steps: their attention weight is exactly 0. Minus infinity is slower on a CPU."""
 
 
 class SnailState(struct.PyTreeNode):
@@ -50,22 +47,13 @@ class _Past(NamedTuple):
 def _stepwise(time: Array, length: int) -> _Past:
     def shift(ring: Array, x: Array, steps: int) -> tuple[Array, Array]:
         slot = time % steps
-        return _put(ring, slot, x), ring[slot]
+        return put(ring, slot, x), ring[slot]
 
     def attend(cache: tuple[Array, Array], query: Array, key: Array, value: Array):
-        put = jax.vmap(_put, (0, None, 0))
-        keys, values = (put(ring, time % length, new) for ring, new in zip(cache, (key, value), strict=True))
-        return (keys, values), jax.vmap(_read, (0, 0, 0, None))(query, keys, values, jnp.arange(length) <= time)
+        cache, read = attend_in_step(cache, time, query[:, None], key, value)
+        return cache, read[:, 0]
 
     return _Past(shift, attend)
-
-
-def _put(ring: Array, slot: Array, new: Array) -> Array:
-    """Writes `new` [D] to a slot of a ring [N, D].
-
-    It rewrites the whole ring, as attention reads all of it at every step anyway; a batched scatter is slower on a CPU.
-    """
-    return jnp.where((jnp.arange(len(ring)) == slot)[:, None], new, ring)
 
 
 def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
@@ -88,33 +76,9 @@ def _parallel(valid: Array, length: int, gaps: bool) -> _Past:
         return ring, jnp.where((before >= steps)[:, None], x[source], 0.0)
 
     def attend(cache: None, query: Array, key: Array, value: Array) -> tuple[None, Array]:
-        def by_one_head(query: Array, key: Array, value: Array) -> Array:
-            def one(moment) -> Array:
-                query, time, age = moment
-                seen = happened & (times < time) & (age - before < length) | (times == time)
-                return _read(query, key, value, seen)
-
-            return blockwise_vmap(one, (query, times, before))
-
-        return cache, jax.vmap(by_one_head, 1, 1)(query, key, value)
+        return cache, attend_along(query[:, :, None], key, value, valid, before, length)[:, :, 0]
 
     return _Past(shift, attend)
-
-
-def _read(query: Array, keys: Array, values: Array, seen: Array) -> Array:
-    """Attends with one query [K] to keys [T, K] and values [T, V] where `seen` [T] is true; returns [V].
-
-    At least one step must be seen. It is softmax attention, but normalises the output, not the weights, which is
-    faster.
-    """
-    logits = jnp.where(seen, keys @ (query / math.sqrt(query.shape[-1])), UNSEEN)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max()))
-    return weights @ values / weights.sum()
-
-
-def _lecun(gain: float):
-    """Returns LeCun's initialiser, the default of `nn.Dense`, with weights multiplied by `gain`."""
-    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
 
 
 class _DenseBlock(nn.Module):
@@ -126,7 +90,7 @@ class _DenseBlock(nn.Module):
     @nn.compact
     def __call__(self, past: _Past, ring: Any, x: Array) -> tuple[Any, Array]:
         # half the variance each: together the two taps are one kernel with twice the inputs
-        half = _lecun(0.5**0.5)
+        half = lecun(0.5**0.5)
         now = nn.Dense(2 * self.filters, kernel_init=half, name="now")(x)
         # caches the projection, not its inputs, which grow from layer to layer
         ring, then = past.shift(
@@ -147,7 +111,7 @@ class _AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, past: _Past, cache: Any, x: Array) -> tuple[Any, Array]:
         def by_head(size: int, name: str, gain: float = 1.0) -> Array:
-            flat = nn.Dense(self.heads * size, kernel_init=_lecun(gain), name=name)(x)
+            flat = nn.Dense(self.heads * size, kernel_init=lecun(gain), name=name)(x)
             return flat.reshape(*x.shape[:-1], self.heads, size)
 
         query, key = (by_head(self.key_size, name, self.init_gain) for name in ("query", "key"))
@@ -168,7 +132,7 @@ class _Snail(nn.Module):
 
     @nn.compact
     def __call__(self, past: _Past, rings: Any, cache: Any, x: Array) -> tuple[Any, Any, Output]:
-        x = nn.Dense(self.filters, kernel_init=_lecun(self.init_gain))(x)
+        x = nn.Dense(self.filters, kernel_init=lecun(self.init_gain))(x)
         next_rings = []
         for dilation, ring in zip(self.dilations, rings, strict=True):
             ring, x = _DenseBlock(self.filters, dilation)(past, ring, x)

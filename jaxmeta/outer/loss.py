@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxmeta import devices
 from jaxmeta.core.learner import Learner, adaptation_metrics
-from jaxmeta.core.rollout import replay_fast, unroll
+from jaxmeta.core.rollout import carry_bytes, replay_fast, unroll
 from jaxmeta.rl import Estimator, Objective, masked_mean
 from jaxmeta.types import Array, Fast, Metrics, Output, Params, Rollout, Trial
 
@@ -185,17 +185,21 @@ def gradient_chunk(learner: Learner, trials: Trial) -> int | None:
     """Returns how many of the trials [N, ...] to differentiate in parallel so that they fit in cache.
 
     A recurrent agent multiplies matrices with as many rows as there are streams in parallel: too few rows are slower
-    than exceeding the cache by some megabytes. An agent with `Learner.unroll` has one row per step of the trials, and
-    its activations are many times larger than the stored experience: few trials suffice, and more take up to twice the
-    time.
+    than exceeding the cache by some megabytes. Its carry is stored at every step for the backward pass. An agent with
+    `Learner.unroll` has one row per step of the trials, and its activations are many times larger than the stored
+    experience: few trials suffice, and more take up to twice the time. Its carries, one per stream, may take
+    `MAX_OVERFLOW` caches too.
     """
     rounds = trials.rounds
     seen = rounds.replace(inputs=rounds.inputs.replace(prev_next_obs=()), next_obs=(), terminated=(), success=())
     # next observations are for off-policy learners: this loss does not read them
-    chunk = devices.cache_chunk(devices.tree_bytes(seen) // rounds.reward.shape[0])
+    per_trial = devices.tree_bytes(seen) // rounds.reward.shape[0]
+    chunk = devices.cache_chunk(per_trial)
     if chunk is None or trials.adapt_keys.shape[1]:
         return chunk
     *_, steps, streams = rounds.reward.shape
+    carry = streams * carry_bytes(learner, jax.eval_shape(learner.init, jax.random.key(0)))
     if learner.unroll is not None:
-        return max(1, PARALLEL_ROWS // (steps * streams))
-    return max(chunk, min(MIN_ROWS // streams, MAX_OVERFLOW * chunk))
+        return max(1, min(PARALLEL_ROWS // (steps * streams), MAX_OVERFLOW * devices.CACHE_BYTES // max(1, carry)))
+    most = MAX_OVERFLOW * devices.CACHE_BYTES // (per_trial + steps * carry)
+    return max(1, min(max(chunk, MIN_ROWS // streams), most))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxmeta import devices
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
-from jaxmeta.core.rollout import collect, episode_returns, episode_successes, stepping_chunk
+from jaxmeta.core.rollout import carry_bytes, collect, episode_returns, episode_successes, stepping_chunk
 from jaxmeta.outer.meta_update import Draw, Seen, Source
 from jaxmeta.rl import replay as rings
 from jaxmeta.rl.replay import TaskRings
@@ -19,17 +19,24 @@ from jaxmeta.types import Array, Key, Metrics, Params, Plan, Task, Trial
 
 
 def fresh(learner: Learner, family: TaskFamily, plan: Plan) -> Source:
-    """Collects a trial on every task of an update; non-finite trials are emptied, see `core.guard`."""
+    """Collects a trial on every task of an update; non-finite trials are emptied, see `core.guard`.
+
+    For an agent with a carry the metric `memory_bytes` is the size of the carry of one stream.
+    """
 
     def next_trials(state: Any, params: Params, draw: Draw, data: Any, keys: Key) -> tuple[Any, Trial, Seen]:
         def one(task_and_key: tuple[Task, Key]) -> Trial:
             task, key = task_and_key
             return collect(learner, params, family.env, task, key, plan)
 
-        trials = devices.chunked_vmap(one, (draw.tasks, keys), stepping_chunk(family.env, draw.tasks, plan))
+        memory = carry_bytes(learner, params)
+        trials = devices.chunked_vmap(one, (draw.tasks, keys), stepping_chunk(family.env, draw.tasks, plan, memory))
         trials = guard.empty_nonfinite(trials)
         finite = ~guard.nonfinite_trials(trials)
-        return state, trials, Seen(trials, finite, trial_metrics(trials, plan, family.env.spec.success))
+        metrics = trial_metrics(trials, plan, family.env.spec.success)
+        if memory:
+            metrics["memory_bytes"] = jnp.float32(memory)
+        return state, trials, Seen(trials, finite, metrics)
 
     return Source(init=lambda key: (), next=next_trials)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,12 +20,17 @@ from jaxmeta.devices import Execution
 from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.testing.comparing import all_close
 from jaxmeta.types import (
+    Choice,
     Key,
+    Output,
     Params,
     Plan,
     Task,
     Trial,
 )
+
+PERTURBATIONS = 4
+"""Replays with other params that choices are compared in."""
 
 
 def check_learner(
@@ -34,7 +40,9 @@ def check_learner(
 
     Replay must equal the collection; adaptation must keep the structure of `fast` and not change `params`; vmap over
     tasks must equal a loop; meta-gradients must be finite if all rewards are zero. A recurrent carry must survive the
-    episodes of a trial, depend on the last reward of each, and not on future rewards.
+    episodes of a trial, depend on the last reward of each, and not on future rewards. What an agent draws for itself
+    (`types.Choice` in `Output.aux`) must be replayed, not drawn again, when the params have changed; an agent with a
+    PRNG key in its carry must store what it draws with it.
 
     Args:
       tolerance: largest difference, relative and absolute, between replay and collection. A learner that replays by a
@@ -60,15 +68,56 @@ def check_learner(
     all_close("collecting under vmap over tasks", together, stacked, "a loop over tasks", 1e-3)
 
     trial = looped[0]
-    again = jax.jit(lambda params, trial: replay(learner, params, trial))(params, trial)
+    replayed = jax.jit(lambda params, trial: replay(learner, params, trial))
+    again = replayed(params, trial)
     same_operations = bool(
         jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key))
     ) and (learner.unroll is None and plan.rounds == 0)
     all_close("replay", again, trial.rounds.output, "the collection", 1e-6 if same_operations else tolerance)
+    _check_choices(learner, replayed, params, trial)
     if plan.rounds:
         _check_silence(learner, params, together)
     if plan.episodes > 1 and jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key)):
         _check_memory(learner, params, trial, family.env.spec.horizon)
+
+
+def _check_choices(learner: Learner, replayed: Callable[..., Output], params: Params, trial: Trial) -> None:
+    """Checks that the agent's own choices are replayed when the params have changed.
+
+    Args:
+      replayed: the compiled replay, (params, trial) -> outputs.
+    """
+    is_choice = lambda node: isinstance(node, Choice)  # noqa: E731
+
+    def choices(output: Output) -> list[Any]:
+        nodes = jax.tree.leaves(output.aux, is_leaf=is_choice)
+        return keys_as_data([node.drawn for node in nodes if is_choice(node)])
+
+    stored, key = choices(trial.rounds.output), jax.random.key(0)
+    carry = jax.eval_shape(lambda: learner.reset(params, learner.start(params, key), key))
+    draws = any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(carry))
+    require(
+        bool(stored) or not draws,
+        "the carry has a PRNG key, but Output.aux has no types.Choice; store what the agent draws (try"
+        " aux=Choice(option))",
+    )
+    for seed in range(PERTURBATIONS if stored else 0):
+        found = choices(replayed(_perturbed(params, jax.random.key(seed)), trial))
+        remedy = "Learner.unroll must return those of experience.output.aux"
+        for (path, before), after in zip(jax.tree.leaves_with_path(stored), jax.tree.leaves(found), strict=True):
+            where = jax.tree_util.keystr(path[1:])
+            share = float(np.mean(np.asarray(before) != np.asarray(after)))
+            require(share == 0.0, f"a replay with other params draws {share:.0%} of Choice.drawn{where} anew; {remedy}")
+
+
+def _perturbed(params: Params, key: Key) -> Params:
+    """Adds standard normal noise to all floating-point params."""
+    leaves, structure = jax.tree.flatten(params)
+    noisy = [
+        leaf + jax.random.normal(one, leaf.shape, leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        for leaf, one in zip(leaves, jax.random.split(key, max(1, len(leaves))), strict=False)
+    ]
+    return jax.tree.unflatten(structure, noisy)
 
 
 def _check_silence(learner: Learner, params: Params, trials: Trial) -> None:

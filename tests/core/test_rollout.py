@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import inner, nets, outer
+from jaxmeta import devices, inner, nets, outer
 from jaxmeta.core import rollout as engine
 from jaxmeta.core.learner import Learner
 from jaxmeta.outer.policy_gradient import with_values
@@ -202,3 +202,22 @@ def test_a_trial_whose_critic_is_not_finite_is_left_out():
 
 def _goal(where=0.3):
     return jax.tree.map(lambda leaf: jnp.full_like(leaf, where), tiny.family().sample(jax.random.key(0)))
+
+
+def test_the_carry_counts_in_how_many_trials_are_stepped_in_parallel():
+    """An environment state of 4 bytes beside a carry: no carry, one that fits, one that exceeds the cache."""
+    env, plan = Counter(), Plan(streams=2)
+    chunk = lambda carry: engine.stepping_chunk(env, jnp.zeros(8), plan, carry)  # noqa: E731
+    cache = devices.CACHE_BYTES
+    assert chunk(0) == cache // 8
+    assert chunk(60) == cache // (2 * 64)
+    # fewer than 128 streams fit: up to 128 of them may take four caches
+    assert chunk(4092) == 64
+    assert chunk(16 * 1024) == 4 * cache // (2 * (16 * 1024 + 4))
+    assert chunk(10**9) == 1
+
+
+def test_the_size_of_a_carry_counts_keys_and_needs_no_arrays():
+    learner = spy()._replace(init=lambda key: jnp.zeros(3), reset=lambda params, fast, key: (params, key))
+    assert engine.carry_bytes(learner, jax.ShapeDtypeStruct((3,), jnp.float32)) == 12 + 8
+    assert engine.carry_bytes(tiny.algo("maml").learner, tiny.algo("maml").learner.init(jax.random.key(0))) == 0

@@ -15,7 +15,8 @@ from flax import linen as nn
 
 from jaxmeta import nets
 from jaxmeta.nets import blocks
-from jaxmeta.nets.snail import _AttentionBlock, _parallel, _read
+from jaxmeta.nets.attention import read
+from jaxmeta.nets.snail import _AttentionBlock, _parallel
 from jaxmeta.types import Discrete, Input, Spec
 
 LENGTH, STREAMS = 13, 3
@@ -31,6 +32,12 @@ MODELS = {
     # the convolutions see four steps, attention all
     "snail-shallow": lambda spec: nets.snail_actor_critic(spec, LENGTH, 4, key_size=5, value_size=3, layers=2),
     # attention reaches back over fewer steps than there are
+    "transformer": lambda spec: nets.transformer_actor_critic(spec, LENGTH, hidden=8, layers=2),
+    "s5": lambda spec: nets.s5_actor_critic(spec, hidden=6, parallel=True),
+    "s5-sequential": lambda spec: nets.s5_actor_critic(spec, hidden=6, parallel=False),
+    "mamba": lambda spec: nets.mamba_actor_critic(spec, hidden=4, states=3, parallel=True),
+    "mamba-sequential": lambda spec: nets.mamba_actor_critic(spec, hidden=4, states=3, parallel=False),
+    "mlstm": lambda spec: nets.mlstm_actor_critic(spec, hidden=8, heads=2),
     "snail-short": lambda spec: nets.snail_actor_critic(spec, 5, filters=4, key_size=5, value_size=3),
 }
 
@@ -72,7 +79,11 @@ def loud(model):
     return jax.jit(lambda key: jax.tree.map(lambda leaf: 1.5 * leaf + 0.1, init(key)))(jax.random.key(0))
 
 
-@pytest.mark.parametrize("gaps", [False, True], ids=["whole", "gaps"])
+# with gaps it has whole streams too
+WHOLE = pytest.param(False, marks=pytest.mark.slow, id="whole")
+
+
+@pytest.mark.parametrize("gaps", [WHOLE, pytest.param(True, id="gaps")])
 @pytest.mark.parametrize("model", MODELS)
 def test_stepping_equals_unrolling(model, gaps):
     network = MODELS[model](dataclasses.replace(SPEC, terminates=gaps))
@@ -172,7 +183,7 @@ def test_attention_of_snail_is_a_causal_softmax():
     seen = jnp.tril(jnp.ones((steps, steps), bool))
 
     def ours(query, key, value):
-        return jax.vmap(_read, (0, None, None, 0))(query, key, value, seen)
+        return jax.vmap(read, (0, None, None, 0))(query, key, value, seen)
 
     def reference(query, key, value):
         one_head = (x[:, None] for x in (query, key, value))

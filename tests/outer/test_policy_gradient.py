@@ -11,6 +11,7 @@ import pytest
 import jaxmeta as jm
 from jaxmeta import outer, rl, tasks
 from jaxmeta.core.rollout import collect
+from jaxmeta.devices import CACHE_BYTES
 from jaxmeta.outer.loss import gradient_chunk
 from tests import tiny
 
@@ -168,7 +169,7 @@ def test_annealing_shrinks_the_steps_to_nothing():
 
 
 def test_recurrent_trials_are_replayed_in_parallel():
-    """Long trials leave the cache when few are side by side; those mind that which adapt, or are parallel over time."""
+    """Few long trials are differentiated in parallel; fewer if agents adapt, unroll in parallel, or carry much."""
     chunks = {}
     for name, horizon in (("rl2", 300), ("rl2", 30_000), ("snail", 30), ("snail", 300), ("maml", 300)):
         family = tasks.navigation(tasks.NavigationConfig(horizon=horizon))
@@ -181,8 +182,29 @@ def test_recurrent_trials_are_replayed_in_parallel():
             return jax.vmap(one)(task)
 
         chunks[name, horizon] = gradient_chunk(meta.learner, jax.eval_shape(trials, jax.random.key(0)))
-    assert chunks["rl2", 300] == 128
+    assert 64 <= chunks["rl2", 300] < 128  # 8 MiB of experience and of carries, which are stored at every step
     assert 1 <= chunks["rl2", 30_000] <= 32
     assert chunks["snail", 30] == 11
     assert chunks["snail", 300] == 1
     assert chunks["maml", 300] < 8
+
+
+def test_a_large_carry_leaves_fewer_trials_in_parallel():
+    """Of an agent that is stepped, the carry is stored at every step; of one that unrolls, once per stream."""
+    family = tasks.navigation(tasks.NavigationConfig(horizon=10))
+    learner = tiny.algo("rl2", family).learner
+    params = learner.init(jax.random.key(0))
+    task = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), 256))
+    collect_one = lambda task: collect(learner, params, family.env, task, jax.random.key(2), jm.Plan(episodes=2))  # noqa: E731
+    trials = jax.eval_shape(jax.vmap(collect_one), task)
+
+    def chunk(floats, unroll=None):
+        return gradient_chunk(learner._replace(reset=lambda *_: jnp.zeros(floats), unroll=unroll), trials)
+
+    budget = 32 * CACHE_BYTES
+    assert chunk(1) == chunk(16) > 128  # as many as have their experience in the cache
+    assert 0 <= budget // (4 * 20 * 10_000) - chunk(10_000) <= 1  # 20 steps; the stored experience takes little
+    assert chunk(10**7) == 1
+    by_unroll = learner.unroll or (lambda *_: None)
+    assert chunk(16, by_unroll) == 1024 // 20
+    assert chunk(10**6, by_unroll) == budget // (4 * 10**6)

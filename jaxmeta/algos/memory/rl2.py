@@ -17,10 +17,13 @@ from jaxmeta.tasks.base import TaskFamily
 class RL2Config(WholeTrialsConfig):
     """RL²: adapt in the hidden state of a recurrent policy (Duan et al., 2016, arXiv:1611.02779)."""
 
-    cell: Literal["gru", "lstm", "lru", "associative"] = "gru"
-    """Recurrent cell: lru is a linear recurrent unit, associative a memory of fast weights."""
+    cell: Literal["gru", "lstm", "lru", "associative", "transformer", "s5", "mamba", "mlstm"] = "gru"
+    """Sequence model: lru is a linear recurrent unit, associative a memory of fast weights, transformer attends to the
+    whole trial, s5 and mamba are state-space models, mlstm has a matrix memory."""
     hidden: int = 64
-    """Size of the recurrent state; for associative, width of the layers around the memory."""
+    """Size of the state of gru and lstm; else width of the layers, for transformer a multiple of 8, for mlstm of 4."""
+    layers: int = 2
+    """Layers of lru, transformer, s5, mamba and mlstm; the other cells have one."""
     readout: tuple[int, ...] = ()
     """Widths of hidden layers between recurrent state and heads; they also receive the input. The paper has none."""
     separate_value: bool = True
@@ -36,7 +39,7 @@ class RL2Config(WholeTrialsConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        checks.at_least_one(self, "hidden")
+        checks.at_least_one(self, "hidden", "layers")
         checks.widths(self, "readout")
         if self.outer_loop == "ppo":
             self.ppo.check_divides(self.num_tasks)
@@ -50,6 +53,12 @@ def rl2(family: TaskFamily, config: RL2Config = RL2Config()) -> MetaLearner:
     of the whole trial, so that exploration in early episodes is rewarded by the later ones.
     """
     network = nets.recurrent_actor_critic(
-        family.env.spec, config.cell, config.hidden, config.init_log_std, config.length(family), config.readout
+        family.env.spec,
+        config.cell,
+        config.hidden,
+        config.init_log_std,
+        config.length(family),
+        config.readout,
+        config.layers,
     )
     return on_whole_trials(network, family, config, config.ppo if config.outer_loop == "ppo" else config.trpo)
