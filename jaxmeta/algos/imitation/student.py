@@ -28,18 +28,20 @@ class PerceptronConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentConfig:
-    """A recurrent student."""
+    """A student with a recurrent cell or another sequence model."""
 
-    cell: Literal["gru", "lstm", "lru", "associative"] = "gru"
-    """Recurrent cell: lru is a linear recurrent unit, associative a memory of fast weights."""
+    cell: Literal["gru", "lstm", "lru", "associative", "transformer", "s5", "mamba", "mlstm"] = "gru"
+    """Sequence model, see `jm.RL2Config.cell`."""
     hidden: int = 64
-    """Size of the recurrent state; for associative, width of the layers around the memory."""
+    """Size of the state of gru and lstm; else width of the layers, for transformer a multiple of 8, for mlstm of 4."""
+    layers: int = 2
+    """Layers of lru, transformer, s5, mamba and mlstm; the other cells have one."""
     readout: tuple[int, ...] = ()
     """Widths of hidden layers between recurrent state and heads; they also receive the input."""
 
     def __post_init__(self):
         checks.finite(self)
-        checks.at_least_one(self, "hidden")
+        checks.at_least_one(self, "hidden", "layers")
         checks.widths(self, "readout")
 
 
@@ -128,7 +130,9 @@ def network(spec: Spec, config: StudentConfig, length: int) -> nets.Network:
             return nets.actor_critic(spec, part.hidden, part.activation, config.init_log_std)
         case "recurrent":
             part = config.recurrent
-            return nets.recurrent_actor_critic(spec, part.cell, part.hidden, config.init_log_std, length, part.readout)
+            return nets.recurrent_actor_critic(
+                spec, part.cell, part.hidden, config.init_log_std, length, part.readout, part.layers
+            )
         case "snail":
             part = config.snail
             return nets.snail_actor_critic(
