@@ -91,7 +91,7 @@ def test_learner_holds_the_contract(name, family):
 
 # their outer loops are those of others; what is their own is in the learner, which the test above holds to its contract
 SLOW_VARIANTS = {"maml-vpg", "maml-ppo", "pearl-recurrent", "rl2-associative", "rl2-lru", "rl2-trpo", "varibad-states"}
-SLOW_VARIANTS |= {"multi-task-sac", "multi-task-surgery"}
+SLOW_VARIANTS |= {"multi-task-sac", "multi-task-surgery", "multi-task-returns", "multi-task-uncertainty"}
 # what discrete actions change is in the learner too
 SLOW_ON = (
     {(name, family) for name in ("l2rl", "snail") for family in FAMILIES}
