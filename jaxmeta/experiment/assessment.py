@@ -1,14 +1,21 @@
-"""Evaluation of a run on held-out tasks."""
+"""Evaluation of a run on held-out tasks, or on each of finitely many."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from typing import Any
 
 from jaxmeta.experiment.loading import Run
 from jaxmeta.experiment.runs import seed_axis
 
+PROBES = 64
+"""Held-out tasks that are compared with the training tasks, to find out whether they are the same."""
+MAX_TASKS = 100
+"""Largest finite set whose tasks are evaluated one by one."""
+MAX_NUMBERS = 4
+"""Largest number of numbers by which a task is named."""
 EVALUATION_STREAM = zlib.crc32(b"evaluation")
 
 
@@ -20,10 +27,11 @@ def assess(
     deterministic: bool = False,
     streams: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a run on held-out tasks.
+    """Evaluates a run on held-out tasks; if these are a finite set, `finite_tasks`, on each equally often.
 
     Args:
-      num_tasks: tasks, sampled from the family's held-out distribution; per seed if the run has several.
+      num_tasks: trials, on tasks that are sampled from the family's held-out distribution, per seed if the run has
+        several. With a finite set of tasks it is rounded up to a multiple of their number.
       seed: random seed of the tasks and the trials.
       rounds: adaptation rounds; by default as in meta-training.
       deterministic: whether to act by the mode of the policy.
@@ -33,11 +41,16 @@ def assess(
       A JSON object with `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`.
       Statistics are over tasks; with several seeds, over seeds and the tasks of each. If the tasks define success,
       `success[round][episode]` has the same statistics of the share of solved episodes.
+
+      With a finite set, `num_tasks` is its size, `trials_per_task` the number of trials on each, `per_task` has
+      `task`, its index, `name`, `return` and `success` of the last episode, see `Report.per_task`, and `worst_task` is
+      the index of the task with the lowest mean return.
     """
     plan = changed_plan(run.meta.plan, rounds, streams)
-    report = trials(
-        run.meta.learner, run.params, run.family, plan, num_tasks, seed, seed_axis(run.config), deterministic
-    )
+    known = finite_tasks(run.family)
+    chosen = num_tasks if known is None else repeated(known, num_tasks)
+    report = trials(run.meta.learner, run.params, run.family, plan, chosen, seed, seed_axis(run.config), deterministic)
+    by_task = {} if known is None else _by_task(report, run.family, known)
     return {
         "algo": run.config.algo,
         "tasks": run.config.tasks,
@@ -51,7 +64,71 @@ def assess(
         "trial_return": report.trial_return(),
         "gain": report.gain(),
         **({} if report.successes is None else {"success": report.success()}),
+        **by_task,
     }
+
+
+def finite_tasks(family: Any) -> Any:
+    """Returns the tasks of a family whose held-out tasks are its finite set of training tasks, leaves [K, ...].
+
+    It returns None if there is no such set, if it has more than `MAX_TASKS` tasks, or if some held-out tasks are no
+    training tasks, as of `jm.finite`.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    known = family.train_tasks
+    if known is None or jax.tree.leaves(known)[0].shape[0] > MAX_TASKS:
+        return None
+    held_out = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(0), PROBES))
+
+    def same(of_all: Any, of_some: Any) -> Any:
+        equal = jnp.asarray(of_some)[:, None] == jnp.asarray(of_all)
+        return equal.all(tuple(range(2, equal.ndim)))
+
+    # which of the held-out tasks [PROBES] is which of the known ones [K]
+    equal = jax.tree.reduce(jnp.logical_and, jax.tree.map(same, known, held_out))
+    return known if bool(equal.any(1).all()) else None
+
+
+def _by_task(report: Any, family: Any, known: Any) -> dict[str, Any]:
+    names = task_names(family, known)
+    each = [
+        {"task": index, "name": name} | summary
+        for index, (name, summary) in enumerate(zip(names, report.per_task(len(names)), strict=True))
+    ]
+    worst = min(each, key=lambda one: -math.inf if math.isnan(one["return"]["mean"]) else one["return"]["mean"])
+    return {
+        "num_tasks": len(each),
+        "trials_per_task": report.returns.shape[-4] // len(each),
+        "per_task": each,
+        "worst_task": worst["task"],
+    }
+
+
+def task_names(family: Any, known: Any) -> list[str]:
+    """Names the tasks of a finite set: by their kind where the family has several, else by their numbers.
+
+    Args:
+      known: the tasks, leaves [K, ...].
+    """
+    import jax
+    import numpy as np
+
+    from jaxmeta.tasks.numbered import NumberedTask
+    from jaxmeta.tasks.several import Several, SeveralTask
+
+    env, size = family.env, jax.tree.leaves(known)[0].shape[0]
+    while not isinstance(env, Several) and hasattr(env, "env"):
+        env = env.env
+    task = known.task if isinstance(known, NumberedTask) else known
+    if isinstance(env, Several) and isinstance(task, SeveralTask):
+        return [type(env.envs[int(kind)]).__name__ for kind in task.kind]
+    rows = np.concatenate([np.asarray(leaf, np.float64).reshape(size, -1) for leaf in jax.tree.leaves(task)], axis=1)
+    if rows.shape[1] > MAX_NUMBERS:
+        return [""] * size
+    rows = np.where(np.abs(rows) > 1e-6 * np.max(np.abs(rows)), rows, 0.0)  # rounding errors, as of a cosine
+    return [", ".join(f"{number:.3g}" for number in row) for row in rows]
 
 
 def changed_plan(plan: Any, rounds: int | None, streams: int | None) -> Any:

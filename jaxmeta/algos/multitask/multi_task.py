@@ -1,4 +1,4 @@
-"""Multi-task PPO and SAC on a finite set of tasks, with shared or separate heads, gradient surgery and balanced losses."""
+"""Multi-task PPO and SAC on a finite set of tasks: shared or separate heads, gradient surgery, balanced losses."""
 
 from __future__ import annotations
 
