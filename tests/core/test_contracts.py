@@ -66,7 +66,7 @@ ON_BANDIT = [(name, "bandit") for name in registry.ALGOS if name not in REAL_ACT
 
 ALL = [*ON_NAVIGATION, *ON_BANDIT]
 # put together from parts that MAML and those named below are held to the contracts with
-RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "promp", "reptile"}
+RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "multi-task-uncertainty", "promp", "reptile"}
 # their agent is that of RL², and their loops differ in who acts and who labels
 RELATIVES |= {"clone", "dagger", "distill", "dpt", "gatekeeper"}
 OWN_LEARNER, OWN_LOOP = {"anil", "cavia", "imaml", "meta-sgd"}, {"promp", "reptile", "dagger"}
