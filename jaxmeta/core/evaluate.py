@@ -55,9 +55,9 @@ class Report(struct.PyTreeNode):
     def per_task(self, num_tasks: int) -> list[dict[str, Any]]:
         """Summarises the last episode of the last round for each of K tasks that the batch repeats, in order.
 
-        The trials of task k are those at k, k + K, and so on, as `assessment.repeated` places them. Statistics are over
-        trials and streams, and over seeds if there are several; streams of an agent that adapts between rounds share
-        its adaptation, and are averaged first.
+        The trials of task k are those at k, k + K, and so on, as `assessment.equally_often` places them. Statistics are
+        over trials and streams, and over seeds if there are several; streams of an agent that adapts between rounds
+        share its adaptation, and are averaged first.
 
         Returns:
           By task, `return` and, if the tasks define success, `success`, see `summarize`.

@@ -303,7 +303,7 @@ def _print_per_task(evaluation: dict[str, Any]) -> None:
 
     table = _table(Table, "task", "success" in evaluation)
     for one in evaluation["per_task"]:
-        rate = (_percent(one["success"]["mean"]),) if "success" in one else ()
+        rate = (_percent(one["success"]["mean"]) if "success" in one else "-",) if "success" in evaluation else ()
         table.add_row(*_row(task_label(one), one["return"]), *rate)
     worst = evaluation["per_task"][evaluation["worst_task"]]
     print(f"by task, last episode; the lowest mean return is that of {task_label(worst)}")

@@ -11,6 +11,7 @@ from jaxmeta.viz import canvas
 from jaxmeta.viz.canvas import AFTER, LINES, OPTIMUM
 
 WORST = LINES[3]
+NOTHING = {"mean": None, "ci95": [None, None]}
 MAX_LABELLED = 50
 """Largest number of tasks that are named on the axis."""
 
@@ -24,14 +25,14 @@ def returns(evaluation: dict[str, Any], title: str):
       evaluation: the result of `assessment.assess` on a finite set of tasks.
     """
     tasks = evaluation["per_task"]
-    panels = ["return", *(["success"] if "success" in tasks[0] else [])]
+    panels = ["return", *(["success"] if any("success" in one for one in tasks) else [])]
     height = 1.7 + 0.3 * min(len(tasks), MAX_LABELLED)
     figure = canvas.figure((6.4 if len(panels) == 1 else 8.4, height))
     widths = [3, 1.4][: len(panels)]
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=widths)[0]
     worst = evaluation["worst_task"]
     for axes, name in zip(grid, panels, strict=True):
-        _draw(axes, [one[name] for one in tasks], worst)
+        _draw(axes, [one.get(name, NOTHING) for one in tasks], worst)
     grid[0].set_xlabel("return of the last episode (sum of rewards)")
     if len(panels) > 1:
         grid[1].set_xlabel("success rate")
@@ -51,7 +52,7 @@ def _draw(axes, points: list[dict[str, Any]], worst: int) -> None:
     mean, place = canvas.column(points, "mean"), np.arange(len(points))
     ends = np.array([[canvas.number(end) for end in point["ci95"]] for point in points]).T
     error = np.maximum(np.abs(ends - mean), 0)
-    axes.axvline(np.mean(mean), color=OPTIMUM, linestyle="--", linewidth=1.5, label="mean over tasks", zorder=1)
+    axes.axvline(np.nanmean(mean), color=OPTIMUM, linestyle="--", linewidth=1.5, label="mean over tasks", zorder=1)
     style = {"fmt": "o", "markersize": 5, "capsize": 3}
     for chosen, color, label in (
         (place != worst, AFTER, "mean and 95 % interval"),

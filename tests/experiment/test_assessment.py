@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxmeta as jm
@@ -72,3 +73,21 @@ def test_one_task_has_a_table_of_its_own():
     assert (len(found["per_task"]), found["trials_per_task"], found["worst_task"]) == (1, 4, 0)
     assert found["per_task"][0]["return"]["ci95"] == [5.0, 5.0]
     assert logging.evaluated_on(found | {"num_seeds": 1}) == "1 task, 4 trials on each"
+
+
+def test_kinds_are_evaluated_equally_often_and_named():
+    two = tasks.several(*(salaries(*amounts) for amounts in ((1.0, 2.0, 3.0, 4.0), (5.0,))))
+    known = two.train_tasks
+    chosen = assessment.equally_often(known, 3)
+    np.testing.assert_array_equal(chosen.kind, [0, 1, 0, 1])
+    np.testing.assert_array_equal(chosen.parts[0][::2], [1.0, 3.0])
+    assert assessment.task_names(two, known) == ["Salary", "Salary"]
+    grouped = tasks.numbered(salaries(1.0, 2.0, 3.0), kinds=[0, 1, 1])
+    assert assessment.task_names(grouped, grouped.train_tasks) == ["", ""]
+
+
+def test_success_is_that_of_the_kinds_that_define_it():
+    family = tasks.with_task_id(tasks.classic_control())
+    values = jnp.ones((2, 1, 1, 1))
+    found = assessment._by_task(jm.Report(values, values, values), family, family.train_tasks)
+    assert ["success" in one for one in found["per_task"]] == [False, True]
