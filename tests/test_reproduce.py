@@ -24,7 +24,7 @@ from jaxmeta.cli import train, training
 from jaxmeta.experiment import assessment, logging, provenance, registry, runs
 from jaxmeta.reproduce import base, files, measure, statistics
 from jaxmeta.reproduce.base import Computed, Evaluation, Reference, Required, Row, Table, Trained
-from jaxmeta.viz import plot
+from jaxmeta.viz import tables
 
 FIELDS = ["name", "ours", "stderr", "published", "optimum", "num_trials", "seeds", "wall_s", "required", "met", "ci95"]
 FIELDS += ["command", "updates", "seed", *provenance.ORIGIN, "quick"]
@@ -533,11 +533,11 @@ def test_large_mazes_ask_for_an_interval_below_one(ratio, met, place):
 
 
 def test_rows_written_at_the_same_time_both_survive(place, monkeypatch):
-    def slow(*arguments, draw=plot.published):
+    def slow(*arguments, draw=tables.published):
         time.sleep(0.2)  # the other writer has read the table by now, unless it is kept out
         return draw(*arguments)
 
-    monkeypatch.setattr(plot, "published", slow)
+    monkeypatch.setattr(tables, "published", slow)
     file = place / "table.json"
     writers = [
         threading.Thread(target=files.publish, args=(table(), file, [finished(name)]))
@@ -755,12 +755,12 @@ def test_picture_of_a_table_has_a_panel_per_group():
     rows = [finished(f"{group}/{agent}", ours=group) for group in range(8) for agent in "abcdefghij"]
     rows[3] |= {"ours": None, "stderr": None, "ci95": [None, None], "published": None}
     rows[10]["optimum"] = 3.0
-    figure = plot.published(rows, "title", "source")
+    figure = tables.published(rows, "title", "source")
     assert [axes.get_title(loc="left") for axes in figure.axes] == [str(group) for group in range(8)]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list("abcdefghij")
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["published", "ours, 95 % interval", "optimum"]
-    assert plot.published(rows[:1], "title", "source").axes[0].get_title(loc="left") == "0"
+    assert tables.published(rows[:1], "title", "source").axes[0].get_title(loc="left") == "0"
 
 
 def test_computed_numbers_are_rows_without_an_error(place, monkeypatch):
@@ -769,7 +769,7 @@ def test_computed_numbers_are_rows_without_an_error(place, monkeypatch):
 
     row = Row(statistics.named("double"), "double", optimum=0.0, required=Required(most=5.0))
     drawn = []
-    draw = lambda rows, title, source: drawn.append(rows) or plot.published(rows, title, source)  # noqa: E731
+    draw = lambda rows, title, source: drawn.append(rows) or tables.published(rows, title, source)  # noqa: E731
     runs = (Computed("1-base/compute", compute, {"base": 2}, 7, rows=(row,)),)
     use(monkeypatch, Table("tiny", title="Twice", source="", runs=runs, draw=draw))
     assert call() == 0

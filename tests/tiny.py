@@ -64,6 +64,16 @@ VARIANTS = {
         ),
     ),
     "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2, normalize_observations=True)),
+    "multi-task-returns": (
+        "multi-task",
+        jm.MultiTaskConfig(balance="returns", visits=2, streams=2, hidden=(8,), ppo=ONE_BATCH),
+    ),
+    "multi-task-uncertainty": (
+        "multi-task",
+        jm.MultiTaskConfig(
+            balance="uncertainty", surgery="pcgrad", visits=2, streams=2, hidden=(8,), ppo=ONE_BATCH, **NORMALISED
+        ),
+    ),
     "multi-task-sac": (
         "multi-task",
         jm.MultiTaskConfig(

@@ -13,11 +13,11 @@ from jaxmeta.experiment import assessment, logging
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Adapts the agent of a run to held-out tasks and reports its returns."""
+    """Adapts the agent of a run to held-out tasks and reports its returns, by task if there are finitely many."""
 
     run: parsing.RunFolder = None
     num_tasks: int = 40
-    """Held-out tasks."""
+    """Held-out tasks. If they are a finite set, each is evaluated equally often, in at least this many trials."""
     seed: int = 0
     """Random seed of the tasks and the evaluation."""
     rounds: int | None = None

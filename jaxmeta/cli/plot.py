@@ -10,7 +10,7 @@ from jaxmeta.experiment import assessment, runs
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Draws the learning curve and the adaptation curve of a run into its folder."""
+    """Draws learning and adaptation curve of a run into its folder, and the return of each of finitely many tasks."""
 
     run: parsing.RunFolder = None
     cache: parsing.Cache = True

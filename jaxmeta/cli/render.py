@@ -64,9 +64,9 @@ def run(argv: list[str]) -> int:
     stored = startup.load(folder, config, options.cache, build)
     drawn = importlib.import_module(drawn_by).draw_trial(stored, options.task)
     if kind == ".png":
-        from jaxmeta.viz import plot
+        from jaxmeta.viz import canvas
 
-        plot.save(drawn, file)
+        canvas.save(drawn, file)
     else:
         file.write_bytes(drawn.encode() if isinstance(drawn, str) else drawn)
     print(file)

@@ -60,6 +60,31 @@ class Report(struct.PyTreeNode):
         """Summarises the return of the last round, summed over its episodes."""
         return summarize(np.asarray(self.returns)[..., -1, :, :].sum(-1).mean(-1))
 
+    def per_task(self, num_tasks: int) -> list[dict[str, Any]]:
+        """Summarises the last episode of the last round for each of K tasks that the batch repeats, in order.
+
+        The trials of task k are those at k, k + K, and so on, as `assessment.equally_often` places them. Statistics are
+        over trials and streams, and over seeds if there are several; streams of an agent that adapts between rounds
+        share its adaptation, and are averaged first.
+
+        Returns:
+          By task, `return` and, if the tasks define success, `success`, see `summarize`.
+
+        Raises:
+          ValueError: if the number of trials is not a multiple of K.
+        """
+        fields = {"return": self.returns} | ({} if self.successes is None else {"success": self.successes})
+        size = self.returns.shape[-4]
+        if num_tasks < 1 or size % num_tasks:
+            raise ValueError(f"num_tasks is {num_tasks}; it must divide the number of trials, which is {size}")
+
+        def of_task(values: Array, task: int) -> dict[str, Any]:
+            last = np.asarray(values)[..., task::num_tasks, -1, :, -1]
+            adapts = self.returns.shape[-3] > 1
+            return summarize(last.mean(-1) if adapts else last.reshape(*last.shape[:-2], -1))
+
+        return [{name: of_task(values, task) for name, values in fields.items()} for task in range(num_tasks)]
+
     def gain(self) -> dict[str, Any]:
         """Summarises, per task, the return of the last episode minus that of the first episode of the first round."""
         per_task = np.asarray(self.returns).mean(-2)

@@ -267,38 +267,76 @@ class Progress:
 def print_evaluation(evaluation: dict[str, Any]) -> None:
     """Prints a table of the returns by round and episode, with success rates if the tasks define success.
 
+    With a finite set of tasks it prints a second table, by task.
+
     Args:
       evaluation: as `assessment.assess` returns it.
     """
     from rich.console import Console
     from rich.table import Table
 
-    def row(name, point):
-        texts = ["nan" if value is None else f"{value:.4g}" for value in (point["mean"], *point["ci95"], point["iqm"])]
-        return name, texts[0], f"{texts[1]} to {texts[2]}", texts[3]
-
-    count, seeds = evaluation["num_tasks"], evaluation["num_seeds"]
-    over = f"{count} held-out tasks" + (f" x {seeds} seeds, taken together" if seeds > 1 else "")
-    table = Table("")
-    for column in ("mean", "95 % interval", "IQM"):
-        table.add_column(column, justify="right", no_wrap=True)
     rounds, success = evaluation["returns"], evaluation.get("success")
-    if success is not None:
-        table.add_column("success", justify="right", no_wrap=True)
+    table = _table(Table, "", success is not None)
     for index, episodes in enumerate(rounds):
         for number, point in enumerate(episodes):
             parts = [f"round {index}"] if len(rounds) > 1 else []
             parts += [f"episode {number + 1}"] if len(episodes) > 1 or not parts else []
             mark = " (the unadapted policy)" if index == number == 0 else ""
             rate = () if success is None else (_percent(success[index][number]["mean"]),)
-            table.add_row(*row(", ".join(parts) + mark, point), *rate)
+            table.add_row(*_row(", ".join(parts) + mark, point), *rate)
     table.add_section()
-    table.add_row(*row("gain, last less first", evaluation["gain"]))
+    table.add_row(*_row("gain, last less first", evaluation["gain"]))
     if len(rounds[-1]) > 1:
-        table.add_row(*row("whole trial", evaluation["trial_return"]))
+        table.add_row(*_row("whole trial", evaluation["trial_return"]))
     # not the table's title: that would be wrapped to the table's width
+    over = evaluated_on(evaluation, ", taken together")
     print(f"{evaluation['algo']} on {evaluation['tasks']} after {evaluation['step']} updates: return on {over}")
     Console().print(table)
+    if "per_task" in evaluation:
+        _print_per_task(evaluation)
+
+
+def _print_per_task(evaluation: dict[str, Any]) -> None:
+    """Prints the returns of the last episode by task, and names the worst task."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = _table(Table, "task", "success" in evaluation)
+    for one in evaluation["per_task"]:
+        rate = (_percent(one["success"]["mean"]) if "success" in one else "-",) if "success" in evaluation else ()
+        table.add_row(*_row(task_label(one), one["return"]), *rate)
+    worst = evaluation["per_task"][evaluation["worst_task"]]
+    print(f"by task, last episode; the lowest mean return is that of {task_label(worst)}")
+    Console().print(table)
+
+
+def _table(make: Any, first: str, success: bool) -> Any:
+    """Makes a table of returns, and of success rates if `success`."""
+    table = make(first)
+    for column in ("mean", "95 % interval", "IQM", *(("success",) if success else ())):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _row(name: str, point: dict[str, Any]) -> tuple[str, ...]:
+    """Formats a name, mean, interval and interquartile mean."""
+    texts = ["nan" if value is None else f"{value:.4g}" for value in (point["mean"], *point["ci95"], point["iqm"])]
+    return name, texts[0], f"{texts[1]} to {texts[2]}", texts[3]
+
+
+def evaluated_on(evaluation: dict[str, Any], seeds: str = "") -> str:
+    """Describes the tasks of an evaluation, such as "40 held-out tasks x 3 seeds"; `seeds` is added if several."""
+    count, trials = evaluation["num_tasks"], evaluation.get("trials_per_task")
+    tasks = f"{count} task{'' if count == 1 else 's'}"
+    over = (
+        f"{count} held-out tasks" if trials is None else f"{tasks}, {trials} trial{'' if trials == 1 else 's'} on each"
+    )
+    return over + (f" x {evaluation['num_seeds']} seeds{seeds}" if evaluation["num_seeds"] > 1 else "")
+
+
+def task_label(one: dict[str, Any]) -> str:
+    """Names a task of `per_task` by its index and, if it has one, its name: "task 2 (0.5, 0)"."""
+    return f"task {one['task']}" + (f" ({one['name']})" if one["name"] else "")
 
 
 def _scalars(update: int, metrics: dict[str, np.ndarray]) -> Iterator[tuple[int, dict[str, float]]]:

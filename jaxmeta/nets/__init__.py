@@ -10,8 +10,10 @@ from jaxmeta.nets.mlstm import mlstm_actor_critic
 from jaxmeta.nets.networks import (
     ACTIVATIONS,
     HEADS,
+    VALUE_HEADS,
     Network,
     actor_critic,
+    beside,
     encode_input,
     multi_head,
     scale_value,
@@ -39,6 +41,7 @@ from jaxmeta.nets.variational import (
 __all__ = [
     "ACTIVATIONS",
     "HEADS",
+    "VALUE_HEADS",
     "Belief",
     "BeliefDecoder",
     "BeliefEncoder",
@@ -59,6 +62,7 @@ __all__ = [
     "action_vector",
     "actor_critic",
     "associative_actor_critic",
+    "beside",
     "cell_decoder",
     "coordinatewise_lstm",
     "encode_input",

@@ -38,6 +38,8 @@ class Network(NamedTuple):
 
 HEADS = "heads"
 """Start of the names of the params that belong to one task each, leaves [K, ...]; all others are shared."""
+VALUE_HEADS = f"{HEADS}_value"
+"""Name of the output layer of the values of K tasks: kernel [K, features, 1] and bias [K, 1]."""
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "swish": jax.nn.swish}
 
 
@@ -129,17 +131,24 @@ class _MultiHead(nn.Module):
     activation: str
     init_log_std: float
     action_scale: float
+    policy_heads: bool
 
     @nn.compact
     def __call__(self, inputs: Input) -> Output:
         obs = inputs.obs.reshape(-1)
-        obs, code = obs[: -self.num_tasks], obs[-self.num_tasks :]
+        code = obs[-self.num_tasks :]
+        if self.policy_heads:
+            obs = obs[: -self.num_tasks]
         action_heads, value_heads = (one_per_task(module, self.num_tasks) for module in (_ActionHead, nn.Dense))
         features = MLP(self.hidden, self.activation, math.sqrt(2.0), name="trunk_policy")(obs)
-        head = action_heads(self.spec.action, self.init_log_std, self.action_scale, name=f"{HEADS}_policy")
-        dist = jax.tree.map(lambda leaf: jnp.tensordot(code, leaf, 1), head(features))
+        shape = (self.spec.action, self.init_log_std, self.action_scale)
+        if self.policy_heads:
+            each = action_heads(*shape, name=f"{HEADS}_policy")(features)
+            dist = jax.tree.map(lambda leaf: jnp.tensordot(code, leaf, 1), each)
+        else:
+            dist = _ActionHead(*shape)(features)
         features = MLP(self.hidden, self.activation, math.sqrt(2.0), name="trunk_value")(obs)
-        values = value_heads(1, kernel_init=nn.initializers.zeros, name=f"{HEADS}_value")(features)
+        values = value_heads(1, kernel_init=nn.initializers.zeros, name=VALUE_HEADS)(features)
         return Output(dist=dist, value=code @ values[:, 0])
 
 
@@ -210,6 +219,7 @@ def multi_head(
     init_log_std: float = 0.0,
     action_scale: float = 1.0,
     task_id: str = "task_id",
+    policy_heads: bool = True,
 ) -> Network:
     """Builds a memoryless policy with a value: K tasks share the hidden layers, and each has output layers of its own.
 
@@ -228,6 +238,7 @@ def multi_head(
       init_log_std: initial log standard deviation of a Gaussian policy.
       action_scale: factor of mean and standard deviation of continuous actions.
       task_id: key of the task ID in a dict observation.
+      policy_heads: if false, only the values have a head per task, and both trunks read the task ID.
 
     Raises:
       ValueError: if the observation is too short to end with the task ID, or a dict has no such part.
@@ -235,7 +246,8 @@ def multi_head(
     check_task_id(spec, num_tasks, task_id)
 
     def make(spec: Spec) -> Network:
-        return _memoryless(_MultiHead(spec, num_tasks, tuple(hidden), activation, init_log_std, action_scale), spec)
+        shape = (tuple(hidden), activation, init_log_std, action_scale, policy_heads)
+        return _memoryless(_MultiHead(spec, num_tasks, *shape), spec)
 
     return encoded(make, spec, task_id)
 
@@ -268,6 +280,20 @@ def scale_value(network: Network, scale: float) -> Network:
         apply=apply,
         unroll=unroll and (lambda *args: scaled(unroll(*args))),
         values=values and (lambda *args: scale * values(*args)),
+    )
+
+
+def beside(network: Network, **others: Array) -> Network:
+    """Adds params that the network does not read, for losses with params of their own.
+
+    The params are those of the network, `network`, and the others by name, with these initial values.
+    """
+    parallel, network_values = network.unroll, network.values
+    return network._replace(
+        init=lambda key: {"network": network.init(key), **others},
+        apply=lambda params, *rest: network.apply(params["network"], *rest),
+        unroll=parallel and (lambda params, *rest: parallel(params["network"], *rest)),
+        values=network_values and (lambda params, *rest: network_values(params["network"], *rest)),
     )
 
 

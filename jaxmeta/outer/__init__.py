@@ -1,7 +1,7 @@
 """The outer loop: one meta-update, and its parts: samplers, sources, aggregates and improvements."""
 
 from jaxmeta.core.learner import Info
-from jaxmeta.outer import surgery
+from jaxmeta.outer import balance, surgery
 from jaxmeta.outer.aggregates import Aggregate, Gradient, combined, masked, mean, per_task
 from jaxmeta.outer.descend import Minibatches, after, by_part, descend, optimiser, shuffled, whole
 from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
@@ -95,6 +95,7 @@ __all__ = [
     "after_batches",
     "after_last_round",
     "aggregated",
+    "balance",
     "best_streams",
     "by_part",
     "cloning",

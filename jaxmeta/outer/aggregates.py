@@ -159,7 +159,7 @@ def combined(
         seen = batch.weight > 0
         each = per_task(loss, params, batch, piece)
         value, gradient, metrics = jax.tree.map(lambda leaf: jax.vmap(guard.zero_unless)(seen, leaf), each)
-        member = _members(len(seen), num_tasks)
+        member = visited(len(seen), num_tasks)
         total, count = devices.task_sum((member @ batch.weight, member @ seen))
         share = member * batch.weight / jnp.maximum(count, 1.0)[:, None]
         by_task = jax.tree.map(lambda leaf: devices.task_sum(jnp.tensordot(share, leaf, 1)), gradient)
@@ -200,8 +200,11 @@ def _groups(params: Params, shared: paths.Names | None, parts: Mapping[str, path
     return group
 
 
-def _members(here: int, num_tasks: int | None) -> Array:
-    """Returns which of the K tasks each entry of this device's part of the batch is a visit of, [K, n] of 0 and 1."""
+def visited(here: int, num_tasks: int | None) -> Array:
+    """Returns which of the K tasks each entry of this device's part of the batch is a visit of, [K, n] of 0 and 1.
+
+    Visits of one task are neighbours in the batch, [K, visits].
+    """
     size = here * devices.num_devices()
     num_tasks = size if num_tasks is None else num_tasks
     if num_tasks < 1 or size % num_tasks:

@@ -31,7 +31,8 @@ def trial_loss(
     sampling_correction: float | Array = 0.0,
     return_baseline: float | Array = 0.0,
     kl_weights: Array | None = None,
-    value_weight: float = 0.0,
+    value_weight: float | Array = 0.0,
+    log_variance: Array | None = None,
     entropy_weight: float | Array = 0.0,
     critic: Critic | None = None,
 ) -> Callable[[Params, Trial], tuple[Array, Metrics]]:
@@ -50,6 +51,8 @@ def trial_loss(
       kl_weights: weights of the KL divergence between the policy's current output and the behaviour policy's output in
         each of the rounds before the last (ProMP, Rothfuss et al., 2019, arXiv:1810.06784), [R]; None has no penalty.
       value_weight: weight of half the squared error of the predicted values.
+      log_variance: that of Gaussian value targets, a scalar; the value loss is then their negative log-likelihood
+        without its constant, half the squared error over the variance plus half the log variance.
       entropy_weight: weight of the entropy bonus.
       critic: predicts the values if the policy's output does not contain them.
 
@@ -75,10 +78,10 @@ def trial_loss(
         if _in_use(sampling_correction) or kl_weights is not None:
             credit = (jnp.mean(estimate.target[0]) - return_baseline) / len(estimate.target)
             total += _earlier_loss(learner, params, (fast, trial.rounds), sampling_correction * credit, kl_weights)
-        if value_weight:
+        if _in_use(value_weight):
             value = output.value if critic is None else critic(params, last)
             error = 0.5 * masked_mean(jnp.square(value - estimate.target), last.valid)
-            total += share * value_weight * error
+            total += share * value_weight * _gaussian(error, log_variance)
             metrics["loss/value"] = error
         if _in_use(entropy_weight):
             entropy = masked_mean(dist.entropy(), last.valid)
@@ -103,6 +106,11 @@ def divergence(learner: Learner, outputs: Output, rounds: Rollout) -> Array:
     """Computes the mean KL divergence between a policy's current outputs and the stored ones in each round, [R]."""
     moved = learner.head(rounds.output).kl_divergence(learner.head(outputs))
     return jax.vmap(masked_mean)(moved, rounds.valid)
+
+
+def _gaussian(error: Array, log_variance: Array | None) -> Array:
+    """Converts half a squared error to the negative log-likelihood of a Gaussian, without its constant."""
+    return error if log_variance is None else error * jnp.exp(-log_variance) + 0.5 * log_variance
 
 
 def _in_use(weight: float | Array) -> bool:

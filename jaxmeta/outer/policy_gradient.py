@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ from jaxmeta import devices, rl
 from jaxmeta.config import checks
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
-from jaxmeta.outer.aggregates import Aggregate, mean
-from jaxmeta.outer.descend import descend, optimiser, shuffled
+from jaxmeta.outer.aggregates import Aggregate, Loss, mean, visited
+from jaxmeta.outer.balance import Balance, BalancedState, balance_metrics
+from jaxmeta.outer.descend import Minibatches, descend, optimiser, shuffled
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
 from jaxmeta.outer.regularise import RegularisationConfig
@@ -90,6 +92,7 @@ def policy_gradient(
     critic: Critic | None = None,
     aggregate: Aggregate = mean(),
     tx: optax.GradientTransformation | None = None,
+    balance: Balance | None = None,
 ) -> Improve:
     """Takes meta-gradient steps on fresh trials.
 
@@ -98,14 +101,18 @@ def policy_gradient(
       credit: weights E-MAML's score-function term, such as `standardized_credit`; by default there is none.
       critic: predicts the values if the policy's output does not contain them.
       tx: the optimiser of the params; by default Adam as configured.
+      balance: how the losses of K tasks are weighted against each other. Visits of one task are neighbours in the
+        batch, [K, visits]. What it does to the gradients in the first step of an update is in the metrics.
     """
     value_weight = config.value_weight if isinstance(config, ActorCriticConfig) else 0.0
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
 
-    def loss(params: Params, one: Prepared, key: Key) -> tuple[Array, Metrics]:
-        options = {"entropy_weight": config.entropy_weight, **one.options}
-        of_trial = trial_loss(learner, objective, advantage, value_weight=value_weight, critic=critic, **options)
-        return of_trial(params, one.trial)
+    def loss(params: Params, one: Prepared, key: Key, balanced: bool = True) -> tuple[Array, Metrics]:
+        options = {"advantage": advantage, "value_weight": value_weight, "entropy_weight": config.entropy_weight}
+        options |= one.options
+        if balance is not None:
+            options = balance.arguments(params, options, balanced)
+        return trial_loss(learner, objective, critic=critic, **options)(params, one.trial)
 
     steps = config.epochs * config.minibatches
     tx = tx or optimiser(
@@ -116,30 +123,62 @@ def policy_gradient(
         rule=functools.partial(optax.adam, eps=1e-5),
         regularise=config.regularise,
     )
-    inner = descend(
-        loss,
-        tx,
-        aggregate,
-        shuffled(config.epochs, config.minibatches),
-        piece=lambda params, data: gradient_chunk(learner, data.trial),
-    )
+    minibatches = shuffled(config.epochs, config.minibatches)
+    piece = lambda params, data: gradient_chunk(learner, data.trial)  # noqa: E731
+    inner = descend(loss, tx, aggregate, minibatches, piece)
 
-    def step(params: Params, state: Any, batch: Batch, updates: Array, **more: Array) -> tuple[Params, Any, Metrics]:
+    def ready(params: Params, batch: Batch, updates: Array) -> tuple[Batch, dict[str, Array]]:
         batch = with_values(learner, critic, params, batch)
         options: dict[str, Array] = credit(batch.data, batch.weight)
         if config.entropy_weight and config.anneal_over is not None:
             share = optax.linear_schedule(1.0, 0.0, config.anneal_over)(updates)
             options["entropy_weight"] = jnp.asarray(config.entropy_weight * share)
+        return batch, options
+
+    def step(params: Params, state: Any, batch: Batch, updates: Array, **more: Array) -> tuple[Params, Any, Metrics]:
+        batch, options = ready(params, batch, updates)
         return inner.step(params, state, prepared(batch, options | more), updates)
 
-    return Improve(inner.init, step)
+    if balance is None:
+        return Improve(inner.init, step)
+    return _balanced(inner, ready, (functools.partial(loss, balanced=False), loss), minibatches, piece, balance)
 
 
-def prepared(batch: Batch, options: dict[str, Array]) -> Batch:
-    """Adds the same arguments of the loss to every task of a batch."""
+def _balanced(
+    inner: Improve,
+    ready: Callable[[Params, Batch, Array], tuple[Batch, dict[str, Array]]],
+    losses: tuple[Loss, Loss],
+    minibatches: Minibatches,
+    piece: Callable[[Params, Any], int | None],
+    balance: Balance,
+) -> Improve:
+    """Adds a balance to the steps of `inner`.
+
+    Args:
+      ready: (params, fresh trials, updates) -> (trials with values, options that are the same for all).
+      losses: without and with the balance.
+    """
+
+    def step(
+        params: Params, state: BalancedState, batch: Batch, updates: Array
+    ) -> tuple[Params, BalancedState, Metrics]:
+        batch, options = ready(params, batch, updates)
+        task = jnp.argmax(visited(len(batch.weight), balance.num_tasks), axis=0)
+        params, kept, batch, each = balance.begin(params, state.balance, batch, task)
+        batch = prepared(batch, options, each)
+        first = minibatches.take(batch, jax.tree.map(lambda leaf: leaf[0], minibatches.deal(batch)))
+        told = balance_metrics(losses, balance.weight(params, kept), params, first, piece(params, first.data))
+        params, optimiser, metrics = inner.step(params, state.optimiser, batch, updates)
+        return params, BalancedState(optimiser, kept), metrics | told
+
+    return Improve(lambda params: BalancedState(inner.init(params), balance.init()), step)
+
+
+def prepared(batch: Batch, options: dict[str, Array], each: dict[str, Array] | None = None) -> Batch:
+    """Adds arguments of the loss to the tasks of a batch: `options`, the same for all, and `each`, leaves [n, ...]."""
     size = batch.weight.shape[0]
     spread = {name: jnp.broadcast_to(value, (size, *jnp.shape(value))) for name, value in options.items()}
-    return batch.replace(data=Prepared(batch.data, spread))
+    return batch.replace(data=Prepared(batch.data, spread | (each or {})))
 
 
 def with_values(learner: Learner, critic: Critic | None, params: Params, batch: Batch) -> Batch:

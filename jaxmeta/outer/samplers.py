@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ MAX_LOGGED_TASKS = 50
 """Largest number of tasks whose returns `every` logs one by one."""
 
 
-def every(family: TaskFamily, visits: int = 1) -> Sampler:
+def every(family: TaskFamily, visits: int = 1, weights: Sequence[float] | None = None) -> Sampler:
     """Visits every training task of a finite set `visits` times per update, in order.
 
     Task k is at positions k `visits` to (k + 1) `visits` - 1 of the update, and its slot is k. The metrics are the
@@ -43,9 +44,12 @@ def every(family: TaskFamily, visits: int = 1) -> Sampler:
 
     Args:
       family: its `train_tasks` are the tasks; the source must collect trials.
+      weights: weight of every task in the improvement, K positive numbers, of which only the ratios matter; by default
+        all are equal.
 
     Raises:
-      ValueError: if the family has no finite set of training tasks, or an update does not have K `visits` tasks.
+      ValueError: if the family has no finite set of training tasks, there are not K weights, or an update does not have
+        K `visits` tasks.
     """
     known = family.train_tasks
     if known is None:
@@ -55,6 +59,10 @@ def every(family: TaskFamily, visits: int = 1) -> Sampler:
     size, widest = len(counts), int(counts.max())
     # [K, M']: the tasks of each kind, repeated where there are fewer than the most
     members = np.stack([np.resize(np.flatnonzero(kind == one), widest) for one in range(size)])
+    if weights is not None and len(weights) != size:
+        raise ValueError(f"weights has {len(weights)} entries; the family has {size} tasks, and each needs one")
+    # the mean is 1, so that equal weights change nothing
+    relative = np.ones(size) if weights is None else np.asarray(weights, np.float64) / np.mean(weights)
 
     def sample(state: Array, params: Params, keys: Key) -> tuple[Array, Draw]:
         if len(keys) != size * visits:
@@ -65,7 +73,8 @@ def every(family: TaskFamily, visits: int = 1) -> Sampler:
         else:
             place = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, jnp.asarray(counts)[slot])
         chosen = jnp.asarray(members)[slot, place]
-        return state, Draw(jax.tree.map(lambda leaf: leaf[chosen], known), slot, jnp.ones(len(keys)))
+        weight = jnp.asarray(relative, jnp.float32)[slot]
+        return state, Draw(jax.tree.map(lambda leaf: leaf[chosen], known), slot, weight)
 
     def score(trial: Trial) -> Array:
         return trial.rounds.reward[-1].sum(0).mean()

@@ -346,7 +346,7 @@ class Table:
     quick: tuple[str, ...] = ()
     """Names of the runs for `--quick` without `--rows`; by default all."""
     draw: Callable[[list[dict[str, Any]], str, str], Any] | None = None
-    """(rows, title, source) -> the figure of the table; by default `plot.published`."""
+    """(rows, title, source) -> the figure of the table; by default `tables.published`."""
     pictures: Callable[[Mapping[str, Path]], dict[str, Any]] | None = None
     """(folders of trained runs, by run name) -> further figures, by name."""
 

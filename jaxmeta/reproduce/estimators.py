@@ -43,7 +43,7 @@ def measure(name: str, num_streams: int) -> dict[str, float]:
 
 def draw(rows: list[dict[str, Any]], title: str, source: str) -> Any:
     """Draws deviation against bias, with one line per estimator over the numbers of streams."""
-    from jaxmeta.viz import plot
+    from jaxmeta.viz import tables
 
     def value(num_streams: int, name: str, part: str) -> float | None:
         return next((row["ours"] for row in rows if row["name"] == f"{_run(num_streams, name)} {part}"), None)
@@ -53,7 +53,7 @@ def draw(rows: list[dict[str, Any]], title: str, source: str) -> Any:
         there = [count for count in STREAMS if value(count, name, "bias") is not None]
         parts = [[value(count, name, part) for count in there] for part in ("bias", "deviation")]
         curves[name] = (there, *parts)
-    return plot.bias_and_deviation(curves, title, source)
+    return tables.bias_and_deviation(curves, title, source)
 
 
 def _run(num_streams: int, name: str) -> str:

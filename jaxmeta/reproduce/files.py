@@ -71,7 +71,7 @@ def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[s
     Returns:
       All rows of the file. Fields of the origin that older rows lack are None.
     """
-    from jaxmeta.viz import plot
+    from jaxmeta.viz import tables
 
     with locked(file.parent):
         given = [*read_table(file), *rows]
@@ -80,7 +80,7 @@ def publish(table: Table, file: Path, rows: list[dict[str, Any]]) -> list[dict[s
         # rows that the table no longer lists are kept
         ordered = table.judge([merged[name] for name in dict.fromkeys([*known, *merged])])
         drawn = io.BytesIO()
-        (table.draw or plot.published)(ordered, table.title, table.source).savefig(drawn, dpi=150, format="png")
+        (table.draw or tables.published)(ordered, table.title, table.source).savefig(drawn, dpi=150, format="png")
         runs.write_atomically(file, codec.to_json({"name": table.name, "rows": ordered}, indent=2) + "\n")
         runs.write_atomically(file.with_suffix(".png"), drawn.getvalue())
     return ordered

@@ -1,4 +1,4 @@
-"""Multi-task PPO on six opposed goals, and on cart-pole and acrobot: conditioned, with heads, and with surgery."""
+"""Multi-task PPO on six opposed goals, and on cart-pole and acrobot: conditioned, with heads, surgery and balance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ VARIANTS = {
     "pcgrad": {"surgery": "pcgrad"},
     "cagrad": {"surgery": "cagrad"},
     "min-norm": {"surgery": "min-norm"},
+    "uncertainty": {"balance": "uncertainty"},
+    "returns": {"balance": "returns"},
 }
+ON_NAVIGATION = VARIANTS | {"given": {"balance": (2.0, 1.0, 1.0, 2.0, 1.0, 1.0)}}
+"""The given weights are higher on goals 0 and 3, which lie on an axis: as each coordinate of an action is limited, they
+take more steps to reach."""
 KINDS = {"cart-pole": Required(least=190.0), "acrobot": Required(least=-100.0)}
 
 
@@ -68,7 +73,7 @@ def _runs() -> Iterator[Run]:
 
     goals = tuple(f"goal {index}" for index in range(GOALS))
     kinds = tuple(KINDS)
-    for agent, changes in VARIANTS.items():
+    for agent, changes in ON_NAVIGATION.items():
         bound = agent in ("conditioned", "pcgrad")
         yield Trained(
             f"navigation/{agent}",

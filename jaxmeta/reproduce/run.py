@@ -62,13 +62,13 @@ def _draw_pictures(call: Call) -> None:
     """Draws the further figures of a table from its trained runs, into the folder of each of its files."""
     if call.table.pictures is None:
         return
-    from jaxmeta.viz import plot
+    from jaxmeta.viz import canvas
 
     trained = {run.name: call.out / run.name for run in call.table.runs if isinstance(run, Trained)}
     there = {name: folder for name, folder in trained.items() if runs.last_checkpoint(folder) is not None}
     for name, figure in call.table.pictures(there).items():
         for file in call.tables():
-            plot.save(figure, file.with_name(f"{file.stem}-{name}.png"))
+            canvas.save(figure, file.with_name(f"{file.stem}-{name}.png"))
 
 
 def _move_aside(folders: list[Path]) -> None:

@@ -66,7 +66,7 @@ ON_BANDIT = [(name, "bandit") for name in registry.ALGOS if name not in REAL_ACT
 
 ALL = [*ON_NAVIGATION, *ON_BANDIT]
 # put together from parts that MAML and those named below are held to the contracts with
-RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "promp", "reptile"}
+RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "multi-task-uncertainty", "promp", "reptile"}
 # their agent is that of RL², and their loops differ in who acts and who labels
 RELATIVES |= {"clone", "dagger", "distill", "dpt", "gatekeeper"}
 OWN_LEARNER, OWN_LOOP = {"anil", "cavia", "imaml", "meta-sgd"}, {"promp", "reptile", "dagger"}
@@ -91,7 +91,7 @@ def test_learner_holds_the_contract(name, family):
 
 # their outer loops are those of others; what is their own is in the learner, which the test above holds to its contract
 SLOW_VARIANTS = {"maml-vpg", "maml-ppo", "pearl-recurrent", "rl2-associative", "rl2-lru", "rl2-trpo", "varibad-states"}
-SLOW_VARIANTS |= {"multi-task-sac", "multi-task-surgery"}
+SLOW_VARIANTS |= {"multi-task-sac", "multi-task-surgery", "multi-task-returns", "multi-task-uncertainty"}
 SLOW_VARIANTS |= {"rl2-transformer", "rl2-s5", "rl2-mamba", "rl2-mlstm"}
 # what discrete actions change is in the learner too
 SLOW_ON = (

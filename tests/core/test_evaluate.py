@@ -157,3 +157,26 @@ def test_a_family_stands_for_its_environment():
         jm.evaluate(meta.learner, params, env, draw(2), jax.random.key(2), meta.plan) for env in (family, family.env)
     )
     np.testing.assert_array_equal(one.returns, other.returns)
+
+
+def test_summaries_by_task_take_the_trials_of_that_task():
+    # 2 seeds, 3 tasks twice, 1 round, 2 streams, 2 episodes; the last episode's return is 100 task + seed
+    seed, trial = jnp.arange(2.0), jnp.arange(6)
+    last = 100.0 * (trial % 3)[None] + seed[:, None]
+    returns = jnp.broadcast_to(last[:, :, None, None, None], (2, 6, 1, 2, 2)).at[..., 0].set(-1.0)
+    report = jm.Report(returns, jnp.ones_like(returns), (returns > 50).astype(jnp.float32))
+    table = report.per_task(3)
+    assert [one["return"]["mean"] for one in table] == [0.5, 100.5, 200.5]
+    assert [one["success"]["mean"] for one in table] == [0.0, 1.0, 1.0]
+    # over seeds: their means are 0 and 1
+    assert table[0]["return"]["stderr"] == pytest.approx(0.5) and table[0]["return"]["ci95"] == [0.0, 1.0]
+    with pytest.raises(ValueError, match="num_tasks is 4; it must divide the number of trials, which is 6"):
+        report.per_task(4)
+
+
+def test_streams_that_share_an_adaptation_are_one_sample():
+    values = jnp.array([[0.0, 2.0], [4.0, 6.0]])  # [trials, streams] of one task
+    for rounds, sample in ((1, [0.0, 2.0, 4.0, 6.0]), (2, [1.0, 5.0])):
+        returns = jnp.broadcast_to(values[:, None, :, None], (2, rounds, 2, 1))
+        (found,) = jm.Report(returns, jnp.ones_like(returns)).per_task(1)
+        assert found == {"return": jm.summarize(sample)}

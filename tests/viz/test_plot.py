@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxmeta.viz import plot
+from jaxmeta.viz import per_task as per_task_figure
+from jaxmeta.viz import plot, tables
 
 
 def point(mean):
@@ -86,7 +87,7 @@ def test_draw_writes_pictures_even_of_missing_values(tmp_path):
 
 def test_bias_and_deviation_are_lines_over_streams():
     curves = {"ratio": ([1, 2], [0.2, 0.1], [3.0, 2.0]), "e-maml": ([1, 2], [1e-8, 0.0], [4.0, 3.0])}
-    bias, deviation = plot.bias_and_deviation(curves, "title", "source").axes
+    bias, deviation = tables.bias_and_deviation(curves, "title", "source").axes
     np.testing.assert_allclose(bias.get_lines()[0].get_ydata(), [0.2, 0.1])
     np.testing.assert_allclose(bias.get_lines()[1].get_ydata(), 1e-4)  # rounding, at the bottom
     np.testing.assert_allclose(deviation.get_lines()[1].get_ydata(), [4.0, 3.0])
@@ -101,3 +102,34 @@ def test_success_rates_have_an_axis_of_their_own():
     logged = [record | {"success/last": 0.5} for record in records(5)]
     _, second = plot.learning(logged, "title").axes
     np.testing.assert_allclose(second.get_lines()[0].get_ydata(), 0.5)
+
+
+def per_task(tasks, success=False):
+    """An evaluation on a finite set, whose task 1 has the lowest return."""
+    named = {"task": 0, "name": "0.5, 0"}
+    each = [named | {"task": k, "return": point(-5.0 if k == 1 else float(k))} for k in range(tasks)]
+    if success:
+        each = [one | {"success": point(0.5)} for one in each]
+    return evaluation(1, 1) | {"num_tasks": tasks, "trials_per_task": 7, "per_task": each, "worst_task": 1}
+
+
+def test_every_task_has_a_point_with_its_interval_and_the_worst_is_marked():
+    (axes,) = per_task_figure.returns(per_task(4), "title").axes
+    ordinary, worst = axes.containers
+    np.testing.assert_allclose(ordinary.lines[0].get_data(), [[0, 2, 3], [0, 2, 3]])
+    np.testing.assert_allclose(worst.lines[0].get_data(), [[-5], [1]])
+    (bars,) = worst.lines[2]
+    np.testing.assert_allclose(bars.get_segments()[0], [[-5.2, 1], [-4.8, 1]])
+    assert worst.get_label() == "lowest return" and ordinary.lines[0].get_color() != worst.lines[0].get_color()
+    assert [label.get_text() for label in axes.get_yticklabels()][1] == "task 1 (0.5, 0)"
+    assert any("4 tasks, 7 trials on each" in text.get_text() for text in axes.texts)
+
+
+def test_success_by_task_has_a_panel_of_its_own():
+    _, success = per_task_figure.returns(per_task(60, success=True), "title").axes
+    np.testing.assert_allclose(success.containers[0].lines[0].get_xdata(), 0.5)
+
+
+def test_draw_adds_the_picture_by_task(tmp_path):
+    files = plot.draw(tmp_path, [], per_task(2))
+    assert [file.name for file in files] == ["adaptation.png", "per-task.png"] and files[1].stat().st_size > 1000

@@ -1,9 +1,12 @@
-"""Multi-task PPO and SAC on a finite set of tasks, with shared or separate heads and with gradient surgery."""
+"""Multi-task PPO and SAC on a finite set of tasks: shared or separate heads, gradient surgery, balanced losses."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
+
+import jax.numpy as jnp
 
 from jaxmeta import inner, nets, outer, rl, tasks
 from jaxmeta.algos.multitask.off_policy import PARTS, off_policy
@@ -14,7 +17,7 @@ from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.numbered import TASK_ID
 from jaxmeta.types import Plan, Spec
 
-ONLY_PPO = ("activation", "init_log_std", "discount", "trace", "normalize_observations", "scale_rewards")
+ONLY_PPO = ("balance", "activation", "init_log_std", "discount", "trace", "normalize_observations", "scale_rewards")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,11 @@ class MultiTaskConfig:
     as they have a gradient from their own task only. With SAC, actor and critics are combined each by itself."""
     c: float = 0.5
     """CAGrad's c: distance of the update from the mean gradient, relative to the norm of the mean gradient."""
+    balance: Literal["equal", "uncertainty", "returns"] | tuple[float, ...] = "equal"
+    """How PPO weights the tasks against each other. Numbers: a weight for every task, of which only the ratios matter.
+    `uncertainty`: the value losses have learned weights, see `outer.balance.by_uncertainty`. `returns`: returns are
+    normalised per task (PopArt), see `outer.balance.by_returns`; values then have an output per task, and advantages
+    are divided by the task's scale of returns and not standardised per trial."""
     visits: int = 4
     """Trials on every task per update."""
     streams: int = 8
@@ -80,11 +88,26 @@ class MultiTaskConfig:
         checks.widths(self, "hidden")
         if self.outer_loop == "sac":
             self._check_without_ppo()
-        elif self.visits % self.ppo.minibatches:
+        else:
+            self._check_balance()
+        if self.outer_loop == "ppo" and self.visits % self.ppo.minibatches:
             raise ValueError(
                 f"minibatches is {self.ppo.minibatches}; it must divide visits, which is {self.visits}, so that every"
                 " gradient step has all tasks"
             )
+
+    def _check_balance(self) -> None:
+        if not isinstance(self.balance, str):
+            if not self.balance:
+                raise ValueError("balance is (); give a weight for every task, or 'equal'")
+            if not all(0 < weight < math.inf for weight in self.balance):
+                raise ValueError(f"balance is {self.balance}; all weights must be positive and finite")
+        elif self.balance != "equal" and not self.ppo.value_weight:
+            raise ValueError(
+                f"value_weight is {self.ppo.value_weight}; balance {self.balance!r} weighs values: it must be positive"
+            )
+        if self.balance == "returns" and self.scale_rewards:
+            raise ValueError("scale_rewards is True; balance 'returns' has a scale for every task: leave it out")
 
     def _check_without_ppo(self) -> None:
         """Refuses fields that SAC would ignore."""
@@ -111,21 +134,22 @@ def multi_task(family: TaskFamily, config: MultiTaskConfig = MultiTaskConfig()) 
     which a shared trunk reads.
 
     Raises:
-      ValueError: if the family has no finite set of training tasks, or one task only and there is gradient surgery, or
-        actions are not continuous and the outer loop is SAC.
+      ValueError: if the family has no finite set of training tasks, or one task only and there is gradient surgery or a
+        balance, or another number of tasks than there are weights, or actions are not continuous and the outer loop is
+        SAC.
     """
     family = tasks.with_task_id(family)
     size = int(tasks.kinds_of(family.train_tasks).max()) + 1
-    if config.surgery != "mean" and size == 1:
-        raise ValueError(f"surgery is {config.surgery!r}, but the family has 1 task; it needs at least 2 (try 'mean')")
+    _check_size(size, config)
     aggregate = _aggregate(size, config)
     if config.outer_loop == "sac":
         heads = size if config.network == "heads" else None
         networks = nets.soft_actor_critic(family.env.spec, 0, config.hidden, config.action_scale, heads)
         return off_policy(networks, family, config.visits, config.streams, config.sac, aggregate)
     policy, plan = inner.policy(_network(family.env.spec, size, config)), Plan(streams=config.streams)
-    advantage = rl.value_baseline(config.discount, config.trace)
-    improve = outer.policy_gradient(policy, advantage, config.ppo, aggregate=aggregate)
+    advantage = rl.value_baseline(config.discount, config.trace, normalize=config.balance != "returns")
+    balance = _balance(size, advantage, config)
+    improve = outer.policy_gradient(policy, advantage, config.ppo, aggregate=aggregate, balance=balance)
     if config.scale_rewards:
         improve = outer.with_scaled_rewards(improve, config.discount)
     learner = policy
@@ -136,18 +160,46 @@ def multi_task(family: TaskFamily, config: MultiTaskConfig = MultiTaskConfig()) 
     return outer.meta_update(
         learner,
         plan,
-        outer.every(family, config.visits),
+        outer.every(family, config.visits, None if isinstance(config.balance, str) else config.balance),
         outer.fresh(learner, family, plan),
         improve,
         outer.Info(num_tasks, plan, spread=num_tasks // config.ppo.minibatches),
     )
 
 
+def _check_size(num_tasks: int, config: MultiTaskConfig) -> None:
+    for name, plain in (("surgery", "mean"), ("balance", "equal")):
+        value = getattr(config, name)
+        if value != plain and num_tasks == 1:
+            raise ValueError(f"{name} is {value!r}, but the family has 1 task; it needs at least 2 (try {plain!r})")
+    if not isinstance(config.balance, str) and len(config.balance) != num_tasks:
+        raise ValueError(
+            f"balance is {config.balance}, but the family has {num_tasks} tasks; give a weight for every task"
+        )
+
+
 def _network(spec: Spec, num_tasks: int, config: MultiTaskConfig) -> nets.Network:
     shape = (config.hidden, config.activation, config.init_log_std, config.action_scale or 1.0)
     if config.network == "heads":
-        return nets.multi_head(spec, num_tasks, *shape)
-    return nets.actor_critic(spec, *shape, value=True)
+        network = nets.multi_head(spec, num_tasks, *shape)
+    elif config.balance == "returns":
+        network = nets.multi_head(spec, num_tasks, *shape, policy_heads=False)
+    else:
+        network = nets.actor_critic(spec, *shape, value=True)
+    if config.balance == "uncertainty":
+        return nets.beside(network, **{outer.balance.LOG_VARIANCE: jnp.zeros(num_tasks)})
+    return network
+
+
+def _balance(num_tasks: int, advantage: rl.Estimator, config: MultiTaskConfig) -> outer.balance.Balance | None:
+    match config.balance:
+        case "equal":
+            return None
+        case "uncertainty":
+            return outer.balance.by_uncertainty(num_tasks, lambda params: params[outer.balance.LOG_VARIANCE])
+        case "returns":
+            return outer.balance.by_returns(num_tasks, advantage)
+    return outer.balance.given(num_tasks)
 
 
 def _aggregate(num_tasks: int, config: MultiTaskConfig) -> outer.Aggregate:
@@ -167,4 +219,4 @@ def _aggregate(num_tasks: int, config: MultiTaskConfig) -> outer.Aggregate:
 
 
 def _is_shared(path: str) -> bool:
-    return f"/{nets.HEADS}_" not in path
+    return f"/{nets.HEADS}_" not in f"/{path}"
