@@ -20,7 +20,7 @@ from jaxmeta.outer.descend import descend, optimiser, shuffled
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
 from jaxmeta.outer.regularise import RegularisationConfig
-from jaxmeta.types import Array, Key, Metrics, Params, Trial
+from jaxmeta.types import Array, Key, Metrics, Params, Rollout, Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,12 @@ def policy_gradient(
             options["entropy_weight"] = jnp.asarray(config.entropy_weight * share)
         return inner.step(params, state, prepared(batch, options | more), updates)
 
-    return Improve(inner.init, step)
+    return Improve(inner.init, step, values=critic or (stored_values if value_weight else None))
+
+
+def stored_values(params: Params, experience: Rollout) -> Array:
+    """Returns the values in the output of the behaviour policy, [T, E]: those of a policy that predicts values."""
+    return experience.output.value
 
 
 def prepared(batch: Batch, options: dict[str, Array]) -> Batch:
