@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
+import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -35,6 +36,11 @@ class Options:
     """Random seed."""
     num_seeds: int = 1
     """Independent runs in parallel, from one compiled program."""
+    sampler_name: Annotated[
+        Literal["uniform", "prioritised", "learnability", "progress", "near-far"], tyro.conf.arg(name="sampler")
+    ] = "uniform"
+    """Sampler of tasks: uniform is the algorithm's own, the others are curricula; `--sampler NAME --help` shows the
+    flags of one."""
     reveal: parsing.Switch = False
     """Add the task to every observation: the agent becomes an oracle."""
     resume: parsing.Switch = False
@@ -163,6 +169,8 @@ def new_run(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         options.num_seeds,
         options.updates,
         options.reveal,
+        options.sampler_name,
+        None if options.sampler_name == "uniform" else options.sampler,
         start_from=None if options.start_from is None else str(options.start_from),
         demonstrations=None if options.demonstrations is None else str(options.demonstrations),
         expert=None if options.expert is None else str(options.expert),
@@ -184,8 +192,11 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
     stored = runs.read_config(folder)
     _must_agree("ALGO", algo, stored.algo, folder)
     _must_agree("TASKS", tasks, stored.tasks, folder)
-    kind = _kind(algo, tasks, flags)
+    kind = _kind(algo, tasks, flags, stored.sampler)
+    _must_agree("--sampler", kind().sampler_name, stored.sampler, folder)
+    more = {} if stored.sampler_config is None else {"sampler": stored.sampler_config}
     before = kind(
+        **more,
         algo=stored.algo_config,
         tasks=stored.tasks_config,
         seed=stored.seed,
@@ -199,6 +210,9 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
     there = {name: path.resolve() for name in PATHS if (path := getattr(options, name)) is not None}
     options = dataclasses.replace(options, **there)
     for part in ("algo", "tasks", "seed", "num_seeds", "reveal", *PATHS):
+    if options.start_from is not None:
+        options = dataclasses.replace(options, start_from=options.start_from.resolve())
+    for part in ("algo", "tasks", "sampler", "seed", "num_seeds", "reveal", "start_from"):
         if differs := codec.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
             _must_agree("--" + name.replace("_", "-"), given, then, folder)
@@ -218,6 +232,17 @@ def import_own(tasks: str, kind: Any, flags: list[str], prog: str) -> None:
         known = parsing.parse(kind, flags, prog, ignore_unknown=True)
         startup.start_jax(known.cache, getattr(known, "devices", None))
         if not getattr(known, "distributed", False):
+def _kind(algo: str, tasks: str, flags: list[str], usual: Any = Options.sampler_name) -> type:
+    """Makes the dataclass of all flags of `train` for an algorithm, a task family and the sampler in the flags.
+
+    Args:
+      usual: the sampler if the flags have none.
+    """
+    known = parsing.parse(Options, flags, _prog(algo, tasks), Options(sampler_name=usual), ignore_unknown=True)
+    if registry.is_own(tasks):
+        # importing the user's module may run JAX, so JAX is configured first
+        startup.start_jax(known.cache, known.devices)
+        if not known.distributed:
             startup.find_devices()
 
 
@@ -230,6 +255,11 @@ def with_configs(kind: Any, find: dict[str, Callable[[], Any]], about: str) -> t
     """
     fields = []
     for field, look_up in find.items():
+    for field, find in (
+        ("algo", lambda: registry.find_algo(algo, tasks)),
+        ("tasks", lambda: registry.find_tasks(tasks)),
+        ("sampler", lambda: registry.find("sampler", registry.SAMPLERS, known.sampler_name)),
+    ):
         try:
             _, config = look_up().load()
         except KeyError as error:
@@ -238,6 +268,11 @@ def with_configs(kind: Any, find: dict[str, Callable[[], Any]], about: str) -> t
     made = dataclasses.make_dataclass(kind.__module__.rpartition(".")[2].title(), fields, bases=(kind,), frozen=True)
     made.__doc__ = about
     return made
+    hints = typing.get_type_hints(Options, include_extras=True)
+    fields.append(("sampler_name", hints["sampler_name"], known.sampler_name))
+    kind = dataclasses.make_dataclass("Train", fields, bases=(Options,), frozen=True)
+    kind.__doc__ = f"Meta-trains {algo} on {tasks}."
+    return kind
 
 
 def _prog(algo: str, tasks: str) -> str:
