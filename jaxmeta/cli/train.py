@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -209,21 +209,27 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
     _check_processes(options)
     there = {name: path.resolve() for name in PATHS if (path := getattr(options, name)) is not None}
     options = dataclasses.replace(options, **there)
-    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", *PATHS):
-    if options.start_from is not None:
-        options = dataclasses.replace(options, start_from=options.start_from.resolve())
-    for part in ("algo", "tasks", "sampler", "seed", "num_seeds", "reveal", "start_from"):
+    for part in ("algo", "tasks", "sampler", "seed", "num_seeds", "reveal", *PATHS):
         if differs := codec.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
             _must_agree("--" + name.replace("_", "-"), given, then, folder)
     return options, dataclasses.replace(stored, updates=options.updates)
 
 
-def _kind(algo: str, tasks: str, flags: list[str]) -> type:
-    """Makes the dataclass of all flags of `train` for an algorithm and a task family."""
+def _kind(algo: str, tasks: str, flags: list[str], usual: Any = Options.sampler_name) -> type:
+    """Makes the dataclass of all flags of `train` for an algorithm, a task family and the sampler in the flags.
+
+    Args:
+      usual: the sampler if the flags have none.
+    """
     import_own(tasks, Options, flags, _prog(algo, tasks))
-    find = {"algo": lambda: registry.find_algo(algo, tasks), "tasks": lambda: registry.find_tasks(tasks)}
-    return with_configs(Options, find, f"Meta-trains {algo} on {tasks}.")
+    known = parsing.parse(Options, flags, _prog(algo, tasks), Options(sampler_name=usual), ignore_unknown=True)
+    find = {
+        "algo": lambda: registry.find_algo(algo, tasks),
+        "tasks": lambda: registry.find_tasks(tasks),
+        "sampler": lambda: registry.find("sampler", registry.SAMPLERS, known.sampler_name),
+    }
+    return with_configs(Options, find, f"Meta-trains {algo} on {tasks}.", sampler_name=known.sampler_name)
 
 
 def import_own(tasks: str, kind: Any, flags: list[str], prog: str) -> None:
@@ -232,34 +238,20 @@ def import_own(tasks: str, kind: Any, flags: list[str], prog: str) -> None:
         known = parsing.parse(kind, flags, prog, ignore_unknown=True)
         startup.start_jax(known.cache, getattr(known, "devices", None))
         if not getattr(known, "distributed", False):
-def _kind(algo: str, tasks: str, flags: list[str], usual: Any = Options.sampler_name) -> type:
-    """Makes the dataclass of all flags of `train` for an algorithm, a task family and the sampler in the flags.
-
-    Args:
-      usual: the sampler if the flags have none.
-    """
-    known = parsing.parse(Options, flags, _prog(algo, tasks), Options(sampler_name=usual), ignore_unknown=True)
-    if registry.is_own(tasks):
-        # importing the user's module may run JAX, so JAX is configured first
-        startup.start_jax(known.cache, known.devices)
-        if not known.distributed:
             startup.find_devices()
 
 
-def with_configs(kind: Any, find: dict[str, Callable[[], Any]], about: str) -> type:
+def with_configs(kind: Any, find: dict[str, Callable[[], Any]], about: str, **defaults: Any) -> type:
     """Adds the configs of algorithms or task families to a dataclass of flags.
 
     Args:
       find: by name of the field, a function that looks the registered entry up.
       about: docstring of the result, for the help text.
+      defaults: other defaults of fields that the dataclass has already.
     """
-    fields = []
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields: list[Any] = [(name, hints[name], value) for name, value in defaults.items()]
     for field, look_up in find.items():
-    for field, find in (
-        ("algo", lambda: registry.find_algo(algo, tasks)),
-        ("tasks", lambda: registry.find_tasks(tasks)),
-        ("sampler", lambda: registry.find("sampler", registry.SAMPLERS, known.sampler_name)),
-    ):
         try:
             _, config = look_up().load()
         except KeyError as error:
@@ -268,11 +260,6 @@ def with_configs(kind: Any, find: dict[str, Callable[[], Any]], about: str) -> t
     made = dataclasses.make_dataclass(kind.__module__.rpartition(".")[2].title(), fields, bases=(kind,), frozen=True)
     made.__doc__ = about
     return made
-    hints = typing.get_type_hints(Options, include_extras=True)
-    fields.append(("sampler_name", hints["sampler_name"], known.sampler_name))
-    kind = dataclasses.make_dataclass("Train", fields, bases=(Options,), frozen=True)
-    kind.__doc__ = f"Meta-trains {algo} on {tasks}."
-    return kind
 
 
 def _prog(algo: str, tasks: str) -> str:

@@ -93,8 +93,7 @@ class RunConfig:
 
             parts["expert"] = loading.expert_or_missing(self, family)
         with named("algo", self.algo_config):
-            return family, make_algo(family, self.algo_config, **parts)
-            meta = make_algo(family, self.algo_config)
+            meta = make_algo(family, self.algo_config, **parts)
         return family, self._with_sampler(family, meta)
 
     def _with_sampler(self, family: Any, meta: Any) -> Any:

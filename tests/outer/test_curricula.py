@@ -150,6 +150,7 @@ UNSUITABLE = [
     (lambda: curriculum(outer.PrioritisedConfig(score="query-loss")), "score is 'query-loss'; on these tasks"),
     (lambda: curriculum(outer.PrioritisedConfig(), "pearl"), "sampler cannot be replaced .* replay buffers"),
     (lambda: curriculum(outer.PrioritisedConfig(), "sac"), "sampler cannot be replaced .* replay buffers"),
+    (lambda: curriculum(outer.PrioritisedConfig(), "clone"), "sampler cannot be replaced .* stored demonstrations"),
     (
         lambda: curriculum(outer.PrioritisedConfig(size=8, robust=True, share=0.25)),
         "share leaves 1 of every 4 tasks to learn from; 2 minibatches must divide the 1",
