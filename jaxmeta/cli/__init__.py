@@ -33,7 +33,7 @@ Meta-reinforcement learning in JAX.
   plot DIR                      draw the learning curve and the adaptation curve
   render DIR                    draw a trial of the agent: its path, its prediction, or a Brax body in motion
   reproduce NAME                train the agents of a published table; print our numbers next to the published ones
-  list                          list algorithms and task families
+  list                          list algorithms, task families and samplers
 
 `jaxmeta COMMAND --help` shows its flags; `jaxmeta --version` prints the version."""
 

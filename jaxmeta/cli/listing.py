@@ -1,4 +1,4 @@
-"""`jaxmeta list`: the algorithms and the task families."""
+"""`jaxmeta list`: the algorithms, the task families and the samplers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxmeta.tasks.adapters import extras
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Lists the algorithms and the task families."""
+    """Lists the algorithms, the task families and the samplers."""
 
     json: parsing.Switch = False
     """Print one JSON object instead of a table."""
@@ -25,7 +25,8 @@ def run(argv: list[str]) -> int:
     if options.json:
         supervised = {"supervised_algos": list(registry.SUPERVISED_ALGOS)}
         installed = {"extras": {name: registry.is_installed(name) for name in registry.EXTRAS}}
-        print(json.dumps({"algos": list(registry.ALGOS), "tasks": list(registry.TASKS)} | supervised | installed))
+        named = {"algos": list(registry.ALGOS), "tasks": list(registry.TASKS), "samplers": list(registry.SAMPLERS)}
+        print(json.dumps(named | supervised | installed))
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -34,6 +35,7 @@ def run(argv: list[str]) -> int:
         ("algorithm", registry.ALGOS),
         ("on supervised tasks", registry.SUPERVISED_ALGOS),
         ("tasks", registry.TASKS),
+        ("sampler", registry.SAMPLERS),
     ):
         table = Table(heading, "")
         for name, entry in entries.items():

@@ -132,7 +132,8 @@ def _flags(kind: type, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, _Flag
         plain = typing.get_args(hint)[0] if marks else hint
         path = (*outer, field.name)
         prefix = "--" + "".join(f"{name}." for name in outer)
-        on, off = (f"{prefix}{no}{field.name}".replace("_", "-") for no in ("", "no-"))
+        named = next(filter(None, (getattr(mark, "name", None) for mark in marks)), field.name)
+        on, off = (f"{prefix}{no}{named}".replace("_", "-") for no in ("", "no-"))
         if dataclasses.is_dataclass(plain):
             yield from _flags(typing.cast(type, plain), path)
         elif tyro.conf.Positional in marks:

@@ -10,7 +10,7 @@ from jaxmeta.experiment import assessment, runs
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Draws learning and adaptation curve of a run into its folder, and the return of each of finitely many tasks."""
+    """Draws how a run learned and adapts, the tasks of a finite set, and what a curriculum chose, into its folder."""
 
     run: parsing.RunFolder = None
     cache: parsing.Cache = True
@@ -24,8 +24,9 @@ def run(argv: list[str]) -> int:
     evaluation = runs.read_evaluation(folder)
     if evaluation is None:
         evaluation = assessment.assess(startup.load(folder, config, options.cache))
-    from jaxmeta.viz import plot
+    from jaxmeta.viz import curricula, plot
 
-    for file in plot.draw(folder, runs.read_metrics(folder), evaluation):
+    records = runs.read_metrics(folder)
+    for file in (*plot.draw(folder, records, evaluation), *curricula.draw(folder, records, evaluation)):
         print(file)
     return 0

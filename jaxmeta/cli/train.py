@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -35,6 +36,11 @@ class Options:
     """Random seed."""
     num_seeds: int = 1
     """Independent runs in parallel, from one compiled program."""
+    sampler_name: Annotated[
+        Literal["uniform", "prioritised", "learnability", "progress", "near-far"], tyro.conf.arg(name="sampler")
+    ] = "uniform"
+    """Sampler of tasks: uniform is the algorithm's own, the others are curricula; `--sampler NAME --help` shows the
+    flags of one."""
     reveal: parsing.Switch = False
     """Add the task to every observation: the agent becomes an oracle."""
     resume: parsing.Switch = False
@@ -163,6 +169,8 @@ def new_run(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         options.num_seeds,
         options.updates,
         options.reveal,
+        options.sampler_name,
+        None if options.sampler_name == "uniform" else options.sampler,
         start_from=None if options.start_from is None else str(options.start_from),
         demonstrations=None if options.demonstrations is None else str(options.demonstrations),
         expert=None if options.expert is None else str(options.expert),
@@ -184,8 +192,11 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
     stored = runs.read_config(folder)
     _must_agree("ALGO", algo, stored.algo, folder)
     _must_agree("TASKS", tasks, stored.tasks, folder)
-    kind = _kind(algo, tasks, flags)
+    kind = _kind(algo, tasks, flags, stored.sampler)
+    _must_agree("--sampler", kind().sampler_name, stored.sampler, folder)
+    more = {} if stored.sampler_config is None else {"sampler": stored.sampler_config}
     before = kind(
+        **more,
         algo=stored.algo_config,
         tasks=stored.tasks_config,
         seed=stored.seed,
@@ -198,18 +209,27 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
     _check_processes(options)
     there = {name: path.resolve() for name in PATHS if (path := getattr(options, name)) is not None}
     options = dataclasses.replace(options, **there)
-    for part in ("algo", "tasks", "seed", "num_seeds", "reveal", *PATHS):
+    for part in ("algo", "tasks", "sampler", "seed", "num_seeds", "reveal", *PATHS):
         if differs := codec.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
             _must_agree("--" + name.replace("_", "-"), given, then, folder)
     return options, dataclasses.replace(stored, updates=options.updates)
 
 
-def _kind(algo: str, tasks: str, flags: list[str]) -> type:
-    """Makes the dataclass of all flags of `train` for an algorithm and a task family."""
+def _kind(algo: str, tasks: str, flags: list[str], usual: Any = Options.sampler_name) -> type:
+    """Makes the dataclass of all flags of `train` for an algorithm, a task family and the sampler in the flags.
+
+    Args:
+      usual: the sampler if the flags have none.
+    """
     import_own(tasks, Options, flags, _prog(algo, tasks))
-    find = {"algo": lambda: registry.find_algo(algo, tasks), "tasks": lambda: registry.find_tasks(tasks)}
-    return with_configs(Options, find, f"Meta-trains {algo} on {tasks}.")
+    known = parsing.parse(Options, flags, _prog(algo, tasks), Options(sampler_name=usual), ignore_unknown=True)
+    find = {
+        "algo": lambda: registry.find_algo(algo, tasks),
+        "tasks": lambda: registry.find_tasks(tasks),
+        "sampler": lambda: registry.find("sampler", registry.SAMPLERS, known.sampler_name),
+    }
+    return with_configs(Options, find, f"Meta-trains {algo} on {tasks}.", sampler_name=known.sampler_name)
 
 
 def import_own(tasks: str, kind: Any, flags: list[str], prog: str) -> None:
@@ -221,14 +241,16 @@ def import_own(tasks: str, kind: Any, flags: list[str], prog: str) -> None:
             startup.find_devices()
 
 
-def with_configs(kind: Any, find: dict[str, Callable[[], Any]], about: str) -> type:
+def with_configs(kind: Any, find: dict[str, Callable[[], Any]], about: str, **defaults: Any) -> type:
     """Adds the configs of algorithms or task families to a dataclass of flags.
 
     Args:
       find: by name of the field, a function that looks the registered entry up.
       about: docstring of the result, for the help text.
+      defaults: other defaults of fields that the dataclass has already.
     """
-    fields = []
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields: list[Any] = [(name, hints[name], value) for name, value in defaults.items()]
     for field, look_up in find.items():
         try:
             _, config = look_up().load()

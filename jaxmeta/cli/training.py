@@ -214,6 +214,9 @@ class Training:
         print(f"algorithm  {config.algo}: {algo}")
         tasks = listing.describe(config.tasks, registry.find_tasks(config.tasks))
         print(f"tasks      {config.tasks}: " + tasks.replace("\n", "\n" + " " * 11))
+        if config.sampler != "uniform":
+            sampler, *_ = listing.describe(config.sampler, registry.SAMPLERS[config.sampler]).splitlines()
+            print(f"sampler    {config.sampler}: {sampler}")
         if config.reveal:
             print("           the task is part of every observation")
         print(f"update     {trials} x {plan.episodes} episodes x {spec.horizon} steps; {size:,} parameters")
@@ -239,7 +242,7 @@ class Training:
 
     def _report(self) -> None:
         """Evaluates on held-out tasks and draws the plots."""
-        from jaxmeta.viz import plot
+        from jaxmeta.viz import curricula, plot
 
         run = loading.Run(self.folder, self.config, self.family, self.meta, self.state)
         evaluation = assessment.assess(run, self.options.eval_tasks)
@@ -247,5 +250,6 @@ class Training:
             return
         runs.write_atomically(self.folder / runs.EVALUATION, codec.to_json(evaluation, indent=2) + "\n")
         logging.print_evaluation(evaluation)
-        for file in plot.draw(self.folder, runs.read_metrics(self.folder), evaluation):
+        records = runs.read_metrics(self.folder)
+        for file in (*plot.draw(self.folder, records, evaluation), *curricula.draw(self.folder, records, evaluation)):
             print(f"picture: {file}")

@@ -15,6 +15,7 @@ from jaxmeta.devices.mesh import (
     num_strata,
     over_tasks,
     placement,
+    replicated,
     use_cpu_cores,
 )
 from jaxmeta.devices.pieces import (
@@ -57,6 +58,7 @@ __all__ = [
     "piece_size",
     "placement",
     "remembered",
+    "replicated",
     "task_mean",
     "task_sum",
     "tree_bytes",

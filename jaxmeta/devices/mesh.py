@@ -128,6 +128,11 @@ def over_tasks(local: Callable[..., Any], shared, per_task) -> tuple[Any, Any]:
     return jax.shard_map(local, in_specs=specs, out_specs=specs, check_vma=False)(shared, per_task)
 
 
+def replicated(tree: Any) -> Any:
+    """Gathers arrays with leaves [N, ...], outside of `over_tasks`, on all devices of the ambient mesh."""
+    return tree if num_devices() == 1 else jax.lax.with_sharding_constraint(tree, P())
+
+
 def map_tasks(function: Callable[..., Any], per_task):
     """Vmaps `function(one task)` over [N, ...], each task on its device of the ambient mesh."""
     return over_tasks(lambda _, mine: ((), jax.vmap(function)(mine)), (), per_task)[1]

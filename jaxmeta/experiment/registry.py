@@ -179,6 +179,16 @@ TASKS = {
 }
 
 
+SAMPLERS = {
+    "uniform": Entry("jaxmeta.outer", "sampler", "UniformConfig"),
+    "prioritised": Entry("jaxmeta.outer", "sampler", "PrioritisedConfig"),
+    "learnability": Entry("jaxmeta.outer", "sampler", "LearnabilityConfig"),
+    "progress": Entry("jaxmeta.outer", "sampler", "ProgressConfig"),
+    "near-far": Entry("jaxmeta.outer", "sampler", "NearFarConfig"),
+}
+"""Which tasks an update visits."""
+
+
 EXTRAS: dict[str, tuple[str, ...]] = {
     "cuda": ("jax_cuda13_plugin",),
     "playground": ("mujoco_playground",),

@@ -26,6 +26,8 @@ NON_FINITE = "nonfinite"
 TENSORBOARD = "tensorboard"
 FORMAT = 2
 """Format version of `config.json` and the checkpoints; a file without one is of version 1, from jaxmeta 0.1."""
+NAMED = {"algo": "", "tasks": "", "sampler": "uniform"}
+"""Fields of `config.json` that name a registered part, and what a file without them means."""
 LARGEST_CONFIG = 2**20
 """Maximum size of `config.json` in bytes."""
 
@@ -52,6 +54,10 @@ class RunConfig:
     """Total number of updates of the finished run."""
     reveal: bool = False
     """Whether the task is part of every observation."""
+    sampler: str = "uniform"
+    """Name of the sampler, such as `prioritised`: which tasks an update visits."""
+    sampler_config: Any = None
+    """By default that of the sampler."""
     format: int = FORMAT
     """Version of the run folder's format; others are refused."""
     start_from: str | None = None
@@ -87,7 +93,21 @@ class RunConfig:
 
             parts["expert"] = loading.expert_or_missing(self, family)
         with named("algo", self.algo_config):
-            return family, make_algo(family, self.algo_config, **parts)
+            meta = make_algo(family, self.algo_config, **parts)
+        return family, self._with_sampler(family, meta)
+
+    def _with_sampler(self, family: Any, meta: Any) -> Any:
+        """Returns the meta-learner with the configured sampler; raises a RunError if that does not suit it."""
+        if self.sampler == "uniform":
+            return meta
+        make_sampler, kind = _load("sampler", lambda: registry.find("sampler", registry.SAMPLERS, self.sampler))
+        config = kind() if self.sampler_config is None else self.sampler_config
+        if type(config) is not kind:
+            raise RunError(f"sampler_config is a {type(config).__name__}; {self.sampler} takes a {kind.__name__}")
+        from jaxmeta import outer
+
+        with named("sampler", config):
+            return outer.with_sampler(meta, make_sampler(config, family, meta))
 
     def build_family(self) -> Any:
         """Returns the task family, as the agent observes it; raises a RunError as `build` does."""
@@ -204,13 +224,18 @@ def read_config(path: str | Path) -> RunConfig:
     """
     file, data = Path(path) / CONFIG, read_json(path)
     try:
-        names = {field: data.get(field, "") for field in ("algo", "tasks")}
+        names = {field: data.get(field, usual) for field, usual in NAMED.items()}
         if not all(isinstance(name, str) for name in names.values()):
             wrong = next(field for field, name in names.items() if not isinstance(name, str))
             raise RunError(f"{wrong} is {json.dumps(names[wrong])}; it must be a string")
         _, algo = _load("algo", lambda: registry.find_algo(names["algo"], names["tasks"]))
         _, tasks = _load("tasks", lambda: registry.find_tasks(names["tasks"]))
-        return decode_dataclass(RunConfig, data, "", {"algo_config": algo, "tasks_config": tasks})
+        kinds: dict[str, Any] = {"algo_config": algo, "tasks_config": tasks}
+        if data.get("sampler_config") is not None:
+            _, kinds["sampler_config"] = _load(
+                "sampler", lambda: registry.find("sampler", registry.SAMPLERS, names["sampler"])
+            )
+        return decode_dataclass(RunConfig, data, "", kinds)
     except RunError as error:
         raise RunError(f"{file}: {error} ({_written_by(data)})") from error
 

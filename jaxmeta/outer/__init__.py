@@ -1,7 +1,7 @@
 """The outer loop: one meta-update, and its parts: samplers, sources, aggregates and improvements."""
 
 from jaxmeta.core.learner import Info
-from jaxmeta.outer import balance, surgery
+from jaxmeta.outer import balance, samplers, surgery
 from jaxmeta.outer.aggregates import Aggregate, Gradient, combined, masked, mean, per_task
 from jaxmeta.outer.descend import Minibatches, after, by_part, descend, optimiser, shuffled, whole
 from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
@@ -37,13 +37,28 @@ from jaxmeta.outer.loss import (
     trial_loss,
     unbiased_credit,
 )
-from jaxmeta.outer.meta_update import Batch, Draw, Improve, Sampler, Seen, Source, meta_update
+from jaxmeta.outer.meta_update import Batch, Draw, Improve, MetaUpdate, Sampler, Seen, Source, meta_update, with_sampler
 from jaxmeta.outer.normalisation import with_scaled_rewards, with_statistics
 from jaxmeta.outer.off_policy import Visits, off_policy
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
-from jaxmeta.outer.samplers import every, revisit, uniform
+from jaxmeta.outer.samplers import (
+    LearnabilityConfig,
+    NearFarConfig,
+    PrioritisedConfig,
+    ProgressConfig,
+    SamplerConfig,
+    UniformConfig,
+    every,
+    learning_progress,
+    near_and_far,
+    prioritised_replay,
+    revisit,
+    sampler,
+    sampling_for_learnability,
+    uniform,
+)
 from jaxmeta.outer.soft_actor_critic import EvidenceConfig, OffPolicyConfig, SoftActorCriticConfig
 from jaxmeta.outer.sources import Ring, examples, fresh, replay
 from jaxmeta.outer.supervised import SupervisedConfig, adapted, after_batches, few_rows, follow_query, query_loss
@@ -66,11 +81,16 @@ __all__ = [
     "Improve",
     "Info",
     "Labelled",
+    "LearnabilityConfig",
     "MetaGradient",
+    "MetaUpdate",
     "Minibatches",
+    "NearFarConfig",
     "OffPolicyConfig",
     "PenalisedConfig",
     "PolicyGradientConfig",
+    "PrioritisedConfig",
+    "ProgressConfig",
     "ProximalConfig",
     "Recall",
     "RegionConfig",
@@ -79,12 +99,14 @@ __all__ = [
     "Ring",
     "Roles",
     "Sampler",
+    "SamplerConfig",
     "Seen",
     "SoftActorCriticConfig",
     "Source",
     "SupervisedConfig",
     "TrustRegionConfig",
     "TrustRegionCriticConfig",
+    "UniformConfig",
     "UnrolledConfig",
     "VariationalConfig",
     "Visits",
@@ -115,24 +137,30 @@ __all__ = [
     "imitation_loss",
     "informed",
     "labelled",
+    "learning_progress",
     "masked",
     "mean",
     "meta_loss",
     "meta_update",
     "mixing",
     "mixture",
+    "near_and_far",
     "no_credit",
     "off_policy",
     "optimiser",
     "own_action",
     "per_task",
     "policy_gradient",
+    "prioritised_replay",
     "query_loss",
     "recalled",
     "relabelling",
     "replay",
     "reptile",
     "revisit",
+    "sampler",
+    "samplers",
+    "sampling_for_learnability",
     "selecting",
     "shuffled",
     "standardized_credit",
@@ -148,6 +176,7 @@ __all__ = [
     "weight_decay",
     "whole",
     "with_kl_penalty",
+    "with_sampler",
     "with_scaled_rewards",
     "with_statistics",
 ]

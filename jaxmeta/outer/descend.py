@@ -146,4 +146,8 @@ def by_part(**parts: tuple[Improve, Callable[[Batch], Batch]]) -> Improve:
             params, metrics = params.replace(**{name: part}), metrics | told
         return params, states, metrics
 
-    return Improve(init, step)
+    found = [(name, improve.values) for name, (improve, _) in parts.items() if improve.values is not None]
+    if not found:
+        return Improve(init, step)
+    name, of_part = found[0]
+    return Improve(init, step, values=lambda params, experience: of_part(getattr(params, name), experience))

@@ -87,7 +87,7 @@ def with_kl_penalty(learner: Learner, improve: Improve, rounds: int, config: Pen
             metrics |= {f"kl/round_{index}": moved[index], f"kl_weight/round_{index}": state.kl_weights[index]}
         return params, PenalisedState(optimiser, adapted_weights(state.kl_weights, moved, config)), metrics
 
-    return Improve(init, step)
+    return Improve(init, step, improve.values)
 
 
 def adapted_weights(weights: Array, moved: Array, config: PenalisedConfig) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from flax import struct
 
 from jaxmeta import devices, rl
 from jaxmeta.outer.meta_update import Batch, Improve
-from jaxmeta.types import Array, Metrics, Params, Trial
+from jaxmeta.types import Array, Metrics, Params, Rollout, Trial
 
 
 def with_statistics(improve: Improve) -> Improve:
@@ -46,7 +47,13 @@ def with_statistics(improve: Improve) -> Improve:
         metrics |= {"clipped_observations": clipped / jnp.maximum(numbers, 1.0)}
         return rl.NormalisedParams(learned, rl.merged(statistics, seen)), opt_state, metrics
 
-    return Improve(lambda params: improve.init(params.learner), step)
+    values = None if improve.values is None else _of_normalised(improve.values)
+    return Improve(lambda params: improve.init(params.learner), step, values)
+
+
+def _of_normalised(values: Callable[[Params, Rollout], Array]) -> Callable[[rl.NormalisedParams, Rollout], Array]:
+    """Passes a round with normalised observations to a value function."""
+    return lambda params, experience: values(params.learner, rl.standardised_rounds(params.statistics, experience))
 
 
 class ScaledState(struct.PyTreeNode):
@@ -70,7 +77,8 @@ def with_scaled_rewards(improve: Improve, discount: float, across_episodes: bool
       across_episodes: whether returns continue past the end of an episode.
 
     Returns:
-      An improvement with the metric `reward_scale`, the standard deviation.
+      An improvement with the metric `reward_scale`, the standard deviation. It has no `values`, which are in units of
+      rewards.
     """
 
     def init(params: Params) -> ScaledState:

@@ -22,7 +22,7 @@ from jaxmeta.outer.descend import Minibatches, descend, optimiser, shuffled
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
 from jaxmeta.outer.regularise import RegularisationConfig
-from jaxmeta.types import Array, Key, Metrics, Params, Trial
+from jaxmeta.types import Array, Key, Metrics, Params, Rollout, Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +139,16 @@ def policy_gradient(
         batch, options = ready(params, batch, updates)
         return inner.step(params, state, prepared(batch, options | more), updates)
 
+    values = critic or (stored_values if value_weight else None)
     if balance is None:
-        return Improve(inner.init, step)
-    return _balanced(inner, ready, (functools.partial(loss, balanced=False), loss), minibatches, piece, balance)
+        return Improve(inner.init, step, values)
+    both = (functools.partial(loss, balanced=False), loss)
+    return _balanced(inner, ready, both, minibatches, piece, balance)._replace(values=values)
+
+
+def stored_values(params: Params, experience: Rollout) -> Array:
+    """Returns the values in the output of the behaviour policy, [T, E]: those of a policy that predicts values."""
+    return experience.output.value
 
 
 def _balanced(

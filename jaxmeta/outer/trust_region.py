@@ -21,7 +21,7 @@ from jaxmeta.outer.aggregates import Aggregate, mean, weighted_mean
 from jaxmeta.outer.descend import descend, whole
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
-from jaxmeta.outer.policy_gradient import Prepared, prepared, with_values
+from jaxmeta.outer.policy_gradient import Prepared, prepared, stored_values, with_values
 from jaxmeta.outer.regularise import RegularisationConfig, regularised
 from jaxmeta.types import Array, Key, Metrics, Output, Params, Trial
 
@@ -139,7 +139,8 @@ def trust_region(
             metrics["loss/value"] = of_values["loss"]
         return params, opt_state, metrics
 
-    return Improve(init=(lambda params: ()) if values is None else values.init, step=step)
+    fitted = critic or (None if values is None else stored_values)
+    return Improve((lambda params: ()) if values is None else values.init, step, fitted)
 
 
 def _value_fit(

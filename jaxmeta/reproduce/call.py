@@ -160,6 +160,8 @@ def _history(call: Call, run: Trained) -> dict[str, Any]:
 def _config(call: Call, run: Trained) -> dict[str, Any]:
     """Returns the configuration of a run, encoded for JSON, without the folder that it starts from."""
     config = codec.encode(run.config(call.seed, call.num_seeds), "")
+    if config["sampler"] == "uniform":  # older rows lack the fields and need not be measured again
+        del config["sampler"], config["sampler_config"]
     return {name: value for name, value in config.items() if name not in START}
 
 

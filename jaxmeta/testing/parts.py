@@ -144,14 +144,15 @@ def check_sampler(sampler: outer.Sampler, family: TaskFamily, num_tasks: int = 4
     weights = np.asarray(draw.weight)
     require(bool((np.isfinite(weights) & (weights >= 0)).all()), "draw.weight has negative or non-finite weights")
 
-    def score(task: Task, key: Key) -> jax.Array:
-        return sampler.score(collect(learner, params, family.env, task, key, plan))
+    def score(task: Task, key: Key) -> Any:
+        return sampler.score(params, collect(learner, params, family.env, task, key, plan))
 
     scores = jax.jit(jax.vmap(score))(draw.tasks, jax.random.split(trial_key, num_tasks))
-    shape = list(scores.shape[1:])
-    require(not shape, f"sampler.score gives a score of shape {shape}; the score of a task is a scalar")
+    for leaf in jax.tree.leaves(scores):
+        shape = list(leaf.shape[1:])
+        require(not shape, f"sampler.score gives a score of shape {shape}; the score of a task is a scalar")
     finite = jnp.arange(num_tasks) > 0
-    spoiled = jnp.where(finite, scores, jnp.nan)
+    spoiled = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), scores)
     next_state, metrics = jax.jit(sampler.update)(drawn_state, draw, spoiled, finite)
     same_form("the state after sampler.update", next_state, "the state after sampler.sample", drawn_state)
     for path, leaf in jax.tree.leaves_with_path(keys_as_data(next_state)):

@@ -111,7 +111,7 @@ def test_sampler_holds_the_contract(sampler):
 def remembering(update):
     """A sampler that draws uniformly, and remembers a score."""
     draws = lambda state, params, keys: (state, outer.uniform(FAMILY).sample((), params, keys)[1])  # noqa: E731
-    return outer.Sampler(lambda key: jnp.zeros(()), draws, lambda trial: trial.rounds.reward.sum(), update)
+    return outer.Sampler(lambda key: jnp.zeros(()), draws, lambda params, trial: trial.rounds.reward.sum(), update)
 
 
 def test_check_sampler_accepts_state_that_ignores_nonfinite_tasks():
@@ -128,7 +128,7 @@ def test_check_sampler_accepts_state_that_ignores_nonfinite_tasks():
         ),
         (remembering(lambda state, draw, scores, finite: (scores, {})), r"the state after sampler.update has float32"),
         (
-            outer.uniform(FAMILY)._replace(score=lambda trial: trial.rounds.reward.sum((0, 1))),
+            outer.uniform(FAMILY)._replace(score=lambda params, trial: trial.rounds.reward.sum((0, 1))),
             r"sampler.score gives a score of shape \[1\]; the score of a task is a scalar",
         ),
         (

@@ -54,7 +54,7 @@ def test_a_sampler_keeps_the_scores_of_tasks():
     def update(state, draw, scores, finite):
         return state.at[draw.slot].add(jnp.where(finite, scores, 0.0)), {"score": scores.mean()}
 
-    sampler = outer.Sampler(lambda key: jnp.zeros(4), sample, lambda trial: trial.rounds.reward.sum(), update)
+    sampler = outer.Sampler(lambda key: jnp.zeros(4), sample, lambda params, trial: trial.rounds.reward.sum(), update)
     scores = trained(built(sampler=sampler)).sampler
     assert (scores < -0.1).all() and len(np.unique(scores)) == 4
 

@@ -8,6 +8,7 @@ import pytest
 import jaxmeta as jm
 from jaxmeta import tasks, testing
 from jaxmeta.experiment import registry
+from jaxmeta.tasks.sinusoid import _with_rare
 
 
 def test_finite_sets_are_fixed_disjoint_and_of_the_size_asked_for():
@@ -142,3 +143,18 @@ def test_bad_configs_say_what_would_be_right(config, values, message):
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(KeyError, match="no task family 'half-cheetah-velo'; did you mean 'half-cheetah-vel'"):
         registry.find("task family", registry.TASKS, "half-cheetah-velo")
+
+
+def test_rare_waves_have_other_phases_and_the_others_stay():
+    share, limit = 0.025, np.pi
+    phase = np.array([0.0, 0.5, 0.974, 0.976, 0.999])
+    mapped = np.asarray(_with_rare(jnp.asarray(phase), share))
+    np.testing.assert_allclose(mapped[:3], phase[:3] / 0.975, rtol=1e-5)
+    np.testing.assert_allclose(mapped[3:], 1 + (phase[3:] - 0.975) / 0.025, rtol=1e-3)
+    families = {rare: jm.tasks.sinusoid(jm.tasks.SinusoidConfig(rare=rare)) for rare in (0.0, 0.25, 1.0)}
+    keys = jax.random.split(jax.random.key(0), 400)
+    drawn = {rare: np.asarray(jax.vmap(one.sample)(keys).generator.phase) for rare, one in families.items()}
+    assert drawn[0.0].max() <= limit and drawn[1.0].min() >= limit and drawn[1.0].max() <= 2 * limit
+    assert 0.18 < (drawn[0.25] > limit).mean() < 0.32
+    with pytest.raises(ValueError, match="tasks.rare is 2; it must lie in"):
+        jm.tasks.SinusoidConfig(rare=2)

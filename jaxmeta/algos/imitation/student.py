@@ -174,10 +174,11 @@ def imitating(
       plan: layout of the trials that are collected; by default `config.plan`, which is that of evaluation.
     """
     own = config.plan(family)
+    essential = "it may learn from stored demonstrations, whose tasks no sampler chooses"
     return outer.meta_update(
         learner,
         own,
-        outer.uniform(family),
+        outer.uniform(family)._replace(essential=essential),
         source,
         outer.imitate(learner, config.imitation, minibatches),
         outer.Info(config.num_tasks, plan or own, spread=config.num_tasks),

@@ -1,4 +1,4 @@
-"""Samplers of the tasks of an update."""
+"""Samplers without scores: i.i.d. tasks, all tasks of a finite set, or some of a fixed set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def uniform(family: TaskFamily) -> Sampler:
         return state, Draw(tasks, slot=jnp.full(len(keys), -1), weight=jnp.ones(len(keys)))
 
     return Sampler(
-        init=lambda key: (), sample=sample, score=lambda outcome: jnp.zeros(()), update=lambda state, *_: (state, {})
+        init=lambda key: (),
+        sample=sample,
+        score=lambda params, outcome: jnp.zeros(()),
+        update=lambda state, *_: (state, {}),
     )
 
 
@@ -76,7 +79,7 @@ def every(family: TaskFamily, visits: int = 1, weights: Sequence[float] | None =
         weight = jnp.asarray(relative, jnp.float32)[slot]
         return state, Draw(jax.tree.map(lambda leaf: leaf[chosen], known), slot, weight)
 
-    def score(trial: Trial) -> Array:
+    def score(params: Params, trial: Trial) -> Array:
         return trial.rounds.reward[-1].sum(0).mean()
 
     def update(state: Array, draw: Draw, scores: Array, finite: Array) -> tuple[Array, Metrics]:
@@ -87,7 +90,8 @@ def every(family: TaskFamily, visits: int = 1, weights: Sequence[float] | None =
         each = {f"return/task_{index}": state[index] for index in range(size)} if size <= MAX_LOGGED_TASKS else {}
         return state, each | {"return/worst": state.min()}
 
-    return Sampler(lambda key: jnp.zeros(size), sample, score, update)
+    essential = "every update visits all tasks of a finite set"
+    return Sampler(lambda key: jnp.zeros(size), sample, score, update, essential=essential)
 
 
 def revisit(family: TaskFamily, num_train_tasks: int, in_turn: int = 0, strata: int = 1) -> Sampler:
@@ -125,4 +129,5 @@ def revisit(family: TaskFamily, num_train_tasks: int, in_turn: int = 0, strata: 
         tasks, updates = state
         return (tasks, updates + 1), {}
 
-    return Sampler(init, sample, lambda outcome: jnp.zeros(()), update)
+    essential = "its replay buffers belong to the tasks of a fixed set, which outer.revisit draws from"
+    return Sampler(init, sample, lambda params, outcome: jnp.zeros(()), update, essential=essential)
