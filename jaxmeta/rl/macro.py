@@ -45,7 +45,7 @@ def macro_spec(spec: Spec, num_options: int, duration: int) -> Spec:
 
 
 def macro_steps(experience: Rollout, duration: int, discount: float = 1.0) -> Rollout:
-    """Summarises a round with a decision every `duration` steps of an episode; leaves [T, E, ...] to [T / duration, ...].
+    """Summarises a round with a decision every `duration` steps of an episode, [T, E] to [T / duration, E].
 
     After an early end the next decision is at the start of the next episode. A macro-step is valid if its first step
     is.
