@@ -68,7 +68,7 @@ def ways(width: int, steps: int, config: InnerStepsBenchmark) -> dict[str, tuple
         "mixed": (inner.descent(policy, loss, sgd, differentiate=inner.mixed_mode), steps, None),
         "truncated": (plain, steps, config.truncation),
         "implicit": (inner.implicit(policy, loss, sgd, steps, config.strength), 1, None),
-        HELD: (inner.descent(policy, loss, inner.proximal(sgd, config.strength)), steps, None),
+        HELD: (inner.descent(policy, loss, inner.proximal_term(sgd, config.strength)), steps, None),
     }
 
 

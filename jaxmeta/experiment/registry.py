@@ -150,6 +150,8 @@ TASKS = {
     "grid-navigation": Entry("jaxmeta.tasks.grid", "grid_navigation", "GridConfig"),
     "dark-room": Entry("jaxmeta.tasks.dark_room", "dark_room", "DarkRoomConfig"),
     "random-walk": Entry("jaxmeta.tasks.random_walk", "random_walk", "RandomWalkConfig"),
+    "four-rooms": Entry("jaxmeta.tasks.four_rooms", "four_rooms", "FourRoomsConfig"),
+    "moving-bandits": Entry("jaxmeta.tasks.moving_bandits", "moving_bandits", "MovingBanditsConfig"),
     "maze": Entry("jaxmeta.tasks.maze", "maze", "MazeConfig"),
     "navigation": Entry("jaxmeta.tasks.navigation", "navigation", "NavigationConfig"),
     "point-robot": Entry("jaxmeta.tasks.point", "point_robot", "PointRobotConfig"),

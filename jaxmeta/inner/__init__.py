@@ -14,11 +14,12 @@ from jaxmeta.inner.belief import (
 )
 from jaxmeta.inner.derivatives import mixed_mode, rematerialised
 from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient, policy_loss
-from jaxmeta.inner.implicit import implicit, proximal, proximal_point
+from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
 from jaxmeta.inner.normalised import normalised
 from jaxmeta.inner.posterior_sampling import EvidenceFast, posterior_sampling
+from jaxmeta.inner.ppo import ProximalConfig, proximal
 from jaxmeta.inner.supervised import predictor, support_loss
 from jaxmeta.inner.updaters import (
     Updater,
@@ -40,6 +41,7 @@ __all__ = [
     "GradientParams",
     "Loss",
     "ModelParams",
+    "ProximalConfig",
     "Updater",
     "adam",
     "adapt_only",
@@ -70,6 +72,7 @@ __all__ = [
     "predictor",
     "proximal",
     "proximal_point",
+    "proximal_term",
     "recurrent",
     "rematerialised",
     "sgd",

@@ -13,7 +13,7 @@ from flax import struct
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import unroll
 from jaxmeta.inner.updaters import Updater, select
-from jaxmeta.rl import Estimator, Objective
+from jaxmeta.rl import Estimator, Objective, masked_mean
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Rollout
 
 
@@ -43,20 +43,35 @@ def gradient(
     return descent(policy, policy_loss(policy, objective, advantage), updater, zero_at_start)
 
 
-def policy_loss(policy: Learner, objective: Objective, advantage: Estimator) -> Loss:
+def policy_loss(
+    policy: Learner,
+    objective: Objective,
+    advantage: Estimator,
+    value_weight: float = 0.0,
+    entropy_weight: float = 0.0,
+) -> Loss:
     """Builds the inner loss of reinforcement learning.
 
     Args:
       policy: a learner that does not adapt between rounds.
       objective: see `jaxmeta.rl.objectives`. The behaviour log-probabilities are those stored at collection.
       advantage: estimates advantages from one round of one task.
+      value_weight: weight of half the squared error of the values that the policy predicts.
+      entropy_weight: weight of the entropy bonus.
     """
 
     def loss(theta: Params, experience: Rollout) -> Array:
-        estimate = jax.lax.stop_gradient(advantage(experience).advantage)
+        estimate = jax.lax.stop_gradient(advantage(experience))
         behaviour = policy.head(experience.output).log_prob(experience.action)
-        log_prob = policy.head(unroll(policy, theta, (), experience)).log_prob(experience.action)
-        return objective(log_prob, behaviour, estimate, experience.valid)
+        output = unroll(policy, theta, (), experience)
+        dist = policy.head(output)
+        total = objective(dist.log_prob(experience.action), behaviour, estimate.advantage, experience.valid)
+        if value_weight:
+            error = jnp.square(output.value - estimate.target)
+            total += 0.5 * value_weight * masked_mean(error, experience.valid)
+        if entropy_weight:
+            total -= entropy_weight * masked_mean(dist.entropy(), experience.valid)
+        return total
 
     return loss
 
@@ -67,8 +82,9 @@ def descent(
     updater: Updater,
     zero_at_start: tuple[str, ...] = (),
     differentiate: Callable[[Loss], Callable[[Params, Rollout], Params]] = jax.grad,
+    steps: int = 1,
 ) -> Learner:
-    """Builds an agent that takes one gradient step on a loss after every round.
+    """Builds an agent that takes gradient steps on a loss after every round, by default one.
 
         policy = inner.policy(nets.actor_critic(spec))
         learner = inner.descent(policy, inner.policy_loss(policy, rl.ratio, rl.linear_baseline()), inner.sgd(0.1))
@@ -82,6 +98,7 @@ def descent(
         not meta-learned.
       differentiate: computes the gradient of the loss; with `mixed_mode` meta-gradients through many steps need less
         memory.
+      steps: gradient steps per round, all on the same experience.
     """
 
     def init(key: Key) -> GradientParams:
@@ -102,9 +119,14 @@ def descent(
         return policy.act(fast.policy, (), carry, inputs)
 
     def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
-        grads = differentiate(loss)(fast.policy, experience)
-        update, opt_state = updater.tx(params.updater).update(grads, fast.opt_state, fast.policy)
-        return GradientFast(policy=optax.apply_updates(fast.policy, update), opt_state=opt_state)
+        tx = updater.tx(params.updater)
+
+        def step(fast: GradientFast, _: None) -> tuple[GradientFast, None]:
+            grads = differentiate(loss)(fast.policy, experience)
+            update, opt_state = tx.update(grads, fast.opt_state, fast.policy)
+            return GradientFast(policy=optax.apply_updates(fast.policy, update), opt_state=opt_state), None
+
+        return step(fast, None)[0] if steps == 1 else jax.lax.scan(step, fast, None, length=steps)[0]
 
     def unroll_policy(params: GradientParams, fast: GradientFast, carry: Carry, experience: Rollout) -> Output:
         assert policy.unroll is not None

@@ -62,7 +62,7 @@ def _watch() -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def proximal(updater: Updater, strength: float) -> Updater:
+def proximal_term(updater: Updater, strength: float) -> Updater:
     """Adds the gradient of the proximal term λ/2 |θ - θ₀|² to an updater; θ₀ is where adaptation to the task starts."""
     return updater._replace(tx=lambda psi: optax.chain(_pull(strength), updater.tx(psi)))
 

@@ -18,10 +18,15 @@ Agents are `Learner`s and run in the same `evaluate` as trained ones; their para
   from everywhere `steps_to_go`, in steps, and the optimal return `oracle_return`.
 * `meta_gradient`: the exact meta-gradient on a small MDP `exact_gradient`, and the expectation, bias and variance of
   the estimators of `jm.outer.META_GRADIENTS`, `expected_gradient` and `quality`.
+* `moving_bandits`: two goals of which one pays. An agent that knows it `oracle` and one that always goes to the same
+  goal `towards`, as learners; the returns of knowing the goal `oracle_return`, of going to the other one
+  `other_goal_return`, and of going to the same one in both tasks `collapsed_return`.
 * `optimizers`: hand-designed optimisers on supervised tasks: gradient descent, momentum and Adam, `optimiser`.
 * `point`: point robots. An agent that knows the goal `oracle`, as a learner; its return, `oracle_return` and
   `sparse_oracle_return`, and the mean over goals and starts, `expected_return` and `expected_sparse_return`.
 * `random_walk`: a chain with a hidden end that pays, as `dark_room`.
+* `rooms`: four rooms with a hidden goal, by dynamic programming. Expected steps to a goal `optimal_steps` and
+  `random_steps`; returns `optimal_return` and `random_return`; an agent that knows the goal `oracle`, as a learner.
 * `tabular`: random MDPs. The values of the known MDP `optimal_value` and of random actions `random_value`; the agent
   that knows the MDP `oracle`, and learners `random`, `epsilon_greedy`, `psrl`, `optimistic_psrl`, `ucrl2`, `beb`.
 """
@@ -33,9 +38,11 @@ from jaxmeta.references import (
     grid,
     maze,
     meta_gradient,
+    moving_bandits,
     optimizers,
     point,
     random_walk,
+    rooms,
     tabular,
 )
 
@@ -46,8 +53,10 @@ __all__ = [
     "grid",
     "maze",
     "meta_gradient",
+    "moving_bandits",
     "optimizers",
     "point",
     "random_walk",
+    "rooms",
     "tabular",
 ]

@@ -10,12 +10,13 @@ from typing import Any
 
 from jaxmeta.core.learner import Learner
 from jaxmeta.outer.experts import Expert, informed
-from jaxmeta.references import bandits, grid, maze, point, random_walk, tabular
+from jaxmeta.references import bandits, grid, maze, moving_bandits, point, random_walk, tabular
 from jaxmeta.references.base import preferences, undirected
 from jaxmeta.tasks.bandit import Bandit, pay_bernoulli
 from jaxmeta.tasks.base import Env, Revealed, TaskFamily
 from jaxmeta.tasks.grid import GridNavigation
 from jaxmeta.tasks.maze import Maze
+from jaxmeta.tasks.moving_bandits import MovingBandits
 from jaxmeta.tasks.navigation import Navigation
 from jaxmeta.tasks.point import PointRobot
 from jaxmeta.tasks.random_walk import RandomWalk
@@ -28,7 +29,8 @@ __all__ = ["blind_behaviour", "planner", "planner_or_none", "teacher"]
 def planner(family: TaskFamily) -> Expert:
     """Returns the optimal agent that knows the task.
 
-    There is one for bandits, tabular MDPs, grids, mazes, dark rooms, random walks, point robots and navigation.
+    There is one for bandits, tabular MDPs, grids, mazes, dark rooms, random walks, moving bandits, point robots and
+    navigation.
 
     Raises:
       ValueError: for other families.
@@ -94,6 +96,11 @@ def _(env: Tabular) -> Learner:
 @_planner.register
 def _(env: GridNavigation) -> Learner:
     return grid.oracle(grid.Grid(size=env.size, no_goal=(), horizon=env.horizon))
+
+
+@_planner.register
+def _(env: MovingBandits) -> Learner:
+    return moving_bandits.oracle()
 
 
 @_planner.register

@@ -11,6 +11,7 @@ from jaxmeta.rl.advantages import (
     standardize,
     value_baseline,
 )
+from jaxmeta.rl.macro import Choice, decision_steps, macro_spec, macro_steps
 from jaxmeta.rl.normalisation import (
     CLIP,
     NormalisedParams,
@@ -31,6 +32,7 @@ from jaxmeta.rl.variational import Trajectory, chain_kl, elbo_sums, gaussian_kl
 __all__ = [
     "CLIP",
     "Advantage",
+    "Choice",
     "Estimator",
     "NormalisedParams",
     "Objective",
@@ -40,6 +42,7 @@ __all__ = [
     "check_linear_baseline",
     "clipped",
     "clipped_share",
+    "decision_steps",
     "dice",
     "discounted_return",
     "elbo_sums",
@@ -50,6 +53,8 @@ __all__ = [
     "linear_baseline",
     "loaded_dice",
     "log_prob",
+    "macro_spec",
+    "macro_steps",
     "masked_mean",
     "merged",
     "plain_returns",

@@ -87,17 +87,28 @@ def linear_baseline(discount: float = 0.99, trace: float = 1.0, normalize: bool 
 
 
 def value_baseline(
-    discount: float = 0.99, trace: float = 0.95, normalize: bool = True, across_episodes: bool = False
+    discount: float = 0.99,
+    trace: float = 0.95,
+    normalize: bool = True,
+    across_episodes: bool = False,
+    per_step: bool = False,
 ) -> Estimator:
     """Computes GAE with the values that the behaviour policy predicted.
 
     Without `across_episodes` there is no bootstrap at the end of an episode, be it by termination, truncation or the
     horizon; with it, the value at the start of the next episode is the bootstrap.
+
+    Args:
+      per_step: whether invalid steps count as time within an episode: if the next valid step is k steps later, the
+        discount is γ^k. For decisions of different lengths, see `decision_steps`.
     """
 
     def estimate(experience: Rollout) -> Advantage:
         value = experience.output.value
-        advantage = _gae(experience, value, discounts(experience, discount, across_episodes), trace)
+        factor = discounts(experience, discount, across_episodes)
+        if per_step:
+            factor *= discount ** (_steps_to_next(experience.valid) - 1.0)
+        advantage = _gae(experience, value, factor, trace)
         scaled = standardize(advantage, experience.valid) if normalize else advantage
         return Advantage(scaled, advantage + value)
 
@@ -193,6 +204,15 @@ def _time_in_episode(experience: Rollout) -> Array:
 
     start = jnp.zeros(experience.reward.shape[1])
     return jax.lax.scan(step, start, (experience.inputs.prev_done, experience.valid))[1]
+
+
+def _steps_to_next(valid: Array) -> Array:
+    """Counts the steps from each step to the next valid one, [T, E]; after the last, to the end of the round."""
+
+    def step(distance, valid):
+        return jnp.where(valid > 0, 1.0, distance + 1.0), distance
+
+    return jax.lax.scan(step, jnp.ones_like(valid[0]), valid, reverse=True)[1]
 
 
 def _returns(experience: Rollout, discount: float, across_episodes: bool) -> Array:

@@ -42,9 +42,17 @@ from jaxmeta.tasks.classic_control import (
 )
 from jaxmeta.tasks.dark_room import DarkRoomConfig, dark_room, dark_room_goals
 from jaxmeta.tasks.few_shot import FewShot, FewShotTask
+from jaxmeta.tasks.four_rooms import FourRooms, FourRoomsConfig, FourRoomsState, FourRoomsTask, four_rooms
 from jaxmeta.tasks.glyphs import GlyphsConfig, glyphs
 from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
 from jaxmeta.tasks.maze import Maze, MazeConfig, MazeState, MazeTask, maze
+from jaxmeta.tasks.moving_bandits import (
+    MovingBandits,
+    MovingBanditsConfig,
+    MovingBanditsState,
+    MovingBanditsTask,
+    moving_bandits,
+)
 from jaxmeta.tasks.navigation import Navigation, NavigationConfig, PointTask, navigation
 from jaxmeta.tasks.numbered import Numbered, NumberedTask, numbered, with_task_id
 from jaxmeta.tasks.point import (
@@ -109,6 +117,10 @@ __all__ = [
     "Env",
     "FewShot",
     "FewShotTask",
+    "FourRooms",
+    "FourRoomsConfig",
+    "FourRoomsState",
+    "FourRoomsTask",
     "GaussianBanditConfig",
     "GaussianBanditTask",
     "GlyphsConfig",
@@ -122,6 +134,10 @@ __all__ = [
     "MountainCar",
     "MountainCarConfig",
     "MountainCarTask",
+    "MovingBandits",
+    "MovingBanditsConfig",
+    "MovingBanditsState",
+    "MovingBanditsTask",
     "Navigation",
     "NavigationConfig",
     "Numbered",
@@ -157,12 +173,14 @@ __all__ = [
     "dependent_bandit",
     "finite",
     "flatten_task",
+    "four_rooms",
     "gaussian_bandit",
     "glyphs",
     "grid_navigation",
     "kinds_of",
     "maze",
     "mountain_car",
+    "moving_bandits",
     "navigation",
     "numbered",
     "pendulum",

@@ -53,7 +53,7 @@ def test_a_truncated_gradient_depends_on_the_last_steps_only():
 
 def test_an_implicit_gradient_equals_the_unrolled_one_at_convergence():
     strength, steps, rule = 4.0, 60, inner.sgd(0.1)
-    way = inner.descent(POLICY, LOSS, inner.proximal(rule, strength))
+    way = inner.descent(POLICY, LOSS, inner.proximal_term(rule, strength))
     settled = inner.implicit(POLICY, LOSS, rule, steps, strength, cg_iterations=30)
     expected, found = (ravel_pytree(gradient(*one).policy)[0] for one in ((way, steps), (settled, 1)))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)

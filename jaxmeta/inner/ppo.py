@@ -1,0 +1,62 @@
+"""Agents that adapt by PPO, from scratch on every task or from meta-learned params."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import optax
+
+from jaxmeta.config import checks
+from jaxmeta.core.learner import Learner
+from jaxmeta.inner.gradient import GradientParams, descent, from_scratch, policy_loss
+from jaxmeta.inner.updaters import first_order, fixed
+from jaxmeta.rl import Estimator, clipped
+
+
+@dataclasses.dataclass(frozen=True)
+class ProximalConfig:
+    """PPO with Adam on the experience of one round."""
+
+    learning_rate: float = 0.01
+    """Step size of Adam; the default is that of the master of MLSH."""
+    steps: int = 10
+    """Gradient steps per round, each on the whole round."""
+    clip: float = 0.2
+    """PPO's ε: likelihood ratios are clipped to [1 - ε, 1 + ε]."""
+    value_weight: float = 0.5
+    """Weight of half the squared error of the predicted values."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy bonus."""
+
+    def __post_init__(self):
+        checks.finite(self)
+        checks.positive(self, "learning_rate", "clip")
+        checks.at_least_one(self, "steps")
+        checks.not_negative(self, "value_weight", "entropy_weight")
+
+
+def proximal(
+    policy: Learner, advantage: Estimator, config: ProximalConfig = ProximalConfig(), meta_learned: bool = False
+) -> Learner:
+    """Builds an agent that improves its policy by PPO after every round (Schulman et al., 2017, arXiv:1707.06347).
+
+        policy = inner.policy(nets.actor_critic(family.env.spec, value=True))
+        scratch = inner.proximal(policy, rl.value_baseline())
+        report = jm.evaluate(scratch, scratch.init(key), family, tasks, key, jm.Plan(rounds=9, streams=40))
+
+    By default every task begins with params of its own draw, and with zero moments of Adam. The agent then has no
+    meta-learned params: it is the baseline that learns every task from scratch, or the master of a hierarchy whose
+    other params are meta-learned.
+
+    Args:
+      policy: a learner that does not adapt between rounds; its params adapt. It may be recurrent.
+      advantage: estimates advantages and the targets of the values from one round.
+      meta_learned: whether every task begins with the same, meta-learned params instead. Meta-gradients are
+        first-order: the steps of Adam are constants.
+    """
+    loss = policy_loss(policy, clipped(config.clip), advantage, config.value_weight, config.entropy_weight)
+    adam = first_order(fixed(optax.adam(config.learning_rate, eps=1e-5)))
+    learner = descent(policy, loss, adam, steps=config.steps)
+    if meta_learned:
+        return learner
+    return from_scratch(learner, policy.init)._replace(init=lambda key: GradientParams(policy=(), updater=()))
