@@ -32,7 +32,8 @@ def assess(
     Returns:
       A JSON object with `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`.
       Statistics are over tasks; with several seeds, over seeds and the tasks of each. If the tasks define success,
-      `success[round][episode]` has the same statistics of the share of solved episodes.
+      `success[round][episode]` has the same statistics of the share of solved episodes. `privacy` has ε and δ of a
+      private federated run.
     """
     plan = changed_plan(run.meta.plan, rounds, streams)
     report = trials(
@@ -51,7 +52,17 @@ def assess(
         "trial_return": report.trial_return(),
         "gain": report.gain(),
         **({} if report.successes is None else {"success": report.success()}),
+        **_guarantee(run),
     }
+
+
+def _guarantee(run: Run) -> dict[str, Any]:
+    """Returns what the params reveal about a client of private training, as `privacy`; {} for any other run."""
+    config = run.config.algo_config
+    if not hasattr(config, "guarantee"):
+        return {}
+    found = config.guarantee(run.family, config.num_tasks, run.step)
+    return {} if found is None else {"privacy": found}
 
 
 def changed_plan(plan: Any, rounds: int | None, streams: int | None) -> Any:

@@ -2,7 +2,17 @@
 
 from jaxmeta.core.learner import Info
 from jaxmeta.outer import surgery
-from jaxmeta.outer.aggregates import Aggregate, Gradient, combined, masked, mean, per_task
+from jaxmeta.outer.aggregates import (
+    Aggregate,
+    FederatedMean,
+    Gradient,
+    PrivateConfig,
+    combined,
+    masked,
+    mean,
+    per_task,
+    refuse_private,
+)
 from jaxmeta.outer.descend import Minibatches, after, by_part, descend, optimiser, shuffled, whole
 from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
 from jaxmeta.outer.experts import Expert, acting, expert_actions, informed, mixture
@@ -40,12 +50,13 @@ from jaxmeta.outer.loss import (
 from jaxmeta.outer.meta_update import Batch, Draw, Improve, Sampler, Seen, Source, meta_update
 from jaxmeta.outer.normalisation import with_scaled_rewards, with_statistics
 from jaxmeta.outer.off_policy import Visits, off_policy
+from jaxmeta.outer.participation import ClientsConfig, num_clients, overflow, participation, places
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
 from jaxmeta.outer.samplers import every, revisit, uniform
 from jaxmeta.outer.soft_actor_critic import EvidenceConfig, OffPolicyConfig, SoftActorCriticConfig
-from jaxmeta.outer.sources import Ring, examples, fresh, replay
+from jaxmeta.outer.sources import Ring, examples, fresh, replay, unreported
 from jaxmeta.outer.supervised import SupervisedConfig, adapted, after_batches, few_rows, follow_query, query_loss
 from jaxmeta.outer.trust_region import RegionConfig, TrustRegionConfig, TrustRegionCriticConfig, trust_region
 from jaxmeta.outer.unrolled import UnrolledConfig, unrolled
@@ -56,11 +67,13 @@ __all__ = [
     "ActorCriticConfig",
     "Aggregate",
     "Batch",
+    "ClientsConfig",
     "Credit",
     "Critic",
     "Draw",
     "EvidenceConfig",
     "Expert",
+    "FederatedMean",
     "Gradient",
     "ImitationConfig",
     "Improve",
@@ -71,6 +84,7 @@ __all__ = [
     "OffPolicyConfig",
     "PenalisedConfig",
     "PolicyGradientConfig",
+    "PrivateConfig",
     "ProximalConfig",
     "Recall",
     "RegionConfig",
@@ -121,13 +135,18 @@ __all__ = [
     "mixing",
     "mixture",
     "no_credit",
+    "num_clients",
     "off_policy",
     "optimiser",
+    "overflow",
     "own_action",
+    "participation",
     "per_task",
+    "places",
     "policy_gradient",
     "query_loss",
     "recalled",
+    "refuse_private",
     "relabelling",
     "replay",
     "reptile",
@@ -142,6 +161,7 @@ __all__ = [
     "trust_region",
     "unbiased_credit",
     "uniform",
+    "unreported",
     "unrolled",
     "variational",
     "weight_decay",

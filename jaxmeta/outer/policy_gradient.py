@@ -15,7 +15,7 @@ from jaxmeta import devices, rl
 from jaxmeta.config import checks
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
-from jaxmeta.outer.aggregates import Aggregate, mean
+from jaxmeta.outer.aggregates import Aggregate, mean, refuse_private
 from jaxmeta.outer.descend import descend, optimiser, shuffled
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
@@ -49,6 +49,14 @@ class ProximalConfig:
         checks.positive(self, "learning_rate", "max_grad_norm", "clip")
         checks.at_least_one(self, "epochs", "minibatches", "anneal_over")
         checks.not_negative(self, "entropy_weight")
+
+    def why_not_private(self) -> str | None:
+        """Returns why the privacy of updates cannot be accounted for; None if it can."""
+        if self.epochs * self.minibatches == 1:
+            return None
+        name = "minibatches" if self.epochs == 1 else "epochs"
+        why = "ε counts one release of the clients' gradients per update"
+        return f"{name} is {getattr(self, name)}; {why}, so a private mean needs epochs 1 and minibatches 1"
 
     def check_divides(self, num_tasks: int) -> None:
         """Raises a ValueError unless the minibatches divide the tasks of an update."""
@@ -98,7 +106,13 @@ def policy_gradient(
       credit: weights E-MAML's score-function term, such as `standardized_credit`; by default there is none.
       critic: predicts the values if the policy's output does not contain them.
       tx: the optimiser of the params; by default Adam as configured.
+
+    Raises:
+      ValueError: if `aggregate` is private and takes part in anything that is not accounted for.
     """
+    refuse_private(aggregate, config.why_not_private())
+    if credit is not no_credit:
+        refuse_private(aggregate, "credit compares the clients' returns, which are not noised; leave it out")
     value_weight = config.value_weight if isinstance(config, ActorCriticConfig) else 0.0
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
 
