@@ -299,6 +299,8 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     # not the table's title: that would be wrapped to the table's width
     print(f"{evaluation['algo']} on {evaluation['tasks']} after {evaluation['step']} updates: return on {over}")
     Console().print(table)
+    if (spent := evaluation.get("privacy")) is not None:
+        print(f"a {spent['unit']} is protected with ε = {spent['epsilon']:.4g}, δ = {spent['delta']:.3g}")
 
 
 def _scalars(update: int, metrics: dict[str, np.ndarray]) -> Iterator[tuple[int, dict[str, float]]]:

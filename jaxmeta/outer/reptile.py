@@ -66,7 +66,12 @@ def reptile(
     return descend(distance, tx, aggregate, piece=piece)
 
 
-def after_last_round(learner: Learner, policy_of: Callable[[Params, Any], Params]) -> Callable[..., Any]:
+def with_policy(params: Params, fast: Any) -> Params:
+    """Returns the params with the adapted policy, for agents that adapt all params of their policy."""
+    return params.replace(policy=fast.policy)
+
+
+def after_last_round(learner: Learner, policy_of: Callable[[Params, Any], Params] = with_policy) -> Callable[..., Any]:
     """Builds the `adapted` of `reptile` for trials: the agent adapts to all rounds, the last one included.
 
     Args:

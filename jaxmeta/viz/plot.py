@@ -32,7 +32,7 @@ def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]
     title = f"{evaluation['algo']} on {evaluation['tasks']}"
     files = [folder / ADAPTATION]
     save(adaptation(evaluation, title), files[0])
-    if records:
+    if records and "return/last" in records[-1]:  # private runs do not log it
         files.insert(0, folder / LEARNING)
         save(learning(records, title), files[0])
     return files

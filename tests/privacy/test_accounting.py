@@ -87,7 +87,7 @@ def test_delta_includes_that_too_many_clients_come():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"noise_multiplier": 0.0}, "noise_multiplier is 0.0; without noise there is no ε, so it must be positive"),
+        ({"noise_multiplier": 0.0}, "noise_multiplier is 0.0; without noise there is no ε, it must be positive"),
         ({"noise_multiplier": -1.0}, "noise_multiplier is -1.0; it must be positive"),
         ({"noise_multiplier": np.nan}, "noise_multiplier is nan; it must be positive"),
         ({"sampling_rate": 0.0}, "sampling_rate is 0.0; it must be above 0 and at most 1"),

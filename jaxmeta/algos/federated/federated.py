@@ -29,7 +29,7 @@ class FederatedConfig(FederatedFields, AdaptationConfig):
         parts = self.update(learner, family, self.num_tasks)
         options: dict[str, Any] = {"aggregate": parts.mean, "tx": parts.tx}
         if self.method == "fedavg":
-            end = outer.after_last_round(learner, moved)
+            end = outer.after_last_round(learner)
             piece = lambda params, trials: outer.gradient_chunk(learner, trials)  # noqa: E731
             improve = outer.reptile(end, piece=piece, **options)
         else:
@@ -59,11 +59,6 @@ class FewShotFederatedConfig(FederatedFields, FewShotConfig):
             improve = outer.follow_query(learner, env, self.rounds, **options)
         plan = Plan(rounds=self.rounds)
         return federate(parts, learner, family, plan, outer.examples(plan), improve)
-
-
-def moved(params: inner.GradientParams, fast: inner.GradientFast) -> inner.GradientParams:
-    """Returns the params of a client after its local steps."""
-    return params.replace(policy=fast.policy)
 
 
 @recipe(supervised=FewShotFederatedConfig)
