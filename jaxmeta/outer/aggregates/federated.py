@@ -73,7 +73,8 @@ class FederatedMean:
             norm = optax.global_norm(message)
             finite = guard.is_finite((value, metrics, norm))
             if clip is not None:
-                message = jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, clip / norm), message)
+                scale = jnp.minimum(1.0, clip / norm)
+                message = jax.tree.map(lambda leaf: leaf * scale, message)
                 metrics = metrics | {"clipped": (norm > clip).astype(jnp.float32)}
             value, metrics = jax.tree.map(lambda leaf: leaf * one.weight, (value, metrics))
             nonfinite = (~finite & (one.weight > 0)).astype(jnp.float32)
@@ -90,8 +91,8 @@ class FederatedMean:
         gradient = jax.tree.map(lambda leaf: leaf * (places / self.expected), gradient)
         weight = jnp.repeat(keep, self.tasks)
         if self.is_private:
-            deviation = self.private.noise_multiplier * self.private.clip / self.expected
-            return Gradient(jnp.zeros(()), with_noise(gradient, common_key(batch.keys, NOISE), deviation), {}, weight)
+            gradient = with_noise(gradient, common_key(batch.keys, NOISE), self.private.deviation(self.expected))
+            return Gradient(jnp.zeros(()), gradient, {}, weight)
         # without participants there is nothing to report; if all of them were non-finite, the update is skipped
         share = jnp.where(share > 0, share, jnp.where(before > 0, jnp.nan, 1.0))
         value, metrics = jax.tree.map(lambda leaf: leaf / share, (value, metrics))

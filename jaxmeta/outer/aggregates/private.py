@@ -46,6 +46,10 @@ class PrivateConfig:
         """Whether there is noise, and so a guarantee."""
         return self.noise_multiplier > 0
 
+    def deviation(self, expected: float) -> float:
+        """Returns the standard deviation of the noise on the mean of n expected clients, σ C / n."""
+        return 0.0 if self.clip is None else self.noise_multiplier * self.clip / expected
+
 
 def with_noise(tree: Any, key: Key, deviation: float) -> Any:
     """Adds independent Gaussian noise to all entries of all leaves; `deviation` is its standard deviation."""
