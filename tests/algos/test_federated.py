@@ -193,7 +193,7 @@ def test_private_reinforcement_learning_logs_nothing_of_its_clients(method):
 
 @pytest.mark.slow
 def test_fedavg_and_per_fedavg_of_policies_are_reptile_and_the_policy_gradient_of_maml():
-    """Bits, with full participation of a finite set of tasks."""
+    """With full participation of a finite set of tasks; up to rounding, as XLA fuses the two programs differently."""
     family = jm.finite(tiny.family(), 2, 1, jax.random.key(5))
     plan = jm.Plan(rounds=1, streams=3)
 
@@ -213,8 +213,8 @@ def test_fedavg_and_per_fedavg_of_policies_are_reptile_and_the_policy_gradient_o
         source, info = outer.fresh(agent, family, plan), outer.Info(2, plan, spread=2)
         expected = updated(outer.meta_update(agent, plan, sampler, source, improve, info))
         _, after, metrics = updated(meta)
-        chex.assert_trees_all_equal(after.params, expected[1].params)
-        assert metrics["return/last"] == expected[2]["return/last"]
+        chex.assert_trees_all_close(after.params, expected[1].params, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(metrics["return/last"], expected[2]["return/last"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
