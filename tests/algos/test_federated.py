@@ -230,7 +230,9 @@ def test_bad_settings_are_refused_in_one_line(changes, message):
         config(**changes)
 
 
-def test_more_participants_than_clients_are_refused():
+def test_what_the_server_cannot_do_is_refused():
+    with pytest.raises(ValueError, match="^normalize_observations is True; clients send params or gradients only"):
+        jm.FederatedConfig(normalize_observations=True)
     with pytest.raises(ValueError, match="^num_tasks is 5; an update cannot have more clients than there are, 4$"):
         jm.federated(FAMILY, config(num_tasks=5))
     with pytest.raises(ValueError, match="^learning_rate is 0.0; it must be positive$"):

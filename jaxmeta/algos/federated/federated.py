@@ -24,6 +24,13 @@ class FederatedConfig(FederatedFields, AdaptationConfig):
     num_tasks: int = 20
     """n, clients per update; with Poisson participation their expected number."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.normalize_observations:
+            raise ValueError(
+                "normalize_observations is True; clients send params or gradients only, no statistics of observations"
+            )
+
     def meta_train(self, learner: Learner, family: TaskFamily) -> MetaLearner:
         """Builds the meta-learner on fresh trials."""
         parts = self.update(learner, family, self.num_tasks)
