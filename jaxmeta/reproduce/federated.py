@@ -33,9 +33,10 @@ def _agent(updates: int, noise_multiplier: float) -> Any:
     return usual(
         method="per-fedavg",
         num_tasks=PER_UPDATE,
+        inner_lr=0.02,
         clients=replace(usual.clients, number=CLIENTS, participation="poisson"),
         server=replace(usual.server, optimizer="adam", learning_rate=0.01, anneal_over=updates),
-        private=replace(usual.private, noise_multiplier=noise_multiplier, clip=0.5 if noise_multiplier else None),
+        private=replace(usual.private, noise_multiplier=noise_multiplier, clip=2.0 if noise_multiplier else None),
     )
 
 
