@@ -16,7 +16,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-_MODULES = ("devices", "inner", "nets", "outer", "references", "rl", "tasks", "testing", "types", "viz")
+_MODULES = ("devices", "inner", "nets", "outer", "privacy", "references", "rl", "tasks", "testing", "types", "viz")
 _NAMES = {
     "ANILConfig": "jaxmeta.algos.gradient.anil",
     "CAVIAConfig": "jaxmeta.algos.gradient.cavia",
@@ -31,7 +31,9 @@ _NAMES = {
     "FOMAMLConfig": "jaxmeta.algos.gradient.fomaml",
     "FewShotANILConfig": "jaxmeta.algos.gradient.anil",
     "FewShotCAVIAConfig": "jaxmeta.algos.gradient.cavia",
+    "FederatedConfig": "jaxmeta.algos.federated.federated",
     "FewShotFOMAMLConfig": "jaxmeta.algos.gradient.fomaml",
+    "FewShotFederatedConfig": "jaxmeta.algos.federated.federated",
     "FewShotIMAMLConfig": "jaxmeta.algos.gradient.imaml",
     "FewShotMAMLConfig": "jaxmeta.algos.gradient.maml",
     "FewShotMetaSGDConfig": "jaxmeta.algos.gradient.meta_sgd",
@@ -68,6 +70,7 @@ _NAMES = {
     "dpt": "jaxmeta.algos.imitation.dpt",
     "e_maml": "jaxmeta.algos.gradient.e_maml",
     "evaluate": "jaxmeta.core.evaluate",
+    "federated": "jaxmeta.algos.federated.federated",
     "finite": "jaxmeta.tasks.base",
     "fomaml": "jaxmeta.algos.gradient.fomaml",
     "gatekeeper": "jaxmeta.algos.imitation.gatekeeper",

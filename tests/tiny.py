@@ -11,8 +11,8 @@ import pytest
 import jaxmeta as jm
 from jaxmeta import outer, tasks
 from jaxmeta.algos.imitation import student
+from jaxmeta.config import extras
 from jaxmeta.experiment import registry
-from jaxmeta.tasks.adapters import extras
 
 PPO = outer.ActorCriticConfig(epochs=2, minibatches=2, value_weight=0.5, entropy_weight=0.01)
 ONE_BATCH = dataclasses.replace(PPO, minibatches=1)
@@ -34,6 +34,7 @@ ALGOS = {
     "distill": jm.DistillConfig(num_tasks=4, episodes=3, student=STUDENT),
     "dpt": jm.DPTConfig(num_tasks=4, episodes=3, student=STUDENT),
     "e-maml": jm.EMAMLConfig(**STEPS, trpo=TRPO),
+    "federated": jm.FederatedConfig(**STEPS, clients=outer.ClientsConfig(number=32)),
     "fomaml": jm.FOMAMLConfig(**STEPS, trpo=TRPO),
     "gatekeeper": jm.GatekeeperConfig(num_tasks=4, episodes=3, student=STUDENT, streams=3, best=2, imitation=FEW_STEPS),
     "imaml": jm.IMAMLConfig(**STEPS, trpo=TRPO),
@@ -114,6 +115,7 @@ VARIANTS = {
 SUPERVISED = {
     "anil": jm.FewShotANILConfig(num_tasks=2, hidden=(8,)),
     "cavia": jm.FewShotCAVIAConfig(num_tasks=2, hidden=(8,), context=2),
+    "federated": jm.FewShotFederatedConfig(num_tasks=2, hidden=(8,), rounds=2, clients=outer.ClientsConfig(number=32)),
     "fomaml": jm.FewShotFOMAMLConfig(num_tasks=2, hidden=(8,)),
     "imaml": jm.FewShotIMAMLConfig(num_tasks=2, hidden=(8,), inner_steps=3, inner_lr=0.1),
     "learned-optimizer": jm.LearnedOptimizerConfig(

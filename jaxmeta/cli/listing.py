@@ -7,8 +7,8 @@ import inspect
 import json
 
 from jaxmeta.cli import parsing
+from jaxmeta.config import extras
 from jaxmeta.experiment import registry
-from jaxmeta.tasks.adapters import extras
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,8 @@ def assess(
     Returns:
       A JSON object with `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`.
       Statistics are over tasks; with several seeds, over seeds and the tasks of each. If the tasks define success,
-      `success[round][episode]` has the same statistics of the share of solved episodes.
+      `success[round][episode]` has the same statistics of the share of solved episodes. `privacy` has ε and δ of a
+      private federated run.
 
       With a finite set, `num_tasks` is its size, or the number of kinds if there are many tasks of few kinds;
       `trials_per_task` is the number of trials on each. `per_task` has `task`, its index, `name`, and `return` and
@@ -66,6 +67,7 @@ def assess(
         "gain": report.gain(),
         **({} if report.successes is None else {"success": report.success()}),
         **by_task,
+        **_guarantee(run),
     }
 
 
@@ -185,6 +187,15 @@ def _envs(family: Any, known: Any) -> tuple[list[Any] | None, Any]:
     if isinstance(env, Several) and isinstance(task, SeveralTask):
         return [env.envs[int(kind)] for kind in np.unique(np.asarray(task.kind))], task
     return None, task
+
+
+def _guarantee(run: Run) -> dict[str, Any]:
+    """Returns what the params reveal about a client of private training, as `privacy`; {} for any other run."""
+    config = run.config.algo_config
+    if not hasattr(config, "guarantee"):
+        return {}
+    found = config.guarantee(run.family, config.num_tasks, run.step)
+    return {} if found is None else {"privacy": found}
 
 
 def changed_plan(plan: Any, rounds: int | None, streams: int | None) -> Any:

@@ -294,6 +294,8 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     Console().print(table)
     if "per_task" in evaluation:
         _print_per_task(evaluation)
+    if (spent := evaluation.get("privacy")) is not None:
+        print(f"a {spent['unit']} is protected with ε = {spent['epsilon']:.4g}, δ = {spent['delta']:.3g}")
 
 
 def _print_per_task(evaluation: dict[str, Any]) -> None:

@@ -112,6 +112,7 @@ ALGORITHMS = {
     "distill": Algo("jaxmeta.algos.imitation.distill", "distill", "DistillConfig"),
     "dpt": Algo("jaxmeta.algos.imitation.dpt", "dpt", "DPTConfig"),
     "e-maml": Algo("jaxmeta.algos.gradient.e_maml", "e_maml", "EMAMLConfig"),
+    "federated": Algo("jaxmeta.algos.federated.federated", "federated", "FederatedConfig", "FewShotFederatedConfig"),
     "fomaml": Algo("jaxmeta.algos.gradient.fomaml", "fomaml", "FOMAMLConfig", "FewShotFOMAMLConfig"),
     "gatekeeper": Algo("jaxmeta.algos.imitation.gatekeeper", "gatekeeper", "GatekeeperConfig"),
     "imaml": Algo("jaxmeta.algos.gradient.imaml", "imaml", "IMAMLConfig", "FewShotIMAMLConfig"),
@@ -197,6 +198,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "gymnasium": ("gymnasium",),
     "gymnax": ("gymnax",),
     "metaworld": ("metaworld",),
+    "private": ("dp_accounting",),
     "wandb": ("wandb",),
     "xland": ("xminigrid",),
 }

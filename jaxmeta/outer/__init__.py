@@ -2,7 +2,17 @@
 
 from jaxmeta.core.learner import Info
 from jaxmeta.outer import balance, samplers, surgery
-from jaxmeta.outer.aggregates import Aggregate, Gradient, combined, masked, mean, per_task
+from jaxmeta.outer.aggregates import (
+    Aggregate,
+    FederatedMean,
+    Gradient,
+    PrivateConfig,
+    combined,
+    masked,
+    mean,
+    per_task,
+    refuse_private,
+)
 from jaxmeta.outer.descend import Minibatches, after, by_part, descend, optimiser, shuffled, whole
 from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
 from jaxmeta.outer.experts import Expert, acting, expert_actions, informed, mixture
@@ -40,6 +50,7 @@ from jaxmeta.outer.loss import (
 from jaxmeta.outer.meta_update import Batch, Draw, Improve, MetaUpdate, Sampler, Seen, Source, meta_update, with_sampler
 from jaxmeta.outer.normalisation import with_scaled_rewards, with_statistics
 from jaxmeta.outer.off_policy import Visits, off_policy
+from jaxmeta.outer.participation import ClientsConfig, num_clients, overflow, participation, places
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
@@ -60,7 +71,7 @@ from jaxmeta.outer.samplers import (
     uniform,
 )
 from jaxmeta.outer.soft_actor_critic import EvidenceConfig, OffPolicyConfig, SoftActorCriticConfig
-from jaxmeta.outer.sources import Ring, examples, fresh, replay
+from jaxmeta.outer.sources import Ring, examples, fresh, replay, unreported
 from jaxmeta.outer.supervised import SupervisedConfig, adapted, after_batches, few_rows, follow_query, query_loss
 from jaxmeta.outer.trust_region import RegionConfig, TrustRegionConfig, TrustRegionCriticConfig, trust_region
 from jaxmeta.outer.unrolled import UnrolledConfig, unrolled
@@ -71,11 +82,13 @@ __all__ = [
     "ActorCriticConfig",
     "Aggregate",
     "Batch",
+    "ClientsConfig",
     "Credit",
     "Critic",
     "Draw",
     "EvidenceConfig",
     "Expert",
+    "FederatedMean",
     "Gradient",
     "ImitationConfig",
     "Improve",
@@ -90,6 +103,7 @@ __all__ = [
     "PenalisedConfig",
     "PolicyGradientConfig",
     "PrioritisedConfig",
+    "PrivateConfig",
     "ProgressConfig",
     "ProximalConfig",
     "Recall",
@@ -146,14 +160,19 @@ __all__ = [
     "mixture",
     "near_and_far",
     "no_credit",
+    "num_clients",
     "off_policy",
     "optimiser",
+    "overflow",
     "own_action",
+    "participation",
     "per_task",
+    "places",
     "policy_gradient",
     "prioritised_replay",
     "query_loss",
     "recalled",
+    "refuse_private",
     "relabelling",
     "replay",
     "reptile",
@@ -171,6 +190,7 @@ __all__ = [
     "trust_region",
     "unbiased_credit",
     "uniform",
+    "unreported",
     "unrolled",
     "variational",
     "weight_decay",

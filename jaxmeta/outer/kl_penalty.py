@@ -41,6 +41,10 @@ class PenalisedConfig(ProximalConfig):
         if self.epochs * self.minibatches == 1:
             raise ValueError(f"epochs is {self.epochs}; with a single step the KL divergence is 0, so take at least 2")
 
+    def why_not_private(self) -> str | None:
+        """Returns why the privacy of updates cannot be accounted for."""
+        return f"kl_target is {self.kl_target}; the weights adapt to the clients' KL divergence, which is not noised"
+
 
 class PenalisedState(struct.PyTreeNode):
     """An optimiser's state, and the weights of the KL penalty."""

@@ -16,7 +16,7 @@ from jaxmeta import devices, rl
 from jaxmeta.config import checks
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
-from jaxmeta.outer.aggregates import Aggregate, Loss, mean, visited
+from jaxmeta.outer.aggregates import Aggregate, Loss, mean, refuse_private, visited
 from jaxmeta.outer.balance import Balance, BalancedState, balance_metrics
 from jaxmeta.outer.descend import Minibatches, descend, optimiser, shuffled
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
@@ -51,6 +51,14 @@ class ProximalConfig:
         checks.positive(self, "learning_rate", "max_grad_norm", "clip")
         checks.at_least_one(self, "epochs", "minibatches", "anneal_over")
         checks.not_negative(self, "entropy_weight")
+
+    def why_not_private(self) -> str | None:
+        """Returns why the privacy of updates cannot be accounted for; None if it can."""
+        if self.epochs * self.minibatches == 1:
+            return None
+        name = "minibatches" if self.epochs == 1 else "epochs"
+        why = "ε counts one release of the clients' gradients per update"
+        return f"{name} is {getattr(self, name)}; {why}, so a private mean needs epochs 1 and minibatches 1"
 
     def check_divides(self, num_tasks: int) -> None:
         """Raises a ValueError unless the minibatches divide the tasks of an update."""
@@ -103,7 +111,15 @@ def policy_gradient(
       tx: the optimiser of the params; by default Adam as configured.
       balance: how the losses of K tasks are weighted against each other. Visits of one task are neighbours in the
         batch, [K, visits]. What it does to the gradients in the first step of an update is in the metrics.
+
+    Raises:
+      ValueError: if `aggregate` is private and takes part in anything that is not accounted for.
     """
+    refuse_private(aggregate, config.why_not_private())
+    if balance is not None:
+        refuse_private(aggregate, "balance computes the clients' gradients without noise; leave it out")
+    if credit is not no_credit:
+        refuse_private(aggregate, "credit compares the clients' returns, which are not noised; leave it out")
     value_weight = config.value_weight if isinstance(config, ActorCriticConfig) else 0.0
     objective = rl.ratio if config.clip is None else rl.clipped(config.clip)
 

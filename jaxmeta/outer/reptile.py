@@ -13,7 +13,7 @@ import optax
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, adaptation_metrics
 from jaxmeta.core.rollout import replay_fast
-from jaxmeta.outer.aggregates import masked
+from jaxmeta.outer.aggregates import Aggregate, masked
 from jaxmeta.outer.descend import descend, optimiser
 from jaxmeta.outer.meta_update import Improve
 from jaxmeta.outer.regularise import RegularisationConfig
@@ -41,6 +41,9 @@ def reptile(
     adapted: Callable[[Params, Any, Key], tuple[Params, Metrics]],
     config: ReptileConfig = ReptileConfig(),
     piece: Callable[[Params, Any], int | None] = lambda params, data: None,
+    *,
+    aggregate: Aggregate = masked(),
+    tx: optax.GradientTransformation | None = None,
 ) -> Improve:
     """Moves the params by ε towards the mean of the tasks' adapted params.
 
@@ -50,6 +53,8 @@ def reptile(
       adapted: (params, data of one task, key) -> (adapted params, with the structure of params, metrics); it is not
         differentiated.
       piece: as in `descend`.
+      aggregate: combines the tasks' gradients, which are their displacements with the sign reversed.
+      tx: the optimiser; by default gradient descent with the step size ε.
     """
 
     def distance(params: Params, one: Any, key: Key) -> tuple[Array, Metrics]:
@@ -57,11 +62,16 @@ def reptile(
         apart = jax.tree.map(jnp.subtract, params, end)
         return 0.5 * optax.tree.norm(apart, squared=True), metrics
 
-    tx = optimiser(config.step_size, config.anneal_over, rule=optax.sgd, regularise=config.regularise)
-    return descend(distance, tx, masked(), piece=piece)
+    tx = tx or optimiser(config.step_size, config.anneal_over, rule=optax.sgd, regularise=config.regularise)
+    return descend(distance, tx, aggregate, piece=piece)
 
 
-def after_last_round(learner: Learner, policy_of: Callable[[Params, Any], Params]) -> Callable[..., Any]:
+def with_policy(params: Params, fast: Any) -> Params:
+    """Returns the params with the adapted policy, for agents that adapt all params of their policy."""
+    return params.replace(policy=fast.policy)
+
+
+def after_last_round(learner: Learner, policy_of: Callable[[Params, Any], Params] = with_policy) -> Callable[..., Any]:
     """Builds the `adapted` of `reptile` for trials: the agent adapts to all rounds, the last one included.
 
     Args:

@@ -56,6 +56,20 @@ def examples(plan: Plan) -> Source:
     return Source(init=lambda key: (), next=next_tasks)
 
 
+def unreported(source: Source, env_steps: float) -> Source:
+    """Drops the metrics of a source, which release data of the tasks.
+
+    Args:
+      env_steps: environment steps per update that are logged, such as the largest possible number.
+    """
+
+    def next_batch(state: Any, params: Params, draw: Draw, data: Any, keys: Key) -> tuple[Any, Any, Seen]:
+        state, batch, seen = source.next(state, params, draw, data, keys)
+        return state, batch, seen._replace(metrics={"env_steps": jnp.float32(env_steps)})
+
+    return Source(source.init, next_batch)
+
+
 class Ring(NamedTuple):
     """The definition of one kind of replay buffer."""
 

@@ -16,7 +16,7 @@ import optax
 from jaxmeta import devices
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, adaptation_metrics
-from jaxmeta.outer.aggregates import masked
+from jaxmeta.outer.aggregates import Aggregate, masked, refuse_private
 from jaxmeta.outer.descend import descend, optimiser
 from jaxmeta.outer.meta_update import Improve
 from jaxmeta.outer.regularise import RegularisationConfig
@@ -57,6 +57,7 @@ def follow_query(
     rounds: int,
     config: SupervisedConfig = SupervisedConfig(),
     tx: optax.GradientTransformation | None = None,
+    aggregate: Aggregate | None = None,
 ) -> Improve:
     """Takes gradient steps on the query loss, differentiated through the adaptation.
 
@@ -64,7 +65,15 @@ def follow_query(
       env: a `tasks.FewShot`.
       rounds: inner steps.
       tx: the optimiser; by default Adam as configured.
+      aggregate: combines the tasks' gradients; by default `masked`, as configured.
+
+    Raises:
+      ValueError: if `aggregate` is given although the config masks long gradients.
     """
+    if aggregate is not None and config.max_task_gradient is not None:
+        mask = f"max_task_gradient is {config.max_task_gradient}"
+        refuse_private(aggregate, f"{mask}; whether a client is masked is not noised (try private.clip instead)")
+        raise ValueError(f"{mask}; it masks in outer.masked, but another aggregate is given, so it must be None")
     tx = tx or optimiser(
         config.learning_rate,
         config.anneal_over,
@@ -72,7 +81,7 @@ def follow_query(
         regularise=config.regularise,
     )
     loss = query_loss(learner, env, rounds, config.truncation)
-    return descend(loss, tx, masked(config.max_task_gradient), piece=few_rows)
+    return descend(loss, tx, aggregate or masked(config.max_task_gradient), piece=few_rows)
 
 
 def few_rows(params: Params, tasks: Any) -> int | None:

@@ -17,7 +17,7 @@ from jaxmeta.config import checks
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import replay_last
-from jaxmeta.outer.aggregates import Aggregate, mean, weighted_mean
+from jaxmeta.outer.aggregates import Aggregate, mean, refuse_private, weighted_mean
 from jaxmeta.outer.descend import descend, whole
 from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
@@ -101,7 +101,12 @@ def trust_region(
       credit: weights E-MAML's score-function term, such as `standardized_credit`; by default there is none.
       critic: predicts the values if the policy's output does not contain them.
       aggregate: tasks that it leaves out are also left out of the Fisher matrix and of the line search.
+
+    Raises:
+      ValueError: if `aggregate` is private.
     """
+    why = "the Fisher matrix and the line search use the clients' trials without noise (try outer.policy_gradient)"
+    refuse_private(aggregate, f"max_kl is {config.max_kl}; {why}")
 
     def loss(params: Params, one: Prepared, key: Key) -> tuple[Array, Metrics]:
         options: dict[str, Any] = one.options

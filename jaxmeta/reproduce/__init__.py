@@ -26,6 +26,7 @@ TABLES = {
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
     "multi-task": "jaxmeta.reproduce.multi_task",
     "curricula": "jaxmeta.reproduce.curricula",
+    "federated": "jaxmeta.reproduce.federated",
 }
 
 

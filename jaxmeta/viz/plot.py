@@ -28,7 +28,8 @@ def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]
       The files.
     """
     title = f"{evaluation['algo']} on {evaluation['tasks']}"
-    figures = {LEARNING: learning(records, title)} if records else {}
+    logged = records and not {"return/last", "loss"}.isdisjoint(records[-1])  # private runs log neither
+    figures = {LEARNING: learning(records, title)} if logged else {}
     figures[ADAPTATION] = adaptation(evaluation, title)
     if "per_task" in evaluation:
         figures[PER_TASK] = per_task.returns(evaluation, title)

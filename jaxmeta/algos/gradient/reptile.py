@@ -26,11 +26,7 @@ class ReptileConfig(AdaptationConfig):
 
     def meta_train(self, learner: Learner, family: TaskFamily) -> MetaLearner:
         """Builds the meta-learner that moves the params towards those adapted on fresh trials."""
-
-        def adapted(params: inner.GradientParams, fast: inner.GradientFast) -> inner.GradientParams:
-            return params.replace(policy=fast.policy)
-
-        end = outer.after_last_round(learner, adapted)
+        end = outer.after_last_round(learner)
         piece = lambda params, trials: outer.gradient_chunk(learner, trials)  # noqa: E731
         improve = outer.reptile(end, self.outer, piece)
         return on_fresh_trials(

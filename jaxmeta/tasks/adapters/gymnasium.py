@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxmeta.config import checks
-from jaxmeta.tasks.adapters import extras, ranges
+from jaxmeta.config import checks, extras
+from jaxmeta.tasks.adapters import ranges
 from jaxmeta.tasks.adapters.host import HostEnv, Outcome, Simulators
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Action, Array, Continuous, Discrete, Key, MultiDiscrete, Spec

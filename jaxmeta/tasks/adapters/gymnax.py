@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmeta.config import checks
-from jaxmeta.tasks.adapters import extras, ranges
+from jaxmeta.config import checks, extras
+from jaxmeta.tasks.adapters import ranges
 from jaxmeta.tasks.base import TaskFamily, strong
 from jaxmeta.types import Array, Continuous, Discrete, Key, Spec, Step, Task
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxmeta.config import checks
-from jaxmeta.tasks.adapters import extras
+from jaxmeta.config import checks, extras
 from jaxmeta.tasks.adapters.host import HostEnv, Outcome, Simulators
 from jaxmeta.tasks.base import TaskFamily, among
 from jaxmeta.types import Array, Continuous, Spec

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxmeta.config import checks, settings
-from jaxmeta.tasks.adapters import extras, ranges
+from jaxmeta.config import checks, extras, settings
+from jaxmeta.tasks.adapters import ranges
 from jaxmeta.tasks.base import TaskFamily, strong
 from jaxmeta.tasks.mujoco import quiet
 from jaxmeta.types import Array, Continuous, Key, Spec, Step

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxmeta.config import checks
-from jaxmeta.tasks.adapters import extras, rulesets
+from jaxmeta.config import checks, extras
+from jaxmeta.tasks.adapters import rulesets
 from jaxmeta.tasks.base import TaskFamily, among, strong
 from jaxmeta.types import Array, Discrete, Key, Spec, Step, Task
 

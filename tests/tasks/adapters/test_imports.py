@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from jaxmeta.config import extras
 from jaxmeta.experiment import registry
-from jaxmeta.tasks.adapters import extras
 
 ADAPTERS = {name: entry for name, entry in registry.TASKS.items() if entry.extra}
 LIBRARIES = sorted(library for name in ADAPTERS for library in registry.EXTRAS[ADAPTERS[name].extra])

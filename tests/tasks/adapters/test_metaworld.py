@@ -17,7 +17,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import testing
-from jaxmeta.tasks.adapters import extras
+from jaxmeta.config import extras
 from jaxmeta.tasks.adapters.metaworld import GOALS, MetaWorldConfig, MetaWorldTask, first_to_end, metaworld
 from tests import tiny
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmeta.tasks.adapters import extras, ranges
+from jaxmeta.config import extras
+from jaxmeta.tasks.adapters import ranges
 
 
 def test_values_lie_in_their_ranges_and_differ():

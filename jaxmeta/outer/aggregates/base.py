@@ -1,8 +1,4 @@
-"""Aggregates: combine the gradients of the tasks into one.
-
-An aggregate receives the loss of one task and differentiates it itself, so that a mean can be accumulated over the
-tasks, while gradient surgery can compare the gradients of all tasks.
-"""
+"""The interface of aggregates; means of the tasks' gradients, and sums weighted by their Gram matrix."""
 
 from __future__ import annotations
 
@@ -170,7 +166,7 @@ def combined(
             _gram([leaf for leaf, own in zip(*map(jax.tree.leaves, (by_task, group)), strict=True) if own == index])
             for index in range(len(names))
         ]
-        key = _common_key(batch.keys)
+        key = common_key(batch.keys, SURGERY)
         weights = [_weights(rule, gram, key, present) for gram in grams]
         equal = present / jnp.maximum(jnp.sum(present), 1)
         direction = jax.tree.map(
@@ -227,10 +223,10 @@ def _weights(rule: Rule, gram: Array, key: Key, present: Array) -> Array:
     return rule(gram, key) * present * (len(present) / jnp.maximum(jnp.sum(present), 1))
 
 
-def _common_key(keys: Key) -> Key:
-    """Derives a key from that of the first task, the same on all devices."""
+def common_key(keys: Key, purpose: int) -> Key:
+    """Derives a key from that of the first task, the same on all devices; `purpose` separates it from others."""
     first = devices.gather_tasks(jax.random.key_data(keys[:1]))[0]
-    return jax.random.fold_in(jax.random.wrap_key_data(first, impl=jax.random.key_impl(keys)), SURGERY)
+    return jax.random.fold_in(jax.random.wrap_key_data(first, impl=jax.random.key_impl(keys)), purpose)
 
 
 def _per_weight(tree: Any, share: Array, empty: float = 1.0) -> Any:

@@ -1,0 +1,1 @@
+"""Meta-training on clients that keep their data."""
