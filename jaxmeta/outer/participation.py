@@ -140,4 +140,5 @@ def participation(
         moved = count * message_bytes
         return state, {"participants": count, "bytes_down": moved, "bytes_up": moved}
 
-    return Sampler(init, sample, lambda outcome: jnp.zeros(()), update)
+    essential = "every update visits the clients that participate"
+    return Sampler(init, sample, lambda params, outcome: jnp.zeros(()), update, essential=essential)

@@ -93,7 +93,7 @@ def statistics_of(
     """Computes the statistics of a batch, in two passes.
 
     Args:
-      arrays: observations, leaves [..., *shape].
+      arrays: observations, with leaves of shape `[..., *shape]`.
       valid: 1.0 for the steps that count, [...].
       near: statistics with the structure of the result. Means are computed relative to its means, so that numbers that
         are large compared with their deviations do not lose precision.
@@ -119,7 +119,7 @@ def statistics_of(
 
 
 def standardised(statistics: Statistics, obs: Any) -> Any:
-    """Normalises observations, leaves [..., *shape], to zero mean and unit variance, and clips them.
+    """Normalises observations, leaves `[..., *shape]`, to zero mean and unit variance, and clips them.
 
     No gradient flows to the statistics.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmeta.viz import plot
+from jaxmeta.viz import canvas, plot
 
 CURRICULUM = "curriculum.png"
 SCORES = ("sampler/score_min", "sampler/score_q25", "sampler/score_median", "sampler/score_q75", "sampler/score_max")
@@ -25,7 +25,7 @@ def draw(folder: Path, records: list[dict[str, Any]], evaluation: dict[str, Any]
     """
     if not records or "sampler/score" not in records[-1]:
         return []
-    plot.save(curriculum(records, f"{evaluation['algo']} on {evaluation['tasks']}"), folder / CURRICULUM)
+    canvas.save(curriculum(records, f"{evaluation['algo']} on {evaluation['tasks']}"), folder / CURRICULUM)
     return [folder / CURRICULUM]
 
 
@@ -36,20 +36,20 @@ def curriculum(records: list[dict[str, Any]], title: str):
     seeds all values are means over them. All but the bands of the scores are running means.
     """
     numbers = sorted({name.removeprefix(TASK).partition("_")[0] for name in records[-1] if name.startswith(TASK)})
-    figure = plot._figure((6.4, 3.2 + 1.8 * len(numbers)))
+    figure = canvas.figure((6.4, 3.2 + 1.8 * len(numbers)))
     heights = [2.0, *[1.0] * len(numbers)]
     panels = figure.subplots(1 + len(numbers), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     steps = _column(records, "env_steps")
     _draw_scores(panels[0], steps, records)
     for axes, number in zip(panels[1:], numbers, strict=True):
         low, middle, high = (_smooth(records, f"{TASK}{number}_{name}") for name in ("q10", "median", "q90"))
-        axes.plot(steps, middle, color=plot.OPTIMUM, linewidth=1.5)
-        axes.fill_between(steps, low, high, color=plot.OPTIMUM, alpha=0.2, linewidth=0)
+        axes.plot(steps, middle, color=canvas.OPTIMUM, linewidth=1.5)
+        axes.fill_between(steps, low, high, color=canvas.OPTIMUM, alpha=0.2, linewidth=0)
         axes.set_ylabel(f"task, number {number}")
-        plot._plain(axes)
+        canvas.plain(axes)
     panels[0].set_title(f"{title}: what the sampler chose", fontweight="bold", loc="left")
     panels[-1].set_xlabel("environment steps in meta-training")
-    panels[-1].xaxis.set_major_formatter(plot._engineering())
+    panels[-1].xaxis.set_major_formatter(plot.engineering())
     return figure
 
 
@@ -60,20 +60,20 @@ def _draw_scores(axes, steps: np.ndarray, records: list[dict[str, Any]]) -> None
         axes.fill_between(steps, low, high, color="0.65", linewidth=0, label="known tasks: middle half")
     lines = (
         ("sampler/score", "known tasks: mean", "black", "-"),
-        ("sampler/score_of_new", "new tasks", plot.BEFORE, "--"),
-        ("sampler/score_of_replayed", "replayed tasks", plot.AFTER, "-"),
+        ("sampler/score_of_new", "new tasks", canvas.BEFORE, "--"),
+        ("sampler/score_of_replayed", "replayed tasks", canvas.AFTER, "-"),
     )
     for name, label, color, style in lines:
         if name in records[-1]:
             axes.plot(steps, _smooth(records, name), style, color=color, label=label, linewidth=1.5)
     axes.set_ylabel("score")
     axes.legend(frameon=False, fontsize=8, ncols=2)
-    plot._plain(axes)
+    canvas.plain(axes)
 
 
 def _smooth(records: list[dict[str, Any]], name: str) -> np.ndarray:
-    return plot._running_mean(_column(records, name), max(1, len(records) // 20))
+    return plot.running_mean(_column(records, name), max(1, len(records) // 20))
 
 
 def _column(records: list[dict[str, Any]], name: str) -> np.ndarray:
-    return np.array([plot._number(record.get(name)) for record in records])
+    return np.array([canvas.number(record.get(name)) for record in records])

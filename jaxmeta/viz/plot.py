@@ -53,7 +53,7 @@ def learning(records: list[dict[str, Any]], title: str):
     returns = (("return/first", "before adaptation", BEFORE, "--"), ("return/last", "after adaptation", AFTER, "-"))
     for name, label, color, style in (("loss", "loss of imitation", AFTER, "-"),) if imitated else returns:
         values = _by_seed(records, name)
-        smooth = np.stack([_running_mean(seed, window) for seed in values])
+        smooth = np.stack([running_mean(seed, window) for seed in values])
         mean = smooth.mean(0)
         # a single update is a point, not a line
         axes.plot(steps, mean, style, color=color, label=label, linewidth=2, marker="o" if len(steps) == 1 else None)
@@ -70,9 +70,9 @@ def learning(records: list[dict[str, Any]], title: str):
     x = "updates" if imitated else "environment steps in meta-training"
     axes.set_xlabel(x + ", per seed" * (len(values) > 1))
     axes.set_ylabel("negative log-likelihood per step" if imitated else "return of an episode (sum of rewards)")
-    axes.xaxis.set_major_formatter(_engineering())
+    axes.xaxis.set_major_formatter(engineering())
     if all("success/last" in record for record in records):
-        rate = np.stack([_running_mean(seed, window) for seed in _by_seed(records, "success/last")]).mean(0)
+        rate = np.stack([running_mean(seed, window) for seed in _by_seed(records, "success/last")]).mean(0)
         _draw_success(axes, steps, rate)
     axes.legend(frameon=False)
     canvas.subtitle(axes, note)
@@ -214,14 +214,15 @@ def _adaptation_label(rounds: int, episodes: int) -> str:
 def _draw_tasks(axes, steps: np.ndarray, records: list[dict[str, Any]], window: int) -> None:
     names = [name for name in records[-1] if name.startswith("return/task_")]
     for index, name in enumerate(sorted(names, key=lambda name: int(name.rpartition("_")[2]))):
-        values = np.stack([_running_mean(seed, window) for seed in _by_seed(records, name)]).mean(0)
+        values = np.stack([running_mean(seed, window) for seed in _by_seed(records, name)]).mean(0)
         look = (
             {"color": LINES[2 + index], "label": f"task {index}"} if len(names) <= len(LINES) - 2 else {"color": "0.6"}
         )
         axes.plot(steps, values, ":", linewidth=1.2, **look)
 
 
-def _engineering():
+def engineering():
+    """Returns the format of numbers of steps, such as 1.5 M."""
     from matplotlib.ticker import EngFormatter
 
     return EngFormatter(sep="")
@@ -243,7 +244,7 @@ def _by_seed(records: list[dict[str, Any]], name: str) -> np.ndarray:
     return np.array([[canvas.number(value) for value in values] for values in per_update]).T
 
 
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Averages over a centred window that shrinks at the ends."""
     return _running_sum(values, window) / _running_sum(np.ones(len(values)), window)
 
@@ -253,7 +254,7 @@ def _running_sum(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _window_interval(values: np.ndarray, window: int) -> np.ndarray:
-    """Returns the half-width of the 95 % t-interval of `_running_mean`, as if the updates were independent."""
+    """Returns the half-width of the 95 % t-interval of `running_mean`, as if the updates were independent."""
     size = _running_sum(np.ones(len(values)), window)
     centred = values - np.nanmean(values)  # avoids cancellation in the difference of squares
     squares = _running_sum(centred**2, window) - _running_sum(centred, window) ** 2 / size

@@ -46,8 +46,8 @@ def test_learning_curve_of_several_seeds_has_their_interval():
 
 
 def test_running_mean_keeps_a_constant_and_a_line_inside():
-    np.testing.assert_allclose(plot._running_mean(np.ones(9), 5), 1)
-    np.testing.assert_allclose(plot._running_mean(np.arange(9.0), 3)[1:-1], np.arange(1, 8))
+    np.testing.assert_allclose(plot.running_mean(np.ones(9), 5), 1)
+    np.testing.assert_allclose(plot.running_mean(np.arange(9.0), 3)[1:-1], np.arange(1, 8))
 
 
 def test_window_interval_is_the_t_interval_of_the_window():
