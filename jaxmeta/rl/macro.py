@@ -128,7 +128,7 @@ def _sums(experience: Rollout, decided: Array, discount: float) -> tuple[Array, 
         return total, total
 
     nothing = jnp.zeros_like(experience.reward[0])
-    start = (nothing, nothing > 0, jnp.full(nothing.shape, -1))
+    start = (nothing, nothing > 0, jnp.full(nothing.shape, -1, jnp.int32))
     moments = (jnp.arange(len(decided)), experience.reward, experience.success, experience.valid, goes_on)
     _, (reward, success, last) = jax.lax.scan(step, start, moments, reverse=True)
     return reward, success, jnp.maximum(last, 0)

@@ -141,7 +141,7 @@ class FourRooms:
     def reset(self, key: Key, task: FourRoomsTask) -> tuple[FourRoomsState, Array]:
         if self.start is None:
             drawn = jax.random.randint(key, (), 0, len(CELLS) - 1)
-            cell = drawn + (drawn >= task.goal)
+            cell = jnp.where(drawn < task.goal, drawn, drawn + 1)
         else:
             cell = jnp.full((), self.start, jnp.int32)
         return FourRoomsState(cell), self._observe(cell)
@@ -150,7 +150,8 @@ class FourRooms:
         advance = _advance_code if self.dynamics == "code" else _advance_sutton
         cell = advance(key, state.cell, action)
         arrived = cell == task.goal
-        reward = arrived.astype(jnp.float32) - (self.reward == "step")
+        paid = (1.0, 0.0) if self.reward == "goal" else (0.0, -1.0)
+        reward = jnp.where(arrived, *paid).astype(jnp.float32)
         ends = arrived & self.goal_ends
         return FourRoomsState(cell), Step(self._observe(cell), reward, terminated=ends, success=arrived)
 
