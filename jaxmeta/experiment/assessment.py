@@ -6,7 +6,7 @@ import dataclasses
 import zlib
 from typing import Any
 
-from jaxmeta.experiment.loading import Run
+from jaxmeta.experiment.loading import Run, demonstrator
 from jaxmeta.experiment.runs import seed_axis
 
 EVALUATION_STREAM = zlib.crc32(b"evaluation")
@@ -36,7 +36,15 @@ def assess(
     """
     plan = changed_plan(run.meta.plan, rounds, streams)
     report = trials(
-        run.meta.learner, run.params, run.family, plan, num_tasks, seed, seed_axis(run.config), deterministic
+        run.meta.learner,
+        run.params,
+        run.family,
+        plan,
+        num_tasks,
+        seed,
+        seed_axis(run.config),
+        deterministic,
+        demonstrate=demonstrator(run.config, run.family, plan),
     )
     return {
         "algo": run.config.algo,
@@ -69,6 +77,8 @@ def trials(
     seed: int,
     num_seeds: int | None = None,
     deterministic: bool = False,
+    *,
+    demonstrate: Any = None,
 ) -> Any:
     """Runs trials of a learner, trained or not, on held-out tasks.
 
@@ -77,6 +87,7 @@ def trials(
         the tasks themselves, leaves [N, ...]. There is one trial per task.
       seed: random seed of the tasks and the trials.
       num_seeds: leading axis of `params`; None if there is none.
+      demonstrate: who acts in round 0, see `jm.evaluate`; None for the learner.
 
     Returns:
       A `jm.Report`.
@@ -93,7 +104,7 @@ def trials(
         batch = tasks
         if isinstance(tasks, int):
             batch = jax.vmap(family.sample_test)(jax.random.split(task_key, tasks))
-        return jm.evaluate(learner, params, family.env, batch, trial_key, plan, deterministic)
+        return jm.evaluate(learner, params, family.env, batch, trial_key, plan, deterministic, demonstrate=demonstrate)
 
     if num_seeds is None:
         return one_seed(params, key)

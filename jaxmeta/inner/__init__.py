@@ -12,8 +12,18 @@ from jaxmeta.inner.belief import (
     posteriors,
     trajectories,
 )
+from jaxmeta.inner.demonstration import cloning_loss, feature_size, observing
 from jaxmeta.inner.derivatives import mixed_mode, rematerialised
-from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient, policy_loss
+from jaxmeta.inner.gradient import (
+    GradientFast,
+    GradientParams,
+    Loss,
+    descent,
+    from_scratch,
+    gradient,
+    policy_loss,
+    repeated,
+)
 from jaxmeta.inner.implicit import implicit, proximal, proximal_point
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
@@ -47,8 +57,10 @@ __all__ = [
     "block_diagonal",
     "bounded",
     "chain",
+    "cloning_loss",
     "critic",
     "descent",
+    "feature_size",
     "first_order",
     "fixed",
     "from_scratch",
@@ -62,6 +74,7 @@ __all__ = [
     "mixed_mode",
     "negative_elbo",
     "normalised",
+    "observing",
     "per_parameter",
     "policy",
     "policy_loss",
@@ -72,6 +85,7 @@ __all__ = [
     "proximal_point",
     "recurrent",
     "rematerialised",
+    "repeated",
     "sgd",
     "support_loss",
     "trajectories",
