@@ -69,6 +69,8 @@ ALL = [*ON_NAVIGATION, *ON_BANDIT]
 RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "promp", "reptile"}
 # their agent is that of RL², and their loops differ in who acts and who labels
 RELATIVES |= {"clone", "dagger", "distill", "dpt", "gatekeeper"}
+# its agent is MAML's with another loss, as in the variant "mil-observations"
+RELATIVES |= {"mil"}
 OWN_LEARNER, OWN_LOOP = {"anil", "cavia", "imaml", "meta-sgd"}, {"promp", "reptile", "dagger"}
 
 
@@ -91,7 +93,7 @@ def test_learner_holds_the_contract(name, family):
 
 # their outer loops are those of others; what is their own is in the learner, which the test above holds to its contract
 SLOW_VARIANTS = {"maml-vpg", "maml-ppo", "pearl-recurrent", "rl2-associative", "rl2-lru", "rl2-trpo", "varibad-states"}
-SLOW_VARIANTS |= {"multi-task-sac", "multi-task-surgery"}
+SLOW_VARIANTS |= {"mil-observations", "multi-task-sac", "multi-task-surgery"}
 # what discrete actions change is in the learner too
 SLOW_ON = (
     {(name, family) for name in ("l2rl", "snail") for family in FAMILIES}
