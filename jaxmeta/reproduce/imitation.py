@@ -98,8 +98,8 @@ TABLE = Table(
     "imitation",
     title="Imitation: return of a trial on 5 arms with 50 pulls, on grid-navigation with equally many labels, and of"
     " point robots after one demonstration",
-    source="no published numbers; required: distillation as good as UCB1, its teacher, DPT by mode 37.37, and -7 after a"
-    " demonstration with actions, -9 from its observations",
+    source="no published numbers; required: distillation as good as UCB1, its teacher, DPT by mode 37.37, and after a"
+    " demonstration -7 with its actions, -9 from its observations",
     runs=tuple(_runs()),
     quick=("bandit/ucb1", "bandit/distill", "grid/dagger"),
 )
