@@ -9,7 +9,7 @@ from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import unroll
 from jaxmeta.inner.gradient import Loss
 from jaxmeta.inner.memory import policy
-from jaxmeta.nets import LearnedLoss, Network
+from jaxmeta.nets import LearnedLoss, Network, action_vector, vector_size
 from jaxmeta.rl import masked_mean
 from jaxmeta.types import Action, Array, Continuous, Input, Output, Params, Rollout, Spec
 
@@ -39,12 +39,13 @@ def cloning_loss(agent: Learner, action: Action) -> Loss:
 def observing(network: Network, criterion: LearnedLoss, spec: Spec) -> tuple[Learner, Loss]:
     """Builds a policy, and an inner loss without actions that is learned (Yu et al., 2018, arXiv:1802.01557).
 
-    The loss receives the demonstrated observations and the policy's output on them, `feature_size(spec)` features. The
-    demonstrator's actions and rewards do not reach it. The params are `{"policy": ..., "loss": ...}`; use
+    The loss receives the demonstrated observations and the policy's output on them. The demonstrator's actions and
+    rewards do not reach it. The params are `{"policy": ..., "loss": ...}`; use
     `inner.adapt_only(updater, "policy")`, so that an adaptation does not change the loss.
 
     Args:
       network: a memoryless policy.
+      criterion: the learned loss of `feature_size(spec)` features.
       spec: observations must be one float32 array.
     """
 
@@ -74,11 +75,13 @@ def observing(network: Network, criterion: LearnedLoss, spec: Spec) -> tuple[Lea
 
 
 def feature_size(spec: Spec) -> int:
-    """Returns the number of features at a step that a loss learned from observations receives, see `observing`."""
-    action = spec.action
-    if isinstance(action, Continuous):
-        return spec.example_obs().size + action.size
-    return spec.example_obs().size + (sum(action.nums) if hasattr(action, "nums") else action.num)
+    """Returns the number of features at a step that a loss learned from observations receives, see `observing`.
+
+    Raises:
+      ValueError: if an observation is not one float32 array.
+    """
+    decision = action_vector(spec.action.example(), spec.action)
+    return vector_size(spec, "a loss learned from observations") + decision.size
 
 
 def _observations_only(inputs: Input) -> Input:

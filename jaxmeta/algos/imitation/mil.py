@@ -11,7 +11,6 @@ from jaxmeta.algos.imitation.student import imitating
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.nets.observations import vector_size
 from jaxmeta.references import experts
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Continuous, Plan, Spec
@@ -96,7 +95,6 @@ class MILConfig(DifferentiatedConfig):
             policy, rule = inner.policy(network), self.rule()
             loss = inner.cloning_loss(policy, spec.action)
         else:
-            vector_size(spec, "a loss learned from observations")
             part = self.learned_loss
             criterion = nets.temporal_loss(inner.feature_size(spec), part.hidden, part.width, part.outputs)
             policy, loss = inner.observing(network, criterion, spec)
