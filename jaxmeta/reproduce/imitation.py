@@ -48,7 +48,7 @@ def _rounds(updates: int, decay: float) -> Any:
 def _one_shot(updates: int, inner_loss: Any) -> Any:
     """Returns the config of an agent that adapts to a demonstration."""
     imitation = jm.outer.ImitationConfig(anneal_over=updates)
-    return jm.MILConfig(inner_loss=inner_loss, imitation=imitation)
+    return jm.MILConfig(inner_loss=inner_loss, inner_optimizer="per-parameter", imitation=imitation)
 
 
 def _from_one_demonstration() -> Iterator[Run]:
@@ -58,11 +58,12 @@ def _from_one_demonstration() -> Iterator[Run]:
         "point/expert", "point.oracle", {}, "point-robot", points, reveal=True,
         rows=(Row(trial_return, optimum=optimum),),
     )  # fmt: skip
-    for name, inner_loss, least in (("mil", "actions", -7.0), ("mil-observations", "observations", -9.0)):
+    agents = (("mil", "actions", 20_000, -7.0), ("mil-observations", "observations", 15_000, -9.0))
+    for name, inner_loss, updates, least in agents:
         after = Row(trial_return, "after", evaluation="after", optimum=optimum, required=Required(least=least))
         yield Trained(
             f"point/{name}", "mil", "point-robot", lambda updates, loss=inner_loss: _one_shot(updates, loss),
-            tasks_config=points, updates=20_000, chunk=500, quick_chunk=50,
+            tasks_config=points, updates=updates, chunk=100, checkpoint_every=1_000, quick_chunk=5,
             rows=(Row(trial_return, "before", evaluation="before"), after), evaluations=POINTS,
         )  # fmt: skip
 
