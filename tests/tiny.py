@@ -10,7 +10,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import outer, tasks
-from jaxmeta.algos.imitation import student
+from jaxmeta.algos.imitation import mil, student
 from jaxmeta.config import extras
 from jaxmeta.experiment import registry
 
@@ -25,6 +25,7 @@ SMALL_BELIEF = {"hidden": (8,), "latent": 2, "encoder_hidden": 8, "decoder_hidde
 NORMALISED = {"normalize_observations": True, "scale_rewards": True}
 STUDENT = student.StudentConfig(recurrent=student.RecurrentConfig(hidden=8))
 FEW_STEPS = outer.ImitationConfig(steps=2)
+LOSS = mil.LearnedLossConfig(hidden=(4,), outputs=2)
 STEPS = {"num_tasks": 2, "streams": 3, "hidden": (8,)}
 ALGOS = {
     "anil": jm.ANILConfig(**STEPS, trpo=TRPO),
@@ -41,6 +42,7 @@ ALGOS = {
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
     "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
+    "mil": jm.MILConfig(num_tasks=2, hidden=(8,), bias_transformation=2),
     "multi-task": jm.MultiTaskConfig(network="heads", visits=2, streams=2, hidden=(8,), ppo=PPO),
     "pearl": jm.PEARLConfig(
         num_train_tasks=4, tasks_per_update=2, hidden=(8,), encoder_hidden=(8,), latent=2, context_batch=3, sac=SAC
@@ -57,6 +59,18 @@ VARIANTS = {
     "varibad-states": (
         "varibad",
         jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, reward_decoder="next-obs", state_weight=0.5, ppo=PPO),
+    ),
+    "mil-observations": (
+        "mil",
+        jm.MILConfig(
+            num_tasks=2,
+            hidden=(8,),
+            bias_transformation=0,
+            inner_loss="observations",
+            inner_steps=2,
+            inner_optimizer="per-parameter",
+            learned_loss=LOSS,
+        ),
     ),
     "multi-task-surgery": (
         "multi-task",

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxmeta.cli import checks, parsing, startup
 from jaxmeta.config import codec
-from jaxmeta.experiment import assessment, logging
+from jaxmeta.experiment import assessment, logging, registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
     startup.start_jax(options.cache)
     startup.find_devices()
     family, meta = config.build()
-    _check_rounds(options.rounds, meta, folder)
+    _check_rounds(options.rounds, meta, folder, config.algo)
     stored = startup.load(folder, config, options.cache, (family, meta))
     evaluation = assessment.assess(
         stored, options.num_tasks, options.seed, options.rounds, options.deterministic, options.streams
@@ -57,7 +57,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _check_rounds(rounds: int | None, meta: Any, folder: Path) -> None:
+def _check_rounds(rounds: int | None, meta: Any, folder: Path, algo: str) -> None:
     """Refuses a number of rounds that the agent cannot use."""
     if not rounds:
         return
@@ -65,6 +65,10 @@ def _check_rounds(rounds: int | None, meta: Any, folder: Path) -> None:
         raise parsing.UsageError(
             f"--rounds is {rounds}, but the agent in {folder} was meta-trained without adaptation between rounds; leave"
             " --rounds out"
+        )
+    if algo in registry.ONE_SHOT and rounds > meta.plan.rounds:
+        raise parsing.UsageError(
+            f"--rounds is {rounds}, but {algo} adapts to the demonstration in round 0 only; take 0 or 1"
         )
     if rounds < meta.info.prior_rounds:
         least = meta.info.prior_rounds

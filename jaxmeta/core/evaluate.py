@@ -16,6 +16,7 @@ from jaxmeta.core import contracts
 from jaxmeta.core import learner as agents
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import (
+    Demonstrate,
     carry_bytes,
     collect,
     episode_returns,
@@ -101,6 +102,8 @@ def evaluate(
     plan: Plan,
     deterministic: bool = False,
     execution: Execution = Execution(),
+    *,
+    demonstrate: Demonstrate | None = None,
 ) -> Report:
     """Runs one trial on each task of a batch, sharded over the devices.
 
@@ -115,6 +118,8 @@ def evaluate(
       deterministic: whether to report the returns of the policies' modes. The agent still adapts to sampled actions: at
         the mode of a Gaussian the policy gradient of its mean is zero.
       execution: the devices to run on; by default the largest number that divides the number of tasks.
+      demonstrate: acts in round 0 instead of the agent, see `collect`; the returns of round 0 are then the
+        demonstrator's. Equal functions share a compiled program, so build it once.
 
     Raises:
       ValueError: if `tasks` is not a batch of tasks of the environment.
@@ -125,25 +130,38 @@ def evaluate(
     contracts.check_tasks(env, tasks)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     mesh, chunk = execution.mesh(num_tasks), stepping_chunk(env, tasks, plan, carry_bytes(learner, params))
-    run = _program(learner, env, plan, deterministic, mesh, min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE))
+    at_once = min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE)
+    run = _program(learner, env, plan, deterministic, demonstrate, mesh, at_once)
     params = jax.device_put(params, devices.everywhere(mesh))
     return run(params, (tasks, jax.random.split(key, num_tasks)))
 
 
 @devices.remembered(16)
-def _program(learner: Learner, env: Env, plan: Plan, deterministic: bool, mesh: Any, chunk: int) -> Callable[..., Any]:
+def _program(
+    learner: Learner,
+    env: Env,
+    plan: Plan,
+    deterministic: bool,
+    demonstrate: Demonstrate | None,
+    mesh: Any,
+    chunk: int,
+) -> Callable[..., Any]:
     """Builds the compiled trials of `evaluate`: params, and (tasks, keys) with leaves [N, ...] -> `Report`."""
     modal = agents.deterministic(learner)
 
     def one(params, task_and_key):
         task, key = task_and_key
-        trial = collect(learner, params, env, task, key, plan)
-        rounds = trial.rounds
+        trial = collect(learner, params, env, task, key, plan, demonstrate)
+        rounds = trial.rounds.replace(output=(), reset_key=())
         if deterministic:
             keys = jax.random.split(jax.random.fold_in(key, plan.rounds), plan.rounds + 1)
-            rounds = jax.vmap(
+            first = int(demonstrate is not None)  # a demonstration stays as it is
+            fast, keys = jax.tree.map(lambda leaf: leaf[first:], (replay_fast(learner, params, trial), keys))
+            modes = jax.vmap(
                 lambda fast, key: rollout(modal, params, fast, env, task, key, plan.streams, plan.episodes)
-            )(replay_fast(learner, params, trial), keys)
+            )(fast, keys)
+            modes = modes.replace(output=(), reset_key=())
+            rounds = jax.tree.map(lambda shown, mode: jnp.concatenate([shown[:first], mode]), rounds, modes)
         # training leaves faults out and counts them; here the return of an episode with a fault is NaN
         reward = jnp.where(rounds.fault, jnp.nan, rounds.reward)
         success = jnp.where(rounds.fault, jnp.nan, rounds.success)

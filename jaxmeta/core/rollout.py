@@ -16,6 +16,8 @@ from jaxmeta.types import Array, Carry, Fast, Fault, Input, Key, Output, Params,
 
 MIN_ROWS, MAX_OVERFLOW = 128, 4
 """On a CPU: streams that a recurrent agent is stepped on in parallel, if they take at most `MAX_OVERFLOW` caches."""
+Demonstrate = Callable[[Task, Key], Rollout]
+"""(task, key) -> a round of somebody else's experience on the task, leaves [T, E, ...]."""
 
 
 @devices.in_float32
@@ -147,7 +149,15 @@ def _scan(act, params: Params, fast: Fast, carry: Carry, experience: Rollout) ->
 
 
 @devices.in_float32
-def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, plan: Plan) -> Trial:
+def collect(
+    learner: Learner,
+    params: Params,
+    env: Env,
+    task: Task,
+    key: Key,
+    plan: Plan,
+    demonstrate: Demonstrate | None = None,
+) -> Trial:
     """Runs one trial on one task: `plan.rounds` rounds with an adaptation after each, and one final round.
 
     Vectorise it over tasks with `jax.vmap`:
@@ -155,15 +165,30 @@ def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, pl
         keys = jax.random.split(key, num_tasks)
         trials = jax.vmap(lambda task, key: collect(learner, params, env, task, key, plan))(tasks, keys)
 
+    Args:
+      demonstrate: acts in round 0 instead of the agent, which adapts to the demonstration and acts in the later rounds.
+        The stored output of that round is the agent's, so that a replay equals the trial.
+
     Returns:
       A trial with leaves [R + 1, T, E, ...].
+
+    Raises:
+      ValueError: if there is a demonstrator but no adaptation, or a demonstration has other steps or streams.
     """
+    if demonstrate is not None and not plan.rounds:
+        raise ValueError("plan.rounds is 0; with a demonstrator, who acts in round 0, it must be at least 1")
     start_key, adapt_key, rounds_key = jax.random.split(key, 3)
     adapt_keys = jax.random.split(adapt_key, plan.rounds + 1)
 
     def one_round(fast, moment):
         index, round_key, adapt_key = moment
-        experience = rollout(learner, params, fast, env, task, round_key, plan.streams, plan.episodes)
+        act = lambda: rollout(learner, params, fast, env, task, round_key, plan.streams, plan.episodes)  # noqa: E731
+        if demonstrate is None:
+            experience = act()
+        else:
+            steps = plan.episodes * env.spec.horizon
+            watch = lambda: _watched(learner, params, fast, demonstrate(task, round_key), (steps, plan.streams))  # noqa: E731
+            experience = jax.lax.cond(index == 0, watch, act)
         if plan.rounds:
             # one scan body, hence one compilation of the physics; no adaptation follows the last round
             fast = jax.lax.cond(
@@ -174,6 +199,14 @@ def collect(learner: Learner, params: Params, env: Env, task: Task, key: Key, pl
     moments = (jnp.arange(plan.rounds + 1), jax.random.split(rounds_key, plan.rounds + 1), adapt_keys)
     _, rounds = jax.lax.scan(one_round, learner.start(params, start_key), moments)
     return Trial(rounds=rounds, start_key=start_key, adapt_keys=adapt_keys[: plan.rounds])
+
+
+def _watched(learner: Learner, params: Params, fast: Fast, demonstration: Rollout, shape: tuple[int, int]) -> Rollout:
+    """Puts the agent's output into a demonstration [T, E, ...], as if the agent had taken its actions."""
+    if demonstration.reward.shape != shape:
+        found = list(demonstration.reward.shape)
+        raise ValueError(f"demonstrate returns {found} steps and streams; the plan of the trial has {list(shape)}")
+    return demonstration.replace(output=unroll(learner, params, fast, demonstration))
 
 
 @devices.in_float32

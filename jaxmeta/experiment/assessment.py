@@ -7,7 +7,7 @@ import math
 import zlib
 from typing import Any
 
-from jaxmeta.experiment.loading import Run
+from jaxmeta.experiment.loading import Run, demonstrator
 from jaxmeta.experiment.runs import seed_axis
 
 PROBES = 64
@@ -51,7 +51,17 @@ def assess(
     plan = changed_plan(run.meta.plan, rounds, streams)
     known = finite_tasks(run.family)
     chosen = num_tasks if known is None else equally_often(known, num_tasks)
-    report = trials(run.meta.learner, run.params, run.family, plan, chosen, seed, seed_axis(run.config), deterministic)
+    report = trials(
+        run.meta.learner,
+        run.params,
+        run.family,
+        plan,
+        chosen,
+        seed,
+        seed_axis(run.config),
+        deterministic,
+        demonstrate=demonstrator(run.config, run.family, plan),
+    )
     by_task = {} if known is None else _by_task(report, run.family, known)
     return {
         "algo": run.config.algo,
@@ -213,6 +223,8 @@ def trials(
     seed: int,
     num_seeds: int | None = None,
     deterministic: bool = False,
+    *,
+    demonstrate: Any = None,
 ) -> Any:
     """Runs trials of a learner, trained or not, on held-out tasks.
 
@@ -221,6 +233,7 @@ def trials(
         the tasks themselves, leaves [N, ...]. There is one trial per task.
       seed: random seed of the tasks and the trials.
       num_seeds: leading axis of `params`; None if there is none.
+      demonstrate: who acts in round 0, see `jm.evaluate`; None for the learner.
 
     Returns:
       A `jm.Report`.
@@ -237,7 +250,7 @@ def trials(
         batch = tasks
         if isinstance(tasks, int):
             batch = jax.vmap(family.sample_test)(jax.random.split(task_key, tasks))
-        return jm.evaluate(learner, params, family.env, batch, trial_key, plan, deterministic)
+        return jm.evaluate(learner, params, family.env, batch, trial_key, plan, deterministic, demonstrate=demonstrate)
 
     if num_seeds is None:
         return one_seed(params, key)

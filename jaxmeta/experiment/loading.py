@@ -227,6 +227,33 @@ def expert_or_missing(config: RunConfig, family: Any) -> Any:
     return outer.Expert(Learner(missing, missing, missing, missing, missing, missing), ())
 
 
+def demonstrator(config: RunConfig, family: Any, plan: Any) -> Any:
+    """Returns who acts in round 0 of the trials of a run, for `jm.evaluate`; None if it is the agent.
+
+    It is the expert that the run was trained with, or the planner of the family.
+
+    Raises:
+      RunError: if the run of the expert cannot be read, or the run has none and the family has no planner.
+    """
+    from jaxmeta.experiment import registry
+
+    if config.algo not in registry.ONE_SHOT or not plan.rounds:
+        return None
+    from jaxmeta import outer
+    from jaxmeta.references import experts
+
+    if config.expert is not None:
+        found = expert(config.expert, family, (config.sources or {}).get("expert"))
+    else:
+        found = experts.planner_or_none(family)
+    if found is None:
+        raise RunError(
+            f"expert is missing: {config.algo} adapts to a demonstration, and {config.tasks} has no planner (try"
+            " --expert runs/oracle)"
+        )
+    return outer.demonstrator(found, family.env, plan)
+
+
 def training_data(config: RunConfig, family: Any) -> Any:
     """Reads what a run trains on, and checks that nothing has changed since it started; `()` for a run without data.
 
@@ -234,8 +261,10 @@ def training_data(config: RunConfig, family: Any) -> Any:
       RunError: if the demonstrations or the expert cannot be read or have changed.
     """
     from jaxmeta.core.demonstrations import Demonstrations, DemonstrationsError, checksum
+    from jaxmeta.types import Plan
 
     sources = config.sources or {}
+    demonstrator(config, family, Plan(rounds=1))  # the evaluation at the end needs it
     if config.expert is not None:
         expert(config.expert, family, sources.get("expert"))
     if config.demonstrations is None:

@@ -122,6 +122,7 @@ ALGORITHMS = {
     ),
     "maml": Algo("jaxmeta.algos.gradient.maml", "maml", "MAMLConfig", "FewShotMAMLConfig"),
     "meta-sgd": Algo("jaxmeta.algos.gradient.meta_sgd", "meta_sgd", "MetaSGDConfig", "FewShotMetaSGDConfig"),
+    "mil": Algo("jaxmeta.algos.imitation.mil", "mil", "MILConfig"),
     "multi-task": Algo("jaxmeta.algos.multitask.multi_task", "multi_task", "MultiTaskConfig"),
     "pearl": Algo("jaxmeta.algos.inference.pearl", "pearl", "PEARLConfig"),
     "ppo": Algo("jaxmeta.algos.baselines.ppo", "ppo", "PPOConfig"),
@@ -223,12 +224,16 @@ WITH_TASK_ID = frozenset({"multi-task"})
 """Algorithms that need a finite set of training tasks, and whose agents observe the ID of the task."""
 
 
-FROM_DEMONSTRATIONS = frozenset({"clone", "distill"})
+FROM_DEMONSTRATIONS = frozenset({"clone", "distill", "mil"})
 """Algorithms that can learn from stored demonstrations."""
 
 
-FROM_EXPERT = frozenset({"clone", "dagger", "distill", "dpt"})
+FROM_EXPERT = frozenset({"clone", "dagger", "distill", "dpt", "mil"})
 """Algorithms that can learn from an expert, such as a trained run."""
+
+
+ONE_SHOT = frozenset({"mil"})
+"""Algorithms whose agents adapt to a demonstration: in an evaluation the expert acts in round 0."""
 
 
 def is_own(tasks: str) -> bool:

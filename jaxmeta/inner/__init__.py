@@ -12,8 +12,18 @@ from jaxmeta.inner.belief import (
     posteriors,
     trajectories,
 )
+from jaxmeta.inner.demonstration import cloning_loss, feature_size, observing
 from jaxmeta.inner.derivatives import mixed_mode, rematerialised
-from jaxmeta.inner.gradient import GradientFast, GradientParams, Loss, descent, from_scratch, gradient, policy_loss
+from jaxmeta.inner.gradient import (
+    GradientFast,
+    GradientParams,
+    Loss,
+    descent,
+    from_scratch,
+    gradient,
+    policy_loss,
+    repeated,
+)
 from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
@@ -49,8 +59,10 @@ __all__ = [
     "block_diagonal",
     "bounded",
     "chain",
+    "cloning_loss",
     "critic",
     "descent",
+    "feature_size",
     "first_order",
     "fixed",
     "from_scratch",
@@ -64,6 +76,7 @@ __all__ = [
     "mixed_mode",
     "negative_elbo",
     "normalised",
+    "observing",
     "per_parameter",
     "policy",
     "policy_loss",
@@ -75,6 +88,7 @@ __all__ = [
     "proximal_term",
     "recurrent",
     "rematerialised",
+    "repeated",
     "sgd",
     "support_loss",
     "trajectories",

@@ -143,6 +143,20 @@ def descent(
     )
 
 
+def repeated(learner: Learner, steps: int) -> Learner:
+    """Adapts `steps` times to the same round, such as by several gradient steps on one demonstration."""
+    if steps == 1:
+        return learner
+
+    def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
+        def step(fast: GradientFast, key: Key) -> tuple[GradientFast, None]:
+            return learner.adapt(params, fast, experience, key), None
+
+        return jax.lax.scan(step, fast, jax.random.split(key, steps))[0]
+
+    return learner._replace(adapt=adapt)
+
+
 def from_scratch(learner: Learner, init: Callable[[Key], Params]) -> Learner:
     """Draws new initial params for every task, so that an agent of `descent` meta-learns only its update rule."""
     return learner._replace(start=lambda params, key: learner.start(params.replace(policy=init(key)), key))

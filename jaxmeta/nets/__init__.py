@@ -4,6 +4,7 @@ from jaxmeta.nets.coordinatewise import Coordinatewise, coordinatewise_lstm
 from jaxmeta.nets.evidence import Belief, EvidenceEncoder, no_evidence, product_encoder, recurrent_encoder
 from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import Categoricals, Certain, Gaussian, SquashedGaussian, head_for
+from jaxmeta.nets.learned_loss import LearnedLoss, temporal_loss
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.mamba import mamba_actor_critic
 from jaxmeta.nets.mlstm import mlstm_actor_critic
@@ -50,6 +51,7 @@ __all__ = [
     "Coordinatewise",
     "EvidenceEncoder",
     "Gaussian",
+    "LearnedLoss",
     "Mixer",
     "Network",
     "ObservationEncoder",
@@ -88,6 +90,7 @@ __all__ = [
     "snail_actor_critic",
     "soft_actor_critic",
     "state_decoder",
+    "temporal_loss",
     "transformer_actor_critic",
     "vector_size",
     "with_context",

@@ -50,6 +50,7 @@ from jaxmeta.outer.loss import (
 from jaxmeta.outer.meta_update import Batch, Draw, Improve, MetaUpdate, Sampler, Seen, Source, meta_update, with_sampler
 from jaxmeta.outer.normalisation import with_scaled_rewards, with_statistics
 from jaxmeta.outer.off_policy import Visits, off_policy
+from jaxmeta.outer.one_shot import demonstrating, demonstrator, support_and_query
 from jaxmeta.outer.participation import ClientsConfig, num_clients, overflow, participation, places
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
@@ -136,6 +137,8 @@ __all__ = [
     "by_part",
     "cloning",
     "combined",
+    "demonstrating",
+    "demonstrator",
     "descend",
     "elastic_net",
     "every",
@@ -184,6 +187,7 @@ __all__ = [
     "shuffled",
     "standardized_credit",
     "stored",
+    "support_and_query",
     "surgery",
     "trajectory_ring",
     "trial_loss",

@@ -20,8 +20,8 @@ from jaxmeta import devices
 from jaxmeta.config import checks
 from jaxmeta.core import guard
 from jaxmeta.core.demonstrations import Demonstrations
-from jaxmeta.core.learner import Learner
-from jaxmeta.core.rollout import collect, replay_last, stepping_chunk
+from jaxmeta.core.learner import Learner, adaptation_metrics
+from jaxmeta.core.rollout import collect, replay_fast, stepping_chunk, unroll
 from jaxmeta.outer.aggregates import Loss
 from jaxmeta.outer.descend import Minibatches, descend, optimiser, whole
 from jaxmeta.outer.experts import Expert, acting, expert_actions, mixture
@@ -79,11 +79,11 @@ def imitation_loss(learner: Learner) -> Loss:
     """
 
     def loss(params: Params, data: Labelled, key: Key) -> tuple[Array, Metrics]:
-        policy = learner.head(replay_last(learner, params, data.trial))
-        valid = data.trial.rounds.valid[-1]
+        fast, last = jax.tree.map(lambda leaf: leaf[-1], (replay_fast(learner, params, data.trial), data.trial.rounds))
+        policy, valid = learner.head(unroll(learner, params, fast, last)), last.valid
         nll = jnp.where(valid > 0, -policy.log_prob(data.label), 0.0)
         total = jnp.mean(nll)
-        metrics = {"loss": total, "nll": masked_mean(nll, valid)}
+        metrics = {"loss": total, "nll": masked_mean(nll, valid)} | adaptation_metrics(fast)
         if jnp.issubdtype(data.label.dtype, jnp.integer):
             same = (policy.mode() == data.label).reshape(*valid.shape, -1).all(-1)
             metrics["agreement"] = masked_mean(same.astype(jnp.float32), valid)
@@ -226,7 +226,18 @@ def labelled(roles: Roles, family: TaskFamily, plan: Plan) -> Source:
     return Source(init=lambda key: (), next=next_trials)
 
 
-def stored(family: TaskFamily, otherwise: Source | None = None, episodes: int | None = None) -> Source:
+def one_round(experience: Rollout, key: Key) -> Trial:
+    """Makes a trial without adaptation of stored experience [T, E, ...]."""
+    rounds = jax.tree.map(lambda leaf: leaf[None], experience)
+    return _slim(Trial(rounds=rounds, start_key=key, adapt_keys=jax.random.split(key, 1)[:0]))
+
+
+def stored(
+    family: TaskFamily,
+    otherwise: Source | None = None,
+    episodes: int | None = None,
+    layout: Callable[[Rollout, Key], Trial] = one_round,
+) -> Source:
     """Draws demonstrations from the data that is passed to `update`, uniformly, with replacement.
 
     The labels are the demonstrated actions. The tasks of the update play no role.
@@ -234,6 +245,8 @@ def stored(family: TaskFamily, otherwise: Source | None = None, episodes: int | 
     Args:
       otherwise: the source of an update without data; by default that is an error.
       episodes: the longest trial that the student has a memory for; None for any length.
+      layout: (demonstrations on one task [T, E, ...], key) -> the trial that the student replays, such as
+        `support_and_query`.
 
     Raises:
       ValueError: when an update is traced, if the data is not `Demonstrations` of the family's spec, or longer than the
@@ -253,10 +266,8 @@ def stored(family: TaskFamily, otherwise: Source | None = None, episodes: int | 
             )
 
         def one(key: Key) -> Labelled:
-            rollout = data.rollout(jax.random.randint(key, (), 0, data.num_tasks))
-            rounds = jax.tree.map(lambda leaf: leaf[None], rollout)
-            trial = _slim(Trial(rounds=rounds, start_key=key, adapt_keys=jax.random.split(key, 1)[:0]))
-            return Labelled(trial, rollout.action)
+            trial = layout(data.rollout(jax.random.randint(key, (), 0, data.num_tasks)), key)
+            return Labelled(trial, trial.rounds.action[-1])
 
         finite = jnp.ones(draw.weight.shape, bool)
         return state, jax.vmap(one)(keys), Seen(draw.tasks, finite, {"env_steps": jnp.zeros(())})

@@ -96,15 +96,17 @@ def evaluate(
     import jax
 
     every_task = evaluation.every_task and evaluation.every_task(config.tasks_config)
+    family, plan = config.build_family(), assessment.changed_plan(plan, evaluation.rounds, evaluation.streams)
     report = assessment.trials(
         learner,
         params,
-        config.build_family(),
-        assessment.changed_plan(plan, evaluation.rounds, evaluation.streams),
+        family,
+        plan,
         evaluation.num_tasks if every_task is None else assessment.repeated(every_task, evaluation.num_tasks),
         seed,
         runs.seed_axis(config),
         evaluation.deterministic,
+        demonstrate=loading.demonstrator(config, family, plan),
     )
     if every_task is None or config.num_seeds > 1:
         return [report]

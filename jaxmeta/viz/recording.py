@@ -45,6 +45,7 @@ def before_and_after(run: loading.Run, seed: int, view: View) -> tuple[Task, lis
       view: what to record.
     """
     learner, plan, env = run.meta.learner, run.meta.plan, run.family.env
+    demonstrate = loading.demonstrator(run.config, run.family, plan)
     task_key, trial_key, key = jax.random.split(jax.random.key(seed), 3)
     task = run.family.sample_test(task_key)
     recorded = Recorded(env, view, jax.eval_shape(lambda: view(env.reset(key, task)[0])))
@@ -53,7 +54,7 @@ def before_and_after(run: loading.Run, seed: int, view: View) -> tuple[Task, lis
     @jax.jit
     def rounds(params) -> Rollout:
         if plan.rounds:
-            trial = collect(learner, params, env, task, trial_key, plan)
+            trial = collect(learner, params, env, task, trial_key, plan, demonstrate)
             fast = jax.tree.map(lambda leaf: leaf[jnp.array([0, -1])], replay_fast(learner, params, trial))
         else:
             fast = jax.tree.map(lambda leaf: leaf[None], learner.start(params, trial_key))

@@ -69,6 +69,8 @@ ALL = [*ON_NAVIGATION, *ON_BANDIT]
 RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "multi-task-uncertainty", "promp", "reptile"}
 # their agent is that of RL², and their loops differ in who acts and who labels
 RELATIVES |= {"clone", "dagger", "distill", "dpt", "gatekeeper"}
+# its agent is MAML's with another loss, as in the variant "mil-observations"
+RELATIVES |= {"mil"}
 OWN_LEARNER, OWN_LOOP = {"anil", "cavia", "imaml", "meta-sgd"}, {"promp", "reptile", "dagger"}
 
 
@@ -93,6 +95,7 @@ def test_learner_holds_the_contract(name, family):
 SLOW_VARIANTS = {"maml-vpg", "maml-ppo", "pearl-recurrent", "rl2-associative", "rl2-lru", "rl2-trpo", "varibad-states"}
 SLOW_VARIANTS |= {"multi-task-sac", "multi-task-surgery", "multi-task-returns", "multi-task-uncertainty"}
 SLOW_VARIANTS |= {"rl2-transformer", "rl2-s5", "rl2-mamba", "rl2-mlstm"}
+SLOW_VARIANTS |= {"mil-observations"}
 # what discrete actions change is in the learner too
 SLOW_ON = (
     {(name, family) for name in ("l2rl", "snail") for family in FAMILIES}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Protocol
 
 from jaxmeta import inner, nets, outer
 from jaxmeta.config import checks
@@ -118,6 +118,18 @@ class StudentsConfig:
         return Plan(episodes=self.episodes or family.episodes)
 
 
+class Imitating(Protocol):
+    """What `imitating` reads of a config."""
+
+    @property
+    def num_tasks(self) -> int: ...
+
+    @property
+    def imitation(self) -> outer.ImitationConfig: ...
+
+    def plan(self, family: TaskFamily) -> Plan: ...
+
+
 def network(spec: Spec, config: StudentConfig, length: int) -> nets.Network:
     """Builds the network of a student.
 
@@ -162,7 +174,7 @@ def student(family: TaskFamily, config: StudentsConfig, length: int | None = Non
 def imitating(
     learner: Learner,
     family: TaskFamily,
-    config: StudentsConfig,
+    config: Imitating,
     source: outer.Source,
     minibatches: outer.Minibatches | None = None,
     plan: Plan | None = None,
