@@ -187,7 +187,9 @@ def collect(
             experience = act()
         else:
             steps = plan.episodes * env.spec.horizon
-            watch = lambda: _watched(learner, params, fast, demonstrate(task, round_key), (steps, plan.streams))  # noqa: E731
+            watch = lambda shown=demonstrate: _watched(  # noqa: E731
+                learner, params, fast, shown(task, round_key), (steps, plan.streams)
+            )
             experience = jax.lax.cond(index == 0, watch, act)
         if plan.rounds:
             # one scan body, hence one compilation of the physics; no adaptation follows the last round
