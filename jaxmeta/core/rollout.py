@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -186,11 +187,9 @@ def collect(
         if demonstrate is None:
             experience = act()
         else:
-            steps = plan.episodes * env.spec.horizon
-            watch = lambda shown=demonstrate: _watched(  # noqa: E731
-                learner, params, fast, shown(task, round_key), (steps, plan.streams)
-            )
-            experience = jax.lax.cond(index == 0, watch, act)
+            shown = functools.partial(demonstrate, task, round_key)
+            shape = (plan.episodes * env.spec.horizon, plan.streams)
+            experience = jax.lax.cond(index == 0, lambda: _watched(learner, params, fast, shown(), shape), act)
         if plan.rounds:
             # one scan body, hence one compilation of the physics; no adaptation follows the last round
             fast = jax.lax.cond(

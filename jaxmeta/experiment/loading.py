@@ -261,6 +261,7 @@ def training_data(config: RunConfig, family: Any) -> Any:
       RunError: if the demonstrations or the expert cannot be read or have changed.
     """
     from jaxmeta.core.demonstrations import Demonstrations, DemonstrationsError, checksum
+    from jaxmeta.experiment import registry
     from jaxmeta.types import Plan
 
     sources = config.sources or {}
@@ -273,9 +274,25 @@ def training_data(config: RunConfig, family: Any) -> Any:
         found = checksum(config.demonstrations)
         if sources.get("demonstrations", found) != found:
             raise RunError(f"demonstrations {config.demonstrations} are not those that this run began with")
-        return Demonstrations.load(config.demonstrations, family.env.spec)
+        data = Demonstrations.load(config.demonstrations, family.env.spec)
     except DemonstrationsError as error:
         raise RunError(f"demonstrations: {error}") from None
+    if config.algo in registry.ONE_SHOT:
+        _check_pairs(data, config.algo_config.streams)
+    return data
+
+
+def _check_pairs(data: Any, streams: int) -> None:
+    """Raises a RunError if there are too few demonstrations of a task to adapt to some and imitate others."""
+    import jax
+
+    from jaxmeta import outer
+
+    layout = outer.support_and_query(streams, data.spec.horizon)
+    try:
+        jax.eval_shape(lambda key: layout(data.rollout(0), key), jax.random.key(0))
+    except ValueError as error:
+        raise RunError(str(error)) from None
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:

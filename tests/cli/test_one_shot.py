@@ -46,7 +46,8 @@ def test_without_a_planner_an_expert_is_needed(data, capsys, tmp_path):
     if data:
         file = tmp_path / "some.npz"
         assert (
-            cli.main(["collect", "random", "pendulum", "--out", str(file), "--num-tasks", "1", "--streams", "2"]) == 0
+            cli.main(["collect", "behaviour", "pendulum", "--out", str(file), "--num-tasks", "1", "--streams", "2"])
+            == 0
         )
         words += ["--demonstrations", file]
     assert "has no planner (try --expert runs/oracle)" in refused(capsys, *words)
