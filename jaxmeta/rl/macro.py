@@ -113,7 +113,8 @@ def _sums(experience: Rollout, decided: Array, discount: float) -> tuple[Array, 
     Returns:
       The discounted sum of rewards, whether any step is a success, and the index of the last valid step.
     """
-    goes_on = (1.0 - experience.done) * (1.0 - jnp.concatenate([decided[1:], jnp.ones_like(decided[:1])]))
+    # an episode begins with a decision, so nothing crosses its end
+    goes_on = 1.0 - jnp.concatenate([decided[1:], jnp.ones_like(decided[:1])])
 
     def step(following, moment):
         time, reward, success, valid, goes_on = moment

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import jaxmeta as jm
 from jaxmeta import inner, nets, rl, testing
@@ -50,7 +51,7 @@ def by_hand(theta, experience):
 def test_two_steps_equal_ppo_and_adam_by_hand(walk):
     fast, experience = walk
     adapted = jax.jit(SCRATCH.adapt)(SCRATCH.init(KEY), fast, experience, KEY)
-    theta, flatten = jax.flatten_util.ravel_pytree(fast.policy)
+    theta, flatten = ravel_pytree(fast.policy)
     gradient = jax.jit(lambda theta: jax.grad(lambda theta: by_hand(flatten(theta), experience))(theta))
     theta = np.asarray(theta, np.float64)
     mean = square = np.zeros_like(theta)
@@ -58,8 +59,8 @@ def test_two_steps_equal_ppo_and_adam_by_hand(walk):
         slope = np.asarray(gradient(jnp.asarray(theta, jnp.float32)), np.float64)
         mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
         theta = theta - 0.05 * mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-5)
-    np.testing.assert_allclose(jax.flatten_util.ravel_pytree(adapted.policy)[0], theta, atol=2e-5)
-    assert np.abs(theta - jax.flatten_util.ravel_pytree(fast.policy)[0]).max() > 0.01
+    np.testing.assert_allclose(ravel_pytree(adapted.policy)[0], theta, atol=2e-5)
+    assert np.abs(theta - ravel_pytree(fast.policy)[0]).max() > 0.01
 
 
 def test_every_task_begins_with_params_of_its_own_and_without_moments(walk):

@@ -24,28 +24,28 @@ FAULTS = ((2, 0), (3, 0), (7, 1))
 
 def round_of(decided, seed=0):
     """A round of two episodes as `rollout` records it: after an early end inputs are frozen, and outputs arbitrary."""
-    random = np.random.default_rng(seed)
+    random: Any = np.random.default_rng(seed)
     draw = lambda *shape: random.normal(size=(LENGTH, STREAMS, *shape)).astype(np.float32)  # noqa: E731
     time, episode = np.arange(LENGTH) % HORIZON, np.arange(LENGTH) // HORIZON
-    alive = time[:, None] <= LAST[episode]
+    alive: Any = time[:, None] <= LAST[episode]
     valid = alive.copy()
     valid[tuple(np.transpose(FAULTS))] = False
     done = (time[:, None] == LAST[episode]) & valid
-    ended = np.concatenate([np.zeros((1, STREAMS)), done[:-1]])
+    ended: Any = np.concatenate([np.zeros((1, STREAMS)), done[:-1]])
     ended[HORIZON] = 1.0
     inputs = Input(
         obs=draw(2), prev_action=draw(1), prev_reward=draw(), prev_done=ended, prev_next_obs=draw(2), first=draw()
     )
     choice = rl.Choice(
         option=random.integers(0, 4, (LENGTH, STREAMS)).astype(np.int32),
-        decided=np.where(alive, decided, 1.0).astype(np.float32),
+        decided=jnp.where(alive, decided, 1.0).astype(jnp.float32),
         output=Output(dist=draw(4), value=draw()),
     )
     experience = Rollout(
         inputs=inputs,
         action=draw(1),
         next_obs=draw(2),
-        reward=np.where(valid, draw(), 0.0).astype(np.float32),
+        reward=jnp.where(valid, draw(), 0.0),
         valid=valid.astype(np.float32),
         done=done.astype(np.float32),
         terminated=(done & (time[:, None] < HORIZON - 1)).astype(np.float32),
