@@ -45,7 +45,9 @@ def on_all(agent, improve, rounds):
     def sample(state, params, keys):
         return state, outer.Draw(FAMILY.train_tasks, jnp.arange(4), jnp.ones(4))
 
-    sampler = outer.Sampler(lambda key: (), sample, lambda outcome: jnp.zeros(()), lambda state, *_: (state, {}))
+    sampler = outer.Sampler(
+        lambda key: (), sample, lambda params, outcome: jnp.zeros(()), lambda state, *_: (state, {})
+    )
     plan = jm.Plan(rounds=rounds)
     return outer.meta_update(agent, plan, sampler, outer.examples(plan), improve, outer.Info(4, plan, spread=4))
 
@@ -200,7 +202,9 @@ def test_fedavg_and_per_fedavg_of_policies_are_reptile_and_the_policy_gradient_o
     def sample(state, params, keys):
         return state, outer.Draw(family.train_tasks, jnp.arange(2), jnp.ones(2))
 
-    sampler = outer.Sampler(lambda key: (), sample, lambda outcome: jnp.zeros(()), lambda state, *_: (state, {}))
+    sampler = outer.Sampler(
+        lambda key: (), sample, lambda params, outcome: jnp.zeros(()), lambda state, *_: (state, {})
+    )
     advantage, plain = rl.linear_baseline(), outer.PolicyGradientConfig(clip=None, epochs=1)
     server = ServerConfig("adam", 1e-3)
     for method in ("fedavg", "per-fedavg"):
