@@ -21,7 +21,8 @@ KEY = jax.random.key(0)
 
 def run_of(algo, family):
     meta = tiny.algo(algo, family)
-    return types.SimpleNamespace(meta=meta, family=family, first_params=meta.learner.init(KEY))
+    config = types.SimpleNamespace(algo="maml", tasks="navigation")
+    return types.SimpleNamespace(config=config, meta=meta, family=family, first_params=meta.learner.init(KEY))
 
 
 def position(state):
