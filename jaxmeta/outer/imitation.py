@@ -21,7 +21,7 @@ from jaxmeta.config import checks
 from jaxmeta.core import guard
 from jaxmeta.core.demonstrations import Demonstrations
 from jaxmeta.core.learner import Learner, adaptation_metrics
-from jaxmeta.core.rollout import collect, replay_fast, stepping_chunk, unroll
+from jaxmeta.core.rollout import carry_bytes, collect, replay_fast, stepping_chunk, unroll
 from jaxmeta.outer.aggregates import Loss
 from jaxmeta.outer.descend import Minibatches, descend, optimiser, whole
 from jaxmeta.outer.experts import Expert, acting, expert_actions, mixture
@@ -353,7 +353,9 @@ def _collected(
         data = roles.keep(Labelled(view, label))
         return trial.replace(rounds=trial.rounds.replace(output=())), data.replace(trial=_slim(data.trial))
 
-    trials, data = devices.chunked_vmap(one, (draw.tasks, rounds, keys), stepping_chunk(env, draw.tasks, plan))
+    first = jax.tree.map(lambda leaf: leaf[0], (draw.tasks, rounds))
+    chunk = stepping_chunk(env, draw.tasks, plan, carry_bytes(*roles.act(params, *first)))
+    trials, data = devices.chunked_vmap(one, (draw.tasks, rounds, keys), chunk)
     bad = guard.nonfinite_trials(trials)
     nothing = bad.reshape(-1, *[1] * (data.label.ndim - 1))
     label = jnp.where(nothing, jnp.zeros((), data.label.dtype), data.label)
