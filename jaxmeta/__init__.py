@@ -16,7 +16,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-_MODULES = ("devices", "inner", "nets", "outer", "references", "rl", "tasks", "testing", "types", "viz")
+_MODULES = ("devices", "inner", "nets", "outer", "references", "rl", "similarity", "tasks", "testing", "types", "viz")
 _NAMES = {
     "ANILConfig": "jaxmeta.algos.gradient.anil",
     "CAVIAConfig": "jaxmeta.algos.gradient.cavia",

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "jaxmeta"
-ABOVE = ("algos", "references", "experiment", "viz", "reproduce", "cli")
+ABOVE = ("similarity", "algos", "references", "experiment", "viz", "reproduce", "cli")
 FORBIDDEN = {
     "config": ("devices", "core", "inner", "outer", "nets", "rl", "tasks", *ABOVE),
     "devices": ("config", "core", "inner", "outer", "nets", "rl", "tasks", *ABOVE),
@@ -18,6 +18,8 @@ FORBIDDEN = {
     "tasks": ("core", "inner", "outer", "nets", "rl", *ABOVE),
     "inner": ("outer", "tasks", *ABOVE),
     "outer": ("inner", *ABOVE),
+    # its kinds read the states of the agents of `inner`, and its embedding is trained by the loop of `outer`
+    "similarity": ABOVE[1:],
     "algos": ("experiment", "viz", "reproduce", "cli"),
     "references": ("experiment", "viz", "reproduce", "cli"),
     "experiment": ("viz", "reproduce", "cli"),

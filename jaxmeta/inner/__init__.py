@@ -30,6 +30,7 @@ from jaxmeta.inner.updaters import (
     per_parameter,
     sgd,
 )
+from jaxmeta.inner.warm_start import Library, Similarity, WarmFast, warm_start
 
 __all__ = [
     "BeliefCarry",
@@ -37,9 +38,12 @@ __all__ = [
     "EvidenceFast",
     "GradientFast",
     "GradientParams",
+    "Library",
     "Loss",
     "ModelParams",
+    "Similarity",
     "Updater",
+    "WarmFast",
     "adam",
     "adapt_only",
     "belief",
@@ -73,4 +77,5 @@ __all__ = [
     "sgd",
     "support_loss",
     "trajectories",
+    "warm_start",
 ]

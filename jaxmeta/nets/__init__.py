@@ -19,6 +19,7 @@ from jaxmeta.nets.networks import (
 from jaxmeta.nets.observations import ObservationEncoder, action_vector, encoded, mask_logits, vector_size
 from jaxmeta.nets.predictors import Predictor, linear, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
+from jaxmeta.nets.rounds import RoundEncoder, round_encoder
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
 from jaxmeta.nets.soft_actor_critic import SoftActorCritic, SoftActorCriticParams, soft_actor_critic
 from jaxmeta.nets.variational import (
@@ -46,6 +47,7 @@ __all__ = [
     "ObservationEncoder",
     "Posterior",
     "Predictor",
+    "RoundEncoder",
     "SnailState",
     "SoftActorCritic",
     "SoftActorCriticParams",
@@ -69,6 +71,7 @@ __all__ = [
     "recurrent_belief",
     "recurrent_encoder",
     "reward_decoder",
+    "round_encoder",
     "scale_value",
     "separate_value",
     "snail_actor_critic",
