@@ -24,6 +24,7 @@ TABLES = {
     "learned-optimizer": "jaxmeta.reproduce.learned_optimizer",
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
     "multi-task": "jaxmeta.reproduce.multi_task",
+    "similarity": "jaxmeta.reproduce.similarity",
 }
 
 
