@@ -795,7 +795,7 @@ def test_numbers_computed_of_a_trained_run_are_over_its_seeds(place, monkeypatch
 
     rows = (
         Row(statistics.named("size"), "size"),
-        Row(statistics.worst_seed("size", largest=True), "size, worst seed", required=Required(most=0.0)),
+        Row(statistics.worst_seed("size", largest=True), "size (worst seed)", required=Required(most=0.0)),
     )
     agent = dataclasses.replace(table().runs[1], name="2x2/agent", rows=())
     runs = (agent, Computed("2x2/size", compute, {"factor": 3}, 7, rows=rows, of="2x2/agent"))

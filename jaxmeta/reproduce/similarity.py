@@ -224,7 +224,7 @@ def _rows(kinds: tuple[str, ...], required: Mapping[str, Required]) -> tuple[Row
         rows.append(Row(named(name), name))
         if name in required:
             one = required[name]
-            rows.append(Row(worst_seed(name, one.most is not None), f"{name}, worst seed", required=one))
+            rows.append(Row(worst_seed(name, one.most is not None), f"{name} (worst seed)", required=one))
     return tuple(rows)
 
 
