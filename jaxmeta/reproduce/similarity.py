@@ -205,8 +205,7 @@ def _maml_on_waves(updates: int) -> Any:
 
 
 def _maml_on_goals(updates: int) -> Any:
-    ppo = replace(jm.MAMLConfig.ppo, learning_rate=5e-3, max_grad_norm=10.0)
-    return jm.MAMLConfig(inner_lr=0.1, outer_loop="vpg", backward="first-order", ppo=ppo)
+    return jm.MAMLConfig(inner_lr=0.5, later_lr_scale=0.5, action_scale=0.1, hidden=(100, 100), activation="relu")
 
 
 def _rows(kinds: tuple[str, ...], required: Mapping[str, Required]) -> tuple[Row, ...]:
@@ -241,7 +240,7 @@ AGENTS: dict[str, tuple[int, int, Callable[[int], Any], Callable[[], Any], tuple
     # updates, updates per device call, configs of algorithm and tasks, kinds
     "sinusoid": (10_000, 1000, _maml_on_waves, lambda: jm.tasks.SinusoidConfig(), KINDS),
     "navigation": (
-        100,
+        50,
         10,
         _maml_on_goals,
         lambda: jm.tasks.NavigationConfig(),
