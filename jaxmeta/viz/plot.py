@@ -146,7 +146,7 @@ def functions(x: np.ndarray, panels: dict[str, dict[str, Any]]):
       x: inputs, [M].
       panels: by title, `truth` [M], `support` (inputs and targets), and `steps`, the predictions [M] by gradient step.
     """
-    figure = _figure((4.8 * len(panels), 3.6))
+    figure = blank_figure((4.8 * len(panels), 3.6))
     for axes, (title, panel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.plot(x, panel["truth"], color="0.4", linewidth=3, alpha=0.4, label="truth")
         for color, style, (step, values) in zip(LINES, ("--", "-", "-.", ":"), panel["steps"].items(), strict=False):
@@ -173,7 +173,7 @@ def published(rows: list[dict[str, Any]], title: str, source: str):
     parts = [list(groups.items())[start : start + columns] for start in range(0, len(groups), columns)]
     lines = [max(len(members) for _, members in part) for part in parts]
     width = 6.4 if columns == 1 else 4.4 * columns
-    figure = _figure((width, 1.2 + sum(0.3 * count + 0.8 for count in lines)))
+    figure = blank_figure((width, 1.2 + sum(0.3 * count + 0.8 for count in lines)))
     grid = figure.add_gridspec(len(parts) or 1, columns, height_ratios=[count + 2 for count in lines] or None)
     for index, part in enumerate(parts):
         for column, (group, members) in enumerate(part):
@@ -195,7 +195,7 @@ def bias_and_deviation(curves: dict[str, tuple[list[int], list[float], list[floa
       curves: by name, numbers of streams, biases and standard deviations, relative to the estimated quantity. A bias
         below 1e-4 is rounding error, and drawn at the bottom.
     """
-    figure = _figure((9.6, 4.2))
+    figure = blank_figure((9.6, 4.2))
     panels = figure.subplots(1, 2)
     styles = ("o-", "s-", "^-", "D-", "v--", "*--")
     for (name, (streams, *parts)), color, style in zip(curves.items(), LINES, styles, strict=False):
@@ -230,7 +230,7 @@ def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np
     """
     horizon = path.shape[1] - 1
     times = sorted({0, horizon // 2, horizon}) if beliefs is not None else [horizon]
-    figure = _figure((2.2 * len(times) + 0.9, 2.3 * len(path) + 0.6))
+    figure = blank_figure((2.2 * len(times) + 0.9, 2.3 * len(path) + 0.6))
     panels = figure.subplots(len(path), len(times), squeeze=False)
     for row, (cells, axes_of_row) in enumerate(zip(path, panels, strict=True)):
         for time, axes in zip(times, axes_of_row, strict=True):
@@ -253,7 +253,7 @@ def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np
 
 def images(panels: dict[str, np.ndarray], title: str):
     """Draws images next to each other, each under its title."""
-    figure = _figure((3.2 * len(panels), 3.6))
+    figure = blank_figure((3.2 * len(panels), 3.6))
     for axes, (name, image) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.imshow(image, interpolation="nearest")
         axes.set_title(name, fontsize=8)
@@ -297,7 +297,7 @@ def _adaptation_label(rounds: int, episodes: int) -> str:
 
 
 def _axes(title: str):
-    figure = _figure((6.4, 4.0))
+    figure = blank_figure((6.4, 4.0))
     axes = figure.add_subplot()
     axes.set_title(title, fontweight="bold", loc="left", pad=22)
     _plain(axes)
@@ -324,8 +324,8 @@ def _draw_success(axes, position: np.ndarray, rate: np.ndarray) -> None:
     axes.plot([], [], "s:", color=OPTIMUM, markersize=4, linewidth=1.5, label="success rate (right axis)")
 
 
-def _figure(size: tuple[float, float]):
-    # not pyplot, which needs a display and keeps every figure in memory
+def blank_figure(size: tuple[float, float]):
+    """Makes a figure of this width and height in inches; not by pyplot, which needs a display and keeps all figures."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

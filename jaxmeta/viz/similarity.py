@@ -48,7 +48,7 @@ def draw_plane(embeddings: Mapping[str, np.ndarray], codes: np.ndarray, names: t
       A matplotlib figure.
     """
     rows, columns = len(embeddings), len(names)
-    figure = plot._figure((3.6 * columns, 3.0 * rows))
+    figure = plot.blank_figure((3.6 * columns, 3.0 * rows))
     grid = figure.subplots(rows, columns, squeeze=False)
     for line, (kind, descriptions) in zip(grid, embeddings.items(), strict=True):
         x, y = principal_components(descriptions).T
@@ -77,7 +77,7 @@ def draw_agreement(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], distance:
     """
     from jaxmeta.similarity import rank_correlation
 
-    figure = plot._figure((3.4 * len(pairs), 3.4))
+    figure = plot.blank_figure((3.4 * len(pairs), 3.4))
     for axes, (name, (alike, apart)) in zip(
         figure.subplots(1, len(pairs), squeeze=False)[0], pairs.items(), strict=True
     ):
