@@ -6,6 +6,8 @@ The true parameters of tasks are not used. The agent is not trained; it only col
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -169,7 +171,7 @@ def _two_views(encoder: nets.RoundEncoder, network: Params, trial: Trial, key: K
     return jnp.stack([view(order[:half]), view(order[half : 2 * half])])
 
 
-def _contrasted(views: outer.Loss, params: Params, batch: outer.Batch, piece: int | None) -> outer.Gradient:
+def _contrasted(views: Callable[..., Any], params: Params, batch: outer.Batch, piece: int | None) -> outer.Gradient:
     """Aggregates the views of all tasks, which `views` returns in place of a loss, to the gradient of `info_nce`."""
 
     def loss(params: Params) -> tuple[Array, Metrics]:
@@ -186,11 +188,11 @@ def _contrasted(views: outer.Loss, params: Params, batch: outer.Batch, piece: in
 def _redrawn(minibatches: outer.Minibatches) -> outer.Minibatches:
     """Gives the tasks of every minibatch new keys."""
 
-    def deal(batch: outer.Batch):
+    def deal(batch: outer.Batch) -> Any:
         members = minibatches.deal(batch)
         return members, jnp.arange(jax.tree.leaves(members)[0].shape[0])
 
-    def take(batch: outer.Batch, taken) -> outer.Batch:
+    def take(batch: outer.Batch, taken: Any) -> outer.Batch:
         members, index = taken
         some = minibatches.take(batch, members)
         return some.replace(keys=jax.vmap(lambda key: jax.random.fold_in(key, index))(some.keys))
@@ -198,7 +200,7 @@ def _redrawn(minibatches: outer.Minibatches) -> outer.Minibatches:
     return outer.Minibatches(deal, take)
 
 
-def _acting_with_agent(learner: Learner, init) -> Learner:
+def _acting_with_agent(learner: Learner, init: Callable[[Key], ContrastiveParams]) -> Learner:
     """Builds the agent of `contrastive`: it acts and adapts as `learner` does with `ContrastiveParams.agent`."""
 
     def act(params: ContrastiveParams, fast: Fast, carry: Carry, inputs: Input) -> tuple[Carry, Output]:

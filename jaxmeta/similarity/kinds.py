@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -147,15 +148,14 @@ def beliefs(learner: Learner, encoder: EvidenceEncoder | BeliefEncoder) -> Simil
         raise ValueError(f"encoder is a {type(encoder).__name__}; this learner's belief needs a {kind.__name__}")
 
     def describe(params: Params, experience: Rollout, key: Key) -> Array:
-        if isinstance(encoder, BeliefEncoder):
-            chains = jax.vmap(lambda stream: posteriors(encoder, params.model.encoder, stream))(
-                trajectories(experience)
-            )
-            mean, deviation = chains.mean[:, -1], jnp.exp(0.5 * chains.log_var[:, -1])
-            return jnp.concatenate([mean.mean(0), deviation.mean(0)])
-        _, fast = _adapted(learner, params, experience, key, 1)
-        belief = encoder.belief(params.encoder, fast.evidence)
-        return jnp.concatenate([belief.mean, jnp.sqrt(belief.variance)])
+        if isinstance(encoder, EvidenceEncoder):
+            _, fast = _adapted(learner, params, experience, key, 1)
+            belief = encoder.belief(params.encoder, fast.evidence)
+            return jnp.concatenate([belief.mean, jnp.sqrt(belief.variance)])
+        streams = trajectories(experience)
+        chains = jax.vmap(functools.partial(posteriors, encoder, params.model.encoder))(streams)
+        mean, deviation = chains.mean[:, -1], jnp.exp(0.5 * chains.log_var[:, -1])
+        return jnp.concatenate([mean.mean(0), deviation.mean(0)])
 
     return Similarity("beliefs", describe, negative_distance)
 

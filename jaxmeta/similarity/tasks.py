@@ -119,7 +119,7 @@ def embedding(
     return embed
 
 
-def rank_correlation(similarities: Array, distances: Array) -> float:
+def rank_correlation(similarities: Array | np.ndarray, distances: Array | np.ndarray) -> float:
     """Computes Spearman's rank correlation of similarities and minus the true distances, over all entries.
 
     Args:
@@ -131,7 +131,7 @@ def rank_correlation(similarities: Array, distances: Array) -> float:
     """
     from scipy import stats
 
-    return float(stats.spearmanr(np.ravel(similarities), -np.ravel(distances)).statistic)
+    return float(np.asarray(stats.spearmanr(np.ravel(similarities), -np.ravel(distances)))[0])
 
 
 def _size(tree: Any) -> int:
