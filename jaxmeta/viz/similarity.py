@@ -55,6 +55,7 @@ def draw_plane(embeddings: Mapping[str, np.ndarray], codes: np.ndarray, names: t
         for axes, name, values in zip(line, names, np.asarray(codes).T, strict=True):
             points = axes.scatter(x, y, c=values, s=12, cmap="viridis")
             figure.colorbar(points, ax=axes, label=name)
+            axes.set_aspect("equal", "datalim")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_title(kind, fontsize=9)
