@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxmeta.core.contracts import require, same_form
@@ -60,7 +61,7 @@ class Library(struct.PyTreeNode):
 
     def entry(self, index: Array) -> Fast:
         """Returns the adapted state of one known task."""
-        return jax.tree.map(lambda leaf: leaf[index], self.fast)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], self.fast)
 
 
 class WarmFast(struct.PyTreeNode):
@@ -99,6 +100,7 @@ def warm_start(learner: Learner, library: Library, similarity: Similarity) -> Le
     """
     similarity.require_rounds()
     _check_library(learner, library, similarity)
+    library = as_constants(library)
 
     def start(params: Params, key: Key) -> WarmFast:
         return WarmFast(learner.start(params, key), rounds=jnp.zeros((), jnp.int32), entry=jnp.int32(-1))
@@ -127,6 +129,16 @@ def warm_start(learner: Learner, library: Library, similarity: Similarity) -> Le
     return learner._replace(
         start=start, reset=reset, act=act, adapt=adapt, unroll=unroll if learner.unroll is not None else None
     )
+
+
+def as_constants(tree: Any) -> Any:
+    """Returns arrays as numpy arrays, which a program on any devices can contain; keys and tracers stay as they are."""
+
+    def constant(leaf: Any) -> Any:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf if is_key or isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
+
+    return jax.tree.map(constant, tree)
 
 
 def _check_library(learner: Learner, library: Library, similarity: Similarity) -> None:

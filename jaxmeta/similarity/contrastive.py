@@ -16,7 +16,7 @@ from flax import struct
 from jaxmeta import nets, outer
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, MetaLearner
-from jaxmeta.inner.warm_start import Similarity
+from jaxmeta.inner.warm_start import Similarity, as_constants
 from jaxmeta.similarity.kinds import cosine
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Carry, Fast, Input, Key, Metrics, Output, Params, Plan, Rollout, Spec, Trial
@@ -113,6 +113,7 @@ def contrastive(
       family: observations and actions of any form.
     """
     encoder, plan = config.encoder(family.env.spec), Plan(streams=config.streams)
+    params = as_constants(params)
 
     def init(key: Key) -> ContrastiveParams:
         network = {"network": encoder.init(key), "log_scale": jnp.ones(())}
@@ -146,10 +147,10 @@ def learned_embedding(family: TaskFamily, config: ContrastiveConfig, params: Con
       config: that of `contrastive`.
       params: the params that it learned.
     """
-    encoder = config.encoder(family.env.spec)
+    encoder, network = config.encoder(family.env.spec), as_constants(params.encoder["network"])
 
     def describe(agent_params: Params, experience: Rollout, key: Key) -> Array:
-        return encoder.apply(params.encoder["network"], experience)
+        return encoder.apply(network, experience)
 
     return Similarity("learned embedding", describe, cosine)
 

@@ -10,6 +10,7 @@ import pytest
 import jaxmeta as jm
 from jaxmeta import inner, similarity
 from jaxmeta.core.rollout import collect, replay_fast
+from jaxmeta.devices import Execution, everywhere
 from jaxmeta.types import Plan
 from tests import tiny
 from tests.similarity import bowls
@@ -76,6 +77,17 @@ def test_an_undefined_similarity_is_never_the_largest(library):
     broken = library.replace(descriptions=library.descriptions.at[0].set(jnp.nan))
     assert int(broken.most_similar(PARAMS, RATE * KNOWN[0])) == 1
     assert int(broken.replace(descriptions=broken.descriptions * jnp.nan).most_similar(PARAMS, KNOWN[0])) == 0
+
+
+def test_a_library_works_on_any_devices(library):
+    two = everywhere(Execution(devices=2).mesh(2))
+    params, library = jax.device_put((ZERO, library), two)
+    warm = inner.warm_start(bowls.LEARNER, library, PARAMS)
+    apart, alone = (
+        jm.evaluate(warm, params, bowls.FAMILY, KNOWN[:2], KEY, PLAN, execution=Execution(devices=count)).returns
+        for count in (2, 1)
+    )
+    np.testing.assert_allclose(apart, alone, rtol=1e-5)
 
 
 def test_a_warm_start_keeps_the_contract_of_learners(library):
