@@ -75,7 +75,7 @@ class WarmFast(struct.PyTreeNode):
     """Index of the known task that the adaptation started from, int32 scalar; -1 before the first adaptation."""
 
 
-def warm_start(learner: Learner, library: Library, similarity: Similarity) -> Learner:
+def warm_start(learner: Learner, library: Library, similarity: Similarity, first_step: bool = True) -> Learner:
     """Builds an agent whose first adaptation starts from the adapted state of the most similar known task.
 
         known = jax.vmap(family.sample)(jax.random.split(key, 64))
@@ -88,11 +88,13 @@ def warm_start(learner: Learner, library: Library, similarity: Similarity) -> Le
     adaptation to the same round. Later adaptations are the usual ones. The choice of the entry has no gradient.
 
     The library is part of the program, and it belongs to the params that it was built with: build it again after
-    further meta-training. A policy gradient that reweights by the ratio of probabilities corrects, up to its variance,
-    for the first round not being collected with the entry's policy.
+    further meta-training.
 
     Args:
       library: of the same learner and similarity.
+      first_step: whether the first adaptation also takes the learner's step, or ends at the entry itself. A policy
+        gradient needs experience of the policy that it improves, and the first round is not of the entry's policy:
+        where the two policies differ much, False is better, and the next round is of the entry's policy.
 
     Raises:
       ValueError: if the library is empty, or belongs to another learner or similarity. At the first trace also if the
@@ -120,7 +122,10 @@ def warm_start(learner: Learner, library: Library, similarity: Similarity) -> Le
             return library.entry(entry), entry
 
         begin, entry = jax.lax.cond(fast.rounds == 0, from_library, lambda: (fast.fast, fast.entry))
-        return WarmFast(learner.adapt(params, begin, experience, key), fast.rounds + 1, entry)
+        adapted = learner.adapt(params, begin, experience, key)
+        if not first_step:
+            adapted = jax.tree.map(lambda start, end: jnp.where(fast.rounds == 0, start, end), begin, adapted)
+        return WarmFast(adapted, fast.rounds + 1, entry)
 
     def unroll(params: Params, fast: WarmFast, carry: Carry, experience: Rollout) -> Output:
         assert learner.unroll is not None

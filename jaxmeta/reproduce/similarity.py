@@ -101,7 +101,7 @@ def _waves(run: Any, params: Any, key: Any, known: int, new: int) -> Found:
     library = similarity.library(
         learner, params, env, waves[0], keys[3], jm.Plan(rounds=STEPS), kinds["adapted functions"]
     )
-    returns = _one_step(
+    returns = _adapted(
         learner, params, family, waves[1], keys[3], jm.Plan(rounds=1), library, kinds["adapted functions"]
     )
     errors = {name: -value for name, value in returns.items()}
@@ -141,7 +141,7 @@ def _goals(run: Any, params: Any, key: Any, known: int, new: int) -> Found:
     distance = jnp.linalg.norm(goals[1].goal[:, None] - goals[0].goal[None], axis=-1)
     longer, embedding = replace(plan, rounds=ROUNDS), kinds["learned embedding"]
     library = similarity.library(learner, params, env, goals[0], keys[6], longer, embedding)
-    returns = _one_step(learner, params, family, goals[1], keys[7], plan, library, embedding)
+    returns = _adapted(learner, params, family, goals[1], keys[7], plan, library, embedding)
     return _result(compared, distance, returns, jax.vmap(family.encode)(goals[0]))
 
 
@@ -167,26 +167,31 @@ def _compared(kinds: Mapping[str, Any], params: Any, data: Mapping[str, Any], ke
     return compared
 
 
-def _one_step(
+def _adapted(
     learner: Any, params: Any, family: Any, tasks: Any, key: Any, plan: Any, library: Any, kind: Any
 ) -> dict[str, float]:
-    """Evaluates one adaptation from θ, from the most similar known task, from it without a step, and from any other."""
+    """Evaluates adaptation from θ, from the most similar known task, with and without a first step, and from another."""
     import jax
 
     from jaxmeta import inner
 
-    still = learner._replace(adapt=lambda params, fast, experience, key: fast)
     # every description belongs to the adapted state of another task
     shuffled = library.replace(fast=jax.tree.map(lambda leaf: jax.numpy.roll(leaf, 1, axis=0), library.fast))
     agents = {
-        "one step from θ": learner,
-        "one step from a warm start": inner.warm_start(learner, library, kind),
-        "warm start without a step": inner.warm_start(still, library, kind),
-        "one step from another known task": inner.warm_start(learner, shuffled, kind),
+        "θ": learner,
+        "a warm start": inner.warm_start(learner, library, kind),
+        "still": inner.warm_start(learner, library, kind, first_step=False),
+        "another known task": inner.warm_start(learner, shuffled, kind),
     }
-    reports = {name: jm.evaluate(one, params, family, tasks, key, plan) for name, one in agents.items()}
-    before = {"before adaptation": float(reports["one step from θ"].returns[:, 0].mean())}
-    return before | {name: float(report.returns[:, 1].mean()) for name, report in reports.items()}
+    plan = replace(plan, rounds=2)
+    returns = {name: jm.evaluate(one, params, family, tasks, key, plan).returns for name, one in agents.items()}
+    by_round = {name: [float(value) for value in some.mean((0, 2, 3))] for name, some in returns.items()}
+    found = {"before adaptation": by_round["θ"][0]}
+    for name in ("θ", "a warm start", "another known task"):
+        found[f"one step from {name}"] = by_round[name][1]
+    found["two steps from θ"] = by_round["θ"][2]
+    found["warm start without a step"], found["one step in the next round"] = by_round["still"][1:]
+    return found
 
 
 def _result(compared: Mapping[str, tuple[Any, Any]], distance: Any, errors: dict[str, float], codes: Any) -> Found:
@@ -212,8 +217,10 @@ def _rows(kinds: tuple[str, ...], required: Mapping[str, Required]) -> tuple[Row
         *(f"Spearman of {kind}" for kind in kinds),
         "before adaptation",
         "one step from θ",
+        "two steps from θ",
         "one step from a warm start",
         "warm start without a step",
+        "one step in the next round",
         "one step from another known task",
     )
     rows: list[Row] = []

@@ -63,6 +63,14 @@ def test_the_first_step_starts_from_the_nearest_known_task(library):
     np.testing.assert_allclose(outputs.dist.loc[:, 1, 0, 0], first, rtol=1e-5)
 
 
+def test_without_a_first_step_the_first_adaptation_ends_at_the_entry(library):
+    warm = inner.warm_start(bowls.LEARNER, library, PARAMS, first_step=False)
+    task = KNOWN[1] + 0.3
+    fast = jax.jit(lambda: replay_fast(warm, ZERO, collect(warm, ZERO, ENV, task, KEY, PLAN)))()
+    np.testing.assert_array_equal(fast.fast.policy[1], library.fast.policy[1])
+    np.testing.assert_allclose(fast.fast.policy[2], (1 - RATE) * RATE * KNOWN[1] + RATE * task, rtol=1e-5)
+
+
 def test_a_library_of_the_start_alone_changes_no_bit(one_entry):
     warm = inner.warm_start(bowls.LEARNER, one_entry, PARAMS)
     trials = [
