@@ -170,7 +170,7 @@ def _compared(kinds: Mapping[str, Any], params: Any, data: Mapping[str, Any], ke
 def _adapted(
     learner: Any, params: Any, family: Any, tasks: Any, key: Any, plan: Any, library: Any, kind: Any
 ) -> dict[str, float]:
-    """Evaluates adaptation from θ, from the most similar known task, with and without a first step, and from another."""
+    """Evaluates adaptation from θ, from the most similar known task with and without a first step, and from another."""
     import jax
 
     from jaxmeta import inner

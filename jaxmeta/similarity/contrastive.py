@@ -17,7 +17,7 @@ from jaxmeta import nets, outer
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.inner.warm_start import Similarity, as_constants
-from jaxmeta.similarity.kinds import cosine
+from jaxmeta.similarity.kinds import negative_distance
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Carry, Fast, Input, Key, Metrics, Output, Params, Plan, Rollout, Spec, Trial
 
@@ -68,28 +68,25 @@ class ContrastiveParams(struct.PyTreeNode):
     """The params of the agent, which stay as they are, and those of the embedding, which are learned."""
 
     agent: Params
-    encoder: dict[str, Params]
-    """`network`, and the logarithm `log_scale` of the factor of the cosines in the loss."""
+    encoder: Params
 
 
-def info_nce(first: Array, second: Array, scale: float | Array = 1.0, weight: Array | None = None) -> Array:
+def info_nce(logits: Array, weight: Array | None = None) -> Array:
     """Computes the symmetric InfoNCE loss of two views of tasks (van den Oord et al., 2018, arXiv:1807.03748).
 
-    Each view is classified among the other views of all tasks: the loss is the mean cross-entropy of its own task, with
-    `scale` times the inner products as logits. Of views that carry no information it is log B, with B tasks.
+    Each view is classified among the other views of all tasks; the loss is the mean cross-entropy of its own task. Of
+    views without information it is log B, with B tasks.
 
     Args:
-      first: [B, D]. second: [B, D], row i is the other view of the task of row i.
-      scale: the inverse temperature.
+      logits: how alike the first view of each task is to the second view of every task, [B, B].
       weight: weight of each task, [B]; a task of weight 0 is left out, also as a negative example. All 1 by default.
 
     Returns:
       A scalar, in nats.
     """
-    weight = jnp.ones(first.shape[0]) if weight is None else weight
-    logits = jnp.where(weight > 0, scale * first @ second.T, EXCLUDED)
-    back = jnp.where(weight > 0, scale * second @ first.T, EXCLUDED)
-    each = 0.5 * sum(-jnp.diagonal(jax.nn.log_softmax(some, axis=1)) for some in (logits, back))
+    weight = jnp.ones(logits.shape[0]) if weight is None else weight
+    both = (jnp.where(weight > 0, some, EXCLUDED) for some in (logits, logits.T))
+    each = 0.5 * sum(-jnp.diagonal(jax.nn.log_softmax(some, axis=1)) for some in both)
     return jnp.sum(jnp.where(weight > 0, each, 0.0) * weight) / jnp.maximum(jnp.sum(weight), 1e-8)
 
 
@@ -103,9 +100,9 @@ def contrastive(
         alike = similarity.learned_embedding(family, config, state.params)
 
     An update collects one round on every task, before any adaptation. In a gradient step the streams are divided at
-    random into two halves, and `info_nce` tells the tasks of the minibatch apart. The metrics are the loss, and the
-    share of tasks whose other half is more similar than that of any other task, `accuracy`. It runs on one device, as
-    the loss compares all tasks.
+    random into two halves, and `info_nce` tells the tasks of the minibatch apart by minus the squared distance of the
+    halves' embeddings. The metrics are the loss, and the share of tasks whose other half is nearer than that of any
+    other task, `accuracy`. It runs on one device, as the loss compares all tasks.
 
     Args:
       learner: an agent, trained or not; its policy decides what of a task can be seen.
@@ -116,11 +113,10 @@ def contrastive(
     params = as_constants(params)
 
     def init(key: Key) -> ContrastiveParams:
-        network = {"network": encoder.init(key), "log_scale": jnp.ones(())}
-        return ContrastiveParams(agent=jax.tree.map(jnp.array, params), encoder=network)
+        return ContrastiveParams(agent=jax.tree.map(jnp.array, params), encoder=encoder.init(key))
 
-    def views(learned: dict[str, Params], trial: Trial, key: Key) -> tuple[Array, Metrics]:
-        return _two_views(encoder, learned["network"], trial, key, config.steps), {}
+    def views(learned: Params, trial: Trial, key: Key) -> tuple[Array, Metrics]:
+        return _two_views(encoder, learned, trial, key, config.steps), {}
 
     improve = outer.descend(
         views,
@@ -141,18 +137,18 @@ def contrastive(
 
 
 def learned_embedding(family: TaskFamily, config: ContrastiveConfig, params: ContrastiveParams) -> Similarity:
-    """Compares tasks by the cosine of their learned embeddings, of all streams of a round.
+    """Compares tasks by the distance of their learned embeddings, of all streams of a round.
 
     Args:
       config: that of `contrastive`.
       params: the params that it learned.
     """
-    encoder, network = config.encoder(family.env.spec), as_constants(params.encoder["network"])
+    encoder, network = config.encoder(family.env.spec), as_constants(params.encoder)
 
     def describe(agent_params: Params, experience: Rollout, key: Key) -> Array:
         return encoder.apply(network, experience)
 
-    return Similarity("learned embedding", describe, cosine)
+    return Similarity("learned embedding", describe, negative_distance)
 
 
 def _two_views(encoder: nets.RoundEncoder, network: Params, trial: Trial, key: Key, steps: int | None) -> Array:
@@ -178,8 +174,11 @@ def _contrasted(views: Callable[..., Any], params: Params, batch: outer.Batch, p
     def loss(params: Params) -> tuple[Array, Metrics]:
         both, _ = jax.vmap(views, (None, 0, 0))(params, batch.data, batch.keys)
         first, second = both[:, 0], both[:, 1]
-        value = info_nce(first, second, jnp.exp(params["log_scale"]), batch.weight)
-        own = jnp.argmax(first @ second.T, axis=1) == jnp.arange(len(first))
+        # Distances, not cosines: views that differ by Gaussian noise are told apart best by the squared distance of
+        # their means, while cosines of different tasks all end near the same value.
+        logits = -jnp.sum(jnp.square(first[:, None] - second[None]), -1)
+        value = info_nce(logits, batch.weight)
+        own = jnp.argmax(logits, axis=1) == jnp.arange(len(first))
         return value, {"loss": value, "accuracy": jnp.mean(own.astype(jnp.float32))}
 
     (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)

@@ -21,36 +21,32 @@ SMALL = similarity.ContrastiveConfig(
 
 
 def test_info_nce_by_hand():
-    first, second = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0, 0.0], [0.6, 0.8]])
-    # inner products: [[1, .6], [0, .8]]
-    rows = np.log1p(np.exp(2 * (0.6 - 1.0))) + np.log1p(np.exp(2 * (0.0 - 0.8)))
-    columns = np.log1p(np.exp(2 * (0.0 - 1.0))) + np.log1p(np.exp(2 * (0.6 - 0.8)))
-    np.testing.assert_allclose(similarity.info_nce(first, second, 2.0), (rows + columns) / 4, rtol=1e-6)
+    logits = jnp.array([[2.0, 1.2], [0.0, 1.6]])
+    rows = np.log1p(np.exp(1.2 - 2.0)) + np.log1p(np.exp(0.0 - 1.6))
+    columns = np.log1p(np.exp(0.0 - 2.0)) + np.log1p(np.exp(1.2 - 1.6))
+    np.testing.assert_allclose(similarity.info_nce(logits), (rows + columns) / 4, rtol=1e-6)
 
 
 def test_views_without_information_cost_the_logarithm_of_the_number_of_tasks():
-    same = jnp.ones((5, 3))
-    np.testing.assert_allclose(similarity.info_nce(same, same, 7.0), np.log(5), rtol=1e-6)
+    np.testing.assert_allclose(similarity.info_nce(jnp.full((5, 5), 7.0)), np.log(5), rtol=1e-6)
 
 
 def test_a_task_of_weight_zero_is_no_example_and_no_counterexample():
-    first, second = jax.random.normal(KEY, (2, 4, 3))
-    weight = jnp.array([1.0, 0.0, 1.0, 1.0])
+    logits = jax.random.normal(KEY, (4, 4))
     kept = np.array([0, 2, 3])
-    found = similarity.info_nce(first, second.at[1].set(jnp.nan), 1.0, weight)
-    expected = similarity.info_nce(first[kept], second[kept])
-    assert np.isfinite(found)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    broken = logits.at[1].set(jnp.nan).at[:, 1].set(jnp.nan)
+    found = similarity.info_nce(broken, jnp.array([1.0, 0.0, 1.0, 1.0]))
+    np.testing.assert_allclose(found, similarity.info_nce(logits[kept][:, kept]), rtol=1e-6)
 
 
 def test_info_nce_ignores_the_order_of_tasks_and_falls_along_its_gradient():
-    first, second = jax.random.normal(KEY, (2, 6, 3))
+    logits = jax.random.normal(KEY, (6, 6))
     order = np.array([4, 2, 0, 5, 1, 3])
-    loss = similarity.info_nce(first, second)
-    np.testing.assert_allclose(similarity.info_nce(first[order], second[order]), loss, rtol=1e-6)
-    gradient = jax.grad(similarity.info_nce)(first, second)
-    step = 1e-2
-    fallen = similarity.info_nce(first - step * gradient, second) - loss
+    loss = similarity.info_nce(logits)
+    np.testing.assert_allclose(similarity.info_nce(logits[order][:, order]), loss, rtol=1e-6)
+    gradient = jax.grad(similarity.info_nce)(logits)
+    step = 1e-1
+    fallen = similarity.info_nce(logits - step * gradient) - loss
     np.testing.assert_allclose(fallen, -step * jnp.sum(jnp.square(gradient)), rtol=2e-2)
 
 
@@ -72,7 +68,7 @@ def test_training_tells_tasks_apart_and_leaves_the_agent_as_it_is(meta):
     tasks = jnp.array([[2.0, 0.0], [2.0, 0.1], [-2.0, 0.0]])
     rounds = similarity.first_rounds(meta.learner, state.params, bowls.FAMILY.env, tasks, KEY, streams=2)
     found = np.asarray(similarity.matrix(alike, similarity.describe(alike, state.params, rounds, KEY)))
-    np.testing.assert_allclose(np.diag(found), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(np.diag(found), 0.0)
     assert found[0, 1] > found[0, 2] and found[0, 1] > found[1, 2]
 
 
@@ -95,7 +91,7 @@ def test_rounds_of_any_observation_are_embedded_whatever_their_order():
     rounds = rounds.replace(reward=jax.random.normal(KEY, (3, 2)), valid=rounds.valid.at[2, 0].set(0.0))
     apply = jax.jit(encoder.apply)
     found = apply(params, rounds)
-    assert found.shape == (4,) and np.linalg.norm(found) == pytest.approx(1.0, rel=1e-5)
+    assert found.shape == (4,)
     turned = jax.tree.map(lambda leaf: leaf[::-1, ::-1], rounds)
     np.testing.assert_allclose(apply(params, turned), found, rtol=1e-4, atol=1e-6)
     # an invalid step has no effect, a valid one has
