@@ -16,7 +16,20 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-_MODULES = ("devices", "inner", "nets", "outer", "privacy", "references", "rl", "tasks", "testing", "types", "viz")
+_MODULES = (
+    "devices",
+    "inner",
+    "nets",
+    "outer",
+    "privacy",
+    "references",
+    "rl",
+    "similarity",
+    "tasks",
+    "testing",
+    "types",
+    "viz",
+)
 _NAMES = {
     "ANILConfig": "jaxmeta.algos.gradient.anil",
     "CAVIAConfig": "jaxmeta.algos.gradient.cavia",

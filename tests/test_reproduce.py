@@ -781,6 +781,32 @@ def test_computed_numbers_are_rows_without_an_error(place, monkeypatch):
     assert call() == 1 and read()["rows"][0]["met"] is False
 
 
+def test_numbers_computed_of_a_trained_run_are_over_its_seeds(place, monkeypatch):
+    asked = []
+
+    def compute(folder, factor):
+        asked.append(folder)
+        params = jm.load(folder).params
+        return {
+            "size": [
+                factor * float(sum(np.abs(leaf[seed]).sum() for leaf in jax.tree.leaves(params))) for seed in (0, 1)
+            ]
+        }
+
+    rows = (
+        Row(statistics.named("size"), "size"),
+        Row(statistics.worst_seed("size", largest=True), "size (worst seed)", required=Required(most=0.0)),
+    )
+    agent = dataclasses.replace(table().runs[1], name="2x2/agent", rows=())
+    runs = (agent, Computed("2x2/size", compute, {"factor": 3}, 7, rows=rows, of="2x2/agent"))
+    use(monkeypatch, Table("tiny", title="Sizes", source="", runs=runs))
+    assert call("--num-seeds", "2") == 1  # the agent is trained first, and the requirement is not met
+    mean, worst = read()["rows"]
+    assert mean["seeds"] == 2 and mean["stderr"] > 0 and len(mean["command"]) == 2
+    assert worst["ours"] > mean["ours"] and worst["stderr"] is None and worst["met"] is False
+    assert call("--num-seeds", "2") == 1 and len(asked) == 1  # the second time the stored numbers are read
+
+
 def test_picture_of_estimators_has_a_line_for_each():
     one = LOAD("estimators")
     rows = [finished(name, 0.5) for name in one.row_names()]

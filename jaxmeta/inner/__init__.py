@@ -42,6 +42,7 @@ from jaxmeta.inner.updaters import (
     per_parameter,
     sgd,
 )
+from jaxmeta.inner.warm_start import Library, Similarity, WarmFast, warm_start
 
 __all__ = [
     "BeliefCarry",
@@ -49,10 +50,13 @@ __all__ = [
     "EvidenceFast",
     "GradientFast",
     "GradientParams",
+    "Library",
     "Loss",
     "ModelParams",
     "ProximalConfig",
+    "Similarity",
     "Updater",
+    "WarmFast",
     "adam",
     "adapt_only",
     "belief",
@@ -92,4 +96,5 @@ __all__ = [
     "sgd",
     "support_loss",
     "trajectories",
+    "warm_start",
 ]

@@ -25,6 +25,7 @@ from jaxmeta.nets.observations import ObservationEncoder, action_vector, encoded
 from jaxmeta.nets.predictors import Predictor, linear, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.residual import Mixer, residual_actor_critic
+from jaxmeta.nets.rounds import RoundEncoder, round_encoder
 from jaxmeta.nets.s5 import s5_actor_critic
 from jaxmeta.nets.snail import SnailState, snail_actor_critic
 from jaxmeta.nets.soft_actor_critic import SoftActorCritic, SoftActorCriticParams, soft_actor_critic
@@ -57,6 +58,7 @@ __all__ = [
     "ObservationEncoder",
     "Posterior",
     "Predictor",
+    "RoundEncoder",
     "SnailState",
     "SoftActorCritic",
     "SoftActorCriticParams",
@@ -84,6 +86,7 @@ __all__ = [
     "recurrent_encoder",
     "residual_actor_critic",
     "reward_decoder",
+    "round_encoder",
     "s5_actor_critic",
     "scale_value",
     "separate_value",

@@ -36,7 +36,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 from jaxmeta.cli import parsing, train
 from jaxmeta.cli.parsing import UsageError
@@ -270,30 +270,6 @@ class Trained(Run):
         ]
 
 
-class Recipe(NamedTuple):
-    """Updates, config and start of a trained agent, for tables with many of them."""
-
-    updates: int
-    algo_config: Callable[[int], Any]
-    """As in `Trained`."""
-    start: str = ""
-    """As in `Trained`."""
-
-    def agent(self, name: str, tasks: str, tasks_config: Callable[[], Any], rows: tuple[Row, ...]) -> Trained:
-        """Returns the run GROUP/ALGO on tasks, or GROUP/ALGO-VARIANT."""
-        return Trained(
-            name,
-            name.rpartition("/")[-1].split("-")[0],
-            tasks,
-            self.algo_config,
-            tasks_config=tasks_config,
-            updates=self.updates,
-            chunk=10,
-            rows=rows,
-            start=self.start,
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class Reference(Run):
     """A learner of `jm.references`, which needs no training; it is evaluated like a trained agent."""
@@ -317,20 +293,16 @@ class Reference(Run):
 
 @dataclasses.dataclass(frozen=True)
 class Computed(Run):
-    """Numbers that are computed without running an agent; rows select them with `statistics.named`."""
+    """Numbers that are computed by a function; rows select them with `statistics.named`."""
 
-    compute: Callable[..., dict[str, float]]
-    """Returns all numbers by name."""
+    compute: Callable[..., dict[str, Any]]
+    """Returns all numbers by name; those of several seeds as a list."""
     arguments: Mapping[str, Any]
     """Keyword arguments of `compute`."""
     count: int
     """Number of trials that the numbers are computed from."""
-
-
-def quick_replay(config: Any) -> Any:
-    """Shrinks the config of an off-policy algorithm for `--quick`; its first update visits every task."""
-    sac = dataclasses.replace(config.sac, gradient_steps=5)
-    return dataclasses.replace(config, num_train_tasks=8, tasks_per_update=8, sac=sac)
+    of: str = dataclasses.field(default="", kw_only=True)
+    """Name of the trained run whose folder is the argument `folder` of `compute`; "" if there is none."""
 
 
 @dataclasses.dataclass(frozen=True)

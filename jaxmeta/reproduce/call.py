@@ -45,22 +45,21 @@ class Call:
 
     def seeds(self, run: Run) -> int:
         """Returns the number of seeds of a run; one if nothing is trained."""
-        return self.num_seeds if isinstance(run, Trained) else 1
+        return self.num_seeds if self.lineage(run) else 1
 
     def start(self, run: Run) -> Trained | None:
-        """Returns the run that `run` starts from, if any."""
-        if not isinstance(run, Trained) or not run.start:
+        """Returns the trained run that `run` starts from, or whose params it is computed from, if any."""
+        name = run.start if isinstance(run, Trained) else run.of if isinstance(run, Computed) else ""
+        if not name:
             return None
-        (start,) = (other for other in self.table.runs if other.name == run.start)
+        (start,) = (other for other in self.table.runs if other.name == name)
         assert isinstance(start, Trained)
         return start.quick() if self.quick else start
 
     def lineage(self, run: Run) -> list[Trained]:
         """Lists the training runs that lead to `run`, in order: those that it starts from, and itself."""
-        if not isinstance(run, Trained):
-            return []
         start = self.start(run)
-        return [*(self.lineage(start) if start else []), run]
+        return [*(self.lineage(start) if start else []), *([run] if isinstance(run, Trained) else [])]
 
     def train_options(self, run: Trained) -> train.Options:
         """Returns the options of `jaxmeta train` for a run."""
@@ -125,8 +124,8 @@ def prepare(options: Options) -> Call:
         _check_results(call, run)
     moved = {run.name for run in call.chosen} if options.again else set()
     for run in call.chosen:
-        for start in call.lineage(run)[:-1]:
-            if start.name not in moved:
+        for start in call.lineage(run):
+            if start.name not in moved and start.name != run.name:
                 check_folder(call, start, f"choose another --out, or run --rows {start.name} --again first")
     return call
 
@@ -145,7 +144,9 @@ def measurement_key(call: Call, run: Run) -> dict[str, Any]:
         begun = {"start": config.pop("start")} if run.start else {}
         return key | begun | {"config": config}
     if isinstance(run, Computed):
-        return key | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
+        start = call.start(run)
+        trained = {"config": _history(call, start)} if start else {}
+        return key | trained | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
     assert isinstance(run, Reference)
     tasks = codec.encode(usual, "tasks")
     return key | {"learner": run.learner, "arguments": dict(run.arguments), "tasks": [run.tasks, tasks]}

@@ -18,7 +18,8 @@ def measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     """Evaluates a run; returns its numbers, seeds, wall time in seconds, and origin (device, commit, versions)."""
     folder, begun = call.out / run.name, time.perf_counter()
     if isinstance(run, Computed):
-        values = run.compute(**run.arguments)
+        given = {"folder": call.out / run.of} if run.of else {}
+        values = run.compute(**given, **run.arguments)
         points = {run.row_name(row): row.statistic(values) | {"num_trials": run.count} for row in run.rows}
     else:
         reports = _evaluate_trained(call, run) if isinstance(run, Trained) else _evaluate_reference(call, run)
@@ -26,11 +27,13 @@ def measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     if isinstance(run, Trained):
         origin = _origin(codec.encode(runs.read_config(folder), ""))
-        seconds = _training_seconds(call, run)
+    if call.lineage(run):
+        training = _training_seconds(call, run)
+        seconds = training if isinstance(run, Trained) or training is None else training + seconds
     return {
         "points": points,
         "seeds": call.seeds(run),
-        # of training, including compilation; of the evaluation if nothing is trained
+        # of training, including compilation, and of what is computed; of the evaluation if nothing is trained
         "wall_s": seconds and round(seconds, 3),
     } | origin
 
@@ -45,7 +48,7 @@ def _origin(config: dict[str, Any]) -> dict[str, Any]:
     return origin | both
 
 
-def _training_seconds(call: Call, run: Trained) -> float | None:
+def _training_seconds(call: Call, run: Run) -> float | None:
     """Returns the training time of a run and of the runs that it started from; None if any was not recorded."""
     records = [runs.read_metrics(call.out / one.name) for one in call.lineage(run)]
     return sum(record[-1]["seconds"] for record in records) if all(records) else None

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import Evaluation, Required, Row, Table, Trained, quick_replay
+from jaxmeta.reproduce.base import Evaluation, Required, Row, Table, Trained
+from jaxmeta.reproduce.recipes import quick_replay
 from jaxmeta.reproduce.statistics import episode_return
 
 FAMILY = "half-cheetah-vel"

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import Evaluation, Required, Row, Run, Table, Trained, quick_replay
+from jaxmeta.reproduce.base import Evaluation, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.recipes import quick_replay
 from jaxmeta.reproduce.statistics import episode_return
 
 # all agents act by the mode of their policy

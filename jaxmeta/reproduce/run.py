@@ -12,7 +12,7 @@ from typing import Any
 from jaxmeta.cli import train
 from jaxmeta.experiment import provenance, runs
 from jaxmeta.reproduce import files, measure
-from jaxmeta.reproduce.base import Run, Trained
+from jaxmeta.reproduce.base import Computed, Run, Trained
 from jaxmeta.reproduce.call import Call, check_folder, measurement_key
 
 Train = Callable[[train.Options, runs.RunConfig], int]
@@ -82,8 +82,11 @@ def _move_aside(folders: list[Path]) -> None:
 
 
 def _train(call: Call, run: Run, train: Train) -> int:
-    """Trains a run, and first the run that it starts from, unless finished; returns the exit code."""
-    folder = call.out / run.name
+    """Trains a run, and first the one that it starts or is computed from, unless finished; returns the exit code."""
+    folder, start = call.out / run.name, call.start(run)
+    if isinstance(run, Computed) and start:
+        with files.locked(call.out / start.name, wait=False):
+            return _train(call, start, train)
     if not isinstance(run, Trained) or _is_finished(folder, run):
         return 0
     options = call.train_options(run)
@@ -92,7 +95,7 @@ def _train(call: Call, run: Run, train: Train) -> int:
         check_folder(call, run)  # another process may have written to it since the first check
         options = dataclasses.replace(options, resume=True, start_from=None)
         config = dataclasses.replace(runs.read_config(folder), updates=run.updates)
-    elif start := call.start(run):
+    elif start:
         with files.locked(call.out / start.name, wait=False):
             if code := _train(call, start, train):
                 return code

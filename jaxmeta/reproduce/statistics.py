@@ -57,8 +57,13 @@ def length_ratio(episode: int, first: int = 0) -> Statistic:
 
 
 def named(name: str) -> Statistic:
-    """Makes the statistic that selects one number of a `Computed` run, which has no error."""
+    """Makes the statistic that selects one number of a `Computed` run; its error is over seeds, if there are any."""
     return functools.partial(_named, name=name)
+
+
+def worst_seed(name: str, largest: bool) -> Statistic:
+    """Makes the statistic of the largest, or else the smallest, of the numbers of all seeds of a `Computed` run."""
+    return functools.partial(_worst_seed, name=name, largest=largest)
 
 
 def describe(statistic: Statistic) -> list[Any]:
@@ -75,8 +80,16 @@ def over_tasks(points: list[Point]) -> Point:
     return _normal(mean, float(np.linalg.norm([point["stderr"] for point in points]) / len(points)))
 
 
-def _named(values: dict[str, float], name: str) -> Point:
-    return {"mean": values[name], "stderr": None, "ci95": [values[name]] * 2}
+def _named(values: dict[str, Any], name: str) -> Point:
+    value = values[name]
+    if isinstance(value, list):
+        return jm.summarize(value)
+    return {"mean": value, "stderr": None, "ci95": [value] * 2}
+
+
+def _worst_seed(values: dict[str, list[float]], name: str, largest: bool) -> Point:
+    value = max(values[name]) if largest else min(values[name])
+    return {"mean": value, "stderr": None, "ci95": [value] * 2}
 
 
 def _of_episode(report: Any, field: str, episode: int, round: int) -> Point:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import Recipe, Reference, Required, Row, Run, Table
+from jaxmeta.reproduce.base import Reference, Required, Row, Run, Table
+from jaxmeta.reproduce.recipes import Recipe
 from jaxmeta.reproduce.statistics import trial_return
 
 PUBLISHED = {  # episodes: total reward of a trial

@@ -87,11 +87,7 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
     """
     spec = family.env.spec
     networks = nets.soft_actor_critic(spec, config.latent, config.hidden, config.action_scale)
-    size = replay.evidence_size(spec, config.use_next_obs)
-    if config.encoder == "product":
-        encoder = nets.product_encoder(size, config.latent, config.encoder_hidden)
-    else:
-        encoder = nets.recurrent_encoder(size, config.latent, config.encoder_hidden[0])
+    encoder = evidence_encoder(family, config)
     first_ones, reach = encoder.ordered or config.vary_context, config.streams * spec.horizon
     if config.posterior_context and first_ones and config.context_batch <= reach and not spec.terminates:
         raise ValueError(
@@ -113,3 +109,11 @@ def pearl(family: TaskFamily, config: PEARLConfig = PEARLConfig()) -> MetaLearne
         evaluation=(deterministic(tested), Plan(rounds=config.rounds)),
     )
     return meta._replace(info=dataclasses.replace(meta.info, prior_rounds=config.prior_episodes))
+
+
+def evidence_encoder(family: TaskFamily, config: PEARLConfig) -> nets.EvidenceEncoder:
+    """Builds the encoder of evidence, from which the posterior over z is computed."""
+    size = replay.evidence_size(family.env.spec, config.use_next_obs)
+    if config.encoder == "product":
+        return nets.product_encoder(size, config.latent, config.encoder_hidden)
+    return nets.recurrent_encoder(size, config.latent, config.encoder_hidden[0])
