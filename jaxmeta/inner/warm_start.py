@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.core import Tracer
 
 from jaxmeta.core.contracts import require, same_form
 from jaxmeta.core.learner import Learner
@@ -141,7 +142,7 @@ def as_constants(tree: Any) -> Any:
 
     def constant(leaf: Any) -> Any:
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return leaf if is_key or isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
+        return leaf if is_key or isinstance(leaf, Tracer) else np.asarray(leaf)
 
     return jax.tree.map(constant, tree)
 
