@@ -220,12 +220,15 @@ def with_field(name, **fields):
     return factory(tiny.observed_by(name, FAMILY), dataclasses.replace(tiny.ALGOS[name], **fields))
 
 
-def test_recipes_with_replay_buffers_do_not_offer_normalisation():
+IMITATION = {"clone", "dagger", "distill", "dpt", "gatekeeper", "mil"}
+
+
+def test_recipes_that_learn_from_stored_experience_do_not_offer_normalisation():
     without = {name for name, config in tiny.ALGOS.items() if not hasattr(config, "normalize_observations")}
-    assert without == OFF_POLICY
+    assert without == OFF_POLICY | IMITATION
 
 
-@pytest.mark.parametrize("name", sorted(tiny.ALGOS.keys() - OFF_POLICY))
+@pytest.mark.parametrize("name", sorted(tiny.ALGOS.keys() - OFF_POLICY - IMITATION - {"federated"}))
 def test_recipes_offer_normalisation(name):
     """It is off by default; on, statistics are a part of the params, without the task ID."""
     key = jax.random.key(0)
