@@ -1,4 +1,4 @@
-"""An encoder of rounds: experience on one task, any number of streams and steps, to one vector."""
+"""An encoder of rounds: experience on one task, any number of streams and steps, to a vector of length 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RoundEncoder(NamedTuple):
 
     init: Callable[[Key], Params]
     apply: Callable[[Params, Rollout], Array]
-    """(params, round with leaves [T, E, ...]) -> [D]."""
+    """(params, round with leaves [T, E, ...]) -> [D], of length 1."""
 
 
 class _Transition(nn.Module):
@@ -60,6 +60,8 @@ def round_encoder(spec: Spec, size: int = 16, hidden: Sequence[int] = (32, 32)) 
         features = run(experience.inputs.obs, experience.action, experience.reward, experience.next_obs)
         valid = experience.valid[..., None]
         mean = jnp.sum(features * valid, (0, 1)) / jnp.maximum(jnp.sum(valid), 1.0)
-        return cast(Array, together.apply(params["round"], mean))
+        vector = cast(Array, together.apply(params["round"], mean))
+        # the derivative of a norm at zero is NaN
+        return vector * jax.lax.rsqrt(jnp.sum(jnp.square(vector)) + 1e-12)
 
     return RoundEncoder(init, apply)

@@ -208,7 +208,9 @@ def _maml_on_waves(updates: int) -> Any:
 
 
 def _maml_on_goals(updates: int) -> Any:
-    return jm.MAMLConfig(inner_lr=0.5, later_lr_scale=0.5, action_scale=0.1, hidden=(100, 100), activation="relu")
+    # initial policies move by ±0.1 m, so that every goal shows in the first round
+    ppo = replace(jm.MAMLConfig.ppo, learning_rate=5e-3, max_grad_norm=10.0)
+    return jm.MAMLConfig(inner_lr=0.1, outer_loop="vpg", backward="first-order", ppo=ppo)
 
 
 def _rows(kinds: tuple[str, ...], required: Mapping[str, Required]) -> tuple[Row, ...]:
@@ -244,7 +246,7 @@ AGENTS: dict[str, tuple[int, int, Callable[[int], Any], Callable[[], Any], tuple
     # updates, updates per device call, configs of algorithm and tasks, kinds
     "sinusoid": (10_000, 1000, _maml_on_waves, lambda: jm.tasks.SinusoidConfig(), KINDS),
     "navigation": (
-        50,
+        100,
         10,
         _maml_on_goals,
         lambda: jm.tasks.NavigationConfig(),

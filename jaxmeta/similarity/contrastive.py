@@ -17,7 +17,7 @@ from jaxmeta import nets, outer
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.inner.warm_start import Similarity, as_constants
-from jaxmeta.similarity.kinds import negative_distance
+from jaxmeta.similarity.kinds import cosine
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Carry, Fast, Input, Key, Metrics, Output, Params, Plan, Rollout, Spec, Trial
 
@@ -68,7 +68,8 @@ class ContrastiveParams(struct.PyTreeNode):
     """The params of the agent, which stay as they are, and those of the embedding, which are learned."""
 
     agent: Params
-    encoder: Params
+    encoder: dict[str, Params]
+    """`network`, and the logarithm `log_scale` of the factor of the cosines in the loss."""
 
 
 def info_nce(logits: Array, weight: Array | None = None) -> Array:
@@ -100,9 +101,12 @@ def contrastive(
         alike = similarity.learned_embedding(family, config, state.params)
 
     An update collects one round on every task, before any adaptation. In a gradient step the streams are divided at
-    random into two halves, and `info_nce` tells the tasks of the minibatch apart by minus the squared distance of the
-    halves' embeddings. The metrics are the loss, and the share of tasks whose other half is nearer than that of any
-    other task, `accuracy`. It runs on one device, as the loss compares all tasks.
+    random into two halves, and `info_nce` tells the tasks of the minibatch apart by the cosines of the halves'
+    embeddings, times a learned factor. The metrics are the loss, and the share of tasks whose other half is more
+    similar than that of any other task, `accuracy`. It runs on one device, as the loss compares all tasks.
+
+    The embedding is of what tells tasks apart in this experience, and tasks that are never confused are about equally
+    dissimilar: it ranks near tasks better than far ones, the more so the longer it is trained.
 
     Args:
       learner: an agent, trained or not; its policy decides what of a task can be seen.
@@ -113,10 +117,11 @@ def contrastive(
     params = as_constants(params)
 
     def init(key: Key) -> ContrastiveParams:
-        return ContrastiveParams(agent=jax.tree.map(jnp.array, params), encoder=encoder.init(key))
+        network = {"network": encoder.init(key), "log_scale": jnp.ones(())}
+        return ContrastiveParams(agent=jax.tree.map(jnp.array, params), encoder=network)
 
-    def views(learned: Params, trial: Trial, key: Key) -> tuple[Array, Metrics]:
-        return _two_views(encoder, learned, trial, key, config.steps), {}
+    def views(learned: dict[str, Params], trial: Trial, key: Key) -> tuple[Array, Metrics]:
+        return _two_views(encoder, learned["network"], trial, key, config.steps), {}
 
     improve = outer.descend(
         views,
@@ -137,18 +142,18 @@ def contrastive(
 
 
 def learned_embedding(family: TaskFamily, config: ContrastiveConfig, params: ContrastiveParams) -> Similarity:
-    """Compares tasks by the distance of their learned embeddings, of all streams of a round.
+    """Compares tasks by the cosine of their learned embeddings, of all streams of a round.
 
     Args:
       config: that of `contrastive`.
       params: the params that it learned.
     """
-    encoder, network = config.encoder(family.env.spec), as_constants(params.encoder)
+    encoder, network = config.encoder(family.env.spec), as_constants(params.encoder["network"])
 
     def describe(agent_params: Params, experience: Rollout, key: Key) -> Array:
         return encoder.apply(network, experience)
 
-    return Similarity("learned embedding", describe, negative_distance)
+    return Similarity("learned embedding", describe, cosine)
 
 
 def _two_views(encoder: nets.RoundEncoder, network: Params, trial: Trial, key: Key, steps: int | None) -> Array:
@@ -174,9 +179,7 @@ def _contrasted(views: Callable[..., Any], params: Params, batch: outer.Batch, p
     def loss(params: Params) -> tuple[Array, Metrics]:
         both, _ = jax.vmap(views, (None, 0, 0))(params, batch.data, batch.keys)
         first, second = both[:, 0], both[:, 1]
-        # Distances, not cosines: views that differ by Gaussian noise are told apart best by the squared distance of
-        # their means, while cosines of different tasks all end near the same value.
-        logits = -jnp.sum(jnp.square(first[:, None] - second[None]), -1)
+        logits = jnp.exp(params["log_scale"]) * first @ second.T
         value = info_nce(logits, batch.weight)
         own = jnp.argmax(logits, axis=1) == jnp.arange(len(first))
         return value, {"loss": value, "accuracy": jnp.mean(own.astype(jnp.float32))}
