@@ -24,6 +24,7 @@ from benchmarks.turns import peak_memory
 from jaxmeta import devices
 from jaxmeta.config import checks
 from jaxmeta.core.rollout import carry_bytes
+from jaxmeta.core.train import make_chunk
 from jaxmeta.experiment.provenance import provenance
 
 CELLS = ("gru", "associative", "transformer", "s5", "mamba", "mlstm")
@@ -84,17 +85,22 @@ class _Cell:
         )
         self.family, self.meta, self.turn = family, jm.rl2(family, algo), config.updates
         self.done, self.turns_s = 0, list[float]()
-        self.state = jm.init_state(self.meta, jax.random.key(config.seed))
-        # compiles, and trains a copy that is thrown away
+        # not `jm.train`: it keeps few compiled programs, and in turns it would compile each again and again
+        self.program = make_chunk(self.meta, self.turn)
         begun = time.perf_counter()
-        jax.block_until_ready(jm.train(self.meta, self.state, self.turn, chunk=self.turn))
+        jax.block_until_ready(self.program(self.start(config), self.turn))
         self.first_turn_s = time.perf_counter() - begun
+        self.state = self.start(config)
+
+    def start(self, config: CellsBenchmark) -> jm.TrainState:
+        """Returns the state before the first update."""
+        return jm.init_state(self.meta, jax.random.key(config.seed))
 
     def train(self) -> None:
         """Trains for one turn."""
         begun = time.perf_counter()
+        self.state, _ = jax.block_until_ready(self.program(self.state, self.turn))
         self.done += self.turn
-        self.state = jax.block_until_ready(jm.train(self.meta, self.state, self.done, chunk=self.turn))
         self.turns_s.append(time.perf_counter() - begun)
 
     def record(self, config: CellsBenchmark) -> dict[str, Any]:
