@@ -554,7 +554,7 @@ def test_trials_are_shared_equally_among_all_tasks():
     family = jm.tasks.grid_navigation(jm.tasks.GridConfig(horizon=2, num_episodes=1))
     seen = types.SimpleNamespace()
 
-    def note(learner, params, env, tasks, key, plan, deterministic):
+    def note(learner, params, env, tasks, key, plan, deterministic, demonstrate):
         seen.goals = np.asarray(tasks.goal)
 
     goals = jm.tasks.all_goals()
@@ -579,7 +579,7 @@ def test_baselines_of_pearl_and_varibad_are_deterministic_too(name, agents, monk
     # PEARL and SAC are built to
     assert chosen == agents and {runs_of[run].algo for run in runs_of.keys() - chosen} <= {"pearl", "sac"}
     seen = []
-    monkeypatch.setattr(jm, "evaluate", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr(jm, "evaluate", lambda *given, demonstrate: seen.append(given[-1]))
     one = next(iter(runs_of.values()))
     for deterministic in (False, True):
         evaluation = Evaluation(num_tasks=2, deterministic=deterministic)

@@ -160,10 +160,14 @@ def _history(call: Call, run: Trained) -> dict[str, Any]:
 
 def _config(call: Call, run: Trained) -> dict[str, Any]:
     """Returns the configuration of a run, encoded for JSON, without the folder that it starts from."""
-    config = codec.encode(run.config(call.seed, call.num_seeds), "")
-    if config["sampler"] == "uniform":  # older rows lack the fields and need not be measured again
-        del config["sampler"], config["sampler_config"]
+    config = _as_before(codec.encode(run.config(call.seed, call.num_seeds), ""))
     return {name: value for name, value in config.items() if name not in START}
+
+
+def _as_before(config: dict[str, Any]) -> dict[str, Any]:
+    """Removes later fields of a configuration if they have no effect: older rows need not be measured again."""
+    without = {"sampler": "uniform", "sampler_config": None, "demonstrations": None, "expert": None, "sources": None}
+    return {name: value for name, value in config.items() if name not in without or value != without[name]}
 
 
 def check_folder(call: Call, run: Run, remedy: str = "choose another --out, or add --again to move it aside") -> None:
@@ -201,7 +205,7 @@ def _begun_with(start: dict[str, Any] | None) -> list[tuple[int, dict[str, Any]]
 
 def _recipe(config: dict[str, Any]) -> dict[str, Any]:
     """Removes start and origin from an encoded configuration."""
-    return {name: value for name, value in config.items() if name not in (*START, *provenance.ORIGIN)}
+    return {name: value for name, value in _as_before(config).items() if name not in (*START, *provenance.ORIGIN)}
 
 
 def _check_results(call: Call, run: Run) -> None:
