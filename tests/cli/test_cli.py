@@ -556,6 +556,7 @@ def test_list_names_everything_in_the_registry(capsys):
         "algos": list(registry.ALGOS),
         "tasks": list(registry.TASKS),
         "supervised_algos": list(registry.SUPERVISED_ALGOS),
+        "samplers": list(registry.SAMPLERS),
         "extras": {name: registry.is_installed(name) for name in registry.EXTRAS},
     }
 

@@ -100,7 +100,7 @@ SLOW_VARIANTS |= {"mil-observations"}
 SLOW_ON = (
     {(name, family) for name in ("l2rl", "snail") for family in FAMILIES}
     | {("sac", "navigation")}
-    | {(name, "bandit") for name in ("maml", "ppo", "rl2", "varibad")}
+    | {(name, "bandit") for name in ("federated", "maml", "multi-task", "ppo", "rl2", "varibad")}
 )
 
 

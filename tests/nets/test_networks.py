@@ -50,7 +50,7 @@ def test_log_prob_is_summed_over_action_dimensions():
 
 
 def test_an_unknown_cell_is_refused():
-    with pytest.raises(ValueError, match="cell is 'gruu'; known cells: 'gru', 'lstm', 'lru', 'associative'"):
+    with pytest.raises(ValueError, match="cell is 'gruu'; known cells: 'gru', 'lstm', 'associative', 'lru', 'transf"):
         nets.recurrent_actor_critic(DISCRETE, cell="gruu")
 
 
