@@ -82,6 +82,38 @@ def adaptation_metrics(fast: Fast) -> Metrics:
     return {name: jnp.mean(jnp.stack(found)) for name, found in values.items()}
 
 
+def embedded(
+    learner: Learner,
+    init: Callable[[Key], Params],
+    part: Callable[[Params], Params],
+    inputs: Callable[[Params, Input], Input] = lambda params, inputs: inputs,
+    rounds: Callable[[Params, Rollout], Rollout] = lambda params, experience: experience,
+) -> Learner:
+    """Builds an agent that acts and adapts as another one, whose params are a part of its own.
+
+    Args:
+      init: initialises the params of the result.
+      part: returns the params of `learner` from those of the result.
+      inputs: (params of the result, inputs) -> what `learner` receives at a step.
+      rounds: (params of the result, rollout) -> the same for all steps of a rollout.
+    """
+    parallel = learner.unroll
+
+    def unroll(params: Params, fast: Fast, carry: Carry, experience: Rollout) -> Output:
+        assert parallel is not None
+        return parallel(part(params), fast, carry, rounds(params, experience))
+
+    return Learner(
+        init=init,
+        start=lambda params, key: learner.start(part(params), key),
+        reset=lambda params, fast, key: learner.reset(part(params), fast, key),
+        act=lambda params, fast, carry, given: learner.act(part(params), fast, carry, inputs(params, given)),
+        adapt=lambda params, fast, experience, key: learner.adapt(part(params), fast, rounds(params, experience), key),
+        head=learner.head,
+        unroll=None if parallel is None else unroll,
+    )
+
+
 def deterministic(learner: Learner) -> Learner:
     """Replaces sampling from the action distribution by its mode, also in the rounds that are adapted to."""
     return learner._replace(head=lambda output: _Mode(learner.head(output)))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from jaxmeta.core.learner import Learner
+from jaxmeta.core.learner import Learner, embedded
 from jaxmeta.rl import NormalisedParams, initial_statistics, standardised, standardised_rounds
-from jaxmeta.types import Carry, Fast, Input, Key, Output, Rollout, Spec
+from jaxmeta.types import Input, Spec
 
 
 def normalised(learner: Learner, spec: Spec, *, last: int = 0, keys: tuple[str, ...] = ()) -> Learner:
@@ -26,29 +24,14 @@ def normalised(learner: Learner, spec: Spec, *, last: int = 0, keys: tuple[str, 
       keys: keys of a dict observation that are not normalised.
     """
 
-    def start(params: NormalisedParams, key: Key) -> Fast:
-        return learner.start(params.learner, key)
-
-    def reset(params: NormalisedParams, fast: Fast, key: Key) -> Carry:
-        return learner.reset(params.learner, fast, key)
-
-    def act(params: NormalisedParams, fast: Fast, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+    def normal_inputs(params: NormalisedParams, inputs: Input) -> Input:
         obs, before = (standardised(params.statistics, obs) for obs in (inputs.obs, inputs.prev_next_obs))
-        return learner.act(params.learner, fast, carry, inputs.replace(obs=obs, prev_next_obs=before))
+        return inputs.replace(obs=obs, prev_next_obs=before)
 
-    def adapt(params: NormalisedParams, fast: Fast, experience: Rollout, key: Key) -> Fast:
-        return learner.adapt(params.learner, fast, standardised_rounds(params.statistics, experience), key)
-
-    def unroll(params: NormalisedParams, fast: Fast, carry: Carry, experience: Rollout) -> Output:
-        parallel: Any = learner.unroll
-        return parallel(params.learner, fast, carry, standardised_rounds(params.statistics, experience))
-
-    return Learner(
+    return embedded(
+        learner,
         init=lambda key: NormalisedParams(learner.init(key), initial_statistics(spec, last, keys)),
-        start=start,
-        reset=reset,
-        act=act,
-        adapt=adapt,
-        head=learner.head,
-        unroll=None if learner.unroll is None else unroll,
+        part=lambda params: params.learner,
+        inputs=normal_inputs,
+        rounds=lambda params, experience: standardised_rounds(params.statistics, experience),
     )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.core.learner import Learner
+from jaxmeta.core.learner import Learner, embedded
 from jaxmeta.core.rollout import unroll
 from jaxmeta.tasks.base import Revealed, TaskFamily, reveal
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Rollout, Task
@@ -55,15 +55,12 @@ def acting(expert: Expert, task: Task) -> Learner:
         next_obs = jax.vmap(jax.vmap(lambda obs: observe(obs, task)))(experience.next_obs)
         return experience.replace(inputs=jax.vmap(jax.vmap(seen))(experience.inputs), next_obs=next_obs)
 
-    parallel = learner.unroll
-    return Learner(
+    return embedded(
+        learner,
         init=lambda key: expert.params,
-        start=learner.start,
-        reset=learner.reset,
-        act=lambda params, fast, carry, inputs: learner.act(params, fast, carry, seen(inputs)),
-        adapt=lambda params, fast, experience, key: learner.adapt(params, fast, round_seen(experience), key),
-        head=learner.head,
-        unroll=parallel and (lambda params, fast, carry, rollout: parallel(params, fast, carry, round_seen(rollout))),
+        part=lambda params: params,
+        inputs=lambda params, inputs: seen(inputs),
+        rounds=lambda params, experience: round_seen(experience),
     )
 
 

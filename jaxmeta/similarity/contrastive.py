@@ -15,11 +15,11 @@ from flax import struct
 
 from jaxmeta import nets, outer
 from jaxmeta.config import checks
-from jaxmeta.core.learner import Learner, MetaLearner
+from jaxmeta.core.learner import Learner, MetaLearner, embedded
 from jaxmeta.inner.warm_start import Similarity, as_constants
 from jaxmeta.similarity.kinds import cosine
 from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Array, Carry, Fast, Input, Key, Metrics, Output, Params, Plan, Rollout, Spec, Trial
+from jaxmeta.types import Array, Key, Metrics, Params, Plan, Rollout, Spec, Trial
 
 EXCLUDED = -1e30
 """Logit of a task that is left out."""
@@ -130,7 +130,7 @@ def contrastive(
         _redrawn(outer.shuffled(config.epochs, config.minibatches)),
         average=True,
     )
-    behaviour = _acting_with_agent(learner, init)
+    behaviour = embedded(learner, init, lambda params: params.agent)
     return outer.meta_update(
         behaviour,
         plan,
@@ -201,24 +201,3 @@ def _redrawn(minibatches: outer.Minibatches) -> outer.Minibatches:
         return some.replace(keys=jax.vmap(lambda key: jax.random.fold_in(key, index))(some.keys))
 
     return outer.Minibatches(deal, take)
-
-
-def _acting_with_agent(learner: Learner, init: Callable[[Key], ContrastiveParams]) -> Learner:
-    """Builds the agent of `contrastive`: it acts and adapts as `learner` does with `ContrastiveParams.agent`."""
-
-    def act(params: ContrastiveParams, fast: Fast, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
-        return learner.act(params.agent, fast, carry, inputs)
-
-    def unroll(params: ContrastiveParams, fast: Fast, carry: Carry, experience: Rollout) -> Output:
-        assert learner.unroll is not None
-        return learner.unroll(params.agent, fast, carry, experience)
-
-    return Learner(
-        init=init,
-        start=lambda params, key: learner.start(params.agent, key),
-        reset=lambda params, fast, key: learner.reset(params.agent, fast, key),
-        act=act,
-        adapt=lambda params, fast, experience, key: learner.adapt(params.agent, fast, experience, key),
-        head=learner.head,
-        unroll=unroll if learner.unroll is not None else None,
-    )

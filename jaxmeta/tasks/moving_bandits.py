@@ -31,8 +31,9 @@ class MovingBanditsConfig:
     The constants are those of OpenAI's code of MLSH (Frans et al., 2018, arXiv:1710.09767), MovementBandits-v0.
     Tasks: the first or the second goal pays, each with probability 1/2. Training and held-out tasks are the same.
     Reward: 1 at every step that ends closer than 50 to the goal that pays, which is a success, else 0.
-    Horizon: 50 steps by default; never ends early. Every episode starts at (200, 200), and both goals are drawn anew,
-    uniformly in [0, 400]². Action: stay, or move by 20 to the right, left, up or down; nothing bounds the position.
+    Horizon: 50 steps by default; never ends early. Every episode starts at (200, 200), and both goals are sampled
+    uniformly in [0, 400]² at every reset. Action: stay, or move by 20 to the right, left, up or down; nothing
+    bounds the position.
     Observation: the position and the two goals, divided by 400, as floats [6]; not which goal pays.
     """
 

@@ -4,8 +4,8 @@ An update releases the noised mean of the clients' messages, each clipped to nor
 and from public numbers alone, such as the server's step, the norm of the mean, or ε, costs no further privacy. Losses,
 returns and counts of the clients are not of this kind.
 
-The guarantee holds against those who do not know the random numbers: whoever knows the seed of a run can subtract the
-noise. Noise is sampled in float32, so it does not protect against attacks on floating-point rounding (Mironov, 2012).
+The guarantee requires that the random numbers stay secret: with the seed of a run, the noise can be subtracted. Noise
+is sampled in float32, so it does not protect against attacks on floating-point rounding (Mironov, 2012).
 """
 
 from __future__ import annotations
