@@ -17,6 +17,7 @@ from typing import Any
 __version__ = "0.2.0"
 
 _MODULES = (
+    "deploy",
     "devices",
     "inner",
     "nets",
