@@ -110,6 +110,7 @@ _NAMES = {
     "snail": "jaxmeta.algos.memory.snail",
     "state_form": "jaxmeta.core.train",
     "summarize": "jaxmeta.core.evaluate",
+    "sweep": "jaxmeta.core.sweep",
     "train": "jaxmeta.core.train",
     "unroll": "jaxmeta.core.rollout",
     "use_cpu_cores": "jaxmeta.devices",
