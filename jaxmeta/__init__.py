@@ -30,6 +30,7 @@ _MODULES = (
     "testing",
     "types",
     "viz",
+    "zoo",
 )
 _NAMES = {
     "ANILConfig": "jaxmeta.algos.gradient.anil",

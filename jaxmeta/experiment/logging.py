@@ -281,7 +281,8 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
         for number, point in enumerate(episodes):
             parts = [f"round {index}"] if len(rounds) > 1 else []
             parts += [f"episode {number + 1}"] if len(episodes) > 1 or not parts else []
-            mark = " (the unadapted policy)" if index == number == 0 else ""
+            begin = "the demonstration" if evaluation.get("demonstrated") else "the unadapted policy"
+            mark = f" ({begin})" if index == number == 0 else ""
             rate = () if success is None else (_percent(success[index][number]["mean"]),)
             table.add_row(*_row(", ".join(parts) + mark, point), *rate)
     table.add_section()

@@ -27,7 +27,9 @@ def test_the_planner_acts_in_round_0_of_an_evaluation(folder, capsys):
     assert command("evaluate", folder, "--num-tasks", 3, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     means = [episodes[0]["mean"] for episodes in found["returns"]]
-    assert len(means) == 2 and means[0] > means[1]
+    assert len(means) == 2 and means[0] > means[1] and found["demonstrated"]
+    assert command("evaluate", folder, "--num-tasks", 3) == 0
+    assert "demonstration" in capsys.readouterr().out
     at_the_end = runs.read_evaluation(folder)
     assert at_the_end is not None and np.shape(at_the_end["returns"]) == (2, 1)
 
