@@ -295,10 +295,10 @@ def _runs() -> Any:
         f"{bandits}/from-scratch",
         from_scratch,
         {"tasks": bandits, "streams": 20},
-        2 * TRIALS,
+        2 * SCRATCH_TRIALS,
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
-    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=800, chunk=20, rows=())
+    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=700, chunk=20, rows=())
     yield Computed(
         f"{bandits}/sub-policies", measure, {}, 2 * TRIALS, of=f"{bandits}/mlsh", rows=_rows(bandits, BANDIT_BOUNDS)
     )
@@ -308,7 +308,7 @@ def _runs() -> Any:
         bandits,
         _recipe(trials="whole", warmup=1),
         tasks_config=_bandits,
-        updates=600,
+        updates=400,
         chunk=20,
         rows=(),
     )
@@ -316,7 +316,7 @@ def _runs() -> Any:
         f"{bandits}/collapse",
         collapse,
         {},
-        2 * TRIALS,
+        2 * EPISODES,
         of=f"{bandits}/one-round",
         rows=(Row(named("own goal"), "own goal"), Row(worst_seed("own goal", False), "own goal, worst seed")),
     )
@@ -333,11 +333,11 @@ def _runs() -> Any:
         f"{rooms}/from-scratch",
         from_scratch,
         {"tasks": rooms, "streams": 20},
-        4 * TRIALS,
+        4 * SCRATCH_TRIALS,
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
     yield Trained(
-        f"{rooms}/mlsh", "mlsh", rooms, _recipe(num_policies=4), tasks_config=_rooms, updates=800, chunk=20, rows=()
+        f"{rooms}/mlsh", "mlsh", rooms, _recipe(num_policies=4), tasks_config=_rooms, updates=700, chunk=20, rows=()
     )
     yield Computed(f"{rooms}/sub-policies", measure, {}, 4 * TRIALS, of=f"{rooms}/mlsh", rows=_rows(rooms, {}))
 
