@@ -80,7 +80,7 @@ def _stepper(learner: Learner, params: Params, fast: Fast, env: Env, task: Task)
         finite = fault == Fault.NONE
         valid = alive & finite
         reward = jnp.where(valid, outcome.reward, 0.0)
-        obs = _select(finite, outcome.obs, jax.tree.map(jnp.zeros_like, outcome.obs))
+        obs = select(finite, outcome.obs, jax.tree.map(jnp.zeros_like, outcome.obs))
         over = outcome.terminated | outcome.truncated
         ends = over | last
         record = Rollout(
@@ -105,7 +105,7 @@ def _stepper(learner: Learner, params: Params, fast: Fast, env: Env, task: Task)
             first=jnp.zeros_like(reward),
         )
         if spec.terminates:
-            next_env_state, next_carry, next_inputs = _select(
+            next_env_state, next_carry, next_inputs = select(
                 alive, (next_env_state, next_carry, next_inputs), (env_state, carry, inputs)
             )
             alive &= ~over
@@ -144,7 +144,7 @@ def _scan(act, params: Params, fast: Fast, carry: Carry, experience: Rollout) ->
     def step(carry, moment):
         inputs, valid = moment
         next_carry, output = act(params, fast, carry, inputs)
-        return _select(valid > 0, next_carry, carry), output
+        return select(valid > 0, next_carry, carry), output
 
     return jax.lax.scan(step, carry, (experience.inputs, experience.valid))[1]
 
@@ -280,7 +280,7 @@ def episode_successes(success: Array, episodes: int) -> Array:
     return jnp.minimum(episode_returns(success.astype(jnp.float32), episodes), 1.0)
 
 
-def _select(condition: Array, new, old):
+def select(condition: Array, new, old):
     """Selects `new` where `condition` [E] is true, else `old`; leaves are [E, ...]."""
 
     def pick(new_leaf, old_leaf):

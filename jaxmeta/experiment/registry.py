@@ -123,6 +123,7 @@ ALGORITHMS = {
     "maml": Algo("jaxmeta.algos.gradient.maml", "maml", "MAMLConfig", "FewShotMAMLConfig"),
     "meta-sgd": Algo("jaxmeta.algos.gradient.meta_sgd", "meta_sgd", "MetaSGDConfig", "FewShotMetaSGDConfig"),
     "mil": Algo("jaxmeta.algos.imitation.mil", "mil", "MILConfig"),
+    "mlsh": Algo("jaxmeta.algos.hierarchy.mlsh", "mlsh", "MLSHConfig"),
     "multi-task": Algo("jaxmeta.algos.multitask.multi_task", "multi_task", "MultiTaskConfig"),
     "pearl": Algo("jaxmeta.algos.inference.pearl", "pearl", "PEARLConfig"),
     "ppo": Algo("jaxmeta.algos.baselines.ppo", "ppo", "PPOConfig"),

@@ -24,6 +24,7 @@ from jaxmeta.inner.gradient import (
     policy_loss,
     repeated,
 )
+from jaxmeta.inner.hierarchy import HierarchyCarry, HierarchyParams, exploring, hierarchy
 from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
@@ -50,6 +51,8 @@ __all__ = [
     "EvidenceFast",
     "GradientFast",
     "GradientParams",
+    "HierarchyCarry",
+    "HierarchyParams",
     "Library",
     "Loss",
     "ModelParams",
@@ -66,11 +69,13 @@ __all__ = [
     "cloning_loss",
     "critic",
     "descent",
+    "exploring",
     "feature_size",
     "first_order",
     "fixed",
     "from_scratch",
     "gradient",
+    "hierarchy",
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",

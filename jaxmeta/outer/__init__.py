@@ -73,6 +73,7 @@ from jaxmeta.outer.samplers import (
 )
 from jaxmeta.outer.soft_actor_critic import EvidenceConfig, OffPolicyConfig, SoftActorCriticConfig
 from jaxmeta.outer.sources import Ring, examples, fresh, replay, unreported
+from jaxmeta.outer.staggered import InProgress, in_progress, once_warm
 from jaxmeta.outer.supervised import SupervisedConfig, adapted, after_batches, few_rows, follow_query, query_loss
 from jaxmeta.outer.trust_region import RegionConfig, TrustRegionConfig, TrustRegionCriticConfig, trust_region
 from jaxmeta.outer.unrolled import UnrolledConfig, unrolled
@@ -93,6 +94,7 @@ __all__ = [
     "Gradient",
     "ImitationConfig",
     "Improve",
+    "InProgress",
     "Info",
     "Labelled",
     "LearnabilityConfig",
@@ -152,6 +154,7 @@ __all__ = [
     "history",
     "imitate",
     "imitation_loss",
+    "in_progress",
     "informed",
     "labelled",
     "learning_progress",
@@ -165,6 +168,7 @@ __all__ = [
     "no_credit",
     "num_clients",
     "off_policy",
+    "once_warm",
     "optimiser",
     "overflow",
     "own_action",

@@ -122,11 +122,18 @@ def after(warmup: int, improve: Improve) -> Improve:
     """Skips an improvement during the first `warmup` updates; its metrics are zero then."""
 
     def step(params: Params, opt_state: Any, batch: Batch, updates: Array) -> tuple[Params, Any, Metrics]:
-        learn = lambda: improve.step(params, opt_state, batch, updates)  # noqa: E731
-        idle = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(learn)[2])
-        return jax.lax.cond(updates >= warmup, learn, lambda: (params, opt_state, idle))
+        return step_if(updates >= warmup, improve, params, opt_state, batch, updates)
 
     return Improve(improve.init, step)
+
+
+def step_if(
+    condition: Array, improve: Improve, params: Params, opt_state: Any, batch: Batch, updates: Array
+) -> tuple[Params, Any, Metrics]:
+    """Improves if a condition, the same on all devices, is true; else the metrics are zero."""
+    learn = lambda: improve.step(params, opt_state, batch, updates)  # noqa: E731
+    idle = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(learn)[2])
+    return jax.lax.cond(condition, learn, lambda: (params, opt_state, idle))
 
 
 def by_part(**parts: tuple[Improve, Callable[[Batch], Batch]]) -> Improve:

@@ -99,11 +99,6 @@ def best(score: Array) -> Array:
     return jnp.where(score >= score.max(-1, keepdims=True) - TIE, 0.0, NEVER)
 
 
-def mostly(logits: Array, epsilon: float) -> Array:
-    """Mixes the policy of logits [A] with a uniform one of weight `epsilon`."""
-    return jnp.log((1.0 - epsilon) * jax.nn.softmax(logits) + epsilon / logits.shape[-1])
-
-
 def gamma(key: Key, concentration: Array) -> Array:
     """Samples from gamma distributions with concentrations of at least 1, vectorised, by rejection.
 

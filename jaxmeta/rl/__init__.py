@@ -11,7 +11,7 @@ from jaxmeta.rl.advantages import (
     standardize,
     value_baseline,
 )
-from jaxmeta.rl.macro import Choice, decision_steps, macro_spec, macro_steps
+from jaxmeta.rl.macro import Decision, decision_steps, macro_spec, macro_steps
 from jaxmeta.rl.normalisation import (
     CLIP,
     NormalisedParams,
@@ -32,7 +32,7 @@ from jaxmeta.rl.variational import Trajectory, chain_kl, elbo_sums, gaussian_kl
 __all__ = [
     "CLIP",
     "Advantage",
-    "Choice",
+    "Decision",
     "Estimator",
     "NormalisedParams",
     "Objective",

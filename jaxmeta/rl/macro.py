@@ -1,11 +1,10 @@
 """Macro-steps: the experience of a policy that chooses among options, each of which acts for several steps.
 
-The step at which an option is chosen is a decision. The agent stores its decisions in `Output.aux`, a `Choice`, because
-a choice is data: it is replayed, never drawn again. The functions here turn a round of environment steps into a round
-of decisions, which any estimator, objective or learner takes. In it, action and output are those of the policy over
-options; reward, `done`, `terminated`, `success` and `next_obs` are those of all steps up to the next decision; and the
-previous action and reward are those of the previous decision. `reset_key` is unchanged: replace it if the policy over
-options received other keys.
+The step at which an option is chosen is a decision. The agent stores it in `Output.aux`, a `Decision`. The functions
+here turn a round of environment steps into a round of decisions, which any estimator, objective or learner takes. In
+it, action and output are those of the policy over options; reward, `done`, `terminated`, `success` and `next_obs` are
+those of all steps up to the next decision; and the previous action and reward are those of the previous decision.
+`reset_key` is unchanged: replace it if the policy over options received other keys.
 """
 
 from __future__ import annotations
@@ -16,18 +15,30 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.types import Array, Discrete, Output, Rollout, Spec
+from jaxmeta.types import Array, Choice, Discrete, Output, Rollout, Spec
 
 
-class Choice(struct.PyTreeNode):
+class Decision(struct.PyTreeNode):
     """`Output.aux` of an agent that chooses among options; leaves are [T, E, ...] in a round."""
 
-    option: Array
-    """The option that acts, int32."""
-    decided: Array
-    """1.0 at decisions, where the option was chosen, else 0.0. The first step of an episode is one."""
+    choice: Choice
+    """What the agent drew: the option that acts, int32, and 1.0 at decisions, where it was chosen, else 0.0. The first
+    step of an episode is a decision."""
     output: Output
     """The output of the policy over options; only that at decisions is used."""
+
+    @classmethod
+    def of(cls, option: Array, decided: Array, output: Output) -> Decision:
+        """Stores an option, whether it was chosen at this step, and the output of the policy over options."""
+        return cls(Choice(drawn=(option, decided)), output)
+
+    @property
+    def option(self) -> Array:
+        return self.choice.drawn[0]
+
+    @property
+    def decided(self) -> Array:
+        return self.choice.drawn[1]
 
 
 def macro_spec(spec: Spec, num_options: int, duration: int) -> Spec:
@@ -78,7 +89,7 @@ def decision_steps(experience: Rollout, discount: float = 1.0) -> Rollout:
 
 def _decisions(experience: Rollout, decided: Array, discount: float, every: int) -> Rollout:
     """Summarises the steps from each decision [T, E] to the next; keeps every `every`-th row."""
-    choice: Choice = experience.output.aux
+    decision: Decision = experience.output.aux
     reward, success, last = _sums(experience, decided, discount)
 
     def first(tree: Any) -> Any:
@@ -90,7 +101,7 @@ def _decisions(experience: Rollout, decided: Array, discount: float, every: int)
         streams = jnp.arange(valid.shape[1])
         return jax.tree.map(lambda leaf: leaf[first(last), streams], tree)
 
-    option, reward = first(choice.option), first(reward) * valid
+    option, reward = first(decision.option), first(reward) * valid
     before_option, before_reward = _previous(option, reward, valid)
     done, terminated = at_last((experience.done, experience.terminated))
     return experience.replace(
@@ -101,7 +112,7 @@ def _decisions(experience: Rollout, decided: Array, discount: float, every: int)
         valid=valid,
         done=done * valid,
         terminated=terminated * valid,
-        output=first(choice.output),
+        output=first(decision.output),
         success=first(success) & (valid > 0),
         fault=first(experience.fault),
     )

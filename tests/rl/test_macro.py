@@ -36,7 +36,7 @@ def round_of(decided, seed=0):
     inputs = Input(
         obs=draw(2), prev_action=draw(1), prev_reward=draw(), prev_done=ended, prev_next_obs=draw(2), first=draw()
     )
-    choice = rl.Choice(
+    choice = rl.Decision.of(
         option=random.integers(0, 4, (LENGTH, STREAMS)).astype(np.int32),
         decided=jnp.where(alive, decided, 1.0).astype(jnp.float32),
         output=Output(dist=draw(4), value=draw()),
@@ -186,7 +186,7 @@ def enumerated(states, actions, options, rewards, duration):
     obs = jax.nn.one_hot(column(states, jnp.int32), 2)
     each = np.repeat(options, duration, axis=1)
     logits = jnp.zeros((*zero.shape, 2))
-    choice = rl.Choice(column(each, jnp.int32), zero, Output(dist=logits, value=zero))
+    choice = rl.Decision.of(column(each, jnp.int32), zero, Output(dist=logits, value=zero))
     inputs = Input(obs, column(actions, jnp.int32), zero, zero, obs, zero)
     keys = jax.random.split(jax.random.key(0), (len(actions), 1))
     none = jnp.zeros(zero.shape, bool)

@@ -1,0 +1,1 @@
+"""Algorithms that act on two levels: options, and policies over them."""

@@ -1,0 +1,149 @@
+"""Agents of two levels: a master chooses which of several shared sub-policies acts for the next steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmeta import nets, rl
+from jaxmeta.core.learner import Learner
+from jaxmeta.core.rollout import select
+from jaxmeta.types import Array, Carry, Fast, Input, Key, Output, Params, Rollout
+
+
+class HierarchyParams(struct.PyTreeNode):
+    """Params of both levels."""
+
+    master: Params
+    policies: Params
+    """Those of the K sub-policies, leaves [K, ...]."""
+
+
+class HierarchyCarry(struct.PyTreeNode):
+    """What both levels remember within a stream."""
+
+    key: Key
+    """Sub-policies are drawn with it; it is the same for the whole stream."""
+    decisions: Array
+    """Number of decisions so far, int32 scalar."""
+    clock: Array
+    """Steps of the current macro-step, from 0 to `duration` - 1, int32 scalar."""
+    option: Array
+    """The sub-policy that acts, int32 scalar."""
+    reward: Array
+    """Sum of rewards since the last decision, scalar."""
+    master: Carry
+
+
+def hierarchy(master: Learner, policy: Learner, num_policies: int, duration: int) -> Learner:
+    """Builds an agent in which a master chooses, every `duration` steps, which of K shared sub-policies acts.
+
+        over_policies = inner.policy(nets.actor_critic(rl.macro_spec(spec, 4, 10), value=True))
+        master = inner.proximal(over_policies, rl.value_baseline())
+        agent = inner.hierarchy(master, inner.policy(nets.actor_critic(spec, value=True)), 4, 10)
+
+    The first step of an episode is a decision, also after an early end. `fast` is that of the master, which adapts on
+    macro-steps (`rl.macro_steps`); sub-policies do not adapt. At each of its decisions the master receives its previous
+    choice and the sum of rewards since then. A choice is stored in `Output.aux` as an `rl.Decision`. Given the choices,
+    `Output.dist` and `Output.value` depend on the params of the sub-policies alone.
+
+    Args:
+      master: any agent that acts in `rl.macro_spec(spec, num_policies, duration)`; it may be recurrent, and it may
+        adapt.
+      policy: a memoryless policy, such as `inner.policy(network)`. Each sub-policy has params of its own.
+      num_policies: K.
+      duration: steps per decision; it must divide the horizon.
+    """
+
+    def init(key: Key) -> HierarchyParams:
+        master_key, policies_key = jax.random.split(key)
+        policies = jax.vmap(policy.init)(jax.random.split(policies_key, num_policies))
+        return HierarchyParams(master.init(master_key), policies)
+
+    def reset(params: HierarchyParams, fast: Fast, key: Key) -> HierarchyCarry:
+        own, key = jax.random.split(key)
+        zero = jnp.zeros((), jnp.int32)
+        remembered = master.reset(params.master, fast, key)
+        return HierarchyCarry(own, zero, zero, zero, jnp.zeros(()), remembered)
+
+    def decide(
+        params: HierarchyParams, fast: Fast, carry: HierarchyCarry, inputs: Input, given: Array | None = None
+    ) -> tuple[HierarchyCarry, rl.Decision]:
+        """Chooses a sub-policy if it is time to, or takes the `given` one."""
+        clock = jnp.where(inputs.prev_done > 0, 0, carry.clock)
+        decided = clock == 0
+        reward = carry.reward + inputs.prev_reward
+        seen = inputs.replace(prev_action=carry.option, prev_reward=reward)
+        remembered, output = master.act(params.master, fast, carry.master, seen)
+        if given is None:
+            draw_key = jax.random.fold_in(carry.key, carry.decisions)
+            given = jnp.where(decided, master.head(output).sample(seed=draw_key), carry.option).astype(jnp.int32)
+        remembered = jax.tree.map(lambda new, old: jnp.where(decided, new, old), remembered, carry.master)
+        reward = jnp.where(decided, 0.0, reward)
+        clock = (clock + 1) % duration
+        carry = HierarchyCarry(carry.key, carry.decisions + decided, clock, given, reward, remembered)
+        return carry, rl.Decision.of(given, decided.astype(jnp.float32), output)
+
+    def outputs(policies: Params, inputs: Input) -> Output:
+        """Returns the outputs of all sub-policies at one step, leaves [K, ...]."""
+        return jax.vmap(lambda theta: policy.act(theta, (), (), inputs)[1])(policies)
+
+    def act(params: HierarchyParams, fast: Fast, carry: HierarchyCarry, inputs: Input) -> tuple[HierarchyCarry, Output]:
+        carry, decision = decide(params, fast, carry, inputs)
+        output = _of_option(outputs(params.policies, inputs), decision.option)
+        return carry, output.replace(aux=decision)
+
+    def adapt(params: HierarchyParams, fast: Fast, experience: Rollout, key: Key) -> Fast:
+        return master.adapt(params.master, fast, macro_round(experience), key)
+
+    def macro_round(experience: Rollout) -> Rollout:
+        """Returns a round as the master received it."""
+        master_keys = jax.vmap(lambda key: jax.random.split(key)[1])(experience.reset_key)
+        return rl.macro_steps(experience, duration).replace(reset_key=master_keys)
+
+    def unroll(params: HierarchyParams, fast: Fast, carry: HierarchyCarry, experience: Rollout) -> Output:
+        decision: rl.Decision = experience.output.aux
+        each = jax.vmap(jax.vmap(lambda inputs: outputs(params.policies, inputs)))(experience.inputs)
+        chosen = jax.vmap(jax.vmap(_of_option))(each, decision.option)
+
+        def step(carry: HierarchyCarry, moment: tuple[Input, Array, Array]) -> tuple[HierarchyCarry, Output]:
+            inputs, option, valid = moment
+            after, made = jax.vmap(decide, (None, None, 0, 0, 0))(params, fast, carry, inputs, option)
+            return select(valid > 0, after, carry), made.output
+
+        moments = (experience.inputs, decision.option, experience.valid)
+        _, of_master = jax.lax.scan(step, carry, moments)
+        return chosen.replace(aux=decision.replace(output=of_master))
+
+    return Learner(
+        init=init,
+        start=lambda params, key: master.start(params.master, key),
+        reset=reset,
+        act=act,
+        adapt=adapt,
+        head=policy.head,
+        unroll=unroll,
+    )
+
+
+def _of_option(outputs: Any, option: Array) -> Any:
+    """Takes from leaves [K, ...] the entry of an option, a scalar."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, option, keepdims=False), outputs)
+
+
+def exploring(policy: Learner, share: float) -> Learner:
+    """Mixes uniformly random choices into a policy with discrete actions.
+
+    The mixture is the distribution that `head` returns: log-probabilities are those of the choices as they are made.
+
+    Args:
+      share: probability of a random choice, in [0, 1].
+    """
+
+    def head(output: Output) -> Any:
+        return policy.head(output.replace(dist=nets.mostly(output.dist, share)))
+
+    return policy._replace(head=head)
