@@ -117,13 +117,14 @@ class RunConfig:
         else:
             with named("tasks", self.tasks_config):
                 family = make_tasks(self.tasks_config)
-        if not (self.reveal or self.algo in registry.WITH_TASK_ID):
+        task_id = registry.observes_task_id(self.algo, self.algo_config)
+        if not (self.reveal or task_id):
             return family
         from jaxmeta.tasks import reveal, with_task_id
 
         with named("tasks", self.tasks_config):
             family = reveal(family) if self.reveal else family
-            return with_task_id(family) if self.algo in registry.WITH_TASK_ID else family
+            return with_task_id(family) if task_id else family
 
 
 def _load(field: str, find: Callable[[], Any]) -> tuple[Any, type]:

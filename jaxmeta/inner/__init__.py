@@ -29,6 +29,7 @@ from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
 from jaxmeta.inner.normalised import normalised
+from jaxmeta.inner.options import OptionsCarry, OptionsDist, deliberating, options
 from jaxmeta.inner.posterior_sampling import EvidenceFast, posterior_sampling
 from jaxmeta.inner.ppo import ProximalConfig, proximal
 from jaxmeta.inner.supervised import predictor, support_loss
@@ -56,6 +57,8 @@ __all__ = [
     "Library",
     "Loss",
     "ModelParams",
+    "OptionsCarry",
+    "OptionsDist",
     "ProximalConfig",
     "Similarity",
     "Updater",
@@ -68,6 +71,7 @@ __all__ = [
     "chain",
     "cloning_loss",
     "critic",
+    "deliberating",
     "descent",
     "exploring",
     "feature_size",
@@ -86,6 +90,7 @@ __all__ = [
     "negative_elbo",
     "normalised",
     "observing",
+    "options",
     "per_parameter",
     "policy",
     "policy_loss",
