@@ -24,8 +24,9 @@ from jaxmeta.inner.gradient import (
     policy_loss,
     repeated,
 )
-from jaxmeta.inner.hierarchy import HierarchyCarry, HierarchyParams, exploring, hierarchy
+from jaxmeta.inner.hierarchy import Deciding, HierarchyCarry, HierarchyParams, deciding, exploring, hierarchy
 from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
+from jaxmeta.inner.lead import GeneratedParams, LeadFast, LeadParams, Led, generated, lead, own_steps
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
 from jaxmeta.inner.normalised import normalised
@@ -49,11 +50,16 @@ from jaxmeta.inner.warm_start import Library, Similarity, WarmFast, warm_start
 __all__ = [
     "BeliefCarry",
     "BeliefParams",
+    "Deciding",
     "EvidenceFast",
+    "GeneratedParams",
     "GradientFast",
     "GradientParams",
     "HierarchyCarry",
     "HierarchyParams",
+    "LeadFast",
+    "LeadParams",
+    "Led",
     "Library",
     "Loss",
     "ModelParams",
@@ -71,6 +77,7 @@ __all__ = [
     "chain",
     "cloning_loss",
     "critic",
+    "deciding",
     "deliberating",
     "descent",
     "exploring",
@@ -78,6 +85,7 @@ __all__ = [
     "first_order",
     "fixed",
     "from_scratch",
+    "generated",
     "gradient",
     "hierarchy",
     "hyper_obs",
@@ -85,12 +93,14 @@ __all__ = [
     "hyper_trials",
     "implicit",
     "kronecker",
+    "lead",
     "memory",
     "mixed_mode",
     "negative_elbo",
     "normalised",
     "observing",
     "options",
+    "own_steps",
     "per_parameter",
     "policy",
     "policy_loss",

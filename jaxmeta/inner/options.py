@@ -135,7 +135,7 @@ def _log_stop(logit: Array) -> tuple[Array, Array]:
 
 
 def deliberating(advantage: Estimator, cost: float) -> Estimator:
-    """Subtracts a deliberation cost from the reward wherever an option terminated (Harb et al., 2018, arXiv:1709.04571).
+    """Subtracts a deliberation cost from the reward where an option terminated (Harb et al., 2018, arXiv:1709.04571).
 
     Without it options tend to shrink to single steps. The choice at the start of an episode costs nothing.
     """
