@@ -166,7 +166,8 @@ def _config(call: Call, run: Trained) -> dict[str, Any]:
 
 def _as_before(config: dict[str, Any]) -> dict[str, Any]:
     """Removes later fields of a configuration if they have no effect: older rows need not be measured again."""
-    without = {"sampler": "uniform", "sampler_config": None, "demonstrations": None, "expert": None, "sources": None}
+    without: dict[str, Any] = {"sampler": "uniform"}
+    without |= dict.fromkeys(("sampler_config", "demonstrations", "expert", "library", "sources"))
     return {name: value for name, value in config.items() if name not in without or value != without[name]}
 
 
