@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta import rl
+from jaxmeta import nets, rl
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import select
 from jaxmeta.types import Array, Carry, Fast, Input, Key, Output, Params, Rollout
@@ -169,8 +169,6 @@ def exploring(policy: Learner, share: float) -> Learner:
     """
 
     def head(output: Output) -> Any:
-        probabilities = jax.nn.softmax(output.dist)
-        mixed = (1.0 - share) * probabilities + share / probabilities.shape[-1]
-        return policy.head(output.replace(dist=jnp.log(mixed)))
+        return policy.head(output.replace(dist=nets.mostly(output.dist, share)))
 
     return policy._replace(head=head) if share else policy

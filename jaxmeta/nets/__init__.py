@@ -3,7 +3,7 @@
 from jaxmeta.nets.coordinatewise import Coordinatewise, coordinatewise_lstm
 from jaxmeta.nets.evidence import Belief, EvidenceEncoder, no_evidence, product_encoder, recurrent_encoder
 from jaxmeta.nets.fast_weights import associative_actor_critic
-from jaxmeta.nets.heads import Categoricals, Certain, Gaussian, SquashedGaussian, head_for
+from jaxmeta.nets.heads import Categoricals, Certain, Gaussian, SquashedGaussian, head_for, mostly
 from jaxmeta.nets.learned_loss import LearnedLoss, temporal_loss
 from jaxmeta.nets.linear_recurrence import linear_recurrent_actor_critic
 from jaxmeta.nets.mamba import mamba_actor_critic
@@ -79,6 +79,7 @@ __all__ = [
     "mamba_actor_critic",
     "mask_logits",
     "mlstm_actor_critic",
+    "mostly",
     "multi_head",
     "no_evidence",
     "options",

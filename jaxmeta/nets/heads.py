@@ -52,6 +52,11 @@ def _normal(gaussian: Gaussian) -> Any:
     return _distrax().Independent(_distrax().Normal(gaussian.loc, jnp.exp(gaussian.log_scale)), 1)
 
 
+def mostly(logits: Array, epsilon: float) -> Array:
+    """Mixes the distribution of logits [..., A] with a uniform one of weight `epsilon`; returns logits."""
+    return jnp.log((1.0 - epsilon) * jax.nn.softmax(logits) + epsilon / logits.shape[-1])
+
+
 class Categoricals:
     """Independent categorical distributions: actions are int32 [..., number of choices]."""
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.nets.heads import Certain, Gaussian, head_for
+from jaxmeta.nets.heads import Certain, Gaussian, head_for, mostly
 from jaxmeta.types import Action, Array, Carry, Continuous, Discrete, Input, Key, Output, Params
 
 # a negligible probability, but finite, so that entropies and KL divergences are finite
@@ -97,11 +97,6 @@ def random(num_actions: int) -> Learner:
 def best(score: Array) -> Array:
     """Returns logits that are uniform over the actions with the highest score [..., A]."""
     return jnp.where(score >= score.max(-1, keepdims=True) - TIE, 0.0, NEVER)
-
-
-def mostly(logits: Array, epsilon: float) -> Array:
-    """Mixes the policy of logits [A] with a uniform one of weight `epsilon`."""
-    return jnp.log((1.0 - epsilon) * jax.nn.softmax(logits) + epsilon / logits.shape[-1])
 
 
 def gamma(key: Key, concentration: Array) -> Array:
