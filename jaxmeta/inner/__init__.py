@@ -30,7 +30,7 @@ from jaxmeta.inner.lead import GeneratedParams, LeadFast, LeadParams, Led, gener
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
 from jaxmeta.inner.normalised import normalised
-from jaxmeta.inner.options import OptionsCarry, OptionsDist, deliberating, options
+from jaxmeta.inner.options import OptionsCarry, OptionsDist, deliberating, one_option, options
 from jaxmeta.inner.posterior_sampling import EvidenceFast, posterior_sampling
 from jaxmeta.inner.ppo import ProximalConfig, proximal
 from jaxmeta.inner.supervised import predictor, support_loss
@@ -99,6 +99,7 @@ __all__ = [
     "negative_elbo",
     "normalised",
     "observing",
+    "one_option",
     "options",
     "own_steps",
     "per_parameter",

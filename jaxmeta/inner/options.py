@@ -97,6 +97,32 @@ def options(network: Network, num_options: int) -> Learner:
     )
 
 
+def one_option(network: Network) -> Learner:
+    """Builds the policy of one option that never terminates; its params are those of the network and its number.
+
+        each = (jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), params), jnp.arange(4))
+        returns = viz.options.policy_returns(inner.one_option(network), each, env, tasks, key)
+
+    Args:
+      network: `nets.options`.
+    """
+
+    def act(params: tuple[Params, Array], fast: Fast, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        theta, option = params
+        _, output = network.apply(theta, (), inputs)
+        action = jax.tree.map(lambda leaf: leaf[option], output.dist.actions)
+        return carry, Output(action, output.value[option])
+
+    return Learner(
+        init=lambda key: (network.init(key), jnp.zeros((), jnp.int32)),
+        start=lambda params, key: (),
+        reset=lambda params, fast, key: (),
+        act=act,
+        adapt=lambda params, fast, experience, key: fast,
+        head=network.head,
+    )
+
+
 class _Drawing:
     """The distribution of termination, option and action at a step; a sample is the action alone."""
 

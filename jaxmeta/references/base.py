@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.nets.heads import Certain, Gaussian, head_for, mostly
+from jaxmeta.nets.heads import Certain, Gaussian, head_for
 from jaxmeta.types import Action, Array, Carry, Continuous, Discrete, Input, Key, Output, Params
 
 # a negligible probability, but finite, so that entropies and KL divergences are finite

@@ -28,6 +28,8 @@ TABLES = {
     "curricula": "jaxmeta.reproduce.curricula",
     "federated": "jaxmeta.reproduce.federated",
     "similarity": "jaxmeta.reproduce.similarity",
+    "options": "jaxmeta.reproduce.options",
+    "lead-policy": "jaxmeta.reproduce.lead_policy",
 }
 
 

@@ -162,7 +162,7 @@ def test_one_option_is_ppo():
     begun = other.params["params"]
     state = jm.train(flat, state, 2, execution=jm.Execution(devices=1))
     other = jm.train(single, other, 2, execution=jm.Execution(devices=1))
-    ours, theirs = other.params["params"], as_option(state.params)
+    begun, ours, theirs = jax.device_get((begun, other.params["params"], as_option(state.params)))
     for name, tree in theirs.items():
         chex.assert_trees_all_close(ours[name], tree, atol=1e-6)
     assert np.abs(jax.tree.leaves(ours["options_policy"])[0] - jax.tree.leaves(begun["options_policy"])[0]).max() > 1e-3

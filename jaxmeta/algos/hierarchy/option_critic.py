@@ -11,7 +11,7 @@ from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import MetaLearner
 from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Plan
+from jaxmeta.types import Plan, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,15 @@ class OptionCriticConfig:
             raise ValueError(f"num_options is {self.num_options}; there must be at least 2 (ppo has one policy)")
         self.ppo.check_divides(self.num_tasks)
 
+    def network(self, spec: Spec, num_tasks: int = 0) -> nets.Network:
+        """Builds the network; with masters per-task the observation ends with the ID of as many tasks."""
+        shape = (self.hidden, self.activation, self.init_log_std, self.action_scale)
+        return nets.options(spec, self.num_options, *shape, num_tasks)
+
+    def plan(self) -> Plan:
+        """Returns the layout of a trial."""
+        return Plan(streams=self.streams)
+
 
 @recipe
 def option_critic(family: TaskFamily, config: OptionCriticConfig = OptionCriticConfig()) -> MetaLearner:
@@ -80,16 +89,7 @@ def option_critic(family: TaskFamily, config: OptionCriticConfig = OptionCriticC
         family = tasks.with_task_id(family)
         num_tasks = int(tasks.kinds_of(family.train_tasks).max()) + 1
         sampler = outer.every(family, _visits(num_tasks, config))
-    network = nets.options(
-        family.env.spec,
-        config.num_options,
-        config.hidden,
-        config.activation,
-        config.init_log_std,
-        config.action_scale,
-        num_tasks,
-    )
-    learner, plan = inner.options(network, config.num_options), Plan(streams=config.streams)
+    learner, plan = inner.options(config.network(family.env.spec, num_tasks), config.num_options), config.plan()
     advantage = inner.deliberating(rl.value_baseline(config.discount, config.trace), config.deliberation_cost)
     return outer.meta_update(
         learner,
