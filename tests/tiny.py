@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import outer, tasks
+from jaxmeta import inner, outer, tasks
+from jaxmeta.algos.hierarchy.mlsh import MasterConfig
 from jaxmeta.algos.imitation import mil, student
 from jaxmeta.config import extras
 from jaxmeta.experiment import registry
@@ -28,6 +29,8 @@ FEW_STEPS = outer.ImitationConfig(steps=2)
 LOSS = mil.LearnedLossConfig(hidden=(4,), outputs=2)
 STEPS = {"num_tasks": 2, "streams": 3, "hidden": (8,)}
 LEAD = {"duration": 2, "rounds": 1, "lead_hidden": (4,), "pull": 0.1}
+TWO_LEVELS = {"num_tasks": 2, "streams": 2, "duration": 1, "warmup": 1, "hidden": (8,), "ppo": ONE_BATCH}
+MASTER_PPO = inner.ProximalConfig(steps=2)
 ALGOS = {
     "anil": jm.ANILConfig(**STEPS, trpo=TRPO),
     "cavia": jm.CAVIAConfig(**STEPS, context=2, trpo=TRPO),
@@ -45,6 +48,7 @@ ALGOS = {
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
     "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
     "mil": jm.MILConfig(num_tasks=2, hidden=(8,), bias_transformation=2),
+    "mlsh": jm.MLSHConfig(**TWO_LEVELS, joint=1, master=MasterConfig(hidden=(4,), ppo=MASTER_PPO)),
     "multi-task": jm.MultiTaskConfig(network="heads", visits=2, streams=2, hidden=(8,), ppo=PPO),
     "option-critic": jm.OptionCriticConfig(num_options=3, num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "pearl": jm.PEARLConfig(
@@ -85,6 +89,10 @@ VARIANTS = {
         jm.MultiTaskConfig(
             network="conditioned", surgery="pcgrad", visits=1, streams=2, hidden=(8,), ppo=ONE_BATCH, **NORMALISED
         ),
+    ),
+    "mlsh-whole": (
+        "mlsh",
+        jm.MLSHConfig(**TWO_LEVELS, trials="whole", master=MasterConfig(cell="gru", state=4, ppo=MASTER_PPO)),
     ),
     "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2, normalize_observations=True)),
     "multi-task-returns": (

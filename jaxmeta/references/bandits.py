@@ -15,7 +15,8 @@ import numpy as np
 from flax import struct
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.references.base import best, check_epsilon, check_sizes, gamma, mostly, random, reference
+from jaxmeta.nets.heads import mostly
+from jaxmeta.references.base import best, check_epsilon, check_sizes, gamma, random, reference
 from jaxmeta.types import Array, Input, Key, Params
 
 __all__ = [

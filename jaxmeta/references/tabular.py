@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.references.base import best, check_epsilon, check_sizes, gamma, mostly, random, reference
+from jaxmeta.nets.heads import mostly
+from jaxmeta.references.base import best, check_epsilon, check_sizes, gamma, random, reference
 from jaxmeta.types import Array, Input, Key
 
 __all__ = [

@@ -27,6 +27,7 @@ TABLES = {
     "multi-task": "jaxmeta.reproduce.multi_task",
     "curricula": "jaxmeta.reproduce.curricula",
     "federated": "jaxmeta.reproduce.federated",
+    "mlsh": "jaxmeta.reproduce.mlsh",
     "similarity": "jaxmeta.reproduce.similarity",
     "options": "jaxmeta.reproduce.options",
     "lead-policy": "jaxmeta.reproduce.lead_policy",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxmeta.nets.heads import mostly
 from jaxmeta.references import base
 
 
@@ -16,5 +17,5 @@ def test_gamma_samples_have_the_gamma_distribution(concentration):
 
 
 def test_epsilon_is_the_share_of_random_actions():
-    logits = base.mostly(base.best(jnp.array([1.0, 2.0, 2.0, 0.0])), 0.2)
+    logits = mostly(base.best(jnp.array([1.0, 2.0, 2.0, 0.0])), 0.2)
     np.testing.assert_allclose(jnp.exp(logits), [0.05, 0.45, 0.45, 0.05], rtol=1e-6)

@@ -97,7 +97,8 @@ def lead_policy(
     """
     learner, plan = agent(family.env.spec, library, config), Plan(config.rounds, config.streams)
     if config.meta_policy == "reptile":
-        parts, improve = 1, outer.reptile(outer.after_last_round(learner, _with_adapted), config.reptile)
+        piece = lambda params, trials: outer.gradient_chunk(learner, trials)  # noqa: E731
+        parts, improve = 1, outer.reptile(outer.after_last_round(learner, _with_adapted), config.reptile, piece)
     else:
         parts, advantage = config.ppo.minibatches, rl.value_baseline(config.discount, config.trace)
         improve = outer.policy_gradient(learner, advantage, config.ppo)

@@ -98,11 +98,15 @@ class MLSHConfig:
             raise ValueError("warmup is 0; in whole trials the master needs at least 1 round to learn in")
 
 
+def sub_policy(spec: Spec, config: MLSHConfig = MLSHConfig()) -> Learner:
+    """Builds a sub-policy, as an agent by itself."""
+    return inner.policy(nets.actor_critic(spec, config.hidden, init_log_std=config.init_log_std, value=True))
+
+
 def agent(spec: Spec, config: MLSHConfig = MLSHConfig()) -> Learner:
     """Builds the agent that `mlsh` trains: its params are sub-policies, and a new master adapts to every task."""
     master = config.master.build(rl.macro_spec(spec, config.num_policies, config.duration))
-    policy = inner.policy(nets.actor_critic(spec, config.hidden, init_log_std=config.init_log_std, value=True))
-    return inner.hierarchy(master, policy, config.num_policies, config.duration)
+    return inner.hierarchy(master, sub_policy(spec, config), config.num_policies, config.duration)
 
 
 @recipe
