@@ -28,7 +28,7 @@ STUDENT = student.StudentConfig(recurrent=student.RecurrentConfig(hidden=8))
 FEW_STEPS = outer.ImitationConfig(steps=2)
 LOSS = mil.LearnedLossConfig(hidden=(4,), outputs=2)
 STEPS = {"num_tasks": 2, "streams": 3, "hidden": (8,)}
-LEAD = {"duration": 2, "rounds": 1, "lead_hidden": (4,), "pull": 0.1}
+LEAD = {"duration": 1, "rounds": 1, "lead_hidden": (4,), "pull": 0.1}
 TWO_LEVELS = {"num_tasks": 2, "streams": 2, "duration": 1, "warmup": 1, "hidden": (8,), "ppo": ONE_BATCH}
 MASTER_PPO = inner.ProximalConfig(steps=2)
 ALGOS = {

@@ -97,12 +97,15 @@ SLOW_VARIANTS |= {"multi-task-sac", "multi-task-surgery", "multi-task-returns", 
 SLOW_VARIANTS |= {"rl2-transformer", "rl2-s5", "rl2-mamba", "rl2-mlstm"}
 SLOW_VARIANTS |= {"mil-observations"}
 # the loop over whole trials is that of MAML with PPO
-SLOW_VARIANTS |= {"mlsh-whole"}
+SLOW_VARIANTS |= {"mlsh-whole", "option-critic-per-task", "lead-policy-hypernetwork"}
 # what discrete actions change is in the learner too
 SLOW_ON = (
     {(name, family) for name in ("l2rl", "snail") for family in FAMILIES}
     | {("sac", "navigation")}
-    | {(name, "bandit") for name in ("federated", "maml", "mlsh", "multi-task", "ppo", "rl2", "varibad")}
+    | {
+        (name, "bandit")
+        for name in ("federated", "lead-policy", "maml", "mlsh", "multi-task", "option-critic", "ppo", "rl2", "varibad")
+    }
 )
 
 

@@ -132,7 +132,7 @@ def half_nonfinite():
 
 # their outer loops are those of the others
 SLOW = {"l2rl", "ppo", "sac", "snail", "anil", "cavia", "e-maml", "federated", "fomaml", "imaml", "meta-sgd"}
-SLOW |= {"clone", "distill", "dpt", "gatekeeper", "mil"}
+SLOW |= {"clone", "distill", "dpt", "gatekeeper", "mil", "option-critic"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.ALGOS]
 
 
