@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +177,12 @@ def algo(name: str, on: tasks.TaskFamily | None = None) -> jm.MetaLearner:
     base, config = VARIANTS[name] if name in VARIANTS else (name, ALGOS[name])
     factory, _ = registry.ALGOS[base].load()
     on = observed_by(name, on or family())
-    return factory(on, config, **({"library": library(on)} if base in registry.FROM_LIBRARY else {}))
+    return factory(on, config, **parts(base, on))
+
+
+def parts(name: str, on: tasks.TaskFamily) -> dict[str, Any]:
+    """Further arguments that an algorithm needs."""
+    return {"library": library(on)} if name in registry.FROM_LIBRARY else {}
 
 
 def library(on: tasks.TaskFamily) -> list[outer.Expert]:
