@@ -24,7 +24,7 @@ REACHED = 28 / 30.1
 """Required share of the optimal return with one goal."""
 OPTIMUM = {"code": 42.607, "sutton": 23.717}
 """Optimal return on the goal in the east, with 50 steps from any other cell: `jm.references.rooms.optimal_return`."""
-EVALUATION = Evaluation(num_tasks=400, streams=40)
+EVALUATION = Evaluation(num_tasks=500, streams=40)
 STREAMS = 400
 """Episodes per goal, from which shares and the matrix are computed."""
 
@@ -110,7 +110,7 @@ def _runs() -> Iterator[Run]:
         name = f"one-goal-{dynamics}/option-critic"
         required = Required(least=REACHED * optimum)
         yield Trained(
-            name, "option-critic", "four-rooms", _options, updates=200, **usual,
+            name, "option-critic", "four-rooms", _options, updates=300, **usual,
             tasks_config=functools.partial(_rooms, EAST, dynamics),
             rows=(Row(trial_return, optimum=optimum), Row(lowest_seed, "lowest seed", required=required)),
         )  # fmt: skip
