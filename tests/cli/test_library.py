@@ -19,7 +19,7 @@ LEAD = ["--algo.num-tasks", 2, "--algo.streams", 2, "--algo.rounds", 1, "--algo.
     [
         (["lead-policy", *TASKS], "--library is missing; lead-policy acts through known policies (try --library"),
         (["lead-policy", *TASKS, "--library"], "--library is missing"),
-        (["lead-policy", *TASKS, "--library", "y", "z"], "library: y is not a run folder"),
+        (["lead-policy", *TASKS, "--library", "y", "z"], "y is not a run folder"),
         (["ppo", *TASKS, "--library", "y"], "--library is y, but ppo does not use it; lead-policy does"),
         (["option-critic", *TASKS, "--algo.num-options", 1], "algo.num_options is 1; there must be at least 2"),
     ],
