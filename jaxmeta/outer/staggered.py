@@ -36,11 +36,11 @@ def in_progress(learner: Learner, family: TaskFamily, plan: Plan, num_tasks: int
     round. Then the next drawn task takes its place; drawn tasks for which there is no place are ignored. At the start
     the ages are spread evenly. A task whose experience or `fast` is not finite is replaced at the next update.
 
-    The loss of a stored round is computed with a new `fast`, not with the one that acted. So it must depend on params and
-    experience alone, as that of sub-policies does, given the choices of their master. The batch is a pair: trials of one
-    round, and 1.0 for tasks past their warm-up, [n]. Use it with `once_warm`. The metrics are those of fresh trials, and
-    the return of tasks in their first round (`return/start`), in their warm-up (`return/warmup`) and after it
-    (`return/joint`), zero if there are none.
+    The loss of a stored round is computed with a new `fast`, not with the one that acted. So it must depend on params
+    and experience alone, as the loss of sub-policies does, given the choices of their master. The batch is a pair:
+    trials of one round, and 1.0 for tasks past their warm-up, [n]. Use it with `once_warm`. The metrics are those of
+    fresh trials, and the return of tasks in their first round (`return/start`), in their warm-up (`return/warmup`) and
+    after it (`return/joint`), zero if there are none.
 
     Args:
       plan: streams and episodes of a round.

@@ -22,8 +22,10 @@ ROUNDS = 9
 """Adaptations of a master in evaluation."""
 AFTER = (0, 3, 9)
 """Numbers of adaptations after which returns are reported."""
-TRIALS = 128
-"""Trials per goal, and episodes per policy and goal in the matrix."""
+TRIALS, SCRATCH_TRIALS = 64, 32
+"""Trials per goal of MLSH, and of every setting of PPO from scratch."""
+EPISODES = 256
+"""Episodes per policy and goal in the matrix."""
 RATES, STEPS = (1e-3, 3e-3, 1e-2, 3e-2), (10, 40)
 """Learning rates and gradient steps per round of PPO from scratch."""
 CORNERS = (0, 9, 94, 103)
@@ -92,7 +94,8 @@ def from_scratch(tasks: str, streams: int) -> dict[str, float]:
         @jax.jit
         def measured(rate: Any, steps: int = steps) -> Any:
             agent = inner.proximal(policy, rl.value_baseline(), inner.ProximalConfig(rate, steps))
-            return _returns(agent, agent.init(jax.random.key(0)), family, streams, jax.random.key(0))
+            key = jax.random.key(0)
+            return _returns(agent, agent.init(key), family, streams, key, SCRATCH_TRIALS)
 
         for rate in RATES:
             rounds = measured(rate)
@@ -119,16 +122,16 @@ def _initial(run: Any, keys: Any) -> Any:
     return jax.vmap(run.learner.init)(keys)
 
 
-def _returns(learner: Any, params: Any, family: Any, streams: int, key: Any) -> Any:
-    """Computes the mean return by round, [R + 1], over `TRIALS` trials on every goal."""
+def _returns(learner: Any, params: Any, family: Any, streams: int, key: Any, trials: int = TRIALS) -> Any:
+    """Computes the mean return by round, [R + 1], over some trials on every goal."""
     import jax
     import jax.numpy as jnp
 
-    tasks = jax.tree.map(lambda leaf: jnp.tile(leaf, TRIALS), family.train_tasks)
+    tasks = jax.tree.map(lambda leaf: jnp.tile(leaf, trials), family.train_tasks)
     keys = jax.random.split(key, len(jax.tree.leaves(tasks)[0]))
     plan = jm.Plan(rounds=ROUNDS, streams=streams)
-    trials = jax.vmap(lambda task, key: jm.collect(learner, params, family.env, task, key, plan))(tasks, keys)
-    return trials.rounds.reward.sum(2).mean((0, 2))
+    found = jax.vmap(lambda task, key: jm.collect(learner, params, family.env, task, key, plan))(tasks, keys)
+    return found.rounds.reward.sum(2).mean((0, 2))
 
 
 def _by_round(run: Any, config: Any, params: Any, keys: Any) -> Any:
@@ -154,7 +157,7 @@ def _matrices(run: Any, params: Any, keys: Any) -> Any:
 
     env, goals = run.family.env, run.family.train_tasks
     policy = mlsh.sub_policy(env.spec, run.config.algo_config)
-    one = lambda policies, key: options.policy_returns(policy, policies, env, goals, key, 2 * TRIALS)  # noqa: E731
+    one = lambda policies, key: options.policy_returns(policy, policies, env, goals, key, EPISODES)  # noqa: E731
     return np.asarray(jax.jit(jax.vmap(one))(params.policies, keys))
 
 
@@ -292,10 +295,10 @@ def _runs() -> Any:
         f"{bandits}/from-scratch",
         from_scratch,
         {"tasks": bandits, "streams": 20},
-        2 * TRIALS,
+        2 * SCRATCH_TRIALS,
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
-    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=800, chunk=20, rows=())
+    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=700, chunk=20, rows=())
     yield Computed(
         f"{bandits}/sub-policies", measure, {}, 2 * TRIALS, of=f"{bandits}/mlsh", rows=_rows(bandits, BANDIT_BOUNDS)
     )
@@ -305,7 +308,7 @@ def _runs() -> Any:
         bandits,
         _recipe(trials="whole", warmup=1),
         tasks_config=_bandits,
-        updates=600,
+        updates=400,
         chunk=20,
         rows=(),
     )
@@ -313,7 +316,7 @@ def _runs() -> Any:
         f"{bandits}/collapse",
         collapse,
         {},
-        2 * TRIALS,
+        2 * EPISODES,
         of=f"{bandits}/one-round",
         rows=(Row(named("own goal"), "own goal"), Row(worst_seed("own goal", False), "own goal, worst seed")),
     )
@@ -330,11 +333,11 @@ def _runs() -> Any:
         f"{rooms}/from-scratch",
         from_scratch,
         {"tasks": rooms, "streams": 20},
-        4 * TRIALS,
+        4 * SCRATCH_TRIALS,
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
     yield Trained(
-        f"{rooms}/mlsh", "mlsh", rooms, _recipe(num_policies=4), tasks_config=_rooms, updates=800, chunk=20, rows=()
+        f"{rooms}/mlsh", "mlsh", rooms, _recipe(num_policies=4), tasks_config=_rooms, updates=700, chunk=20, rows=()
     )
     yield Computed(f"{rooms}/sub-policies", measure, {}, 4 * TRIALS, of=f"{rooms}/mlsh", rows=_rows(rooms, {}))
 

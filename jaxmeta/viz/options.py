@@ -32,7 +32,7 @@ class Acting(NamedTuple):
     """Probability of each of K options, [P, K]."""
     moves: np.ndarray | None = None
     """Expected displacement per step, in moves, [P, 2]: row and column in four rooms, x and y on moving bandits."""
-    goals: Sequence[Any] = ()
+    goals: Any = ()
     """Cells in four rooms, positions (x, y) on moving bandits."""
 
 
@@ -65,7 +65,7 @@ def action_probabilities(policy: Learner, params: Params, spec: Spec, obs: Array
     return jax.nn.softmax(each(params))
 
 
-def acting(use: Array, actions: Array, displacements: Any, goals: Sequence[Any] = ()) -> Acting:
+def acting(use: Any, actions: Any, displacements: Any, goals: Any = ()) -> Acting:
     """Combines who acts and how.
 
     Args:

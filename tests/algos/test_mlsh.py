@@ -82,9 +82,9 @@ def test_continuous_sub_policies_on_ant_take_an_update():
 
 
 def test_shares_of_options_are_counted_over_valid_steps():
-    option = np.array([[0, 1, 1, 2], [2, 2, 0, 0]]).T[None, None]
-    valid = np.array([[1, 1, 1, 1], [1, 0, 0, 0]], np.float32).T[None, None]
-    decision = rl.Decision.of(option, np.ones_like(valid), types.Output((), valid))
+    option = jnp.array([[0, 1, 1, 2], [2, 2, 0, 0]]).T[None, None]
+    valid = jnp.array([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]]).T[None, None]
+    decision = rl.Decision.of(option, jnp.ones_like(valid), types.Output((), valid))
     trials = SimpleNamespace(rounds=SimpleNamespace(valid=valid, output=types.Output((), valid, decision)))
     found = option_use(trials, 3)  # pyright: ignore[reportArgumentType]
     assert {name: round(float(share), 6) for name, share in found.items()} == {

@@ -37,7 +37,8 @@ def test_probabilities_are_those_of_master_and_policies():
     use = options.choice_probabilities(agent, params, (), SPEC, obs)
     np.testing.assert_allclose(use[:, 1], 1 / (1 + np.exp(-np.asarray(obs[:, 0]))), rtol=1e-6)
     found = options.acting(use, actions, ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)))
-    # where only the second acts: down with 0.6 - 0.1; the first goes right
+    # the first goes right and the second down, with probability 0.6 instead of 0.1
+    assert found.moves is not None
     np.testing.assert_allclose(found.moves, np.stack([0.5 * use[:, 0], -0.5 * use[:, 1]], 1), rtol=1e-5)
 
 
