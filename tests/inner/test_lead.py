@@ -191,7 +191,7 @@ def refusals():
             tiny.library(other),
             r"library\[0\] cannot act on these tasks, which have observations \(2,\)",
         ),
-        "a memory": ([*blind, outer.Expert(recurrent, recurrent.init(KEY))], r"library\[2\] has a memory"),
+        "a memory": ([*blind, outer.Expert(recurrent, recurrent.init(KEY))], r"library\[2\] adapts or has a memory"),
         "informed": ([oracle], r"library\[0\] observes the task"),
         "another distribution": ([certain], r"library\[0\] has actions with _Mode; here they are Independent"),
     }

@@ -149,13 +149,13 @@ def _check_library(library: Sequence[outer.Expert], policy: Learner, spec: Spec)
                 f" {brief}"
             ) from None
         if found is None:
-            raise ValueError(f"{name} has a memory; a library needs policies without one, such as those of ppo")
+            raise ValueError(f"{name} adapts or has a memory; a library needs policies that do neither (try ppo)")
         if found != right:
             raise ValueError(f"{name} has actions with {found[0]}; here they are {right[0]} of {spec.action}")
 
 
 def _distribution(learner: Learner, params: Any, spec: Spec) -> tuple[str, Any] | None:
-    """Returns the kind of an agent's action distribution, and the form of its params; None if it has a memory."""
+    """Returns kind and form of an agent's action distribution; None if the agent adapts or has a memory."""
     key, kinds = jax.random.key(0), []
 
     def first(params: Any) -> Any:
@@ -163,8 +163,8 @@ def _distribution(learner: Learner, params: Any, spec: Spec) -> tuple[str, Any] 
         carry = learner.reset(params, fast, key)
         output = learner.act(params, fast, carry, spec.example_input())[1]
         kinds.append(type(learner.head(output)).__name__)
-        return carry, output.dist
+        return (fast, carry), output.dist
 
-    carry, dist = jax.eval_shape(first, params)
+    state, dist = jax.eval_shape(first, params)
     forms = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), dist)
-    return None if jax.tree.leaves(carry) else (kinds[0], forms)
+    return None if jax.tree.leaves(state) else (kinds[0], forms)
