@@ -17,6 +17,7 @@ from typing import Any
 __version__ = "0.2.0"
 
 _MODULES = (
+    "deploy",
     "devices",
     "inner",
     "nets",
@@ -115,6 +116,7 @@ _NAMES = {
     "snail": "jaxmeta.algos.memory.snail",
     "state_form": "jaxmeta.core.train",
     "summarize": "jaxmeta.core.evaluate",
+    "sweep": "jaxmeta.core.sweep",
     "train": "jaxmeta.core.train",
     "unroll": "jaxmeta.core.rollout",
     "use_cpu_cores": "jaxmeta.devices",

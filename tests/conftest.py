@@ -46,5 +46,6 @@ def pytest_runtest_teardown(item, nextitem):
     if resident > MEMORY:
         evaluate._program.cache_clear()
         train._remembered_chunk.cache_clear()
+        train._init_program.cache_clear()
         jax.clear_caches()
         gc.collect()

@@ -85,6 +85,7 @@ def test_meta_training_beside_a_short_program(tmp_path, capsys):
         assert [len(turns) for turns in row[clock]["repeats_s"].values()] == [2, 2]
 
 
+@pytest.mark.slow
 def test_inner_steps(tmp_path, capsys):
     path = tmp_path / "steps.json"
     small = "--steps 2 --widths 4 --examples 3 --repeats 2 --truncation 1"
@@ -145,7 +146,7 @@ def test_runs_of_multi_task_sac_are_added_to_those_of_the_same_sizes(tmp_path, c
 
 
 # what compiles for long: tests/devices/test_devices.py and tests/experiment/test_survival.py have the same in small
-SLOW_FAULTS = {"devices", "signals"}
+SLOW_FAULTS = {"devices", "kills", "signals"}
 FAULTS = [pytest.param(row, marks=pytest.mark.slow) if row in SLOW_FAULTS else row for row in faults.ROWS]
 
 

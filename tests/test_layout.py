@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "jaxmeta"
-ABOVE = ("privacy", "similarity", "algos", "references", "experiment", "viz", "reproduce", "cli")
+ABOVE = ("privacy", "similarity", "algos", "references", "deploy", "experiment", "viz", "reproduce", "cli")
 FORBIDDEN = {
     "config": ("devices", "core", "inner", "outer", "nets", "rl", "tasks", *ABOVE),
     "devices": ("config", "core", "inner", "outer", "nets", "rl", "tasks", *ABOVE),
@@ -22,6 +22,7 @@ FORBIDDEN = {
     # its kinds read the states of the agents of `inner`, and its embedding is trained by the loop of `outer`
     "similarity": ("privacy", *ABOVE[2:]),
     "algos": ("experiment", "viz", "reproduce", "cli"),
+    "deploy": ("privacy", "similarity", "algos", "references", "experiment", "viz", "reproduce", "cli"),
     "references": ("experiment", "viz", "reproduce", "cli"),
     "experiment": ("viz", "reproduce", "cli"),
     "viz": ("reproduce", "cli"),

@@ -158,6 +158,11 @@ SUPERVISED = {
 }
 
 
+def slow(*values: object):
+    """Marks one set of parameters of a test as slow."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def family() -> tasks.TaskFamily:
     """Short walks that can end early."""
     return tasks.navigation(tasks.NavigationConfig(horizon=4))

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, collect, plot, render, reproduce, list. One module per command.
+"""The command line: train, evaluate, collect, plot, compare, render, export, reproduce, list. One module per command.
 
 A command is imported when it is called, so that help texts need not wait for JAX.
 """
@@ -19,7 +19,9 @@ COMMANDS = {
     "evaluate": "jaxmeta.cli.evaluate",
     "collect": "jaxmeta.cli.collect",
     "plot": "jaxmeta.cli.plot",
+    "compare": "jaxmeta.cli.compare",
     "render": "jaxmeta.cli.render",
+    "export": "jaxmeta.cli.export",
     "reproduce": "jaxmeta.cli.reproduce",
     "list": "jaxmeta.cli.listing",
 }
@@ -31,7 +33,9 @@ Meta-reinforcement learning in JAX.
   evaluate DIR                  adapt the agent to held-out tasks and report its returns
   collect EXPERT TASKS --out FILE  store demonstrations of a planner or of a run, to learn from
   plot DIR                      draw the learning curve and the adaptation curve
+  compare DIR DIR ...           draw the learning curves of several runs, with intervals over their seeds
   render DIR                    draw a trial of the agent: its path, its prediction, or a Brax body in motion
+  export DIR --out DIR          write the agent as programs that run without jaxmeta
   reproduce NAME                train the agents of a published table; print our numbers next to the published ones
   list                          list algorithms, task families and samplers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -50,12 +50,17 @@ def init_state(
       num_seeds: if given, that many independent runs in parallel, on a leading axis of every leaf.
       execution: the devices to train on.
     """
-    init, keys = meta.init, key
-    if num_seeds is not None:
-        # sequentially: the batched decompositions of orthogonal initialisation block each other on a CPU's devices
-        init, keys = lambda keys: jax.lax.map(meta.init, keys), jax.random.split(key, num_seeds)
+    keys = key if num_seeds is None else jax.random.split(key, num_seeds)
+    return _init_program(meta, num_seeds, execution)(keys)
+
+
+@devices.remembered(4)
+def _init_program(meta: MetaLearner, num_seeds: int | None, execution: Execution) -> Callable[[Key], TrainState]:
+    """Compiles the initialisation: (key, or keys [num_seeds]) -> state."""
+    # sequentially: the batched decompositions of orthogonal initialisation block each other on a CPU's devices
+    init = meta.init if num_seeds is None else lambda keys: jax.lax.map(meta.init, keys)
     placement = jax.tree.map(lambda leaf: leaf.sharding, state_form(meta, num_seeds, execution))
-    return devices.compiled(init, out_shardings=placement)(keys)
+    return devices.compiled(init, out_shardings=placement)
 
 
 @settings.standard()

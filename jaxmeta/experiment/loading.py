@@ -51,6 +51,40 @@ class Run:
 
         return int(np.max(self.state.step))
 
+    def agent(self, deterministic: bool = False, seed: int = 0) -> Any:
+        """Makes an agent that acts step by step in an environment outside of JAX; with several seeds, of the first.
+
+            agent = jm.load("runs/first").agent()
+
+        Args:
+          deterministic: whether to take the most likely action instead of a sample.
+          seed: decides all random numbers of the agent.
+
+        Returns:
+          A `jm.deploy.Agent`.
+
+        Raises:
+          RunError: if the run is not of reinforcement learning, or adapts to a demonstration.
+        """
+        from jaxmeta import deploy
+
+        require_deployable(self.config)
+        return deploy.agent_of(
+            self.learner, self.first_params, self.family.env.spec, self.meta.plan, deterministic, seed
+        )
+
+
+def require_deployable(config: RunConfig) -> None:
+    """Raises a RunError if the agent of a run cannot act step by step outside of JAX."""
+    from jaxmeta.experiment import registry
+
+    if config.tasks in registry.SUPERVISED_TASKS:
+        raise RunError(f"tasks is {config.tasks}, which has no steps to act in; deploy runs of reinforcement learning")
+    if config.algo in registry.ONE_SHOT:
+        raise RunError(
+            f"algo is {config.algo}, which adapts to a demonstration; deploy an agent that adapts to its own steps"
+        )
+
 
 def load(path: str | Path, update: int | Literal["best"] | None = None) -> Run:
     """Loads a run folder: its configuration and one of its checkpoints.

@@ -171,4 +171,4 @@ def deliberating(advantage: Estimator, cost: float) -> Estimator:
         terminated = output.dist.asked * output.aux.decided * experience.valid
         return advantage(experience.replace(reward=experience.reward - cost * terminated))
 
-    return estimate if cost else advantage
+    return estimate

@@ -69,9 +69,10 @@ def proximal(
     loss = policy_loss(policy, clipped(config.clip), advantage, config.value_weight, config.entropy_weight)
     adam = first_order(fixed(optax.adam(config.learning_rate, eps=1e-5)))
     learner = descent(policy, loss, adam, steps=config.steps)
-    if pull and not meta_learned:
+    pulls = bool(pull) if isinstance(pull, int | float) else True  # one of several that are trained side by side
+    if pulls and not meta_learned:
         raise ValueError(f"pull is {pull}; it is towards meta-learned params, so it needs meta_learned True")
-    if pull:
+    if pulls:
 
         def adapt(params: GradientParams, fast: GradientFast, experience: Rollout, key: Key) -> GradientFast:
             near = _pulled(policy, loss, params.policy, experience, pull)

@@ -75,15 +75,15 @@ def trial_loss(
         total = share * policy_loss
         metrics = {"loss/policy": total, "kl": masked_mean(behaviour.kl_divergence(dist), last.valid)}
         metrics |= adaptation_metrics(adapted)
-        if _in_use(sampling_correction) or kl_weights is not None:
+        if in_use(sampling_correction) or kl_weights is not None:
             credit = (jnp.mean(estimate.target[0]) - return_baseline) / len(estimate.target)
             total += _earlier_loss(learner, params, (fast, trial.rounds), sampling_correction * credit, kl_weights)
-        if _in_use(value_weight):
+        if in_use(value_weight):
             value = output.value if critic is None else critic(params, last)
             error = 0.5 * masked_mean(jnp.square(value - estimate.target), last.valid)
             total += share * value_weight * _gaussian(error, log_variance)
             metrics["loss/value"] = error
-        if _in_use(entropy_weight):
+        if in_use(entropy_weight):
             entropy = masked_mean(dist.entropy(), last.valid)
             total -= share * entropy_weight * entropy
             metrics["entropy"] = entropy
@@ -113,7 +113,7 @@ def _gaussian(error: Array, log_variance: Array | None) -> Array:
     return error if log_variance is None else error * jnp.exp(-log_variance) + 0.5 * log_variance
 
 
-def _in_use(weight: float | Array) -> bool:
+def in_use(weight: float | Array) -> bool:
     """Returns whether a weight is used: false only for a constant zero, as traced weights may be non-zero."""
     return isinstance(weight, jax.Array) or bool(weight)
 

@@ -19,7 +19,7 @@ from jaxmeta.core.learner import Learner
 from jaxmeta.outer.aggregates import Aggregate, Loss, mean, refuse_private, visited
 from jaxmeta.outer.balance import Balance, BalancedState, balance_metrics
 from jaxmeta.outer.descend import Minibatches, descend, optimiser, shuffled
-from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, no_credit, trial_loss
+from jaxmeta.outer.loss import Credit, Critic, gradient_chunk, in_use, no_credit, trial_loss
 from jaxmeta.outer.meta_update import Batch, Improve
 from jaxmeta.outer.regularise import RegularisationConfig
 from jaxmeta.types import Array, Key, Metrics, Params, Rollout, Trial
@@ -146,7 +146,7 @@ def policy_gradient(
     def ready(params: Params, batch: Batch, updates: Array) -> tuple[Batch, dict[str, Array]]:
         batch = with_values(learner, critic, params, batch)
         options: dict[str, Array] = credit(batch.data, batch.weight)
-        if config.entropy_weight and config.anneal_over is not None:
+        if in_use(config.entropy_weight) and config.anneal_over is not None:
             share = optax.linear_schedule(1.0, 0.0, config.anneal_over)(updates)
             options["entropy_weight"] = jnp.asarray(config.entropy_weight * share)
         return batch, options
@@ -155,7 +155,7 @@ def policy_gradient(
         batch, options = ready(params, batch, updates)
         return inner.step(params, state, prepared(batch, options | more), updates)
 
-    values = critic or (stored_values if value_weight else None)
+    values = critic or (stored_values if in_use(value_weight) else None)
     if balance is None:
         return Improve(inner.init, step, values)
     both = (functools.partial(loss, balanced=False), loss)

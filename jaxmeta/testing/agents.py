@@ -15,7 +15,7 @@ from jaxmeta.core.checkpoint import keys_as_data
 from jaxmeta.core.contracts import require, same_form
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, replay, unroll
-from jaxmeta.core.train import init_state, make_chunk
+from jaxmeta.core.train import Chunk, init_state, make_chunk
 from jaxmeta.devices import Execution
 from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.testing.comparing import all_close
@@ -163,8 +163,8 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     """Checks the outer loop of an algorithm.
 
     An update must keep structure and dtypes, change the params, and report finite scalars. Six updates in one device
-    call must equal two calls of three bit for bit. Another number of devices must give the same params up to 1e-5 of
-    their norm. Vmap over seeds must equal separate runs.
+    call must equal two calls of three bit for bit. Vmap over seeds on one device must equal separate runs on all
+    devices, up to 1e-5 of the norm of the params.
     """
     key = jax.random.key(0) if key is None else key
     state = jax.eval_shape(meta.init, key)
@@ -176,45 +176,65 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     updates = make_chunk(meta, 6)
     start = init_state(meta, key)
     begun = jax.tree.map(np.array, start.params)
+    placed = [(path, leaf.sharding) for path, leaf in jax.tree.leaves_with_path(start)]
     halves, _ = updates(updates(start, 3)[0], 3)
     whole, metrics = updates(init_state(meta, key), 6)
-    programs = updates._cache_size()
-    require(programs == 1, f"the same update was compiled {programs} times; a state must stay where it was placed")
+    for (path, before), after in zip(placed, jax.tree.leaves(whole), strict=True):
+        require(
+            after.sharding.is_equivalent_to(before, after.ndim),
+            f"updates moved state{jax.tree_util.keystr(path)} from {before} to {after.sharding}, and every such call"
+            " compiles anew; a state must stay where it was placed",
+        )
     all_close("two chunks of 3 updates", keys_as_data(halves), keys_as_data(whole), "one chunk of 6", 0.0)
     for name, values in metrics.items():
         require(bool(jnp.isfinite(values).all()), f"metric {name!r} is not finite within 6 updates")
     moved = jax.tree.map(lambda before, after: not np.array_equal(before, after), begun, whole.params)
     require(any(jax.tree.leaves(moved)), "6 updates left all params as they were")
 
-    _check_devices(meta, key, updates)
-    # updates amplify rounding errors: the tolerance is 5 % of the largest change of the params
-    together = make_chunk(meta, 3, num_seeds=2)(init_state(meta, key, num_seeds=2))[0].params
-    alone = [updates(init_state(meta, one), 3)[0].params for one in jax.random.split(key, 2)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
     change = max(
         np.abs(after - before).max() for after, before in zip(*map(jax.tree.leaves, (whole.params, begun)), strict=True)
     )
-    all_close("vmap over seeds", together, stacked, "separate runs", 0.05 * float(change))
+    _check_seeds_and_devices(meta, key, updates, float(change))
 
 
-def _check_devices(meta: MetaLearner, key: Key, updates: Any) -> None:
-    """Checks that params after the first update past the warm-up are the same on one device, up to rounding."""
-    if Execution().mesh(meta.info.spread).size == 1:
-        return
-    one, first = Execution(devices=1), meta.info.warmup + 1
-    alone = make_chunk(meta, first, execution=one)(init_state(meta, key, execution=one))[0].params
-    together, done = init_state(meta, key), 0
-    while done < first:
-        count = min(6, first - done)
-        together, done = updates(together, count)[0], done + count
-    flat = [
-        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(params))])
-        for params in (alone, together.params)
-    ]
-    apart = float(np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0]))
-    require(
-        apart <= 1e-5, f"params after an update differ by {apart:.3g} of their norm from one device; allowed is 1e-5"
-    )
+def _check_seeds_and_devices(meta: MetaLearner, key: Key, updates: Chunk, change: float) -> None:
+    """Checks that two seeds side by side on one device equal separate runs on all devices, up to rounding.
+
+    After the first update past the warm-up, params of the first seed must be the same up to 1e-5 of their norm. Later
+    updates amplify rounding errors: after three, all params must be the same up to 5 % of `change`.
+
+    Args:
+      updates: the program of separate runs.
+      change: the largest change of a param in six updates.
+    """
+    first, one = meta.info.warmup + 1, Execution(devices=1)
+    keys = jax.random.split(key, 2)
+    side_by_side = make_chunk(meta, max(first, 3), num_seeds=2, execution=one)
+    for updates_done in (first, 3):
+        together = side_by_side(init_state(meta, key, 2, one), updates_done)[0].params
+        alone = [_after(meta, seed, updates, updates_done) for seed in keys]
+        if updates_done == first:
+            flat = [
+                np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(params))])
+                for params in (jax.tree.map(lambda leaf: leaf[0], together), alone[0])
+            ]
+            apart = float(np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0]))
+            require(
+                apart <= 1e-5,
+                f"params after an update differ by {apart:.3g} of their norm between two seeds on one device and a"
+                " single one on several; allowed is 1e-5",
+            )
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+        all_close("vmap over seeds", together, stacked, "separate runs", 0.05 * change)
+
+
+def _after(meta: MetaLearner, key: Key, updates: Chunk, count: int) -> Params:
+    """Returns the params after some updates, made by a program of six."""
+    state, done = init_state(meta, key), 0
+    while done < count:
+        step = min(6, count - done)
+        state, done = updates(state, step)[0], done + step
+    return state.params
 
 
 def _check_forms(learner: Learner, params: Params, env: Env, task: Task, plan: Plan) -> None:

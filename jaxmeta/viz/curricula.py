@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmeta.experiment import histories
 from jaxmeta.viz import canvas, plot
 
 CURRICULUM = "curriculum.png"
@@ -72,7 +73,7 @@ def _draw_scores(axes, steps: np.ndarray, records: list[dict[str, Any]]) -> None
 
 
 def _smooth(records: list[dict[str, Any]], name: str) -> np.ndarray:
-    return plot.running_mean(_column(records, name), max(1, len(records) // 20))
+    return histories.running_mean(_column(records, name), max(1, len(records) // 20))
 
 
 def _column(records: list[dict[str, Any]], name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmeta.experiment import logging
+from jaxmeta.experiment import histories, logging
 from jaxmeta.viz import canvas, per_task
 from jaxmeta.viz.canvas import AFTER, BEFORE, LINES, OPTIMUM
 
@@ -52,17 +52,17 @@ def learning(records: list[dict[str, Any]], title: str):
     note = smoothing = f"running mean over {window} updates" if window > 1 else ""
     returns = (("return/first", "before adaptation", BEFORE, "--"), ("return/last", "after adaptation", AFTER, "-"))
     for name, label, color, style in (("loss", "loss of imitation", AFTER, "-"),) if imitated else returns:
-        values = _by_seed(records, name)
-        smooth = np.stack([running_mean(seed, window) for seed in values])
+        values = histories.by_seed(records, name)
+        smooth = np.stack([histories.running_mean(seed, window) for seed in values])
         mean = smooth.mean(0)
         # a single update is a point, not a line
         axes.plot(steps, mean, style, color=color, label=label, linewidth=2, marker="o" if len(steps) == 1 else None)
         if len(values) > 1:
-            half = _t_interval(smooth)
+            half = histories.t_interval(smooth)
             axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
             note = ", ".join(filter(None, (f"mean and 95 % interval over {len(values)} seeds", smoothing)))
         elif window > 1:
-            half = _window_interval(values[0], window)
+            half = histories.window_interval(values[0], window)
             axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.3, linewidth=0)
             axes.plot(steps, values[0], color=color, alpha=0.25, linewidth=0.8, zorder=1)
             note = f"{smoothing} and its 95 % interval, from their spread"
@@ -72,7 +72,9 @@ def learning(records: list[dict[str, Any]], title: str):
     axes.set_ylabel("negative log-likelihood per step" if imitated else "return of an episode (sum of rewards)")
     axes.xaxis.set_major_formatter(engineering())
     if all("success/last" in record for record in records):
-        rate = np.stack([running_mean(seed, window) for seed in _by_seed(records, "success/last")]).mean(0)
+        rate = np.stack(
+            [histories.running_mean(seed, window) for seed in histories.by_seed(records, "success/last")]
+        ).mean(0)
         _draw_success(axes, steps, rate)
     axes.legend(frameon=False)
     canvas.subtitle(axes, note)
@@ -214,7 +216,7 @@ def _adaptation_label(rounds: int, episodes: int) -> str:
 def _draw_tasks(axes, steps: np.ndarray, records: list[dict[str, Any]], window: int) -> None:
     names = [name for name in records[-1] if name.startswith("return/task_")]
     for index, name in enumerate(sorted(names, key=lambda name: int(name.rpartition("_")[2]))):
-        values = np.stack([running_mean(seed, window) for seed in _by_seed(records, name)]).mean(0)
+        values = np.stack([histories.running_mean(seed, window) for seed in histories.by_seed(records, name)]).mean(0)
         look = (
             {"color": LINES[2 + index], "label": f"task {index}"} if len(names) <= len(LINES) - 2 else {"color": "0.6"}
         )
@@ -236,37 +238,3 @@ def _draw_success(axes, position: np.ndarray, rate: np.ndarray) -> None:
     second.set_ylabel("success rate")
     second.spines[["top", "left"]].set_visible(False)
     axes.plot([], [], "s:", color=OPTIMUM, markersize=4, linewidth=1.5, label="success rate (right axis)")
-
-
-def _by_seed(records: list[dict[str, Any]], name: str) -> np.ndarray:
-    """Collects a metric as [seeds, updates]."""
-    per_update = [record.get("seeds", {}).get(name, [record.get(name)]) for record in records]
-    return np.array([[canvas.number(value) for value in values] for values in per_update]).T
-
-
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Averages over a centred window that shrinks at the ends."""
-    return _running_sum(values, window) / _running_sum(np.ones(len(values)), window)
-
-
-def _running_sum(values: np.ndarray, window: int) -> np.ndarray:
-    return np.convolve(values, np.ones(min(window, len(values))), "same")
-
-
-def _window_interval(values: np.ndarray, window: int) -> np.ndarray:
-    """Returns the half-width of the 95 % t-interval of `running_mean`, as if the updates were independent."""
-    size = _running_sum(np.ones(len(values)), window)
-    centred = values - np.nanmean(values)  # avoids cancellation in the difference of squares
-    squares = _running_sum(centred**2, window) - _running_sum(centred, window) ** 2 / size
-    return _half_width(np.sqrt(np.maximum(squares, 0) / (size - 1)), size)
-
-
-def _t_interval(values: np.ndarray) -> np.ndarray:
-    """Returns the half-width of the 95 % t-interval of the mean over the first axis."""
-    return _half_width(values.std(0, ddof=1), len(values))
-
-
-def _half_width(deviation: np.ndarray, size: np.ndarray | int) -> np.ndarray:
-    from scipy import stats
-
-    return stats.t.ppf(0.975, size - 1) * deviation / np.sqrt(size)

@@ -67,7 +67,8 @@ def test_meta_sgd_begins_as_maml(maml):
     np.testing.assert_allclose(flat(params.updater), 0.1)
 
 
-@pytest.mark.parametrize("name", ["block-diagonal", "kronecker", "recurrent"])
+# tests/inner/test_learned.py looks at the others
+@pytest.mark.parametrize("name", ["block-diagonal", *map(tiny.slow, ("kronecker", "recurrent"))])
 def test_every_learned_rule_begins_as_maml_and_is_learned(name, maml):
     meta = jm.maml(FAMILY, jm.MAMLConfig(**SIZES, inner_optimizer=name, outer_loop="vpg"))
     _, _, adapted = before_and_after(meta)
@@ -91,7 +92,7 @@ def test_steps_after_the_first_are_scaled_whatever_the_rule(name):
         chex.assert_trees_all_close(step, jax.tree.map(lambda leaf, size=size: -size * leaf, params), rtol=1e-5)
 
 
-@pytest.mark.parametrize("backward", ["rematerialised", "mixed"])
+@pytest.mark.parametrize("backward", [tiny.slow("rematerialised"), "mixed"])
 def test_meta_gradients_that_need_less_memory_are_the_same(backward, trials):
     learner, params, both = trials
     config = jm.MAMLConfig(**SIZES, backward=backward, outer_loop="ppo")
@@ -257,7 +258,7 @@ def test_tasks_with_large_or_nonfinite_gradients_are_masked_and_counted(trials, 
     assert found.metrics["nonfinite_tasks/gradient"] == 1.0
 
 
-@pytest.mark.parametrize("loop", ["trpo", "ppo"])
+@pytest.mark.parametrize("loop", [tiny.slow("trpo"), "ppo"])
 def test_a_masked_update_equals_one_on_the_remaining_tasks(trials, four, loop):
     """Neither a step nor what decides on it sees the others, whatever numbers they hold."""
     learner, params, _ = trials

@@ -83,6 +83,7 @@ def test_what_a_finite_set_does_not_allow_is_refused_in_one_line(amounts, change
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_classic_control_from_the_command_line(tmp_path):
     line = "train multi-task classic-control --tasks.horizon 3 --algo.visits 1 --algo.streams 2 --algo.hidden 4"
     line += " --algo.network heads --algo.surgery pcgrad --algo.ppo.epochs 1 --algo.ppo.minibatches 1"

@@ -64,6 +64,7 @@ def test_sac_finds_the_best_action(temperature):
     assert returns.mean() > -0.01
 
 
+@pytest.mark.slow
 def test_sac_solves_opposite_tasks_only_with_the_task_revealed():
     """Told nothing, the best for both places is the middle, half a unit from each."""
     places = jnp.array([0.5, -0.5])

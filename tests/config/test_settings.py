@@ -24,7 +24,7 @@ def test_tasks_are_drawn_under_strict_promotion(name, strict):
         jax.eval_shape(lambda key, sample=sample: family.encode(sample(key)), jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", ["rl2", "maml-vpg", pytest.param("pearl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["rl2", *map(tiny.slow, ("maml-vpg", "pearl"))])
 def test_a_run_under_strict_promotion(name, strict):
     family, meta = tiny.family(), tiny.algo(name)
     state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 1)

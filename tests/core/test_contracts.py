@@ -44,10 +44,10 @@ def test_supervised_algorithm_holds_the_contract(name):
     testing.check_algo(tiny.supervised(name))
 
 
-# all bodies are moved by the same code, by one of two kinds of physics: half-cheetah-vel and hopper-params have them;
+# all bodies are moved by the same code, and half-cheetah-vel has the default kind of physics;
 # tests/tasks/test_brax.py and test_brax_parts.py look at the forms, rewards and laws of the others
 SLOW = {"humanoid-dir", "walker-params", "half-cheetah-dir", "half-cheetah-crippled", "ant-dir", "ant-goal"}
-SLOW |= {"ant-crippled", "reacher-goal"}
+SLOW |= {"ant-crippled", "reacher-goal", "hopper-params"}
 FAMILY_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in registry.TASKS]
 
 
@@ -98,6 +98,8 @@ SLOW_VARIANTS |= {"rl2-transformer", "rl2-s5", "rl2-mamba", "rl2-mlstm"}
 SLOW_VARIANTS |= {"mil-observations"}
 # the loop over whole trials is that of MAML with PPO
 SLOW_VARIANTS |= {"mlsh-whole", "option-critic-per-task", "lead-policy-hypernetwork"}
+# tests/outer/test_imitation.py, tests/algos/test_federated.py and test_gradient_steps.py look at what is their own
+SLOW_VARIANTS |= {"dagger", "federated", "promp"}
 # what discrete actions change is in the learner too
 SLOW_ON = (
     {(name, family) for name in ("l2rl", "snail") for family in FAMILIES}

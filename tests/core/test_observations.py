@@ -16,6 +16,7 @@ from jaxmeta import inner, nets, outer, rl, testing
 from jaxmeta.core.rollout import episode_successes
 from jaxmeta.tasks.base import TaskFamily, flatten_task, reveal
 from jaxmeta.types import Continuous, Discrete, MultiDiscrete, Output, Spec, Step
+from tests import tiny
 
 IMAGE = jax.ShapeDtypeStruct((8, 8, 3), jnp.uint8)
 CODE = jax.ShapeDtypeStruct((2,), jnp.int32)
@@ -86,7 +87,7 @@ def test_an_environment_of_parts_holds_the_contract(wrap):
     testing.check_env(wrap(family()))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name if name == "rl2" else tiny.slow(name) for name in CONFIGS])
 def test_agents_replay_what_they_collected_and_learn_from_it(name):
     meta = algo(name)
     testing.check_learner(meta.learner, family(), meta.plan)

@@ -78,6 +78,7 @@ def test_a_curriculum_on_one_device_equals_that_on_two(plr):
     np.testing.assert_allclose(alone.sampler.score, together.sampler.score, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_robust_replay_learns_from_replayed_tasks_only(plr):
     meta = curriculum(outer.PrioritisedConfig(size=8, robust=True, staleness=0.0))
     parts = meta.update

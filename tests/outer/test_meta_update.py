@@ -59,6 +59,7 @@ def test_a_sampler_keeps_the_scores_of_tasks():
     assert (scores < -0.1).all() and len(np.unique(scores)) == 4
 
 
+@pytest.mark.slow
 def test_an_aggregate_sees_the_gram_matrix_of_all_tasks():
     """Coefficients of 1 / N are the mean; the others depend on what the tasks' gradients have in common."""
 

@@ -138,6 +138,7 @@ def test_statistics_do_not_depend_on_the_number_of_devices(observer):
     jax.tree.map(np.testing.assert_array_equal, one.params.learner, observer.init(jax.random.key(0)).params.learner)
 
 
+@pytest.mark.slow
 def test_every_seed_has_statistics_of_its_own(observer):
     keys = jax.random.split(jax.random.key(0), 2)
     start = init_state(observer, jax.random.key(0), num_seeds=2)

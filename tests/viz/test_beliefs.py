@@ -89,7 +89,10 @@ def test_a_picture_has_a_row_per_episode():
     assert len(plot.walks(path, np.array([2, 1]), 3, "title").axes) == 2
 
 
-@pytest.mark.parametrize(("algo", "flags"), [("varibad", VARIBAD), ("ppo", FLAGS + " --algo.ppo.minibatches 1")])
+RENDERED = [tiny.slow("varibad", VARIBAD), ("ppo", FLAGS + " --algo.ppo.minibatches 1")]
+
+
+@pytest.mark.parametrize(("algo", "flags"), RENDERED)
 def test_render_draws_a_trial_and_spares_other_files(algo, flags, tmp_path, capsys):
     run = tmp_path / algo
     assert cli.main(["train", algo, "grid-navigation", "--out", str(run), "--eval-tasks", "0", *flags.split()]) == 0

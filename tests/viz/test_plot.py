@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jaxmeta.experiment import histories
 from jaxmeta.viz import per_task as per_task_figure
 from jaxmeta.viz import plot, tables
 
@@ -46,15 +47,15 @@ def test_learning_curve_of_several_seeds_has_their_interval():
 
 
 def test_running_mean_keeps_a_constant_and_a_line_inside():
-    np.testing.assert_allclose(plot.running_mean(np.ones(9), 5), 1)
-    np.testing.assert_allclose(plot.running_mean(np.arange(9.0), 3)[1:-1], np.arange(1, 8))
+    np.testing.assert_allclose(histories.running_mean(np.ones(9), 5), 1)
+    np.testing.assert_allclose(histories.running_mean(np.arange(9.0), 3)[1:-1], np.arange(1, 8))
 
 
 def test_window_interval_is_the_t_interval_of_the_window():
     values = 1000 + np.random.default_rng(0).normal(size=(9, 5))
-    half = plot._window_interval(values[:, 0], 5)
-    np.testing.assert_allclose(half[4], plot._t_interval(values[2:7, :1])[0])
-    np.testing.assert_allclose(half[0], plot._t_interval(values[:3, :1])[0])  # the window shrinks at the ends
+    half = histories.window_interval(values[:, 0], 5)
+    np.testing.assert_allclose(half[4], histories.t_interval(values[2:7, :1])[0])
+    np.testing.assert_allclose(half[0], histories.t_interval(values[:3, :1])[0])  # the window shrinks at the ends
 
 
 def test_learning_curve_of_one_seed_has_the_interval_of_its_running_mean():

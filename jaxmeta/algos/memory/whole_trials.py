@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxmeta import inner, nets, outer, rl
 from jaxmeta.algos.recipe import on_fresh_trials
@@ -105,6 +109,8 @@ def scaled(optimiser: outer.ActorCriticConfig, scale: float) -> outer.ActorCriti
     return dataclasses.replace(optimiser, value_weight=optimiser.value_weight / scale**2)
 
 
-def _effective_length(discount: float, length: int) -> float:
+def _effective_length(discount: float, length: int) -> Any:
     """Returns the discounted return of `length` rewards of 1."""
+    if isinstance(discount, Tracer):  # one of several discounts that are trained side by side
+        return jnp.sum(discount ** jnp.arange(length))
     return float(length) if discount == 1.0 else (1.0 - discount**length) / (1.0 - discount)
