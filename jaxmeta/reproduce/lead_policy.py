@@ -1,9 +1,9 @@
 """Lead policies: goals in the far room from a corner, and random MDPs with a library by multi-task learning.
 
 In four rooms the library are policies to the four hallways, tables that multi-task PPO learned from random starts, one
-for each. New goals are in the far room. The lead policy decides every 5 steps who acts. It is evaluated before any
+for each. New goals are in the far room. The lead policy decides every 10 steps who acts. It is evaluated before any
 meta-training, where a task begins with a random new policy and a random lead policy, and after Reptile on the other
-goals of that room. PPO from scratch has the same rounds and streams, and the best of three step sizes for each mean.
+goals of that room. PPO from scratch has the same rounds and streams, and the best of three step sizes.
 
 On random MDPs, the multi-task hierarchy has policies of MDPs that multi-task PPO learned, and composes them by
 meta-learning. MAML has as many environment steps of meta-training as library and lead policy together, and PPO from
@@ -12,7 +12,7 @@ scratch has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,101 +26,105 @@ HALLWAYS = (25, 51, 62, 88)
 FAR_ROOM = (68, 69, 70, 71, 72, 78, 79, 80, 81, 82, 89, 90, 91, 92, 93, 99, 100, 101, 102, 103)
 """The 20 cells of the lower right room; every other is a new goal, and the rest are those of meta-training."""
 CORNER = 0
-ROUNDS, STREAMS, DURATION, UPDATES = 9, 40, 5, 20
-RATES = (0.01, 0.03, 0.1)
+ROUNDS, STREAMS, DURATION, UPDATES = 9, 20, 10, 10
+RATES = (0.03, 0.1, 0.3)
 """Step sizes of PPO from scratch."""
-KNOWN_MDPS = 8
+KNOWN_MDPS, NEW_MDPS = 8, 200
+BY_ROUND = {"round 0": 0, "round 1": 1, "round 4": 4, "last round": -1}
 
 _drawn: dict[str, Any] = {}
 """What the pictures show, by name, from the last measurement in this process."""
 
 
-def rooms(start: int | None, seed: int, num_seeds: int, quick: bool) -> dict[str, list[float]]:
+def rooms(start: int | None, meta_trained: bool, seed: int, num_seeds: int, quick: bool) -> dict[str, list[float]]:
     """Computes returns on ten new goals in the far room, one number per seed.
 
     Args:
       start: cell that new episodes start at; None draws it.
+      meta_trained: whether Reptile precedes, on the other goals of the room; if not, PPO from scratch is measured too.
     """
     import jax
 
     base = jm.tasks.with_task_id(jm.tasks.four_rooms(jm.tasks.FourRoomsConfig(goals=HALLWAYS)))
     multi_task = jm.multi_task(base, _library_config())
-    library = _trained(multi_task, 2 if quick else 300, seed, num_seeds)
+    library = _trained(multi_task, 2 if quick else 200, seed, num_seeds)
     new, others = (
         jm.tasks.four_rooms(jm.tasks.FourRoomsConfig(goals=goals, start=start))
         for goals in (FAR_ROOM[::2], FAR_ROOM[1::2])
     )
-    config = _lead_config()
     plan = jm.Plan(ROUNDS, STREAMS)
 
-    def one_seed(params: Any, key: Any) -> dict[str, Any]:
+    def one_seed(params: Any, key: Any) -> Any:
         known = jm.outer.specialists(base, multi_task.learner, params)
-        meta = jm.lead_policy(others, config, library=known)
-        untrained = meta.init(key).params
-        found = {"lead policy": _evaluated(meta.learner, untrained, new, plan, key)}
-        state = _updated(meta, key, 1 if quick else UPDATES)
-        found["after Reptile"] = _evaluated(meta.learner, state.params, new, plan, key)
-        shown = _who_acts(meta.learner, untrained, new, plan, key), _known_alone(known, new, key)
+        meta = jm.lead_policy(others, _lead_config(), library=known)
+        begun = _updated(meta, key, (1 if quick else UPDATES) if meta_trained else 0).params
+        found = {"lead policy": _evaluated(meta.learner, begun, new, plan, key)}
+        if meta_trained:
+            return found, ()
+        shown = _who_acts(meta.learner, begun, new, plan, key), _known_alone(known, new, key)
         return found | _from_scratch(new, plan, key), shown
 
     keys = jax.random.split(jax.random.key(seed), num_seeds)
     found, shown = jax.device_get(jax.jit(jax.vmap(one_seed))(library, keys))
-    _drawn["corner" if start == CORNER else "random-start"] = jax.tree.map(lambda leaf: leaf[0], shown)
     returns = {name: by_round[..., -1] for name, by_round in found.items()}  # [S, N]
+    if meta_trained:
+        return _numbers(returns)
+    _drawn["corner" if start == CORNER else "random-start"] = jax.tree.map(lambda leaf: leaf[0], shown)
     best = max((f"PPO {rate}" for rate in RATES), key=lambda name: returns[name].mean())
-    returns["PPO from scratch"], found["PPO from scratch"] = returns[best], found[best]
-    return _numbers(returns)
+    return _numbers({"lead policy": returns["lead policy"], "PPO from scratch": returns[best]})
 
 
 def _numbers(returns: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     """Returns by name, for each seed, the mean over goals, the number of goals above 0, and the ratio to PPO."""
     numbers: dict[str, list[float]] = {}
-    scratch = returns["PPO from scratch"].mean(1)
-    for name in ("lead policy", "after Reptile", "PPO from scratch"):
-        each = returns[name]
+    for name, each in returns.items():
         numbers[name] = each.mean(1).tolist()
         numbers[f"{name}: goals above 0"] = (each > 0).sum(1).astype(float).tolist()
-        numbers[f"{name} / PPO"] = (each.mean(1) / np.maximum(scratch, 1e-3)).tolist()
+    if len(returns) > 1:
+        scratch = np.maximum(returns["PPO from scratch"].mean(1), 1e-3)
+        numbers["ratio to PPO"] = (returns["lead policy"].mean(1) / scratch).tolist()
     return numbers
 
 
-def mdps(seed: int, num_seeds: int, quick: bool) -> dict[str, list[float]]:
-    """Computes returns of an episode on new random MDPs, before and after the adaptations, one number per seed."""
+def mdps(agent: str, seed: int, num_seeds: int, quick: bool) -> dict[str, list[float]]:
+    """Computes returns of an episode on new random MDPs by round of adaptation, one number per seed.
+
+    Args:
+      agent: "hierarchy", "maml" or "ppo", which has no meta-training.
+    """
     import jax
 
-    family = jm.tasks.tabular()
+    family, plan = jm.tasks.tabular(), jm.Plan(ROUNDS, STREAMS)
+    tasks = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(seed + 1), 10 if quick else NEW_MDPS))
+    new, keys = family._replace(train_tasks=tasks), jax.random.split(jax.random.key(seed), num_seeds)
     finite = jm.tasks.with_task_id(jm.finite(family, KNOWN_MDPS, 1, jax.random.key(seed)))
-    multi_task = jm.multi_task(finite, _library_config())
-    library_updates, lead_updates = (2, 1) if quick else (200, 100)
-    library = _trained(multi_task, library_updates, seed, num_seeds)
-    config = replace(_lead_config(), duration=1, rounds=4, streams=20, num_tasks=20)
-    plan = jm.Plan(ROUNDS, STREAMS)
-    horizon = family.env.spec.horizon
-    steps = library_updates * KNOWN_MDPS * STREAMS + lead_updates * config.num_tasks * (config.rounds + 1) * 20
-    maml = jm.maml(family, jm.MAMLConfig(inner_lr=0.5, rounds=4, num_tasks=20, streams=20, hidden=()))
-    maml_updates = 1 if quick else round(steps / (20 * 5 * 20))
-    tasks = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(seed + 1), 10 if quick else 200))
-    new = family._replace(train_tasks=tasks)
+    multi_task, config = jm.multi_task(finite, _library_config()), replace(_lead_config(), duration=1, num_tasks=20)
+    library_updates, updates = (2, 1) if quick else (200, 50)
+    episodes = {
+        "library": library_updates * multi_task.info.num_tasks * multi_task.plan.streams,
+        "update": config.num_tasks * (config.rounds + 1) * config.streams,
+    }
+    meta_trained = episodes["library"] + updates * episodes["update"]
 
-    def one_seed(params: Any, key: Any) -> dict[str, Any]:
-        known = jm.outer.specialists(finite, multi_task.learner, params)
-        meta = jm.lead_policy(family, config, library=known)
-        found = {"hierarchy, untrained": _evaluated(meta.learner, meta.init(key).params, new, plan, key)}
-        state = _updated(meta, key, lead_updates)
-        found["multi-task hierarchy"] = _evaluated(meta.learner, state.params, new, plan, key)
-        flat = _updated(maml, key, maml_updates)
-        found["MAML"] = _evaluated(maml.learner, flat.params, new, plan, key)
-        return found | _from_scratch(new, plan, key)
+    def hierarchy(params: Any, key: Any) -> Any:
+        meta = jm.lead_policy(family, config, library=jm.outer.specialists(finite, multi_task.learner, params))
+        return {"": _evaluated(meta.learner, _updated(meta, key, updates).params, new, plan, key)}
 
-    keys = jax.random.split(jax.random.key(seed), num_seeds)
-    found = jax.device_get(jax.jit(jax.vmap(one_seed))(library, keys))
-    best = max((f"PPO {rate}" for rate in RATES), key=lambda name: found[name][..., -1].mean())
-    found["PPO from scratch"] = found[best]
-    numbers: dict[str, list[float]] = {"environment steps of meta-training": [float(steps * horizon)] * num_seeds}
-    for name in ("multi-task hierarchy", "hierarchy, untrained", "MAML", "PPO from scratch"):
-        for when, index in (("round 0", 0), ("round 1", 1), ("last round", -1)):
-            numbers[f"{name}, {when}"] = found[name][..., index].mean(1).tolist()
-    return numbers
+    def maml(key: Any) -> Any:
+        shape = {"rounds": config.rounds, "num_tasks": config.num_tasks, "streams": config.streams, "hidden": ()}
+        meta = jm.maml(family, jm.MAMLConfig(inner_lr=0.5, **shape))
+        state = _updated(meta, key, round(meta_trained / episodes["update"]))
+        return {"": _evaluated(meta.learner, state.params, new, plan, key)}
+
+    if agent == "hierarchy":
+        found = jax.jit(jax.vmap(hierarchy))(_trained(multi_task, library_updates, seed, num_seeds), keys)
+    else:
+        found = jax.jit(jax.vmap(maml if agent == "maml" else lambda key: _from_scratch(new, plan, key)))(keys)
+    found = jax.device_get(found)
+    returns = max(found.values(), key=lambda by_round: by_round[..., -1].mean()).mean(1)  # [S, R + 1]
+    steps = meta_trained * family.env.spec.horizon if agent != "ppo" else 0
+    numbers = {"steps of meta-training": [float(steps)] * num_seeds}
+    return numbers | {name: returns[:, index].tolist() for name, index in BY_ROUND.items()}
 
 
 def _ppo() -> Any:
@@ -130,19 +134,20 @@ def _ppo() -> Any:
 
 
 def _library_config() -> Any:
-    return jm.MultiTaskConfig(network="heads", visits=1, streams=STREAMS, hidden=(), ppo=_ppo())
+    return jm.MultiTaskConfig(network="heads", visits=1, streams=40, hidden=(), ppo=_ppo())
 
 
 def _lead_config() -> Any:
     return jm.LeadPolicyConfig(
         duration=DURATION,
-        rounds=ROUNDS,
+        rounds=4,
         streams=STREAMS,
         num_tasks=10,
         hidden=(),
         lead_hidden=(),
-        lead=jm.inner.ProximalConfig(learning_rate=0.05),
-        new=jm.inner.ProximalConfig(learning_rate=0.02),
+        pull=0.02,
+        lead=jm.inner.ProximalConfig(learning_rate=0.1),
+        new=jm.inner.ProximalConfig(learning_rate=0.05),
     )
 
 
@@ -158,7 +163,10 @@ def _updated(meta: Any, key: Any, updates: int) -> Any:
     """Returns the train state after some updates; to be traced."""
     import jax
 
-    return jax.lax.scan(lambda state, _: (meta.update(state)[0], None), meta.init(key), None, length=updates)[0]
+    state = meta.init(key)
+    if not updates:
+        return state
+    return jax.lax.scan(lambda state, _: (meta.update(state)[0], None), state, None, length=updates)[0]
 
 
 def _evaluated(learner: Any, params: Any, family: Any, plan: Any, key: Any) -> Any:
@@ -222,31 +230,19 @@ def _rows(names: tuple[str, ...], required: Mapping[str, Required] = {}) -> tupl
     return tuple(rows)
 
 
-AGENTS = ("lead policy", "after Reptile", "PPO from scratch")
-OF_ROOMS = tuple(
-    text
-    for name in AGENTS
-    for text in (name, f"{name}: goals above 0", *((f"{name} / PPO",) if "PPO" not in name else ()))
-)
-REQUIRED = {
-    "lead policy: goals above 0": Required(least=8.0),
-    "lead policy / PPO": Required(least=3.0),
-}
-OF_MDPS = tuple(
-    f"{name}, {when}"
-    for name in ("multi-task hierarchy", "hierarchy, untrained", "MAML", "PPO from scratch")
-    for when in ("round 0", "round 1", "last round")
-)
+OF_LEAD = ("lead policy", "lead policy: goals above 0")
+OF_BOTH = (*OF_LEAD, "PPO from scratch", "PPO from scratch: goals above 0", "ratio to PPO")
+REQUIRED = {"lead policy: goals above 0": Required(least=8.0), "ratio to PPO": Required(least=3.0)}
 
 
 def _runs() -> Iterator[Run]:
-    groups: tuple[tuple[str, Callable[..., Any], dict[str, Any], int, tuple[Row, ...]], ...] = (
-        ("corner", rooms, {"start": CORNER}, 10 * STREAMS, _rows(OF_ROOMS, REQUIRED)),
-        ("random-start", rooms, {"start": None}, 10 * STREAMS, _rows(OF_ROOMS)),
-        ("random-mdps", mdps, {}, 200 * STREAMS, _rows(("environment steps of meta-training", *OF_MDPS))),
-    )
-    for group, compute, arguments, count, rows in groups:
-        yield Computed(f"{group}/agents", compute, arguments, count, rows=rows, trains=True)
+    for group, start, required in (("corner", CORNER, REQUIRED), ("random-start", None, {})):
+        for name, trained, rows in (("untrained", False, _rows(OF_BOTH, required)), ("reptile", True, _rows(OF_LEAD))):
+            arguments = {"start": start, "meta_trained": trained}
+            yield Computed(f"{group}/{name}", rooms, arguments, 10 * STREAMS, rows=rows, trains=True)
+    for agent in ("hierarchy", "maml", "ppo"):
+        rows = _rows(("steps of meta-training", *BY_ROUND))
+        yield Computed(f"random-mdps/{agent}", mdps, {"agent": agent}, NEW_MDPS * STREAMS, rows=rows, trains=True)
 
 
 def _pictures(folders: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,6 +268,6 @@ TABLE = Table(
     source="no published numbers; required of every seed from a corner: a return above 0 on 8 of 10 goals, and 3 times"
     " that of PPO from scratch",
     runs=tuple(_runs()),
-    quick=("corner/agents",),
+    quick=("corner/untrained",),
     pictures=_pictures,
 )
