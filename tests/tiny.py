@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ STUDENT = student.StudentConfig(recurrent=student.RecurrentConfig(hidden=8))
 FEW_STEPS = outer.ImitationConfig(steps=2)
 LOSS = mil.LearnedLossConfig(hidden=(4,), outputs=2)
 STEPS = {"num_tasks": 2, "streams": 3, "hidden": (8,)}
+LEAD = {"duration": 1, "rounds": 1, "lead_hidden": (4,), "pull": 0.1}
 TWO_LEVELS = {"num_tasks": 2, "streams": 2, "duration": 1, "warmup": 1, "hidden": (8,), "ppo": ONE_BATCH}
 MASTER_PPO = inner.ProximalConfig(steps=2)
 ALGOS = {
@@ -43,11 +45,13 @@ ALGOS = {
     "gatekeeper": jm.GatekeeperConfig(num_tasks=4, episodes=3, student=STUDENT, streams=3, best=2, imitation=FEW_STEPS),
     "imaml": jm.IMAMLConfig(**STEPS, trpo=TRPO),
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
+    "lead-policy": jm.LeadPolicyConfig(**STEPS, **LEAD),
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
     "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
     "mil": jm.MILConfig(num_tasks=2, hidden=(8,), bias_transformation=2),
     "mlsh": jm.MLSHConfig(**TWO_LEVELS, joint=1, master=MasterConfig(hidden=(4,), ppo=MASTER_PPO)),
     "multi-task": jm.MultiTaskConfig(network="heads", visits=2, streams=2, hidden=(8,), ppo=PPO),
+    "option-critic": jm.OptionCriticConfig(num_options=3, num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "pearl": jm.PEARLConfig(
         num_train_tasks=4, tasks_per_update=2, hidden=(8,), encoder_hidden=(8,), latent=2, context_batch=3, sac=SAC
     ),
@@ -60,6 +64,11 @@ ALGOS = {
     "varibad": jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, ppo=PPO),
 }
 VARIANTS = {
+    "option-critic-per-task": (
+        "option-critic",
+        jm.OptionCriticConfig(num_options=2, masters="per-task", num_tasks=6, streams=2, hidden=(8,), ppo=PPO),
+    ),
+    "lead-policy-hypernetwork": ("lead-policy", jm.LeadPolicyConfig(**STEPS, **LEAD, meta_policy="hypernetwork")),
     "varibad-states": (
         "varibad",
         jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, reward_decoder="next-obs", state_weight=0.5, ppo=PPO),
@@ -172,12 +181,24 @@ def algo(name: str, on: tasks.TaskFamily | None = None) -> jm.MetaLearner:
     """Builds a registered algorithm, or a variant of one, at its smallest."""
     base, config = VARIANTS[name] if name in VARIANTS else (name, ALGOS[name])
     factory, _ = registry.ALGOS[base].load()
-    return factory(observed_by(name, on or family()), config)
+    on = observed_by(name, on or family())
+    return factory(on, config, **parts(base, on))
+
+
+def parts(name: str, on: tasks.TaskFamily) -> dict[str, Any]:
+    """Further arguments that an algorithm needs."""
+    return {"library": library(on)} if name in registry.FROM_LIBRARY else {}
+
+
+def library(on: tasks.TaskFamily) -> list[outer.Expert]:
+    """Two random policies on the tasks of a family."""
+    policy = jm.ppo(on, ALGOS["ppo"]).learner
+    return [outer.Expert(policy, policy.init(jax.random.key(seed))) for seed in range(2)]
 
 
 def observed_by(name: str, on: tasks.TaskFamily) -> tasks.TaskFamily:
     """The family that the agent of an algorithm, or of a variant, acts in; three tasks where it must be finite."""
-    if (VARIANTS[name][0] if name in VARIANTS else name) not in registry.WITH_TASK_ID:
+    if not registry.observes_task_id(*(VARIANTS[name] if name in VARIANTS else (name, ALGOS[name]))):
         return on
     few = on if on.train_tasks is not None else tasks.finite(on, 3, 1, jax.random.key(0))
     return tasks.with_task_id(few)

@@ -30,6 +30,7 @@ Cache = Annotated[
 """Whether compiled programs are kept, `--no-cache`; every command that starts JAX has it."""
 RunFolder = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="Run folder.")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+Folders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 T = TypeVar("T")
 

@@ -117,6 +117,7 @@ ALGORITHMS = {
     "gatekeeper": Algo("jaxmeta.algos.imitation.gatekeeper", "gatekeeper", "GatekeeperConfig"),
     "imaml": Algo("jaxmeta.algos.gradient.imaml", "imaml", "IMAMLConfig", "FewShotIMAMLConfig"),
     "l2rl": Algo("jaxmeta.algos.memory.l2rl", "l2rl", "L2RLConfig"),
+    "lead-policy": Algo("jaxmeta.algos.hierarchy.lead_policy", "lead_policy", "LeadPolicyConfig"),
     "learned-optimizer": Algo(
         "jaxmeta.algos.gradient.learned_optimizer", "learned_optimizer", None, "LearnedOptimizerConfig"
     ),
@@ -125,6 +126,7 @@ ALGORITHMS = {
     "mil": Algo("jaxmeta.algos.imitation.mil", "mil", "MILConfig"),
     "mlsh": Algo("jaxmeta.algos.hierarchy.mlsh", "mlsh", "MLSHConfig"),
     "multi-task": Algo("jaxmeta.algos.multitask.multi_task", "multi_task", "MultiTaskConfig"),
+    "option-critic": Algo("jaxmeta.algos.hierarchy.option_critic", "option_critic", "OptionCriticConfig"),
     "pearl": Algo("jaxmeta.algos.inference.pearl", "pearl", "PEARLConfig"),
     "ppo": Algo("jaxmeta.algos.baselines.ppo", "ppo", "PPOConfig"),
     "promp": Algo("jaxmeta.algos.gradient.promp", "promp", "ProMPConfig"),
@@ -225,12 +227,21 @@ WITH_TASK_ID = frozenset({"multi-task"})
 """Algorithms that need a finite set of training tasks, and whose agents observe the ID of the task."""
 
 
+def observes_task_id(name: str, config: Any) -> bool:
+    """Whether the agents of an algorithm with this config observe the ID of the task."""
+    return name in WITH_TASK_ID or getattr(config, "masters", None) == "per-task"
+
+
 FROM_DEMONSTRATIONS = frozenset({"clone", "distill", "mil"})
 """Algorithms that can learn from stored demonstrations."""
 
 
 FROM_EXPERT = frozenset({"clone", "dagger", "distill", "dpt", "mil"})
 """Algorithms that can learn from an expert, such as a trained run."""
+
+
+FROM_LIBRARY = frozenset({"lead-policy"})
+"""Algorithms whose agents act through the policies of other runs."""
 
 
 ONE_SHOT = frozenset({"mil"})

@@ -24,11 +24,13 @@ from jaxmeta.inner.gradient import (
     policy_loss,
     repeated,
 )
-from jaxmeta.inner.hierarchy import HierarchyCarry, HierarchyParams, exploring, hierarchy
+from jaxmeta.inner.hierarchy import Deciding, HierarchyCarry, HierarchyParams, deciding, exploring, hierarchy
 from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
+from jaxmeta.inner.lead import GeneratedParams, LeadFast, LeadParams, Led, generated, lead, own_steps
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
 from jaxmeta.inner.normalised import normalised
+from jaxmeta.inner.options import OptionsCarry, OptionsDist, deliberating, one_option, options
 from jaxmeta.inner.posterior_sampling import EvidenceFast, posterior_sampling
 from jaxmeta.inner.ppo import ProximalConfig, proximal
 from jaxmeta.inner.supervised import predictor, support_loss
@@ -48,14 +50,21 @@ from jaxmeta.inner.warm_start import Library, Similarity, WarmFast, warm_start
 __all__ = [
     "BeliefCarry",
     "BeliefParams",
+    "Deciding",
     "EvidenceFast",
+    "GeneratedParams",
     "GradientFast",
     "GradientParams",
     "HierarchyCarry",
     "HierarchyParams",
+    "LeadFast",
+    "LeadParams",
+    "Led",
     "Library",
     "Loss",
     "ModelParams",
+    "OptionsCarry",
+    "OptionsDist",
     "ProximalConfig",
     "Similarity",
     "Updater",
@@ -68,12 +77,15 @@ __all__ = [
     "chain",
     "cloning_loss",
     "critic",
+    "deciding",
+    "deliberating",
     "descent",
     "exploring",
     "feature_size",
     "first_order",
     "fixed",
     "from_scratch",
+    "generated",
     "gradient",
     "hierarchy",
     "hyper_obs",
@@ -81,11 +93,15 @@ __all__ = [
     "hyper_trials",
     "implicit",
     "kronecker",
+    "lead",
     "memory",
     "mixed_mode",
     "negative_elbo",
     "normalised",
     "observing",
+    "one_option",
+    "options",
+    "own_steps",
     "per_parameter",
     "policy",
     "policy_loss",

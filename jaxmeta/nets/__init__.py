@@ -22,6 +22,7 @@ from jaxmeta.nets.networks import (
     with_context,
 )
 from jaxmeta.nets.observations import ObservationEncoder, action_vector, encoded, mask_logits, vector_size
+from jaxmeta.nets.options import OptionsOutput, options
 from jaxmeta.nets.predictors import Predictor, linear, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.residual import Mixer, residual_actor_critic
@@ -56,6 +57,7 @@ __all__ = [
     "Mixer",
     "Network",
     "ObservationEncoder",
+    "OptionsOutput",
     "Posterior",
     "Predictor",
     "RoundEncoder",
@@ -80,6 +82,7 @@ __all__ = [
     "mostly",
     "multi_head",
     "no_evidence",
+    "options",
     "perceptron",
     "product_encoder",
     "recurrent_actor_critic",

@@ -15,7 +15,7 @@ from jaxmeta.outer.aggregates import (
 )
 from jaxmeta.outer.descend import Minibatches, after, by_part, descend, optimiser, shuffled, whole
 from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
-from jaxmeta.outer.experts import Expert, acting, expert_actions, informed, mixture
+from jaxmeta.outer.experts import Expert, acting, expert_actions, informed, mixture, specialists
 from jaxmeta.outer.imitation import (
     ImitationConfig,
     Labelled,
@@ -189,6 +189,7 @@ __all__ = [
     "sampling_for_learnability",
     "selecting",
     "shuffled",
+    "specialists",
     "standardized_credit",
     "stored",
     "support_and_query",

@@ -27,6 +27,7 @@ Agents are `Learner`s and run in the same `evaluate` as trained ones; their para
 * `random_walk`: a chain with a hidden end that pays, as `dark_room`.
 * `rooms`: four rooms with a hidden goal, by dynamic programming. Expected steps to a goal `optimal_steps` and
   `random_steps`; returns `optimal_return` and `random_return`; an agent that knows the goal `oracle`, as a learner.
+* `scratch`: learning from scratch on every task of any family, by `ppo`.
 * `tabular`: random MDPs. The values of the known MDP `optimal_value` and of random actions `random_value`; the agent
   that knows the MDP `oracle`, and learners `random`, `epsilon_greedy`, `psrl`, `optimistic_psrl`, `ucrl2`, `beb`.
 """
@@ -43,6 +44,7 @@ from jaxmeta.references import (
     point,
     random_walk,
     rooms,
+    scratch,
     tabular,
 )
 
@@ -58,5 +60,6 @@ __all__ = [
     "point",
     "random_walk",
     "rooms",
+    "scratch",
     "tabular",
 ]

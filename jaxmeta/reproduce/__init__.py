@@ -29,6 +29,8 @@ TABLES = {
     "federated": "jaxmeta.reproduce.federated",
     "mlsh": "jaxmeta.reproduce.mlsh",
     "similarity": "jaxmeta.reproduce.similarity",
+    "options": "jaxmeta.reproduce.options",
+    "lead-policy": "jaxmeta.reproduce.lead_policy",
 }
 
 

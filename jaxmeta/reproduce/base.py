@@ -303,6 +303,8 @@ class Computed(Run):
     """Number of trials that the numbers are computed from."""
     of: str = dataclasses.field(default="", kw_only=True)
     """Name of the trained run whose folder is the argument `folder` of `compute`; "" if there is none."""
+    trains: bool = dataclasses.field(default=False, kw_only=True)
+    """Whether `compute` trains agents itself: its arguments are then also `seed`, `num_seeds` and `quick`."""
 
 
 @dataclasses.dataclass(frozen=True)

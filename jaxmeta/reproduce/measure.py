@@ -18,7 +18,9 @@ def measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     """Evaluates a run; returns its numbers, seeds, wall time in seconds, and origin (device, commit, versions)."""
     folder, begun = call.out / run.name, time.perf_counter()
     if isinstance(run, Computed):
-        given = {"folder": call.out / run.of} if run.of else {}
+        given: dict[str, Any] = {"folder": call.out / run.of} if run.of else {}
+        if run.trains:
+            given |= {"seed": call.seed, "num_seeds": call.num_seeds, "quick": call.quick}
         values = run.compute(**given, **run.arguments)
         points = {run.row_name(row): row.statistic(values) | {"num_trials": run.count} for row in run.rows}
     else:

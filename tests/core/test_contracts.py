@@ -71,7 +71,12 @@ RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "multi-ta
 RELATIVES |= {"clone", "dagger", "distill", "dpt", "gatekeeper"}
 # its agent is MAML's with another loss, as in the variant "mil-observations"
 RELATIVES |= {"mil"}
-OWN_LEARNER, OWN_LOOP = {"anil", "cavia", "imaml", "meta-sgd"}, {"promp", "reptile", "dagger"}
+# their loops are those of PPO and Reptile
+RELATIVES |= {"option-critic", "option-critic-per-task", "lead-policy"}
+OWN_LEARNER, OWN_LOOP = (
+    {"anil", "cavia", "imaml", "meta-sgd", "option-critic", "lead-policy"},
+    {"promp", "reptile", "dagger"},
+)
 
 
 def with_slow(slow):
@@ -97,7 +102,7 @@ SLOW_VARIANTS |= {"multi-task-sac", "multi-task-surgery", "multi-task-returns", 
 SLOW_VARIANTS |= {"rl2-transformer", "rl2-s5", "rl2-mamba", "rl2-mlstm"}
 SLOW_VARIANTS |= {"mil-observations"}
 # the loop over whole trials is that of MAML with PPO
-SLOW_VARIANTS |= {"mlsh-whole"}
+SLOW_VARIANTS |= {"mlsh-whole", "lead-policy-hypernetwork"}
 # tests/outer/test_imitation.py, tests/algos/test_federated.py and test_gradient_steps.py look at what is their own
 SLOW_VARIANTS |= {"dagger", "federated", "promp"}
 # what discrete actions change is in the learner too
