@@ -158,6 +158,7 @@ TASKS = {
     "navigation": Entry("jaxmeta.tasks.navigation", "navigation", "NavigationConfig"),
     "point-robot": Entry("jaxmeta.tasks.point", "point_robot", "PointRobotConfig"),
     "sparse-point-robot": Entry("jaxmeta.tasks.point", "sparse_point_robot", "SparsePointRobotConfig"),
+    "double-integrator": Entry("jaxmeta.tasks.double_integrator", "double_integrator", "DoubleIntegratorConfig"),
     "cart-pole": Entry("jaxmeta.tasks.classic_control", "cart_pole", "CartPoleConfig"),
     "cart-pole-swing-up": Entry("jaxmeta.tasks.classic_control", "cart_pole_swing_up", "CartPoleSwingUpConfig"),
     "acrobot": Entry("jaxmeta.tasks.classic_control", "acrobot", "AcrobotConfig"),
