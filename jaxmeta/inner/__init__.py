@@ -14,6 +14,13 @@ from jaxmeta.inner.belief import (
 )
 from jaxmeta.inner.demonstration import cloning_loss, feature_size, observing
 from jaxmeta.inner.derivatives import mixed_mode, rematerialised
+from jaxmeta.inner.fitting import (
+    FitConfig,
+    FitData,
+    Fitted,
+    bootstrap,
+    fitted,
+)
 from jaxmeta.inner.gradient import (
     GradientFast,
     GradientParams,
@@ -23,6 +30,9 @@ from jaxmeta.inner.gradient import (
     gradient,
     policy_loss,
     repeated,
+)
+from jaxmeta.inner.imagination import (
+    imagining,
 )
 from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
@@ -48,6 +58,9 @@ __all__ = [
     "BeliefCarry",
     "BeliefParams",
     "EvidenceFast",
+    "FitConfig",
+    "FitData",
+    "Fitted",
     "GradientFast",
     "GradientParams",
     "Library",
@@ -61,6 +74,7 @@ __all__ = [
     "adapt_only",
     "belief",
     "block_diagonal",
+    "bootstrap",
     "bounded",
     "chain",
     "cloning_loss",
@@ -68,12 +82,14 @@ __all__ = [
     "descent",
     "feature_size",
     "first_order",
+    "fitted",
     "fixed",
     "from_scratch",
     "gradient",
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",
+    "imagining",
     "implicit",
     "kronecker",
     "memory",

@@ -1,6 +1,18 @@
 """Networks and their action heads. The only package that imports flax.linen."""
 
 from jaxmeta.nets.coordinatewise import Coordinatewise, coordinatewise_lstm
+from jaxmeta.nets.dynamics import (
+    Dynamics,
+    Prediction,
+    RecurrentDynamics,
+    dynamics_inputs,
+    dynamics_loss,
+    dynamics_outputs,
+    dynamics_sizes,
+    ensemble,
+    gaussian_dynamics,
+    recurrent_dynamics,
+)
 from jaxmeta.nets.evidence import Belief, EvidenceEncoder, no_evidence, product_encoder, recurrent_encoder
 from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import Categoricals, Certain, Gaussian, SquashedGaussian, head_for
@@ -50,6 +62,7 @@ __all__ = [
     "Categoricals",
     "Certain",
     "Coordinatewise",
+    "Dynamics",
     "EvidenceEncoder",
     "Gaussian",
     "LearnedLoss",
@@ -57,7 +70,9 @@ __all__ = [
     "Network",
     "ObservationEncoder",
     "Posterior",
+    "Prediction",
     "Predictor",
+    "RecurrentDynamics",
     "RoundEncoder",
     "SnailState",
     "SoftActorCritic",
@@ -69,8 +84,14 @@ __all__ = [
     "beside",
     "cell_decoder",
     "coordinatewise_lstm",
+    "dynamics_inputs",
+    "dynamics_loss",
+    "dynamics_outputs",
+    "dynamics_sizes",
     "encode_input",
     "encoded",
+    "ensemble",
+    "gaussian_dynamics",
     "head_for",
     "linear",
     "linear_recurrent_actor_critic",
@@ -83,6 +104,7 @@ __all__ = [
     "product_encoder",
     "recurrent_actor_critic",
     "recurrent_belief",
+    "recurrent_dynamics",
     "recurrent_encoder",
     "residual_actor_critic",
     "reward_decoder",
