@@ -37,6 +37,16 @@ from jaxmeta.inner.imagination import (
 from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
+from jaxmeta.inner.model_predictive import (
+    EnsembleFast,
+    Imagination,
+    PlanCarry,
+    decided,
+    dynamics_rows,
+    model_predictive,
+    planning_head,
+    random_vector,
+)
 from jaxmeta.inner.normalised import normalised
 from jaxmeta.inner.posterior_sampling import EvidenceFast, posterior_sampling
 from jaxmeta.inner.ppo import ProximalConfig, proximal
@@ -57,15 +67,18 @@ from jaxmeta.inner.warm_start import Library, Similarity, WarmFast, warm_start
 __all__ = [
     "BeliefCarry",
     "BeliefParams",
+    "EnsembleFast",
     "EvidenceFast",
     "FitConfig",
     "FitData",
     "Fitted",
     "GradientFast",
     "GradientParams",
+    "Imagination",
     "Library",
     "Loss",
     "ModelParams",
+    "PlanCarry",
     "ProximalConfig",
     "Similarity",
     "Updater",
@@ -79,7 +92,9 @@ __all__ = [
     "chain",
     "cloning_loss",
     "critic",
+    "decided",
     "descent",
+    "dynamics_rows",
     "feature_size",
     "first_order",
     "fitted",
@@ -94,10 +109,12 @@ __all__ = [
     "kronecker",
     "memory",
     "mixed_mode",
+    "model_predictive",
     "negative_elbo",
     "normalised",
     "observing",
     "per_parameter",
+    "planning_head",
     "policy",
     "policy_loss",
     "posterior_sampling",
@@ -106,6 +123,7 @@ __all__ = [
     "proximal",
     "proximal_point",
     "proximal_term",
+    "random_vector",
     "recurrent",
     "rematerialised",
     "repeated",

@@ -111,20 +111,15 @@ def _check_planning_reward(
       episodes: first observations [N, ...] and steps [N, T, ...].
       actions: within the limit, [N, T, ...].
     """
-    first, steps = episodes
+    assert family.planning_reward is not None
+    planning, (first, steps) = jax.vmap(jax.vmap(family.planning_reward)), episodes
     before = jax.tree.map(lambda one, rest: jnp.concatenate([one[:, None], rest[:, :-1]], 1), first, steps.obs)
-    planned = form_of_call(
-        "family.planning_reward(obs, action, next_obs)",
-        jax.vmap(jax.vmap(family.planning_reward)),
-        before,
-        actions,
-        steps.obs,
-    )
+    planned = form_of_call("family.planning_reward(obs, action, next_obs)", planning, before, actions, steps.obs)
     require(
         planned.shape == steps.reward.shape and planned.dtype == jnp.float32,
         f"family.planning_reward returns {planned.dtype}{list(planned.shape[2:])}; it must return a float32 scalar",
     )
-    planned = jax.jit(jax.vmap(jax.vmap(family.planning_reward)))(before, actions, steps.obs)
+    planned = jax.jit(planning)(before, actions, steps.obs)
     all_close("family.planning_reward", planned, steps.reward, "the reward of env.step", tolerance)
 
 
