@@ -125,6 +125,7 @@ ALGORITHMS = {
     "mil": Algo("jaxmeta.algos.imitation.mil", "mil", "MILConfig"),
     "multi-task": Algo("jaxmeta.algos.multitask.multi_task", "multi_task", "MultiTaskConfig"),
     "pearl": Algo("jaxmeta.algos.inference.pearl", "pearl", "PEARLConfig"),
+    "pets": Algo("jaxmeta.algos.models.pets", "pets", "PETSConfig"),
     "ppo": Algo("jaxmeta.algos.baselines.ppo", "ppo", "PPOConfig"),
     "promp": Algo("jaxmeta.algos.gradient.promp", "promp", "ProMPConfig"),
     "reptile": Algo("jaxmeta.algos.gradient.reptile", "reptile", "ReptileConfig", "FewShotReptileConfig"),

@@ -16,7 +16,7 @@ from jaxmeta import rl
 from jaxmeta.core.learner import Learner
 from jaxmeta.inner.fitting import FitConfig, FitData, bootstrap, fitted
 from jaxmeta.inner.imagination import Reward, imagining
-from jaxmeta.nets.dynamics import Dynamics, dynamics_inputs, dynamics_outputs, ensemble
+from jaxmeta.nets.dynamics import Dynamics, dynamics_rows, ensemble
 from jaxmeta.nets.heads import Certain, head_for
 from jaxmeta.rl import planning
 from jaxmeta.rl import replay as rings
@@ -168,19 +168,6 @@ def model_predictive(
         adapt=adapt,
         head=planning_head(spec.action),
     )
-
-
-def dynamics_rows(spec: Spec, experience: Rollout, learns_reward: bool) -> tuple[Array, Array]:
-    """Returns inputs and outputs of a model for all steps of a round [T, E, ...], and 1.0 for valid steps, [T E].
-
-    Returns:
-      Rows [T E, |inputs| + D], not normalised, the streams one after the other.
-    """
-    obs = experience.inputs.obs
-    outputs = dynamics_outputs(obs, experience.next_obs, experience.reward if learns_reward else None)
-    rows = jnp.concatenate([dynamics_inputs(spec, obs, experience.action), outputs], axis=-1)
-    rows, valid = (jnp.swapaxes(leaf, 0, 1) for leaf in (rows, experience.valid))
-    return rows.reshape(-1, rows.shape[-1]), valid.reshape(-1)
 
 
 def random_vector(action: Action, key: Key) -> Array:

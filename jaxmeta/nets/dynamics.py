@@ -19,7 +19,7 @@ from flax import struct
 from jaxmeta.nets.networks import MLP
 from jaxmeta.nets.observations import action_vector
 from jaxmeta.nets.recurrent import CELLS, advance_state
-from jaxmeta.types import Array, Key, Params, Spec
+from jaxmeta.types import Array, Key, Params, Rollout, Spec
 
 MAX_LOG_VAR, MIN_LOG_VAR = 0.5, -10.0
 """Initial bounds of the log-variance, as in PETS."""
@@ -101,6 +101,19 @@ def dynamics_outputs(obs: Array, next_obs: Array, reward: Array | None = None) -
     """Returns the changes of observations, followed by the rewards if these are learned, [..., D], not normalised."""
     change = next_obs - obs
     return change if reward is None else jnp.concatenate([change, reward[..., None]], axis=-1)
+
+
+def dynamics_rows(spec: Spec, experience: Rollout, learns_reward: bool) -> tuple[Array, Array]:
+    """Returns inputs and outputs of a model for all steps of a round [T, E, ...], and 1.0 for valid steps, [T E].
+
+    Returns:
+      Rows [T E, |inputs| + D], not normalised, the streams one after the other.
+    """
+    obs = experience.inputs.obs
+    outputs = dynamics_outputs(obs, experience.next_obs, experience.reward if learns_reward else None)
+    rows = jnp.concatenate([dynamics_inputs(spec, obs, experience.action), outputs], axis=-1)
+    rows, valid = (jnp.swapaxes(leaf, 0, 1) for leaf in (rows, experience.valid))
+    return rows.reshape(-1, rows.shape[-1]), valid.reshape(-1)
 
 
 def dynamics_loss(dynamics: Dynamics, model: Params, inputs: Array, outputs: Array, weight: Array) -> Array:

@@ -22,6 +22,8 @@ Agents are `Learner`s and run in the same `evaluate` as trained ones; their para
   goal `towards`, as learners; the returns of knowing the goal `oracle_return`, of going to the other one
   `other_goal_return`, and of going to the same one in both tasks `collapsed_return`.
 * `optimizers`: hand-designed optimisers on supervised tasks: gradient descent, momentum and Adam, `optimiser`.
+* `planner`: planning with the true dynamics `oracle`, as a learner in `with_state(family)`: the ceiling of agents that
+  plan in a model.
 * `point`: point robots. An agent that knows the goal `oracle`, as a learner; its return, `oracle_return` and
   `sparse_oracle_return`, and the mean over goals and starts, `expected_return` and `expected_sparse_return`.
 * `random_walk`: a chain with a hidden end that pays, as `dark_room`.
@@ -40,6 +42,7 @@ from jaxmeta.references import (
     meta_gradient,
     moving_bandits,
     optimizers,
+    planner,
     point,
     random_walk,
     rooms,
@@ -55,6 +58,7 @@ __all__ = [
     "meta_gradient",
     "moving_bandits",
     "optimizers",
+    "planner",
     "point",
     "random_walk",
     "rooms",

@@ -60,7 +60,7 @@ def test_task_family_holds_the_contract(name):
 
 FAMILIES = {"navigation": tiny.family, "bandit": lambda: tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=3))}
 ON_NAVIGATION = [(name, "navigation") for name in (*registry.ALGOS, *tiny.VARIANTS)]
-REAL_ACTIONS = {"pearl", "sac"}
+REAL_ACTIONS = {"pearl", "pets", "sac"}
 ON_BANDIT = [(name, "bandit") for name in registry.ALGOS if name not in REAL_ACTIONS]
 
 
