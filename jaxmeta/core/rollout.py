@@ -263,11 +263,10 @@ def acting_bytes(learner: Learner, params: Params, spec: Spec) -> int:
     Args:
       params: arrays, or their shapes.
     """
-    leaves, structure = jax.tree.flatten(
-        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    )
+    leaves, structure = jax.tree.flatten(params)
+    forms = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     carry = carry_bytes(learner, params)
-    return carry + (_largest_array(learner, spec, structure, tuple(leaves)) if carry else 0)
+    return carry + (_largest_array(learner, spec, structure, forms) if carry else 0)
 
 
 @devices.remembered(64)

@@ -14,6 +14,7 @@ Agents are `Learner`s and run in the same `evaluate` as trained ones; their para
   at random `blind_behaviour`, each for a task family, as experts for imitation.
 * `grid`: a hidden goal on a small grid. The Bayes-optimal explorer `bayes_optimal` and an agent that knows the goal
   `oracle`, both as learners; their exact returns `bayes_optimal_returns` and `oracle_return`.
+* `linear_adaptation`: the closed form of one gradient step of a linear model of dynamics with a hidden sign.
 * `maze`: an agent that knows the maze `oracle`, as a learner; the shortest path from the start `shortest_steps` and
   from everywhere `steps_to_go`, in steps, and the optimal return `oracle_return`.
 * `meta_gradient`: the exact meta-gradient on a small MDP `exact_gradient`, and the expectation, bias and variance of
@@ -38,6 +39,7 @@ from jaxmeta.references import (
     dark_room,
     experts,
     grid,
+    linear_adaptation,
     maze,
     meta_gradient,
     moving_bandits,
@@ -54,6 +56,7 @@ __all__ = [
     "dark_room",
     "experts",
     "grid",
+    "linear_adaptation",
     "maze",
     "meta_gradient",
     "moving_bandits",
