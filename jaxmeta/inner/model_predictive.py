@@ -18,7 +18,6 @@ from jaxmeta.inner.fitting import FitConfig, FitData, bootstrap, fitted
 from jaxmeta.inner.imagination import Reward, imagining
 from jaxmeta.nets.dynamics import Dynamics, dynamics_rows, ensemble
 from jaxmeta.nets.heads import Certain, head_for
-from jaxmeta.rl import planning
 from jaxmeta.rl import replay as rings
 from jaxmeta.types import Action, Array, Choice, Continuous, Input, Key, Output, Params, Ratio, Rollout, Spec
 
@@ -74,10 +73,8 @@ class Imagination(NamedTuple):
     """`TaskFamily.planning_reward`, or None if the reward is the last output of the model."""
     members: int = 5
     """Models in the ensemble."""
-    spread: int = 1
-    """Particles of each candidate per member."""
-    particles: planning.Particles = "ts-inf"
-    """See `rl.imagined_returns`."""
+    particles: rl.Particles = rl.Particles()
+    """What is imagined of a candidate."""
     explore: int = 1
     """Rounds at the start that act at random, without planning."""
 
@@ -128,9 +125,8 @@ def model_predictive(
                 candidates,
                 noise_key,
                 spec.horizon - carry.time,
-                outputs=outputs,
-                spread=imagination.spread,
-                particles=imagination.particles,
+                outputs,
+                imagination.particles,
             )
 
         # with 0 iterations nothing is imagined, also under vmap, where a `cond` would compute both branches
@@ -141,7 +137,7 @@ def model_predictive(
         return carry.after(plan, key), Output(decided(spec.action, action), jnp.zeros(()), Choice(drawn))
 
     def adapt(params: rl.DynamicsParams, fast: EnsembleFast, experience: Rollout, key: Key) -> EnsembleFast:
-        fast, experience = jax.lax.stop_gradient((fast, experience))
+        params, fast, experience = jax.lax.stop_gradient((params, fast, experience))
         draw_key, fit_key = jax.random.split(key)
         rows, valid = dynamics_rows(spec, experience, reward is None)
         counts, held = bootstrap(draw_key, len(valid), members, fit.held_out)

@@ -36,6 +36,7 @@ from jaxmeta.rl.normalisation import (
 from jaxmeta.rl.objectives import Objective, clipped, dice, loaded_dice, log_prob, ratio
 from jaxmeta.rl.planning import (
     Imagine,
+    Particles,
     Planner,
     cem,
     check_horizon,
@@ -58,6 +59,7 @@ __all__ = [
     "Imagine",
     "NormalisedParams",
     "Objective",
+    "Particles",
     "Planner",
     "Statistics",
     "Trajectory",

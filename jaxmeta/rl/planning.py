@@ -19,12 +19,19 @@ Score = Callable[[Array], Array]
 """Candidates [P, H, A] -> returns [P]."""
 Imagine = Callable[[Params, Any, Array, Array], tuple[Any, Array]]
 """(params of a model, observations [M, O], actions [M, A], noise [M, D]) -> (next observations, rewards [M])."""
-Particles = Literal["ts-inf", "ts-1"]
-"""Trajectory sampling: a particle keeps its member of the ensemble up to the horizon, or changes it at every step."""
 WORST = -1e6
 """The reward of an imagined step whose reward is not finite."""
 TRUNCATION = 2.0
 """Largest deviation of CEM's samples, in standard deviations."""
+
+
+class Particles(NamedTuple):
+    """Trajectory sampling: what is imagined of a candidate."""
+
+    kind: Literal["ts-inf", "ts-1"] = "ts-inf"
+    """Whether a particle keeps its member of the ensemble up to the horizon, or changes it at every step."""
+    spread: int = 1
+    """Particles per member."""
 
 
 class Planner(NamedTuple):
@@ -214,16 +221,13 @@ def imagined_returns(
     actions: Array,
     key: Key,
     remaining: Any,
-    *,
     outputs: int,
-    spread: int = 1,
-    particles: Particles = "ts-inf",
+    particles: Particles = Particles(),
 ) -> Array:
     """Computes the mean return of candidates over particles that an ensemble of B models imagines from one state.
 
-    All candidates share the noise, so that differences between them do not come from it. Each member imagines `spread`
-    particles of every candidate. With "ts-inf" a particle keeps its member; with "ts-1" the particles are dealt anew at
-    every step, as many to each member. A reward that is not finite counts as `WORST`.
+    All candidates share the noise, so that differences between them do not come from it. With "ts-1" the particles of a
+    candidate are dealt anew at every step, as many to each member. A reward that is not finite counts as `WORST`.
 
     Args:
       members: params of the models, leaves [B, ...].
@@ -236,13 +240,14 @@ def imagined_returns(
       [P].
     """
     count, horizon, _ = actions.shape
+    spread = particles.spread
     size = jax.tree.leaves(members)[0].shape[0]
     noise_key, deal_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, (horizon, size, spread, 1, outputs))
 
     def step(state: Array, moment: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         time, action, noise = moment
-        if particles == "ts-1" and size > 1:
+        if particles.kind == "ts-1" and size > 1:
             order = jax.random.permutation(jax.random.fold_in(deal_key, time), size * spread)
             state = state.reshape(size * spread, count, -1)[order].reshape(state.shape)
         acted = jnp.broadcast_to(action, (size, spread, *action.shape))

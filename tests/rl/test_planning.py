@@ -126,8 +126,8 @@ def met(particles, spread=2, horizon=4):
         after = obs + jnp.stack([member, 1.0])
         return after, jnp.where(after[:, 1] == horizon, jnp.square(after[:, 0]), 0.0)
 
-    options = {"outputs": 2, "spread": spread, "particles": particles}
-    return float(rl.imagined_returns(imagine, SIGNATURES, jnp.zeros(2), STILL, KEY, horizon, **options)[0])
+    kind = rl.Particles(particles, spread)
+    return float(rl.imagined_returns(imagine, SIGNATURES, jnp.zeros(2), STILL, KEY, horizon, 2, kind)[0])
 
 
 def test_ts_infinity_keeps_one_member_per_particle_and_ts_1_does_not():
@@ -138,9 +138,10 @@ def test_ts_infinity_keeps_one_member_per_particle_and_ts_1_does_not():
 
 
 def test_ts_1_gives_every_member_as_many_particles():
-    # rewards are linear in the members that act, so the balance shows in the sum of the first step's rewards
+    # the reward of the first step is the signature of the member, whose mean is 37
     actions = jnp.zeros((1, 1, 1))
-    mean = rl.imagined_returns(adding, SIGNATURES, jnp.zeros(1), actions, KEY, 1, outputs=1, spread=4, particles="ts-1")
+    balanced = rl.Particles("ts-1", spread=4)
+    mean = rl.imagined_returns(adding, SIGNATURES, jnp.zeros(1), actions, KEY, 1, outputs=1, particles=balanced)
     np.testing.assert_allclose(mean, [37.0], rtol=1e-6)
 
 

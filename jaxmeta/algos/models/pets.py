@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxmeta import devices, inner, nets, outer
+from jaxmeta import devices, inner, nets, outer, rl
 from jaxmeta.algos.models.planning import PlannerConfig
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
@@ -107,5 +107,7 @@ def agent(family: TaskFamily, config: PETSConfig) -> tuple[Learner, nets.Dynamic
     transitions = config.streams * spec.horizon
     if config.fit.capacity < transitions:
         raise ValueError(f"fit.capacity is {config.fit.capacity}; a round has {transitions} transitions")
-    imagination = inner.Imagination(reward, config.members, config.spread, config.particles, config.explore)
+    imagination = inner.Imagination(
+        reward, config.members, rl.Particles(config.particles, config.spread), config.explore
+    )
     return inner.model_predictive(spec, model, planner, imagination, config.fit), model
