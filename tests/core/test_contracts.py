@@ -99,7 +99,7 @@ SLOW_VARIANTS |= {"mil-observations"}
 # what discrete actions change is in the learner too
 SLOW_ON = (
     {(name, family) for name in ("l2rl", "snail") for family in FAMILIES}
-    | {("sac", "navigation")}
+    | {("sac", "navigation"), ("pets", "navigation")}
     | {(name, "bandit") for name in ("federated", "maml", "multi-task", "ppo", "rl2", "varibad")}
 )
 
