@@ -93,41 +93,45 @@ def model_predictive(
     Args:
       dynamics: one member of the ensemble.
     """
-    reward, members = imagination.reward, imagination.members
-    many, tx = ensemble(dynamics, members), fit.optimiser()
-    inputs, outputs = dynamics.inputs, dynamics.outputs
+    many, tx = ensemble(dynamics, imagination.members), fit.optimiser()
+    width = dynamics.inputs + dynamics.outputs + imagination.members + 1
 
     def init(key: Key) -> rl.DynamicsParams:
-        return rl.DynamicsParams(many.init(key), rl.dynamics_statistics(inputs, outputs))
+        return rl.DynamicsParams(many.init(key), rl.dynamics_statistics(dynamics.inputs, dynamics.outputs))
 
     def start(params: rl.DynamicsParams, key: Key) -> EnsembleFast:
-        zero = jnp.zeros(())
         return EnsembleFast(
             model=params.model,
             opt_state=jax.vmap(tx.init)(params.model),
-            ring=rings.empty_rings(1, fit.capacity, inputs + outputs + members + 1),
+            ring=rings.empty_rings(1, fit.capacity, width),
             statistics=params.statistics,
             rounds=jnp.zeros((), jnp.int32),
-            error=Ratio("held_out_loss", zero, zero),
+            error=Ratio("held_out_loss", jnp.zeros(()), jnp.zeros(())),
         )
+
+    return Learner(
+        init=init,
+        start=start,
+        reset=lambda params, fast, key: PlanCarry.start(planner, key),
+        act=_acting(spec, dynamics, planner, imagination),
+        adapt=_refitting(spec, dynamics, imagination, fit),
+        head=planning_head(spec.action),
+    )
+
+
+def _acting(spec: Spec, dynamics: Dynamics, planner: rl.Planner, imagination: Imagination) -> Any:
+    """Builds `Learner.act`."""
 
     def act(params: rl.DynamicsParams, fast: EnsembleFast, carry: PlanCarry, given: Input) -> tuple[PlanCarry, Output]:
         fast, obs = jax.lax.stop_gradient((fast, given.obs))
         key, plan_key, noise_key, random_key = jax.random.split(carry.key, 4)
         carry = carry.at(planner, given)
-        imagine = imagining(spec, dynamics, fast.statistics, reward)
+        imagine = imagining(spec, dynamics, fast.statistics, imagination.reward)
 
         def score(candidates: Array) -> Array:
-            return rl.imagined_returns(
-                imagine,
-                fast.model,
-                obs,
-                candidates,
-                noise_key,
-                spec.horizon - carry.time,
-                outputs,
-                imagination.particles,
-            )
+            remaining = spec.horizon - carry.time
+            size, particles = dynamics.outputs, imagination.particles
+            return rl.imagined_returns(imagine, fast.model, obs, candidates, noise_key, remaining, size, particles)
 
         # with 0 iterations nothing is imagined, also under vmap, where a `cond` would compute both branches
         explores = fast.rounds < imagination.explore
@@ -136,34 +140,34 @@ def model_predictive(
         action = jnp.where(explores, drawn, planned)
         return carry.after(plan, key), Output(decided(spec.action, action), jnp.zeros(()), Choice(drawn))
 
+    return act
+
+
+def _refitting(spec: Spec, dynamics: Dynamics, imagination: Imagination, fit: FitConfig) -> Any:
+    """Builds `Learner.adapt`."""
+    inputs, both = dynamics.inputs, dynamics.inputs + dynamics.outputs
+
     def adapt(params: rl.DynamicsParams, fast: EnsembleFast, experience: Rollout, key: Key) -> EnsembleFast:
         params, fast, experience = jax.lax.stop_gradient((params, fast, experience))
         draw_key, fit_key = jax.random.split(key)
-        rows, valid = dynamics_rows(spec, experience, reward is None)
-        counts, held = bootstrap(draw_key, len(valid), members, fit.held_out)
+        rows, valid = dynamics_rows(spec, experience, imagination.reward is None)
+        counts, held = bootstrap(draw_key, len(valid), imagination.members, fit.held_out)
         rows = jnp.concatenate([rows, counts, held[:, None]], axis=1)
         ring = rings.write(fast.ring, jnp.zeros(1, jnp.int32), rows[None], valid[None])
         kept, size = ring.rows[0], ring.size[0]
-        pair = (kept[:, :inputs], kept[:, inputs : inputs + outputs])
+        pair = (kept[:, :inputs], kept[:, inputs:both])
         present = (jnp.arange(fit.capacity) < size).astype(jnp.float32)
-        own = rl.statistics_of(pair, present, rl.dynamics_statistics(inputs, outputs))
-        statistics = jax.tree.map(
-            lambda prior, task: jnp.where(params.statistics.count > 0, prior, task), params.statistics, own
-        )
-        drawn = kept[:, inputs + outputs : -1]
-        data = FitData(*rl.standardised(statistics, pair), counts=drawn, held_out=kept[:, -1], size=size)
+        own = rl.statistics_of(pair, present, rl.dynamics_statistics(inputs, dynamics.outputs))
+        fitted_before = params.statistics.count > 0
+        choose = lambda prior, task: jnp.where(fitted_before, prior, task)  # noqa: E731
+        statistics = jax.tree.map(choose, params.statistics, own)
+        normal = rl.standardised(statistics, pair)
+        data = FitData(*normal, counts=kept[:, both:-1], held_out=kept[:, -1], size=size)
         found = fitted(dynamics, fit, fast.model, fast.opt_state, data, fit_key)
         error = Ratio("held_out_loss", found.loss.mean(), jnp.ones(()))
         return EnsembleFast(found.model, found.opt_state, ring, statistics, fast.rounds + 1, error)
 
-    return Learner(
-        init=init,
-        start=start,
-        reset=lambda params, fast, key: PlanCarry.start(planner, key),
-        act=act,
-        adapt=adapt,
-        head=planning_head(spec.action),
-    )
+    return adapt
 
 
 def random_vector(action: Action, key: Key) -> Array:

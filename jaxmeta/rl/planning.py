@@ -175,13 +175,17 @@ def random_shooting(action: Action, horizon: int = 25, candidates: int = 400) ->
     Args:
       horizon: steps of a plan.
       candidates: random sequences.
+
+    Raises:
+      ValueError: if actions are real-valued without a limit.
     """
     size = action_size(action)
+    limit = _limit(action, "random") if isinstance(action, Continuous) else 0.0
 
     def sample(key: Key) -> Array:
         shape = (candidates, horizon)
         if isinstance(action, Continuous):
-            return jax.random.uniform(key, (*shape, size), minval=-action.limit, maxval=action.limit)
+            return jax.random.uniform(key, (*shape, size), minval=-limit, maxval=limit)
         nums = (action.num,) if isinstance(action, Discrete) else action.nums
         keys = jax.random.split(key, len(nums))
         drawn = [jax.random.randint(key, shape, 0, num) for key, num in zip(keys, nums, strict=True)]
