@@ -14,6 +14,7 @@ Agents are `Learner`s and run in the same `evaluate` as trained ones; their para
   at random `blind_behaviour`, each for a task family, as experts for imitation.
 * `grid`: a hidden goal on a small grid. The Bayes-optimal explorer `bayes_optimal` and an agent that knows the goal
   `oracle`, both as learners; their exact returns `bayes_optimal_returns` and `oracle_return`.
+* `linear_adaptation`: the closed form of one gradient step of a linear model of dynamics with a hidden sign.
 * `maze`: an agent that knows the maze `oracle`, as a learner; the shortest path from the start `shortest_steps` and
   from everywhere `steps_to_go`, in steps, and the optimal return `oracle_return`.
 * `meta_gradient`: the exact meta-gradient on a small MDP `exact_gradient`, and the expectation, bias and variance of
@@ -22,6 +23,8 @@ Agents are `Learner`s and run in the same `evaluate` as trained ones; their para
   goal `towards`, as learners; the returns of knowing the goal `oracle_return`, of going to the other one
   `other_goal_return`, and of going to the same one in both tasks `collapsed_return`.
 * `optimizers`: hand-designed optimisers on supervised tasks: gradient descent, momentum and Adam, `optimiser`.
+* `planner`: planning with the true dynamics `oracle`, as a learner in `with_state(family)`: the ceiling of agents that
+  plan in a model.
 * `point`: point robots. An agent that knows the goal `oracle`, as a learner; its return, `oracle_return` and
   `sparse_oracle_return`, and the mean over goals and starts, `expected_return` and `expected_sparse_return`.
 * `random_walk`: a chain with a hidden end that pays, as `dark_room`.
@@ -37,10 +40,12 @@ from jaxmeta.references import (
     dark_room,
     experts,
     grid,
+    linear_adaptation,
     maze,
     meta_gradient,
     moving_bandits,
     optimizers,
+    planner,
     point,
     random_walk,
     rooms,
@@ -53,10 +58,12 @@ __all__ = [
     "dark_room",
     "experts",
     "grid",
+    "linear_adaptation",
     "maze",
     "meta_gradient",
     "moving_bandits",
     "optimizers",
+    "planner",
     "point",
     "random_walk",
     "rooms",

@@ -16,6 +16,7 @@ TABLES = {
     "varibad-gridnavi": "jaxmeta.reproduce.varibad_gridnavi",
     "pearl-point": "jaxmeta.reproduce.pearl_point",
     "pearl-brax": "jaxmeta.reproduce.pearl_brax",
+    "pets": "jaxmeta.reproduce.pets",
     "maze": "jaxmeta.reproduce.maze",
     "navigation": "jaxmeta.reproduce.navigation",
     "estimators": "jaxmeta.reproduce.estimators",
