@@ -64,7 +64,7 @@ def draw(folder: Path, run: loading.Run) -> list[Path]:
 def beside_references(
     agents: Mapping[str, loading.Run],
     title: str,
-    num_trials: int = NUM_TRIALS,
+    num_trials: int | None = None,
     seed: int = 0,
     references: Mapping[str, Expert] | None = None,
 ) -> Any:
@@ -72,7 +72,7 @@ def beside_references(
 
     Args:
       agents: runs by the names in the legend, all on the same tasks and with trials of the same length.
-      num_trials: trials of every agent; with several seeds, of each seed.
+      num_trials: trials of every agent, by default `NUM_TRIALS`; with several seeds, of each seed.
       seed: seed of tasks and trials.
       references: agents to compare with; by default those of `references.experts.comparisons`.
 
@@ -80,7 +80,7 @@ def beside_references(
       A matplotlib figure, see `returns`.
     """
     first = next(iter(agents.values()))
-    family, plan = first.family, first.meta.plan
+    family, plan, num_trials = first.family, first.meta.plan, num_trials or NUM_TRIALS
     references = experts.comparisons(family) if references is None else references
     curves = {}
     for name, run in agents.items():
