@@ -70,7 +70,8 @@ def comparisons(family: TaskFamily) -> dict[str, Expert]:
 
     The first is the planner, if there is one; the others do not know the task. On Bernoulli bandits they are UCB1 and
     Thompson sampling, on tabular MDPs posterior sampling, and on grids the Bayes-optimal agent, where it is quick to
-    find. In a dark room that is the sweep, which is optimal if the goal is uniform over all cells.
+    find. In a dark room that is the sweep, and `dark_room.probability_matching` is there too; both are for a goal that
+    is uniform over all cells.
     """
     env, found = family.env, {}
     if (known := planner_or_none(family)) is not None:
@@ -82,6 +83,7 @@ def comparisons(family: TaskFamily) -> dict[str, Expert]:
         found["posterior sampling"] = Expert(tabular.psrl(env.num_states, env.num_actions, env.horizon), ())
     elif isinstance(env, GridNavigation) and env.horizon >= env.size**2:
         found["Bayes-optimal"] = Expert(dark_room.bayes_optimal(env.size, env.horizon, family.episodes), ())
+        found["probability matching"] = Expert(dark_room.probability_matching(env.size), ())
     elif isinstance(env, GridNavigation) and env.size <= LARGEST_GRID and family.train_tasks is None:
         room = grid.Grid(size=env.size, horizon=env.horizon, step_reward=env.step_reward)
         found["Bayes-optimal"] = Expert(grid.bayes_optimal(room, family.episodes), ())

@@ -59,14 +59,9 @@ def inference(folder: Path, trials: int) -> dict[str, list[float]]:
     """Computes pseudo-regrets and KL of a run on Bernoulli bandits, one per seed."""
     import jax
 
-    from jaxmeta.experiment import runs
-
     run = jm.load(folder)
     measured = _inference(run.learner, run.family, trials)
-    many = runs.seed_axis(run.config) is not None
-    each = [jax.tree.map(lambda leaf, seed=seed: leaf[seed], run.params) if many else run.params
-            for seed in range(run.config.num_seeds)]  # fmt: skip
-    found = [measured(params, jax.random.key(0)) for params in each]
+    found = [measured(params, jax.random.key(0)) for params in run.params_by_seed]
     return {name: [one[name] for one in found] for name in found[0]}
 
 
@@ -85,12 +80,13 @@ def _inference(learner: Any, family: Any, trials: int) -> Callable[[Any, Any], d
             in_context.along_pulls(agent, params, family, task, key, PULLS)
             for agent in (learner, deterministic(learner))
         )
-        best, tiny = task.probability.max(), jnp.finfo(jnp.float32).tiny
-        logs = (jnp.log(jnp.maximum(some, tiny)) for some in (sampled.posterior, sampled.policy))
+        best = task.probability.max()
+        log = lambda chance: jnp.log(jnp.maximum(chance, jnp.finfo(jnp.float32).tiny))  # noqa: E731
+        surprise = sampled.posterior * (log(sampled.posterior) - log(sampled.policy))
         return {
             "regret sampled": jnp.sum(best - sampled.policy @ task.probability),
             "regret by mode": jnp.sum(best - task.probability[modal.arm]),
-            "KL": jnp.mean(jnp.sum(sampled.posterior * (next(logs) - next(logs)), axis=-1)),
+            "KL": jnp.mean(jnp.sum(surprise, axis=-1)),
         }
 
     @jax.jit
