@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +68,7 @@ def beside_references(
     num_trials: int | None = None,
     seed: int = 0,
     references: Mapping[str, Expert] | None = None,
+    episodes: int | None = None,
 ) -> Any:
     """Draws the return of every episode of a trial, averaged over held-out tasks, for agents and references.
 
@@ -75,12 +77,14 @@ def beside_references(
       num_trials: trials of every agent, by default `NUM_TRIALS`; with several seeds, of each seed.
       seed: seed of tasks and trials.
       references: agents to compare with; by default those of `references.experts.comparisons`.
+      episodes: episodes per trial; by default those of the first run.
 
     Returns:
       A matplotlib figure, see `returns`.
     """
     first = next(iter(agents.values()))
-    family, plan, num_trials = first.family, first.meta.plan, num_trials or NUM_TRIALS
+    family, num_trials = first.family, num_trials or NUM_TRIALS
+    plan = dataclasses.replace(first.meta.plan, episodes=episodes or first.meta.plan.episodes)
     references = experts.comparisons(family) if references is None else references
     curves = {}
     for name, run in agents.items():
