@@ -95,10 +95,15 @@ def from_minari(dataset: Any, spec: Spec, family: str = "") -> Demonstrations:
     name = dataset.spec.dataset_id
     _observation(spec)
     stored = list(dataset.storage.get_episode_metadata(dataset.episode_indices))
+    if not stored:
+        raise DemonstrationsError(f"{name} is empty")
     known = all(part in one for one in stored for part in PLACE)
-    places = [tuple(int(one[part]) for part in PLACE) if known else (at, 0, 0) for at, one in enumerate(stored)]
-    shape = tuple(max(axis) + 1 for axis in zip(*places, strict=True)) if places else (0, 0, 0)
-    if not places or len(set(places)) != len(places) or np.prod(shape) != len(places):
+    numbers = [[int(one[part]) for part in PLACE] if known else [at, 0, 0] for at, one in enumerate(stored)]
+    # some of the tasks may have been filtered out
+    columns = [np.unique(column, return_inverse=True)[1] for column in np.array(numbers).T]
+    places = [tuple(int(number) for number in place) for place in zip(*columns, strict=True)]
+    shape = tuple(int(column.max()) + 1 for column in columns)
+    if len(set(places)) != len(places) or np.prod(shape) != len(places):
         raise DemonstrationsError(
             f"{name} has {len(places)} episodes; it needs one of every task, stream and place in the stream"
         )

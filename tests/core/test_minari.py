@@ -61,7 +61,20 @@ def test_an_episode_of_others_is_a_task_and_what_does_not_fit_is_refused():
     family = jm.tasks.cart_pole(jm.tasks.CartPoleConfig(horizon=25))
     dataset = exchange.to_minari(demonstrated(family, 1, 1), "cart-pole/theirs-v0")
     spec = family.env.spec
-    assert exchange.from_minari(dataset.filter_episodes(lambda one: one.id == 1), spec).num_tasks == 1
+    second = exchange.from_minari(dataset.filter_episodes(lambda one: one.id == 1), spec)
+    assert second.num_tasks == 1
+    buffers = [
+        minari.data_collector.EpisodeBuffer(
+            observations=one.observations, actions=one.actions, rewards=one.rewards, terminations=one.terminations,
+            truncations=one.truncations, infos={},
+        )
+        for one in dataset.iterate_episodes([1, 0])
+    ]  # fmt: skip
+    spaces = {"observation_space": dataset.observation_space, "action_space": dataset.action_space}
+    foreign = minari.create_dataset_from_buffers("foreign-v0", buffers, data_format="hdf5", **spaces)
+    theirs = exchange.from_minari(foreign, spec)
+    assert (theirs.num_tasks, theirs.streams, theirs.episodes) == (2, 1, 1)
+    np.testing.assert_array_equal(theirs.rollouts.inputs.obs[0], second.rollouts.inputs.obs[0])
     short = jm.tasks.cart_pole(jm.tasks.CartPoleConfig(horizon=2)).env.spec
     with pytest.raises(DemonstrationsError, match=r"episode 0 has \d+ steps; the tasks have episodes of 1 to 2"):
         exchange.from_minari(dataset, short)
