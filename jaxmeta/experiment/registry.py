@@ -204,6 +204,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "gymnasium": ("gymnasium",),
     "gymnax": ("gymnax",),
     "metaworld": ("metaworld",),
+    "minari": ("minari", "h5py"),
     "private": ("dp_accounting",),
     "wandb": ("wandb",),
     "xland": ("xminigrid",),

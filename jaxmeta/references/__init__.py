@@ -8,12 +8,14 @@ Agents are `Learner`s and run in the same `evaluate` as trained ones; their para
 * `bandits`: Bernoulli arms. Learners `random`, `greedy`, `epsilon_greedy`, `ucb1`, `thompson`, `optimistic_thompson`,
   `gittins`, `probability_matching`, and `oracle`, which knows the best arm; the exact posterior of the best arm
   `best_arm_probability`; the value of the Bayes-optimal policy `bayes_optimal_value` and the table `gittins_index`.
-* `dark_room`: a hidden goal in a dark room. The Bayes-optimal explorer `bayes_optimal` and an agent that knows the goal
-  `oracle`, both as learners; their exact returns `bayes_optimal_returns` and `oracle_return`.
+* `dark_room`: a hidden goal in a dark room. The Bayes-optimal explorer `bayes_optimal`, an agent that knows the goal
+  `oracle` and one that acts by the exact posterior over the planner's actions `probability_matching`, as learners; the
+  exact returns of the first two, `bayes_optimal_returns` and `oracle_return`.
 * `experts`: the planner that knows the task `planner`, a classical learning algorithm `teacher` and an agent that acts
-  at random `blind_behaviour`, each for a task family, as experts for imitation.
-* `grid`: a hidden goal on a small grid. The Bayes-optimal explorer `bayes_optimal` and an agent that knows the goal
-  `oracle`, both as learners; their exact returns `bayes_optimal_returns` and `oracle_return`.
+  at random `blind_behaviour`, each for a task family, as experts for imitation; `comparisons` for pictures.
+* `grid`: a hidden goal on a small grid. The Bayes-optimal explorer `bayes_optimal`, an agent that knows the goal
+  `oracle`, and one that walks from one random cell to the next `wanderer`, as learners; the exact returns of the first
+  two, `bayes_optimal_returns` and `oracle_return`.
 * `linear_adaptation`: the closed form of one gradient step of a linear model of dynamics with a hidden sign.
 * `maze`: an agent that knows the maze `oracle`, as a learner; the shortest path from the start `shortest_steps` and
   from everywhere `steps_to_go`, in steps, and the optimal return `oracle_return`.

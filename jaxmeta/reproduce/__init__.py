@@ -23,6 +23,7 @@ TABLES = {
     "sinusoid": "jaxmeta.reproduce.sinusoid",
     "glyphs": "jaxmeta.reproduce.glyphs",
     "imitation": "jaxmeta.reproduce.imitation",
+    "dpt": "jaxmeta.reproduce.dpt",
     "learned-optimizer": "jaxmeta.reproduce.learned_optimizer",
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
     "multi-task": "jaxmeta.reproduce.multi_task",
