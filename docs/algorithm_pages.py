@@ -151,13 +151,16 @@ def numbers(rows: list[Recorded]) -> list[str]:
     parts = [
         "## Recorded numbers",
         "From `benchmarks/results`. *Required* is the bound that jaxmeta sets for itself; a number that misses it is"
-        " marked. Intervals are of 95 %, over tasks or, with several seeds, over seeds. Commands are those of the commit"
-        " that measured the numbers; flags may have changed since. `jaxmeta reproduce` always has the current ones.",
+        " marked. Intervals are of 95 %, over tasks or, with several seeds, over seeds. Commands are those of the"
+        " commit that measured the numbers; flags may have changed since. `jaxmeta reproduce` has the current ones.",
     ]
     for _, some in itertools.groupby(rows, lambda one: one.table.name):
         of_table = list(some)
         table = of_table[0].table
-        parts += [f"### jaxmeta reproduce {table.name}", f"{table.title}. {table.source[:1].upper()}{table.source[1:]}."]
+        parts += [
+            f"### jaxmeta reproduce {table.name}",
+            f"{table.title}. {table.source[:1].upper()}{table.source[1:]}.",
+        ]
         for run, members in itertools.groupby(of_table, lambda one: one.run):
             parts += run_numbers(run, [one.row for one in members])
     return parts

@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from jaxmeta import cli
-from jaxmeta.cli import listing, parsing
+from jaxmeta.cli import collect, listing, parsing
 from jaxmeta.experiment import registry
 
 ARGUMENTS = {"train": "ALGO TASKS", "collect": "EXPERT TASKS"}
 """Arguments of commands whose parser removes them before it reads the flags."""
+NOTES = {
+    "collect": "\n".join(
+        [
+            "EXPERT is the folder of a run, or one of these names, for the tasks that have it:\n",
+            *(f"- `{name}`: {about}" for name, about in collect.EXPERTS.items()),
+        ]
+    )
+}
+"""What a page says about a command besides the docstring of its options."""
 LABELS = ("Definition", "Tasks", "Reward", "Horizon", "Success", "Observation", "Action")
 """What the docstrings of task families have lines about."""
 
@@ -40,17 +49,17 @@ def command_line() -> str:
     """Returns the page of all commands and their flags."""
     parts = [
         "# Command line",
-        "Every command prints its flags with `--help`. Flags of an algorithm begin with `--algo.`; they are on the pages"
-        " of the [algorithms](../algorithms/index.md). Flags of a task family begin with `--tasks.`; they are on the page"
-        " of the [task families](../tasks.md). A flag with a dot sets a field of the config of that name: `--algo.inner-lr"
-        " 0.5` is `MAMLConfig(inner_lr=0.5)` in Python.",
+        "Every command prints its flags with `--help`. Flags of an algorithm begin with `--algo.`; they are on the"
+        " pages of the [algorithms](../algorithms/index.md). Flags of a task family begin with `--tasks.`; they are on"
+        " the page of the [task families](../tasks.md). A flag with a dot sets a field of the config of that name:"
+        " `--algo.inner-lr 0.5` is `MAMLConfig(inner_lr=0.5)` in Python.",
         "A command returns 0 on success and 2 for invalid input, after one line that names the flag, its value and what"
         " would be right. It returns 1 if memory or disk ran out or a reproduced number misses its requirement, 3 if"
         " training stopped because updates were not finite, and 130 or 143 if Ctrl-C or SIGTERM stopped it.",
     ]
     for name, module in cli.COMMANDS.items():
         kind = importlib.import_module(module).Options
-        parts += [f"## jaxmeta {name}", usage(name, kind), paragraphs(kind), flags(kind)]
+        parts += [f"## jaxmeta {name}", usage(name, kind), paragraphs(kind), NOTES.get(name, ""), flags(kind)]
     parts += [
         "## Samplers",
         "`--sampler` of `jaxmeta train` chooses which tasks an update visits;"
@@ -107,9 +116,7 @@ def flags(kind: type, outer: tuple[str, ...] = ()) -> str:
     for flag, (path, values) in parsing.flag_values(kind, outer).items():
         if flag.startswith("-"):
             entries.setdefault(path, ([], values))[0].append(flag)
-    return "\n\n".join(
-        _entry(names, values, default, path[len(outer) :]) for path, (names, values) in entries.items()
-    )
+    return "\n\n".join(_entry(names, values, default, path[len(outer) :]) for path, (names, values) in entries.items())
 
 
 def _entry(names: list[str], values: str, default: Any, path: tuple[str, ...]) -> str:

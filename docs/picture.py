@@ -32,7 +32,9 @@ def main() -> None:
     mean = np.array([row["ours"] for row in rows])
     error = np.abs(np.array([row["ci95"] for row in rows]).T - mean)
     canvas.plain(left)
-    left.errorbar(range(len(rows)), mean, error, color=canvas.AFTER, marker="o", linewidth=2, capsize=4, label="jaxmeta")
+    left.errorbar(
+        range(len(rows)), mean, error, color=canvas.AFTER, marker="o", linewidth=2, capsize=4, label="jaxmeta"
+    )
     published = [row["published"] for row in rows]
     left.plot(published, "s--", color=canvas.BEFORE, label="Finn et al., 2017", zorder=1)
     left.set_title("MAML on 2D navigation: return", loc="left", fontweight="bold", fontsize=11)
