@@ -108,6 +108,7 @@ def about(algo: registry.Algo) -> str:
     """Returns the description in the recipe's docstring, and links to the recipe and to its file."""
     factory = getattr(importlib.import_module(algo.module), algo.factory)
     text = re.split(r"(?m)^(?:Args|Returns|Raises|Example):$", inspect.getdoc(factory) or "")[0].strip()
+    text = re.sub(r"^Builds .*\([^()]*\)\.\n+", "", text)  # says no more than the summary
     path = algo.module.replace(".", "/") + ".py"
     return f"{text}\n\nThe recipe is {{py:func}}`{algo.module}.{algo.factory}`, in `{path}`."
 

@@ -21,6 +21,7 @@ release = jaxmeta.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
 html_theme = "furo"
 html_title = "jaxmeta"
+smartquotes = False  # they would turn the prime of θ' into a quotation mark
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"

@@ -75,14 +75,16 @@ def task_families() -> str:
     """Returns the page of all task families and their flags."""
     parts = [
         "# Task families",
-        "Every family is a distribution over tasks. `jaxmeta train ALGO NAME` trains on one, and in Python it is a"
-        " function of `jm.tasks` that takes the config described here. Where the literature uses one name for several"
+        "Every family is a distribution over tasks. `jaxmeta train ALGO NAME` trains on one. In Python it is a function"
+        " of `jm.tasks` that takes a config with these fields, such as `jm.tasks.bandit(jm.tasks.BanditConfig())`; the"
+        " families of other libraries are in `jaxmeta.tasks.adapters`. Where the literature uses one name for several"
         " definitions, the definition here is the one that jaxmeta implements. A short list is in the"
         " [overview](overview.md).",
     ]
     for name, entry in registry.TASKS.items():
         _, kind = entry.load()
-        extra = f'It needs the extra `{entry.extra}`: `pip install "jaxmeta[{entry.extra}]"`.' if entry.extra else ""
+        where = f"In Python it is `{entry.module}.{entry.factory}`"
+        extra = f'{where}, which needs `pip install "jaxmeta[{entry.extra}]"`.' if entry.extra else ""
         supervised = "It is a supervised family." if name in registry.SUPERVISED_TASKS else ""
         about = listing.describe(name, entry)
         parts += [f"## {name}", with_labels(about[:1].upper() + about[1:]), extra, supervised, flags(kind, ("tasks",))]
@@ -122,6 +124,7 @@ def flags(kind: type, outer: tuple[str, ...] = ()) -> str:
 def _entry(names: list[str], values: str, default: Any, path: tuple[str, ...]) -> str:
     owner = functools.reduce(getattr, path[:-1], default)
     value = getattr(owner, path[-1])
+    values = re.sub(r"'([^']*)'", r"`\1`", values)
     told = f"{values}, by default `{_as_flag(value)}`" if values and value not in ((), None) else values or "a switch"
     told = told.removesuffix(" or None") + ", optional" if value is None else told
     if not values and len(names) > 1:
