@@ -50,8 +50,8 @@ class JsonLines:
     every metric of the update. With several seeds a metric is the mean over them, and `seeds` lists them one by one.
     """
 
-    def __init__(self, folder: Path, env_steps: float = 0.0, seconds: float = 0.0):
-        self._file = folder / runs.METRICS
+    def __init__(self, folder: str | Path, env_steps: float = 0.0, seconds: float = 0.0):
+        self._file = Path(folder) / runs.METRICS
         self._env_steps = env_steps
         self._seconds = seconds
         self._clock = time.monotonic()
