@@ -30,6 +30,7 @@ _MODULES = (
     "testing",
     "types",
     "viz",
+    "zoo",
 )
 _NAMES = {
     "ANILConfig": "jaxmeta.algos.gradient.anil",
@@ -67,6 +68,7 @@ _NAMES = {
     "MultiTaskConfig": "jaxmeta.algos.multitask.multi_task",
     "OptionCriticConfig": "jaxmeta.algos.hierarchy.option_critic",
     "PEARLConfig": "jaxmeta.algos.inference.pearl",
+    "PETSConfig": "jaxmeta.algos.models.pets",
     "PPOConfig": "jaxmeta.algos.baselines.ppo",
     "Plan": "jaxmeta.types",
     "ProMPConfig": "jaxmeta.algos.gradient.promp",
@@ -105,6 +107,7 @@ _NAMES = {
     "multi_task": "jaxmeta.algos.multitask.multi_task",
     "option_critic": "jaxmeta.algos.hierarchy.option_critic",
     "pearl": "jaxmeta.algos.inference.pearl",
+    "pets": "jaxmeta.algos.models.pets",
     "ppo": "jaxmeta.algos.baselines.ppo",
     "promp": "jaxmeta.algos.gradient.promp",
     "replay": "jaxmeta.core.rollout",

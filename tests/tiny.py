@@ -13,6 +13,7 @@ import jaxmeta as jm
 from jaxmeta import inner, outer, tasks
 from jaxmeta.algos.hierarchy.mlsh import MasterConfig
 from jaxmeta.algos.imitation import mil, student
+from jaxmeta.algos.models import planning
 from jaxmeta.config import extras
 from jaxmeta.experiment import registry
 
@@ -25,6 +26,8 @@ SAC = outer.OffPolicyConfig(gradient_steps=3, meta_batch=2, batch_size=4, replay
 VAE = outer.VariationalConfig(steps=2, batch_size=4, capacity=8)
 SMALL_BELIEF = {"hidden": (8,), "latent": 2, "encoder_hidden": 8, "decoder_hidden": (8,), "vae": VAE}
 NORMALISED = {"normalize_observations": True, "scale_rewards": True}
+CEM = planning.PlannerConfig(horizon=2, candidates=6, elites=2, iterations=2)
+FIT = inner.FitConfig(steps=2, epochs=2, batch_size=4, held_out=0.3, capacity=12)
 STUDENT = student.StudentConfig(recurrent=student.RecurrentConfig(hidden=8))
 FEW_STEPS = outer.ImitationConfig(steps=2)
 LOSS = mil.LearnedLossConfig(hidden=(4,), outputs=2)
@@ -54,6 +57,15 @@ ALGOS = {
     "option-critic": jm.OptionCriticConfig(num_options=3, num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "pearl": jm.PEARLConfig(
         num_train_tasks=4, tasks_per_update=2, hidden=(8,), encoder_hidden=(8,), latent=2, context_batch=3, sac=SAC
+    ),
+    "pets": jm.PETSConfig(
+        num_tasks=2,
+        episodes=3,
+        members=2,
+        hidden=(4,),
+        planner=CEM,
+        fit=FIT,
+        dynamics=outer.DynamicsConfig(steps=3, batch_size=4, capacity=40),
     ),
     "ppo": jm.PPOConfig(num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "promp": jm.ProMPConfig(**STEPS, rounds=2),

@@ -124,6 +124,21 @@ def flag_names(kind: type) -> list[str]:
     return [name for name, _ in _flags(kind) if name.startswith("-")]
 
 
+def flag_values(kind: type, outer: tuple[str, ...] = ()) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Describes the flags of a dataclass of options, for documentation.
+
+    Args:
+      outer: as in `to_flags`.
+
+    Returns:
+      By flag, the path of its field and its values in words, such as "a number"; "" for a switch. A positional argument
+      has the name of its field.
+    """
+    return {
+        name: (flag.path, "" if flag.sets is not None else _describe(flag.kind)) for name, flag in _flags(kind, outer)
+    }
+
+
 def _flags(kind: type, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, _Flag]]:
     """Yields the flags of a dataclass by name; a positional argument has the name of its field."""
     hints = typing.get_type_hints(kind, include_extras=True)

@@ -38,11 +38,18 @@ class Run:
         return self.state.params
 
     @property
-    def first_params(self) -> Any:
-        """The meta-parameters of the first seed, without an axis of seeds."""
+    def params_by_seed(self) -> list[Any]:
+        """The meta-parameters of every seed, without an axis of seeds."""
         import jax
 
-        return self.params if seed_axis(self.config) is None else jax.tree.map(lambda leaf: leaf[0], self.params)
+        if seed_axis(self.config) is None:
+            return [self.params]
+        return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], self.params) for seed in range(self.config.num_seeds)]
+
+    @property
+    def first_params(self) -> Any:
+        """The meta-parameters of the first seed, without an axis of seeds."""
+        return self.params_by_seed[0]
 
     @property
     def step(self) -> int:

@@ -171,4 +171,4 @@ def exploring(policy: Learner, share: float) -> Learner:
     def head(output: Output) -> Any:
         return policy.head(output.replace(dist=nets.mostly(output.dist, share)))
 
-    return policy._replace(head=head) if share else policy
+    return policy._replace(head=head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import shlex
 import time
@@ -93,7 +94,7 @@ def evaluate(
     """Evaluates a learner; with the same seed all learners get the same tasks.
 
     Args:
-      plan: layout of a trial; `evaluation` may change its rounds and streams.
+      plan: layout of a trial; `evaluation` may change its rounds, streams and episodes.
 
     Returns:
       A list with one report. With `evaluation.every_task` and a single seed, one report per task.
@@ -102,6 +103,7 @@ def evaluate(
 
     every_task = evaluation.every_task and evaluation.every_task(config.tasks_config)
     family, plan = config.build_family(), assessment.changed_plan(plan, evaluation.rounds, evaluation.streams)
+    plan = dataclasses.replace(plan, episodes=evaluation.episodes or plan.episodes)
     report = assessment.trials(
         learner,
         params,

@@ -298,7 +298,7 @@ def _runs() -> Any:
         2 * SCRATCH_TRIALS,
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
-    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=700, chunk=20, rows=())
+    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=600, chunk=20, rows=())
     yield Computed(
         f"{bandits}/sub-policies", measure, {}, 2 * TRIALS, of=f"{bandits}/mlsh", rows=_rows(bandits, BANDIT_BOUNDS)
     )
@@ -337,7 +337,7 @@ def _runs() -> Any:
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
     yield Trained(
-        f"{rooms}/mlsh", "mlsh", rooms, _recipe(num_policies=4), tasks_config=_rooms, updates=700, chunk=20, rows=()
+        f"{rooms}/mlsh", "mlsh", rooms, _recipe(num_policies=4), tasks_config=_rooms, updates=600, chunk=20, rows=()
     )
     yield Computed(f"{rooms}/sub-policies", measure, {}, 4 * TRIALS, of=f"{rooms}/mlsh", rows=_rows(rooms, {}))
 
