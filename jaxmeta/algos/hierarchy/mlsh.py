@@ -80,6 +80,9 @@ class MLSHConfig:
     """γ of the sub-policies, per step."""
     trace: float = 0.98
     """λ of generalised advantage estimation of the sub-policies, per step."""
+    normalize_observations: bool = False
+    """Whether observations are normalised by running statistics, which only meta-training changes, as in the paper's
+    code."""
     master: MasterConfig = MasterConfig()
     """The master."""
     ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(learning_rate=1e-3, epochs=5, value_weight=0.5)
@@ -123,6 +126,8 @@ def mlsh(family: TaskFamily, config: MLSHConfig = MLSHConfig()) -> MetaLearner:
     learner = agent(family.env.spec, config)
     sampler, plan = outer.uniform(family), Plan(config.warmup, config.streams)
     improve = outer.policy_gradient(learner, rl.value_baseline(config.discount, config.trace), config.ppo)
+    if config.normalize_observations:
+        learner, improve = inner.normalised(learner, family.env.spec), outer.with_statistics(improve)
     if config.trials == "whole":
         collected, source = plan, outer.fresh(learner, family, plan)
     else:
