@@ -84,7 +84,12 @@ VARIANTS = {
     ),
     "mlsh-whole": (
         "mlsh",
-        jm.MLSHConfig(**TWO_LEVELS, trials="whole", master=MasterConfig(cell="gru", state=4, ppo=MASTER_PPO)),
+        jm.MLSHConfig(
+            **TWO_LEVELS,
+            trials="whole",
+            normalize_observations=False,
+            master=MasterConfig(cell="gru", state=4, ppo=MASTER_PPO),
+        ),
     ),
     "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2, normalize_observations=True)),
     "multi-task-returns": (
