@@ -46,7 +46,9 @@ ALGOS = {
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
     "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
     "mil": jm.MILConfig(num_tasks=2, hidden=(8,), bias_transformation=2),
-    "mlsh": jm.MLSHConfig(**TWO_LEVELS, joint=1, master=MasterConfig(hidden=(4,), ppo=MASTER_PPO)),
+    "mlsh": jm.MLSHConfig(
+        **TWO_LEVELS, joint=1, normalize_observations=False, master=MasterConfig(hidden=(4,), ppo=MASTER_PPO)
+    ),
     "multi-task": jm.MultiTaskConfig(network="heads", visits=2, streams=2, hidden=(8,), ppo=PPO),
     "pearl": jm.PEARLConfig(
         num_train_tasks=4, tasks_per_update=2, hidden=(8,), encoder_hidden=(8,), latent=2, context_batch=3, sac=SAC
@@ -87,7 +89,6 @@ VARIANTS = {
         jm.MLSHConfig(
             **TWO_LEVELS,
             trials="whole",
-            normalize_observations=False,
             master=MasterConfig(cell="gru", state=4, ppo=MASTER_PPO),
         ),
     ),

@@ -299,7 +299,7 @@ def _runs() -> Any:
         2 * SCRATCH_TRIALS,
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
-    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=400, chunk=20, rows=())
+    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=240, chunk=20, rows=())
     yield Computed(
         f"{bandits}/sub-policies", measure, {}, 2 * TRIALS, of=f"{bandits}/mlsh", rows=_rows(bandits, BANDIT_BOUNDS)
     )
