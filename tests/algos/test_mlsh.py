@@ -55,7 +55,7 @@ def test_sub_policies_learn_different_goals_and_a_new_master_finds_the_right_one
 
     config = jm.MLSHConfig()
     meta = jm.mlsh(FAMILY, config)
-    state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 600, chunk=40)
+    state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), 240, chunk=40)
     policy, params = mlsh.sub_policies(FAMILY.env.spec, config, state.params)
     returns = options.policy_returns(policy, params, FAMILY.env, FAMILY.train_tasks, jax.random.key(1))
     returns = np.asarray(returns)
