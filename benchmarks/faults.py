@@ -315,7 +315,7 @@ def sixteen_tasks(name: str) -> Any:
     else:
         sac = dataclasses.replace(config.sac, meta_batch=8)
         config = dataclasses.replace(config, num_train_tasks=16, tasks_per_update=8, sac=sac)
-    return registry.ALGOS[name].load()[0](family, config)
+    return registry.ALGOS[name].load()[0](family, config, **tiny.parts(name, family))
 
 
 def soak(config: FaultsConfig, folder: Path) -> dict[str, Any]:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
+import sys
 
 import jaxmeta
+
+DOCS = pathlib.Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+import algorithm_pages  # noqa: E402
+import flag_pages  # noqa: E402
 
 project = "jaxmeta"
 author = "the jaxmeta authors"
@@ -12,6 +20,10 @@ release = jaxmeta.__version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
 html_theme = "furo"
+html_title = "jaxmeta"
+smartquotes = False  # they would turn the prime of θ' into a quotation mark
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
 nb_execution_mode = "off"
 exclude_patterns = ["build"]
 
@@ -51,7 +63,14 @@ def as_restructured_text(app, what, name, obj, options, lines):
     lines[:] = "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts).split("\n")
 
 
+def write_pages(app):
+    """Writes the pages of algorithms, task families and commands."""
+    algorithm_pages.write(DOCS / "algorithms")
+    flag_pages.write(DOCS)
+
+
 def setup(app):
-    """Registers the conversions, before and after napoleon's."""
+    """Registers the generated pages, and the conversions of docstrings before and after napoleon's."""
+    app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", mark_examples, priority=400)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=600)

@@ -44,6 +44,10 @@ class MultiDiscrete:
         return jnp.zeros((len(self.nums),), jnp.int32)
 
 
+UNBOUNDED = 1e18
+"""An action `limit` from here on counts as no limit."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Continuous:
     """An action space of real vectors of length `size`."""

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "jaxmeta"
-ABOVE = ("privacy", "similarity", "algos", "references", "deploy", "experiment", "viz", "reproduce", "cli")
+ABOVE = ("privacy", "similarity", "algos", "references", "deploy", "experiment", "viz", "reproduce", "zoo", "cli")
 FORBIDDEN = {
     "config": ("devices", "core", "inner", "outer", "nets", "rl", "tasks", *ABOVE),
     "devices": ("config", "core", "inner", "outer", "nets", "rl", "tasks", *ABOVE),
@@ -24,7 +24,8 @@ FORBIDDEN = {
     "algos": ("experiment", "viz", "reproduce", "cli"),
     "deploy": ("privacy", "similarity", "algos", "references", "experiment", "viz", "reproduce", "cli"),
     "references": ("experiment", "viz", "reproduce", "cli"),
-    "experiment": ("viz", "reproduce", "cli"),
+    "experiment": ("viz", "reproduce", "zoo", "cli"),
+    "zoo": ("viz", "reproduce", "cli"),
     "viz": ("reproduce", "cli"),
 }
 AT_THE_ROOT = {"__init__.py", "__main__.py", "types.py", "testing.py"}

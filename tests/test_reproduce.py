@@ -807,6 +807,29 @@ def test_numbers_computed_of_a_trained_run_are_over_its_seeds(place, monkeypatch
     assert call("--num-seeds", "2") == 1 and len(asked) == 1  # the second time the stored numbers are read
 
 
+def test_the_lowest_seed_is_that_of_the_last_round():
+    returns = np.zeros((2, 3, 2, 4, 1))  # seeds, tasks, rounds, streams, episodes
+    returns[0, :, 0], returns[0, :, 1], returns[1, :, 1] = -9.0, 2.0, np.arange(3)[:, None, None]
+    lowest = importlib.import_module(reproduce.TABLES["options"]).lowest_seed
+    assert lowest(types.SimpleNamespace(returns=returns))["mean"] == 1.0
+    assert lowest(types.SimpleNamespace(returns=returns[0]))["mean"] == 2.0
+
+
+def test_a_computation_that_trains_gets_the_seeds_of_the_call(place, monkeypatch):
+    asked = []
+
+    def compute(factor, seed, num_seeds, quick):
+        asked.append((seed, num_seeds, quick))
+        return {"size": [float(factor * (seed + index)) for index in range(num_seeds)]}
+
+    rows = (Row(statistics.named("size"), "mean"), Row(statistics.worst_seed("size", largest=False), "worst seed"))
+    runs = (Computed("2x2/size", compute, {"factor": 3}, 7, rows=rows, trains=True),)
+    use(monkeypatch, Table("tiny", title="Sizes", source="", runs=runs))
+    assert call("--num-seeds", "3", "--seed", "1") == 0
+    assert [(row["ours"], row["seeds"]) for row in read()["rows"]] == [(6.0, 3), (3.0, 3)]
+    assert call("--num-seeds", "3", "--seed", "1") == 0 and asked == [(1, 3, False)]
+
+
 def test_picture_of_estimators_has_a_line_for_each():
     one = LOAD("estimators")
     rows = [finished(name, 0.5) for name in one.row_names()]

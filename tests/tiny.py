@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import jaxmeta as jm
 from jaxmeta import inner, outer, tasks
 from jaxmeta.algos.hierarchy.mlsh import MasterConfig
 from jaxmeta.algos.imitation import mil, student
+from jaxmeta.algos.models import planning
 from jaxmeta.config import extras
 from jaxmeta.experiment import registry
 
@@ -24,10 +26,13 @@ SAC = outer.OffPolicyConfig(gradient_steps=3, meta_batch=2, batch_size=4, replay
 VAE = outer.VariationalConfig(steps=2, batch_size=4, capacity=8)
 SMALL_BELIEF = {"hidden": (8,), "latent": 2, "encoder_hidden": 8, "decoder_hidden": (8,), "vae": VAE}
 NORMALISED = {"normalize_observations": True, "scale_rewards": True}
+CEM = planning.PlannerConfig(horizon=2, candidates=6, elites=2, iterations=2)
+FIT = inner.FitConfig(steps=2, epochs=2, batch_size=4, held_out=0.3, capacity=12)
 STUDENT = student.StudentConfig(recurrent=student.RecurrentConfig(hidden=8))
 FEW_STEPS = outer.ImitationConfig(steps=2)
 LOSS = mil.LearnedLossConfig(hidden=(4,), outputs=2)
 STEPS = {"num_tasks": 2, "streams": 3, "hidden": (8,)}
+LEAD = {"duration": 1, "rounds": 1, "lead_hidden": (4,), "pull": 0.1}
 TWO_LEVELS = {"num_tasks": 2, "streams": 2, "duration": 1, "warmup": 1, "hidden": (8,), "ppo": ONE_BATCH}
 MASTER_PPO = inner.ProximalConfig(steps=2)
 ALGOS = {
@@ -43,6 +48,7 @@ ALGOS = {
     "gatekeeper": jm.GatekeeperConfig(num_tasks=4, episodes=3, student=STUDENT, streams=3, best=2, imitation=FEW_STEPS),
     "imaml": jm.IMAMLConfig(**STEPS, trpo=TRPO),
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
+    "lead-policy": jm.LeadPolicyConfig(**STEPS, **LEAD),
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
     "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
     "mil": jm.MILConfig(num_tasks=2, hidden=(8,), bias_transformation=2),
@@ -50,8 +56,18 @@ ALGOS = {
         **TWO_LEVELS, joint=1, normalize_observations=False, master=MasterConfig(hidden=(4,), ppo=MASTER_PPO)
     ),
     "multi-task": jm.MultiTaskConfig(network="heads", visits=2, streams=2, hidden=(8,), ppo=PPO),
+    "option-critic": jm.OptionCriticConfig(num_options=3, num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "pearl": jm.PEARLConfig(
         num_train_tasks=4, tasks_per_update=2, hidden=(8,), encoder_hidden=(8,), latent=2, context_batch=3, sac=SAC
+    ),
+    "pets": jm.PETSConfig(
+        num_tasks=2,
+        episodes=3,
+        members=2,
+        hidden=(4,),
+        planner=CEM,
+        fit=FIT,
+        dynamics=outer.DynamicsConfig(steps=3, batch_size=4, capacity=40),
     ),
     "ppo": jm.PPOConfig(num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "promp": jm.ProMPConfig(**STEPS, rounds=2),
@@ -62,6 +78,11 @@ ALGOS = {
     "varibad": jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, ppo=PPO),
 }
 VARIANTS = {
+    "option-critic-per-task": (
+        "option-critic",
+        jm.OptionCriticConfig(num_options=2, masters="per-task", num_tasks=6, streams=2, hidden=(8,), ppo=PPO),
+    ),
+    "lead-policy-hypernetwork": ("lead-policy", jm.LeadPolicyConfig(**STEPS, **LEAD, meta_policy="hypernetwork")),
     "varibad-states": (
         "varibad",
         jm.VariBADConfig(num_tasks=4, episodes=3, **SMALL_BELIEF, reward_decoder="next-obs", state_weight=0.5, ppo=PPO),
@@ -178,12 +199,24 @@ def algo(name: str, on: tasks.TaskFamily | None = None) -> jm.MetaLearner:
     """Builds a registered algorithm, or a variant of one, at its smallest."""
     base, config = VARIANTS[name] if name in VARIANTS else (name, ALGOS[name])
     factory, _ = registry.ALGOS[base].load()
-    return factory(observed_by(name, on or family()), config)
+    on = observed_by(name, on or family())
+    return factory(on, config, **parts(base, on))
+
+
+def parts(name: str, on: tasks.TaskFamily) -> dict[str, Any]:
+    """Further arguments that an algorithm needs."""
+    return {"library": library(on)} if name in registry.FROM_LIBRARY else {}
+
+
+def library(on: tasks.TaskFamily) -> list[outer.Expert]:
+    """Two random policies on the tasks of a family."""
+    policy = jm.ppo(on, ALGOS["ppo"]).learner
+    return [outer.Expert(policy, policy.init(jax.random.key(seed))) for seed in range(2)]
 
 
 def observed_by(name: str, on: tasks.TaskFamily) -> tasks.TaskFamily:
     """The family that the agent of an algorithm, or of a variant, acts in; three tasks where it must be finite."""
-    if (VARIANTS[name][0] if name in VARIANTS else name) not in registry.WITH_TASK_ID:
+    if not registry.observes_task_id(*(VARIANTS[name] if name in VARIANTS else (name, ALGOS[name]))):
         return on
     few = on if on.train_tasks is not None else tasks.finite(on, 3, 1, jax.random.key(0))
     return tasks.with_task_id(few)

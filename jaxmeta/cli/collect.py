@@ -23,7 +23,7 @@ SECONDS = 10.0
 EXPERTS = {
     "planner": "the optimal agent that knows the task",
     "teacher": "a classical learning algorithm: UCB1 on Bernoulli bandits, PSRL on tabular MDPs",
-    "behaviour": "random actions",
+    "behaviour": "random actions; on grids a walk from one random cell to the next",
 }
 """Experts by name, for the tasks that jaxmeta has them for."""
 

@@ -30,6 +30,7 @@ Cache = Annotated[
 """Whether compiled programs are kept, `--no-cache`; every command that starts JAX has it."""
 RunFolder = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="Run folder.")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+Folders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 T = TypeVar("T")
 
@@ -121,6 +122,21 @@ def is_flag(token: str) -> bool:
 def flag_names(kind: type) -> list[str]:
     """Lists the flags of a dataclass of options."""
     return [name for name, _ in _flags(kind) if name.startswith("-")]
+
+
+def flag_values(kind: type, outer: tuple[str, ...] = ()) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Describes the flags of a dataclass of options, for documentation.
+
+    Args:
+      outer: as in `to_flags`.
+
+    Returns:
+      By flag, the path of its field and its values in words, such as "a number"; "" for a switch. A positional argument
+      has the name of its field.
+    """
+    return {
+        name: (flag.path, "" if flag.sets is not None else _describe(flag.kind)) for name, flag in _flags(kind, outer)
+    }
 
 
 def _flags(kind: type, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, _Flag]]:

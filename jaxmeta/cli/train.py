@@ -53,6 +53,9 @@ class Options:
     expert: parsing.Folder = None
     """Imitate the agent of another run, such as one with `--reveal`: with clone, dagger, distill and dpt. By default
     these imitate the planner or the learning algorithm that jaxmeta has for the tasks."""
+    library: parsing.Folders = ()
+    """Act through the policies of other runs, such as of ppo or multi-task on the same kind of tasks: with lead-policy,
+    which needs at least one."""
     devices: int | None = None
     """Number of devices; on a CPU, of cores. By default the largest that divides the tasks of an update. With
     `--distributed`, devices per process."""
@@ -174,6 +177,7 @@ def new_run(argv: list[str]) -> tuple[Any, runs.RunConfig]:
         start_from=None if options.start_from is None else str(options.start_from),
         demonstrations=None if options.demonstrations is None else str(options.demonstrations),
         expert=None if options.expert is None else str(options.expert),
+        library=tuple(map(str, options.library)) or None,
     )
     if registry.is_own(tasks):
         runs.check_storable(config)
@@ -203,13 +207,14 @@ def _resumed(argv: list[str], folder: Path) -> tuple[Any, runs.RunConfig]:
         num_seeds=stored.num_seeds,
         updates=stored.updates,
         reveal=stored.reveal,
+        library=tuple(map(Path, stored.library or ())),
         **{name: None if (path := getattr(stored, name)) is None else Path(path) for name in PATHS},
     )
     options = parsing.parse(kind, flags, _prog(algo, tasks), before)
     _check_processes(options)
     there = {name: path.resolve() for name in PATHS if (path := getattr(options, name)) is not None}
-    options = dataclasses.replace(options, **there)
-    for part in ("algo", "tasks", "sampler", "seed", "num_seeds", "reveal", *PATHS):
+    options = dataclasses.replace(options, **there, library=tuple(path.resolve() for path in options.library))
+    for part in ("algo", "tasks", "sampler", "seed", "num_seeds", "reveal", "library", *PATHS):
         if differs := codec.first_difference(part, getattr(options, part), getattr(before, part)):
             name, given, then = differs
             _must_agree("--" + name.replace("_", "-"), given, then, folder)
@@ -313,12 +318,20 @@ def _check_start(options: Any, config: runs.RunConfig) -> None:
 
 
 def _check_sources(config: runs.RunConfig) -> None:
-    """Refuses demonstrations and experts for algorithms that do not learn from them, and both at once."""
-    known = {"demonstrations": registry.FROM_DEMONSTRATIONS, "expert": registry.FROM_EXPERT}
+    """Refuses what an algorithm does not use, a lead policy without a library, and two sources to imitate."""
+    known = {
+        "demonstrations": registry.FROM_DEMONSTRATIONS,
+        "expert": registry.FROM_EXPERT,
+        "library": registry.FROM_LIBRARY,
+    }
     for name, algos in known.items():
-        if getattr(config, name) is not None and config.algo not in algos:
-            takes = ", ".join(sorted(algos))
-            raise UsageError(f"--{name} is {getattr(config, name)}, but {config.algo} does not use it; {takes} do")
+        value = getattr(config, name)
+        if value is not None and config.algo not in algos:
+            given, takes = value if isinstance(value, str) else " ".join(value), ", ".join(sorted(algos))
+            do = "does" if len(algos) == 1 else "do"
+            raise UsageError(f"--{name} is {given}, but {config.algo} does not use it; {takes} {do}")
+    if config.algo in registry.FROM_LIBRARY and config.library is None:
+        raise UsageError(f"--library is missing; {config.algo} acts through known policies (try --library runs/first)")
     if config.demonstrations is not None and config.expert is not None:
         raise UsageError(f"--expert is {config.expert}, but --demonstrations says what to imitate; leave one out")
 

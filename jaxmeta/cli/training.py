@@ -16,7 +16,7 @@ from jaxmeta.cli.parsing import UsageError
 from jaxmeta.config import codec
 from jaxmeta.core import guard
 from jaxmeta.core.checkpoint import CheckpointError
-from jaxmeta.experiment import assessment, loading, locks, logging, provenance, registry, runs, survival
+from jaxmeta.experiment import alarms, assessment, loading, locks, logging, provenance, registry, runs, survival
 
 
 def join_processes(options: train.Options) -> None:
@@ -170,7 +170,7 @@ class Training:
                 progress = stack.enter_context(logging.Progress(self.done, total))
                 kept = runs.truncate_metrics(self.folder, self.done)
                 lines = logging.JsonLines(self.folder, kept.get("env_steps") or 0.0, kept.get("seconds") or 0.0)
-                loggers = [logging.Guarded(callback) for callback in (lines, *boards, progress)]
+                loggers = [logging.Guarded(callback) for callback in (lines, *boards, progress, alarms.Alarms())]
             for board in boards:
                 stack.callback(board.close)
             saver = survival.Saver(self._checkpointer, signals, self.done, total, every, about)
@@ -224,6 +224,8 @@ class Training:
             print(f"           the first {self.meta.info.warmup} updates only collect experience")
         if config.start is not None:
             print(f"           starts from the parameters of {config.start_from} at update {config.start['update']}")
+        for folder, update in zip(config.library or (), (config.sources or {}).get("library", ()), strict=False):
+            print(f"           the library has {folder} ({update})")
         for name in ("demonstrations", "expert"):
             if (source := getattr(config, name)) is not None:
                 print(f"           imitates {name} {source} ({(config.sources or {}).get(name)})")

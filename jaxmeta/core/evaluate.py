@@ -17,7 +17,7 @@ from jaxmeta.core import learner as agents
 from jaxmeta.core.learner import Learner
 from jaxmeta.core.rollout import (
     Demonstrate,
-    carry_bytes,
+    acting_bytes,
     collect,
     episode_returns,
     episode_successes,
@@ -129,7 +129,8 @@ def evaluate(
         env = env.env
     contracts.check_tasks(env, tasks)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
-    mesh, chunk = execution.mesh(num_tasks), stepping_chunk(env, tasks, plan, carry_bytes(learner, params))
+    acting = acting_bytes(learner, params, env.spec)
+    mesh, chunk = execution.mesh(num_tasks), stepping_chunk(env, tasks, plan, acting)
     at_once = min(chunk or MAX_TASKS_AT_ONCE, MAX_TASKS_AT_ONCE)
     run = _program(learner, env, plan, deterministic, demonstrate, mesh, at_once)
     params = jax.device_put(params, devices.everywhere(mesh))

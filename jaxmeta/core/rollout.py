@@ -13,8 +13,10 @@ from jaxmeta import devices
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.tasks.base import Env
-from jaxmeta.types import Array, Carry, Fast, Fault, Input, Key, Output, Params, Plan, Rollout, Task, Trial
+from jaxmeta.types import Array, Carry, Fast, Fault, Input, Key, Output, Params, Plan, Rollout, Spec, Task, Trial
 
+SMALL_ARRAY = 32 * 1024
+"""Bytes below which what an agent computes to act does not count, see `acting_bytes`."""
 MIN_ROWS, MAX_OVERFLOW = 128, 4
 """On a CPU: streams that a recurrent agent is stepped on in parallel, if they take at most `MAX_OVERFLOW` caches."""
 Demonstrate = Callable[[Task, Key], Rollout]
@@ -252,6 +254,32 @@ def carry_bytes(learner: Learner, params: Params) -> int:
     return devices.tree_bytes(jax.eval_shape(carry, params, jax.random.key(0)))
 
 
+def acting_bytes(learner: Learner, params: Params, spec: Spec) -> int:
+    """Returns what one stream of an agent takes in memory at a step, in bytes: its carry, and what it computes to act.
+
+    The latter is the largest array that `act` computes, where it is large, as the imagined particles of a planner are;
+    activations of a policy are not counted. Nothing is computed.
+
+    Args:
+      params: arrays, or their shapes.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    forms = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    carry = carry_bytes(learner, params)
+    return carry + (_largest_array(learner, spec, structure, forms) if carry else 0)
+
+
+@devices.remembered(64)
+def _largest_array(learner: Learner, spec: Spec, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> int:
+    """Returns the bytes of the largest array that `act` computes for one stream, 0 below `SMALL_ARRAY`."""
+    params = jax.tree.unflatten(structure, leaves)
+    fast = jax.eval_shape(learner.start, params, jax.random.key(0))
+    carry = jax.eval_shape(learner.reset, params, fast, jax.random.key(0))
+    program = jax.make_jaxpr(learner.act)(params, fast, carry, spec.example_input())
+    largest = devices.largest_array(program.jaxpr)
+    return largest if largest >= SMALL_ARRAY else 0
+
+
 def stepping_chunk(env: Env, tasks: Task, plan: Plan, carry: int = 0) -> int | None:
     """Returns how many of the tasks [N, ...] to step in parallel so that what each step updates fits in cache.
 
@@ -259,7 +287,7 @@ def stepping_chunk(env: Env, tasks: Task, plan: Plan, carry: int = 0) -> int | N
     slower than exceeding the cache: up to `MIN_ROWS` streams may take `MAX_OVERFLOW` caches.
 
     Args:
-      carry: bytes of the agent's carry per stream, see `carry_bytes`.
+      carry: bytes of the agent per stream, see `acting_bytes`.
     """
     state, _ = jax.eval_shape(env.reset, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], tasks))
     per_task = plan.streams * (devices.tree_bytes(state) + carry)

@@ -72,6 +72,18 @@ def tree_bytes(tree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def largest_array(program: Any) -> int:
+    """Returns the size of the largest array that a program computes, a jaxpr, in bytes; loops and calls included."""
+    largest = 0
+    for step in program.eqns:
+        inside = jax.tree.leaves(step.params, is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr"))
+        programs = [getattr(value, "jaxpr", value) for value in inside]
+        sizes = [largest_array(one) for one in programs if hasattr(one, "eqns")]
+        arrays = [var.aval for var in step.outvars if hasattr(var.aval, "dtype")]
+        largest = max([largest, *sizes, *(array.size * array.dtype.itemsize for array in arrays)])
+    return largest
+
+
 def _cut(tree, length: int):
     return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] // length, length, *leaf.shape[1:]), tree)
 

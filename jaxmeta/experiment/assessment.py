@@ -41,7 +41,7 @@ def assess(
       A JSON object with `returns[round][episode]`, `trial_return` and `gain`, each `{"mean", "stderr", "iqm", "ci95"}`.
       Statistics are over tasks; with several seeds, over seeds and the tasks of each. If the tasks define success,
       `success[round][episode]` has the same statistics of the share of solved episodes. `privacy` has ε and δ of a
-      private federated run.
+      private federated run. `demonstrated` is true if somebody else acted in round 0.
 
       With a finite set, `num_tasks` is its size, or the number of kinds if there are many tasks of few kinds;
       `trials_per_task` is the number of trials on each. `per_task` has `task`, its index, `name`, and `return` and
@@ -51,6 +51,7 @@ def assess(
     plan = changed_plan(run.meta.plan, rounds, streams)
     known = finite_tasks(run.family)
     chosen = num_tasks if known is None else equally_often(known, num_tasks)
+    demonstrate = demonstrator(run.config, run.family, plan)
     report = trials(
         run.meta.learner,
         run.params,
@@ -60,7 +61,7 @@ def assess(
         seed,
         seed_axis(run.config),
         deterministic,
-        demonstrate=demonstrator(run.config, run.family, plan),
+        demonstrate=demonstrate,
     )
     by_task = {} if known is None else _by_task(report, run.family, known)
     return {
@@ -77,6 +78,7 @@ def assess(
         "gain": report.gain(),
         **({} if report.successes is None else {"success": report.success()}),
         **by_task,
+        **({} if demonstrate is None else {"demonstrated": True}),
         **_guarantee(run),
     }
 

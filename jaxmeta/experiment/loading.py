@@ -38,11 +38,18 @@ class Run:
         return self.state.params
 
     @property
-    def first_params(self) -> Any:
-        """The meta-parameters of the first seed, without an axis of seeds."""
+    def params_by_seed(self) -> list[Any]:
+        """The meta-parameters of every seed, without an axis of seeds."""
         import jax
 
-        return self.params if seed_axis(self.config) is None else jax.tree.map(lambda leaf: leaf[0], self.params)
+        if seed_axis(self.config) is None:
+            return [self.params]
+        return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], self.params) for seed in range(self.config.num_seeds)]
+
+    @property
+    def first_params(self) -> Any:
+        """The meta-parameters of the first seed, without an axis of seeds."""
+        return self.params_by_seed[0]
 
     @property
     def step(self) -> int:
@@ -259,6 +266,42 @@ def expert_or_missing(config: RunConfig, family: Any) -> Any:
         raise RunError(message)
 
     return outer.Expert(Learner(missing, missing, missing, missing, missing, missing), ())
+
+
+def library(config: RunConfig, family: Any) -> list[Any]:
+    """Loads the policies of the runs in `config.library`, each a `jm.outer.Expert`, in order.
+
+    A run whose agent observes the task ID has a policy for each of its tasks. A run with several seeds has those of the
+    first seed.
+
+    Args:
+      family: the tasks on which the policies are to act.
+
+    Raises:
+      RunError: if a run cannot be read, or was trained on tasks with other observations or actions.
+    """
+    from jaxmeta import outer
+    from jaxmeta.experiment import registry
+
+    updates = (config.sources or {}).get("library") or [None] * len(config.library or ())
+    policies: list[Any] = []
+    for path, update in zip(config.library or (), updates, strict=True):
+        try:
+            run = load(path, update)
+        except RunError as error:
+            raise RunError(f"library: {error}") from None
+        by_task = registry.observes_task_id(run.config.algo, run.config.algo_config)
+        there, here = (run.family.env.env if by_task else run.family.env).spec, family.env.spec
+        if (there.observation, there.action) != (here.observation, here.action):
+            raise RunError(
+                f"library has {path}, which observes {there.observation} and has {there.action}; here agents observe"
+                f" {here.observation} and have {here.action}: use runs on tasks of the same kind"
+            )
+        if by_task:
+            policies += outer.specialists(run.family, run.learner, run.first_params)
+        else:
+            policies.append(outer.Expert(run.learner, run.first_params))
+    return policies
 
 
 def demonstrator(config: RunConfig, family: Any, plan: Any) -> Any:

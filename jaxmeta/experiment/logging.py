@@ -50,8 +50,8 @@ class JsonLines:
     every metric of the update. With several seeds a metric is the mean over them, and `seeds` lists them one by one.
     """
 
-    def __init__(self, folder: Path, env_steps: float = 0.0, seconds: float = 0.0):
-        self._file = folder / runs.METRICS
+    def __init__(self, folder: str | Path, env_steps: float = 0.0, seconds: float = 0.0):
+        self._file = Path(folder) / runs.METRICS
         self._env_steps = env_steps
         self._seconds = seconds
         self._clock = time.monotonic()
@@ -281,7 +281,8 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
         for number, point in enumerate(episodes):
             parts = [f"round {index}"] if len(rounds) > 1 else []
             parts += [f"episode {number + 1}"] if len(episodes) > 1 or not parts else []
-            mark = " (the unadapted policy)" if index == number == 0 else ""
+            begin = "the demonstration" if evaluation.get("demonstrated") else "the unadapted policy"
+            mark = f" ({begin})" if index == number == 0 else ""
             rate = () if success is None else (_percent(success[index][number]["mean"]),)
             table.add_row(*_row(", ".join(parts) + mark, point), *rate)
     table.add_section()

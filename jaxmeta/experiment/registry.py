@@ -117,6 +117,7 @@ ALGORITHMS = {
     "gatekeeper": Algo("jaxmeta.algos.imitation.gatekeeper", "gatekeeper", "GatekeeperConfig"),
     "imaml": Algo("jaxmeta.algos.gradient.imaml", "imaml", "IMAMLConfig", "FewShotIMAMLConfig"),
     "l2rl": Algo("jaxmeta.algos.memory.l2rl", "l2rl", "L2RLConfig"),
+    "lead-policy": Algo("jaxmeta.algos.hierarchy.lead_policy", "lead_policy", "LeadPolicyConfig"),
     "learned-optimizer": Algo(
         "jaxmeta.algos.gradient.learned_optimizer", "learned_optimizer", None, "LearnedOptimizerConfig"
     ),
@@ -125,7 +126,9 @@ ALGORITHMS = {
     "mil": Algo("jaxmeta.algos.imitation.mil", "mil", "MILConfig"),
     "mlsh": Algo("jaxmeta.algos.hierarchy.mlsh", "mlsh", "MLSHConfig"),
     "multi-task": Algo("jaxmeta.algos.multitask.multi_task", "multi_task", "MultiTaskConfig"),
+    "option-critic": Algo("jaxmeta.algos.hierarchy.option_critic", "option_critic", "OptionCriticConfig"),
     "pearl": Algo("jaxmeta.algos.inference.pearl", "pearl", "PEARLConfig"),
+    "pets": Algo("jaxmeta.algos.models.pets", "pets", "PETSConfig"),
     "ppo": Algo("jaxmeta.algos.baselines.ppo", "ppo", "PPOConfig"),
     "promp": Algo("jaxmeta.algos.gradient.promp", "promp", "ProMPConfig"),
     "reptile": Algo("jaxmeta.algos.gradient.reptile", "reptile", "ReptileConfig", "FewShotReptileConfig"),
@@ -159,6 +162,7 @@ TASKS = {
     "navigation": Entry("jaxmeta.tasks.navigation", "navigation", "NavigationConfig"),
     "point-robot": Entry("jaxmeta.tasks.point", "point_robot", "PointRobotConfig"),
     "sparse-point-robot": Entry("jaxmeta.tasks.point", "sparse_point_robot", "SparsePointRobotConfig"),
+    "double-integrator": Entry("jaxmeta.tasks.double_integrator", "double_integrator", "DoubleIntegratorConfig"),
     "cart-pole": Entry("jaxmeta.tasks.classic_control", "cart_pole", "CartPoleConfig"),
     "cart-pole-swing-up": Entry("jaxmeta.tasks.classic_control", "cart_pole_swing_up", "CartPoleSwingUpConfig"),
     "acrobot": Entry("jaxmeta.tasks.classic_control", "acrobot", "AcrobotConfig"),
@@ -200,6 +204,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "gymnasium": ("gymnasium",),
     "gymnax": ("gymnax",),
     "metaworld": ("metaworld",),
+    "minari": ("minari", "h5py"),
     "private": ("dp_accounting",),
     "wandb": ("wandb",),
     "xland": ("xminigrid",),
@@ -225,12 +230,21 @@ WITH_TASK_ID = frozenset({"multi-task"})
 """Algorithms that need a finite set of training tasks, and whose agents observe the ID of the task."""
 
 
+def observes_task_id(name: str, config: Any) -> bool:
+    """Whether the agents of an algorithm with this config observe the ID of the task."""
+    return name in WITH_TASK_ID or getattr(config, "masters", None) == "per-task"
+
+
 FROM_DEMONSTRATIONS = frozenset({"clone", "distill", "mil"})
 """Algorithms that can learn from stored demonstrations."""
 
 
 FROM_EXPERT = frozenset({"clone", "dagger", "distill", "dpt", "mil"})
 """Algorithms that can learn from an expert, such as a trained run."""
+
+
+FROM_LIBRARY = frozenset({"lead-policy"})
+"""Algorithms whose agents act through the policies of other runs."""
 
 
 ONE_SHOT = frozenset({"mil"})

@@ -68,8 +68,11 @@ class RunConfig:
     """File of demonstrations that this run learns from; None for none."""
     expert: str | None = None
     """Folder of the run that this run imitates; None for the algorithm's default."""
+    library: tuple[str, ...] | None = None
+    """Folders of the runs whose policies this run acts through; None for none."""
     sources: dict[str, Any] | None = None
-    """What both were at the start of this run: the SHA-256 of `demonstrations`, and the update of `expert`."""
+    """What these were at the start of this run: the SHA-256 of `demonstrations`, the update of `expert`, and those of
+    the runs of `library`."""
     # from `provenance.origin`; None if it was not recorded
     device: str | None = None
     platform: str | None = None
@@ -92,6 +95,10 @@ class RunConfig:
             from jaxmeta.experiment import loading
 
             parts["expert"] = loading.expert_or_missing(self, family)
+        if self.library is not None:
+            from jaxmeta.experiment import loading
+
+            parts["library"] = loading.library(self, family)
         with named("algo", self.algo_config):
             meta = make_algo(family, self.algo_config, **parts)
         return family, self._with_sampler(family, meta)
@@ -117,13 +124,14 @@ class RunConfig:
         else:
             with named("tasks", self.tasks_config):
                 family = make_tasks(self.tasks_config)
-        if not (self.reveal or self.algo in registry.WITH_TASK_ID):
+        task_id = registry.observes_task_id(self.algo, self.algo_config)
+        if not (self.reveal or task_id):
             return family
         from jaxmeta.tasks import reveal, with_task_id
 
         with named("tasks", self.tasks_config):
             family = reveal(family) if self.reveal else family
-            return with_task_id(family) if self.algo in registry.WITH_TASK_ID else family
+            return with_task_id(family) if task_id else family
 
 
 def _load(field: str, find: Callable[[], Any]) -> tuple[Any, type]:
@@ -176,10 +184,10 @@ def with_start(config: RunConfig) -> RunConfig:
 
 
 def with_sources(config: RunConfig) -> RunConfig:
-    """Records the checksum of `config.demonstrations` and the current update of `config.expert` in `sources`.
+    """Records the checksum of demonstrations, and the current update of every other run, in `sources`.
 
     Raises:
-      RunError: if the file is damaged, or the folder holds no run with a checkpoint.
+      RunError: if the file is damaged, or a folder holds no run with a checkpoint.
     """
     changes: dict[str, Any] = {}
     sources: dict[str, Any] = {}
@@ -193,15 +201,24 @@ def with_sources(config: RunConfig) -> RunConfig:
             raise RunError(f"demonstrations: {error}") from None
         changes["demonstrations"] = str(file)
     if config.expert is not None:
-        folder = Path(config.expert).resolve()
-        try:
-            read_config(folder)
-        except RunError as error:
-            raise RunError(f"expert: {error}") from None
-        if (update := last_checkpoint(folder)) is None:
-            raise RunError(f"expert is {folder}, which has no checkpoint yet; train that run first")
-        changes["expert"], sources["expert"] = str(folder), update
+        changes["expert"], sources["expert"] = _now("expert", config.expert)
+    if config.library is not None:
+        found = [_now("library", folder) for folder in config.library]
+        changes["library"] = tuple(folder for folder, _ in found)
+        sources["library"] = [update for _, update in found]
     return dataclasses.replace(config, **changes, sources=sources) if changes else config
+
+
+def _now(name: str, path: str) -> tuple[str, int]:
+    """Returns the folder of another run, absolute, and its current update; `name` is the field, for messages."""
+    folder = Path(path).resolve()
+    try:
+        read_config(folder)
+    except RunError as error:
+        raise RunError(f"{name}: {error}") from None
+    if (update := last_checkpoint(folder)) is None:
+        raise RunError(f"{name} is {folder}, which has no checkpoint yet; train that run first")
+    return str(folder), update
 
 
 def seed_axis(config: RunConfig) -> int | None:

@@ -14,6 +14,13 @@ from jaxmeta.inner.belief import (
 )
 from jaxmeta.inner.demonstration import cloning_loss, feature_size, observing
 from jaxmeta.inner.derivatives import mixed_mode, rematerialised
+from jaxmeta.inner.fitting import (
+    FitConfig,
+    FitData,
+    Fitted,
+    bootstrap,
+    fitted,
+)
 from jaxmeta.inner.gradient import (
     GradientFast,
     GradientParams,
@@ -24,11 +31,25 @@ from jaxmeta.inner.gradient import (
     policy_loss,
     repeated,
 )
-from jaxmeta.inner.hierarchy import HierarchyCarry, HierarchyParams, exploring, hierarchy
+from jaxmeta.inner.hierarchy import Deciding, HierarchyCarry, HierarchyParams, deciding, exploring, hierarchy
+from jaxmeta.inner.imagination import (
+    imagining,
+)
 from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
+from jaxmeta.inner.lead import GeneratedParams, LeadFast, LeadParams, Led, generated, lead, own_steps
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
 from jaxmeta.inner.memory import critic, memory, policy
+from jaxmeta.inner.model_predictive import (
+    EnsembleFast,
+    Imagination,
+    PlanCarry,
+    decided,
+    model_predictive,
+    planning_head,
+    random_vector,
+)
 from jaxmeta.inner.normalised import normalised
+from jaxmeta.inner.options import OptionsCarry, OptionsDist, deliberating, one_option, options
 from jaxmeta.inner.posterior_sampling import EvidenceFast, posterior_sampling
 from jaxmeta.inner.ppo import ProximalConfig, proximal
 from jaxmeta.inner.supervised import predictor, support_loss
@@ -48,14 +69,27 @@ from jaxmeta.inner.warm_start import Library, Similarity, WarmFast, warm_start
 __all__ = [
     "BeliefCarry",
     "BeliefParams",
+    "Deciding",
+    "EnsembleFast",
     "EvidenceFast",
+    "FitConfig",
+    "FitData",
+    "Fitted",
+    "GeneratedParams",
     "GradientFast",
     "GradientParams",
     "HierarchyCarry",
     "HierarchyParams",
+    "Imagination",
+    "LeadFast",
+    "LeadParams",
+    "Led",
     "Library",
     "Loss",
     "ModelParams",
+    "OptionsCarry",
+    "OptionsDist",
+    "PlanCarry",
     "ProximalConfig",
     "Similarity",
     "Updater",
@@ -64,29 +98,42 @@ __all__ = [
     "adapt_only",
     "belief",
     "block_diagonal",
+    "bootstrap",
     "bounded",
     "chain",
     "cloning_loss",
     "critic",
+    "decided",
+    "deciding",
+    "deliberating",
     "descent",
     "exploring",
     "feature_size",
     "first_order",
+    "fitted",
     "fixed",
     "from_scratch",
+    "generated",
     "gradient",
     "hierarchy",
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",
+    "imagining",
     "implicit",
     "kronecker",
+    "lead",
     "memory",
     "mixed_mode",
+    "model_predictive",
     "negative_elbo",
     "normalised",
     "observing",
+    "one_option",
+    "options",
+    "own_steps",
     "per_parameter",
+    "planning_head",
     "policy",
     "policy_loss",
     "posterior_sampling",
@@ -95,6 +142,7 @@ __all__ = [
     "proximal",
     "proximal_point",
     "proximal_term",
+    "random_vector",
     "recurrent",
     "rematerialised",
     "repeated",

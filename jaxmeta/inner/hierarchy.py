@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,46 +39,43 @@ class HierarchyCarry(struct.PyTreeNode):
     master: Carry
 
 
-def hierarchy(master: Learner, policy: Learner, num_policies: int, duration: int) -> Learner:
-    """Builds an agent in which a master chooses, every `duration` steps, which of K shared sub-policies acts.
+class Deciding(NamedTuple):
+    """The upper level of an agent, which decides who acts; params and `fast` are those of the master."""
 
-        over_policies = inner.policy(nets.actor_critic(rl.macro_spec(spec, 4, 10), value=True))
-        master = inner.proximal(over_policies, rl.value_baseline())
-        agent = inner.hierarchy(master, inner.policy(nets.actor_critic(spec, value=True)), 4, 10)
+    reset: Callable[[Params, Fast, Key], HierarchyCarry]
+    decide: Callable[..., tuple[HierarchyCarry, rl.Decision]]
+    """(params, fast, carry, inputs, given=None): chooses an option if it is time to, or takes the `given` one."""
+    unroll: Callable[[Params, Fast, HierarchyCarry, Rollout], rl.Decision]
+    """The decisions of a round with the same choices and the current outputs of the master."""
+    rounds: Callable[[Rollout], Rollout]
+    """Returns a round as the master received it, in macro-steps."""
 
-    The first step of an episode is a decision, also after an early end. `fast` is that of the master, which adapts on
-    macro-steps (`rl.macro_steps`); sub-policies do not adapt. At each of its decisions the master receives its previous
-    choice and the sum of rewards since then. A choice is stored in `Output.aux` as an `rl.Decision`. Given the choices,
-    `Output.dist` and `Output.value` depend on the params of the sub-policies alone.
+
+def deciding(master: Learner, duration: int) -> Deciding:
+    """Builds the upper level of an agent: a master decides every `duration` steps which option acts.
+
+    The first step of an episode is a decision, also after an early end. At each of its decisions the master receives
+    its previous choice and the sum of rewards since then.
 
     Args:
-      master: any agent that acts in `rl.macro_spec(spec, num_policies, duration)`; it may be recurrent, and it may
-        adapt.
-      policy: a memoryless policy, such as `inner.policy(network)`. Each sub-policy has params of its own.
-      num_policies: K.
+      master: any agent that acts in `rl.macro_spec(spec, num_options, duration)`; it may be recurrent.
       duration: steps per decision; it must divide the horizon.
     """
 
-    def init(key: Key) -> HierarchyParams:
-        master_key, policies_key = jax.random.split(key)
-        policies = jax.vmap(policy.init)(jax.random.split(policies_key, num_policies))
-        return HierarchyParams(master.init(master_key), policies)
-
-    def reset(params: HierarchyParams, fast: Fast, key: Key) -> HierarchyCarry:
+    def reset(params: Params, fast: Fast, key: Key) -> HierarchyCarry:
         own, key = jax.random.split(key)
         zero = jnp.zeros((), jnp.int32)
-        remembered = master.reset(params.master, fast, key)
+        remembered = master.reset(params, fast, key)
         return HierarchyCarry(own, zero, zero, zero, jnp.zeros(()), remembered)
 
     def decide(
-        params: HierarchyParams, fast: Fast, carry: HierarchyCarry, inputs: Input, given: Array | None = None
+        params: Params, fast: Fast, carry: HierarchyCarry, inputs: Input, given: Array | None = None
     ) -> tuple[HierarchyCarry, rl.Decision]:
-        """Chooses a sub-policy if it is time to, or takes the `given` one."""
         clock = jnp.where(inputs.prev_done > 0, 0, carry.clock)
         decided = clock == 0
         reward = carry.reward + inputs.prev_reward
         seen = inputs.replace(prev_action=carry.option, prev_reward=reward)
-        remembered, output = master.act(params.master, fast, carry.master, seen)
+        remembered, output = master.act(params, fast, carry.master, seen)
         if given is None:
             draw_key = jax.random.fold_in(carry.key, carry.decisions)
             given = jnp.where(decided, master.head(output).sample(seed=draw_key), carry.option).astype(jnp.int32)
@@ -87,27 +85,8 @@ def hierarchy(master: Learner, policy: Learner, num_policies: int, duration: int
         carry = HierarchyCarry(carry.key, carry.decisions + decided, clock, given, reward, remembered)
         return carry, rl.Decision.of(given, decided.astype(jnp.float32), output)
 
-    def outputs(policies: Params, inputs: Input) -> Output:
-        """Returns the outputs of all sub-policies at one step, leaves [K, ...]."""
-        return jax.vmap(lambda theta: policy.act(theta, (), (), inputs)[1])(policies)
-
-    def act(params: HierarchyParams, fast: Fast, carry: HierarchyCarry, inputs: Input) -> tuple[HierarchyCarry, Output]:
-        carry, decision = decide(params, fast, carry, inputs)
-        output = _of_option(outputs(params.policies, inputs), decision.option)
-        return carry, output.replace(aux=decision)
-
-    def adapt(params: HierarchyParams, fast: Fast, experience: Rollout, key: Key) -> Fast:
-        return master.adapt(params.master, fast, macro_round(experience), key)
-
-    def macro_round(experience: Rollout) -> Rollout:
-        """Returns a round as the master received it."""
-        master_keys = jax.vmap(lambda key: jax.random.split(key)[1])(experience.reset_key)
-        return rl.macro_steps(experience, duration).replace(reset_key=master_keys)
-
-    def unroll(params: HierarchyParams, fast: Fast, carry: HierarchyCarry, experience: Rollout) -> Output:
+    def unroll(params: Params, fast: Fast, carry: HierarchyCarry, experience: Rollout) -> rl.Decision:
         decision: rl.Decision = experience.output.aux
-        each = jax.vmap(jax.vmap(lambda inputs: outputs(params.policies, inputs)))(experience.inputs)
-        chosen = jax.vmap(jax.vmap(_of_option))(each, decision.option)
 
         def step(carry: HierarchyCarry, moment: tuple[Input, Array, Array]) -> tuple[HierarchyCarry, Output]:
             inputs, option, valid = moment
@@ -116,20 +95,66 @@ def hierarchy(master: Learner, policy: Learner, num_policies: int, duration: int
 
         moments = (experience.inputs, decision.option, experience.valid)
         _, of_master = jax.lax.scan(step, carry, moments)
-        return chosen.replace(aux=decision.replace(output=of_master))
+        return decision.replace(output=of_master)
+
+    def rounds(experience: Rollout) -> Rollout:
+        master_keys = jax.vmap(lambda key: jax.random.split(key)[1])(experience.reset_key)
+        return rl.macro_steps(experience, duration).replace(reset_key=master_keys)
+
+    return Deciding(reset, decide, unroll, rounds)
+
+
+def hierarchy(master: Learner, policy: Learner, num_policies: int, duration: int) -> Learner:
+    """Builds an agent in which a master chooses, every `duration` steps, which of K shared sub-policies acts.
+
+        over_policies = inner.policy(nets.actor_critic(rl.macro_spec(spec, 4, 10), value=True))
+        master = inner.proximal(over_policies, rl.value_baseline())
+        agent = inner.hierarchy(master, inner.policy(nets.actor_critic(spec, value=True)), 4, 10)
+
+    See `deciding` for the decisions. `fast` is that of the master, which adapts on macro-steps (`rl.macro_steps`);
+    sub-policies do not adapt. A choice is stored in `Output.aux` as an `rl.Decision`. Given the choices, `Output.dist`
+    and `Output.value` depend on the params of the sub-policies alone.
+
+    Args:
+      master: any agent that acts in `rl.macro_spec(spec, num_policies, duration)`; it may be recurrent, and it may
+        adapt.
+      policy: a memoryless policy, such as `inner.policy(network)`. Each sub-policy has params of its own.
+      num_policies: K.
+      duration: steps per decision; it must divide the horizon.
+    """
+    above = deciding(master, duration)
+
+    def init(key: Key) -> HierarchyParams:
+        master_key, policies_key = jax.random.split(key)
+        policies = jax.vmap(policy.init)(jax.random.split(policies_key, num_policies))
+        return HierarchyParams(master.init(master_key), policies)
+
+    def outputs(policies: Params, inputs: Input) -> Output:
+        """Returns the outputs of all sub-policies at one step, leaves [K, ...]."""
+        return jax.vmap(lambda theta: policy.act(theta, (), (), inputs)[1])(policies)
+
+    def act(params: HierarchyParams, fast: Fast, carry: HierarchyCarry, inputs: Input) -> tuple[HierarchyCarry, Output]:
+        carry, decision = above.decide(params.master, fast, carry, inputs)
+        output = of_option(outputs(params.policies, inputs), decision.option)
+        return carry, output.replace(aux=decision)
+
+    def unroll(params: HierarchyParams, fast: Fast, carry: HierarchyCarry, experience: Rollout) -> Output:
+        each = jax.vmap(jax.vmap(lambda inputs: outputs(params.policies, inputs)))(experience.inputs)
+        chosen = jax.vmap(jax.vmap(of_option))(each, experience.output.aux.option)
+        return chosen.replace(aux=above.unroll(params.master, fast, carry, experience))
 
     return Learner(
         init=init,
         start=lambda params, key: master.start(params.master, key),
-        reset=reset,
+        reset=lambda params, fast, key: above.reset(params.master, fast, key),
         act=act,
-        adapt=adapt,
+        adapt=lambda params, fast, experience, key: master.adapt(params.master, fast, above.rounds(experience), key),
         head=policy.head,
         unroll=unroll,
     )
 
 
-def _of_option(outputs: Any, option: Array) -> Any:
+def of_option(outputs: Any, option: Array) -> Any:
     """Takes from leaves [K, ...] the entry of an option, a scalar."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, option, keepdims=False), outputs)
 

@@ -1,6 +1,19 @@
 """Networks and their action heads. The only package that imports flax.linen."""
 
 from jaxmeta.nets.coordinatewise import Coordinatewise, coordinatewise_lstm
+from jaxmeta.nets.dynamics import (
+    Dynamics,
+    Prediction,
+    RecurrentDynamics,
+    dynamics_inputs,
+    dynamics_loss,
+    dynamics_outputs,
+    dynamics_rows,
+    dynamics_sizes,
+    ensemble,
+    gaussian_dynamics,
+    recurrent_dynamics,
+)
 from jaxmeta.nets.evidence import Belief, EvidenceEncoder, no_evidence, product_encoder, recurrent_encoder
 from jaxmeta.nets.fast_weights import associative_actor_critic
 from jaxmeta.nets.heads import Categoricals, Certain, Gaussian, SquashedGaussian, head_for, mostly
@@ -22,6 +35,7 @@ from jaxmeta.nets.networks import (
     with_context,
 )
 from jaxmeta.nets.observations import ObservationEncoder, action_vector, encoded, mask_logits, vector_size
+from jaxmeta.nets.options import OptionsOutput, options
 from jaxmeta.nets.predictors import Predictor, linear, perceptron
 from jaxmeta.nets.recurrent import recurrent_actor_critic
 from jaxmeta.nets.residual import Mixer, residual_actor_critic
@@ -50,14 +64,18 @@ __all__ = [
     "Categoricals",
     "Certain",
     "Coordinatewise",
+    "Dynamics",
     "EvidenceEncoder",
     "Gaussian",
     "LearnedLoss",
     "Mixer",
     "Network",
     "ObservationEncoder",
+    "OptionsOutput",
     "Posterior",
+    "Prediction",
     "Predictor",
+    "RecurrentDynamics",
     "RoundEncoder",
     "SnailState",
     "SoftActorCritic",
@@ -69,8 +87,15 @@ __all__ = [
     "beside",
     "cell_decoder",
     "coordinatewise_lstm",
+    "dynamics_inputs",
+    "dynamics_loss",
+    "dynamics_outputs",
+    "dynamics_rows",
+    "dynamics_sizes",
     "encode_input",
     "encoded",
+    "ensemble",
+    "gaussian_dynamics",
     "head_for",
     "linear",
     "linear_recurrent_actor_critic",
@@ -80,10 +105,12 @@ __all__ = [
     "mostly",
     "multi_head",
     "no_evidence",
+    "options",
     "perceptron",
     "product_encoder",
     "recurrent_actor_critic",
     "recurrent_belief",
+    "recurrent_dynamics",
     "recurrent_encoder",
     "residual_actor_critic",
     "reward_decoder",

@@ -124,6 +124,11 @@ def one_per_task(module: Any, num_tasks: int) -> Any:
     )
 
 
+def action_heads(count: int) -> Any:
+    """Returns a linen module of action heads on the same features: params and outputs have an axis [count] in front."""
+    return one_per_task(_ActionHead, count)
+
+
 class _MultiHead(nn.Module):
     spec: Spec
     num_tasks: int
@@ -139,11 +144,11 @@ class _MultiHead(nn.Module):
         code = obs[-self.num_tasks :]
         if self.policy_heads:
             obs = obs[: -self.num_tasks]
-        action_heads, value_heads = (one_per_task(module, self.num_tasks) for module in (_ActionHead, nn.Dense))
+        policy_heads, value_heads = action_heads(self.num_tasks), one_per_task(nn.Dense, self.num_tasks)
         features = MLP(self.hidden, self.activation, math.sqrt(2.0), name="trunk_policy")(obs)
         shape = (self.spec.action, self.init_log_std, self.action_scale)
         if self.policy_heads:
-            each = action_heads(*shape, name=f"{HEADS}_policy")(features)
+            each = policy_heads(*shape, name=f"{HEADS}_policy")(features)
             dist = jax.tree.map(lambda leaf: jnp.tensordot(code, leaf, 1), each)
         else:
             dist = _ActionHead(*shape)(features)

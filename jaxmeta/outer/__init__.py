@@ -14,8 +14,14 @@ from jaxmeta.outer.aggregates import (
     refuse_private,
 )
 from jaxmeta.outer.descend import Minibatches, after, by_part, descend, optimiser, shuffled, whole
+from jaxmeta.outer.dynamics import (
+    DynamicsConfig,
+    dynamics_ring,
+    fit_dynamics,
+    unchanged,
+)
 from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
-from jaxmeta.outer.experts import Expert, acting, expert_actions, informed, mixture
+from jaxmeta.outer.experts import Expert, acting, expert_actions, informed, mixture, specialists
 from jaxmeta.outer.imitation import (
     ImitationConfig,
     Labelled,
@@ -54,6 +60,7 @@ from jaxmeta.outer.one_shot import demonstrating, demonstrator, support_and_quer
 from jaxmeta.outer.participation import ClientsConfig, num_clients, overflow, participation, places
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
+from jaxmeta.outer.replayed import from_rings
 from jaxmeta.outer.reptile import ReptileConfig, after_last_round, reptile
 from jaxmeta.outer.samplers import (
     LearnabilityConfig,
@@ -88,6 +95,7 @@ __all__ = [
     "Credit",
     "Critic",
     "Draw",
+    "DynamicsConfig",
     "EvidenceConfig",
     "Expert",
     "FederatedMean",
@@ -142,14 +150,17 @@ __all__ = [
     "demonstrating",
     "demonstrator",
     "descend",
+    "dynamics_ring",
     "elastic_net",
     "every",
     "example_trajectory",
     "examples",
     "expert_actions",
     "few_rows",
+    "fit_dynamics",
     "follow_query",
     "fresh",
+    "from_rings",
     "gradient_chunk",
     "history",
     "imitate",
@@ -189,6 +200,7 @@ __all__ = [
     "sampling_for_learnability",
     "selecting",
     "shuffled",
+    "specialists",
     "standardized_credit",
     "stored",
     "support_and_query",
@@ -197,6 +209,7 @@ __all__ = [
     "trial_loss",
     "trust_region",
     "unbiased_credit",
+    "unchanged",
     "uniform",
     "unreported",
     "unrolled",

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxmeta.core.learner import Learner, embedded
 from jaxmeta.core.rollout import unroll
-from jaxmeta.tasks.base import Revealed, TaskFamily, reveal
+from jaxmeta.tasks.base import Revealed, TaskFamily, kinds_of, reveal
+from jaxmeta.tasks.numbered import with_task_id
 from jaxmeta.types import Array, Carry, Input, Key, Output, Params, Rollout, Task
 
 
@@ -40,6 +42,24 @@ def informed(family: TaskFamily, learner: Learner, params: Params) -> Expert:
     env = reveal(family).env
     assert isinstance(env, Revealed)
     return Expert(learner, params, env.with_task)
+
+
+def specialists(family: TaskFamily, learner: Learner, params: Params) -> list[Expert]:
+    """Splits an agent that observes the task ID into one agent for each of the K tasks, which observes no ID.
+
+        meta = jm.multi_task(family)
+        library = outer.specialists(family, meta.learner, state.params)
+
+    Args:
+      family: the tasks that the agent was trained on, finitely many; with or without the task ID.
+      learner: an agent on `jm.tasks.with_task_id(family)`.
+    """
+    family = with_task_id(family)
+    env = family.env
+    assert isinstance(env, Revealed)
+    _, first = np.unique(kinds_of(family.train_tasks), return_index=True)
+    each = [jax.tree.map(lambda leaf, index=index: leaf[index], family.train_tasks) for index in first]
+    return [Expert(acting(Expert(learner, params, env.with_task), task), params) for task in each]
 
 
 def acting(expert: Expert, task: Task) -> Learner:

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from jaxmeta import devices
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
-from jaxmeta.core.rollout import carry_bytes, collect, episode_returns, episode_successes, stepping_chunk
+from jaxmeta.core.rollout import (
+    acting_bytes,
+    carry_bytes,
+    collect,
+    episode_returns,
+    episode_successes,
+    stepping_chunk,
+)
 from jaxmeta.outer.meta_update import Draw, Seen, Source
 from jaxmeta.rl import replay as rings
 from jaxmeta.rl.replay import TaskRings
@@ -29,8 +36,8 @@ def fresh(learner: Learner, family: TaskFamily, plan: Plan) -> Source:
             task, key = task_and_key
             return collect(learner, params, family.env, task, key, plan)
 
-        memory = carry_bytes(learner, params)
-        trials = devices.chunked_vmap(one, (draw.tasks, keys), stepping_chunk(family.env, draw.tasks, plan, memory))
+        memory, acting = carry_bytes(learner, params), acting_bytes(learner, params, family.env.spec)
+        trials = devices.chunked_vmap(one, (draw.tasks, keys), stepping_chunk(family.env, draw.tasks, plan, acting))
         trials = guard.empty_nonfinite(trials)
         finite = ~guard.nonfinite_trials(trials)
         metrics = trial_metrics(trials, plan, family.env.spec.success)

@@ -12,23 +12,20 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxmeta import devices, rl
+from jaxmeta import rl
 from jaxmeta.config import checks
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
 from jaxmeta.outer.descend import Minibatches, by_part, descend, optimiser
-from jaxmeta.outer.meta_update import Batch, Improve
+from jaxmeta.outer.meta_update import Improve
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig
+from jaxmeta.outer.replayed import from_rings
 from jaxmeta.outer.sources import Ring
-from jaxmeta.rl import replay as rings
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.types import Array, Key, Metrics, Params, Plan, Rollout, Task, Trial
 
 ModelLoss = Callable[[Params, rl.Trajectory, Key], tuple[Array, Metrics]]
-
-OWN_STREAM = 2**31 - 1
-"""Folded into keys here: the policy's epochs fold their numbers, from 0 on, into the same keys."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,27 +77,7 @@ def trajectory_ring(trajectories: Callable[[Rollout], rl.Trajectory], example: r
 def model_steps(example: rl.Trajectory, config: VariationalConfig, strata: int) -> Minibatches:
     """Samples a minibatch of trajectories from the rings for every step, as many from each stratum."""
     _, unflatten = ravel_pytree(example)
-    here = config.batch_size // strata
-
-    def deal(batch: Batch) -> Key:
-        count = strata // devices.num_devices()
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, OWN_STREAM))(batch.keys[:: len(batch.keys) // count])
-        return jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key, config.steps))(keys), 0, 1)
-
-    def take(batch: Batch, keys: Key) -> Batch:
-        _, kept = batch.data
-        draw_keys, step_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-
-        def of_stratum(index: Array, key: Key) -> Array:
-            return rings.draw(kept["trials"], index[None], key, here)[0]
-
-        rows = jax.vmap(of_stratum)(jnp.arange(len(keys)), draw_keys).reshape(len(keys) * here, -1)
-        keys = jax.vmap(lambda key: jax.random.split(key, here))(step_keys).reshape(-1)
-        # a stratum whose trials were all non-finite so far has an empty ring: samples from it have weight zero
-        weight = jnp.repeat((kept["trials"].size > 0).astype(jnp.float32), here)
-        return Batch(jax.vmap(unflatten)(rows), keys, weight)
-
-    return Minibatches(deal, take)
+    return from_rings("trials", jax.vmap(unflatten), config.steps, config.batch_size, strata)
 
 
 def variational(

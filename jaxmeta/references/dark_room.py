@@ -13,13 +13,24 @@ So the sweep is optimal in each episode by itself, and in total.
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmeta.core.learner import Learner
 from jaxmeta.references import grid
-from jaxmeta.references.base import check_sizes
+from jaxmeta.references.base import NEVER, check_sizes, reference
+from jaxmeta.types import Array, Input
 
-__all__ = ["bayes_optimal", "bayes_optimal_returns", "oracle", "oracle_return", "room", "sweep"]
+__all__ = [
+    "bayes_optimal",
+    "bayes_optimal_returns",
+    "oracle",
+    "oracle_return",
+    "probability_matching",
+    "room",
+    "sweep",
+]
 
 
 def room(size: int = 10, horizon: int = 100) -> grid.Grid:
@@ -40,6 +51,28 @@ def oracle_return(size: int = 10, horizon: int = 100) -> float:
 def bayes_optimal(size: int = 10, horizon: int = 100, episodes: int = 2) -> Learner:
     """Builds the Bayes-optimal agent: it sweeps the room until it finds the goal, and then goes straight there."""
     return grid.follow(room(size, horizon), sweep(size, horizon, episodes))
+
+
+def probability_matching(size: int = 10) -> Learner:
+    """Takes each action with the posterior probability that it is the planner's: what DPT's agent should predict.
+
+    Of several shortest ways the planner takes the one of its mode. The posterior is uniform over the cells that have
+    not been visited, until the goal is found. Unlike posterior sampling it draws an action at each step and not a goal
+    for a whole episode, so it walks at random towards the bulk of the cells, and finds far goals late.
+    """
+    check_sizes(size=size)
+    cells = jnp.array(grid.Grid(size=size).cells)
+
+    def act(params, possible: Array, inputs: Input):
+        last = jnp.all(cells == inputs.prev_next_obs, axis=-1)
+        paid = inputs.prev_reward > 0.5
+        possible = jnp.where(inputs.first > 0, possible, possible & jnp.where(paid, last, ~last))
+        after = jnp.clip(inputs.obs + jnp.array(grid.MOVES), 0, size - 1)
+        label = jnp.abs(after - cells[:, None]).sum(-1).argmin(-1)
+        share = possible @ jax.nn.one_hot(label, len(grid.MOVES)) / jnp.maximum(possible.sum(), 1)
+        return possible, jnp.maximum(jnp.log(share), NEVER)
+
+    return reference(len(grid.MOVES), lambda key: jnp.ones(len(cells), bool), act)
 
 
 def bayes_optimal_returns(size: int = 10, horizon: int = 100, episodes: int = 2) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxmeta.core.learner import Learner
 from jaxmeta.outer.experts import Expert, informed
-from jaxmeta.references import bandits, grid, maze, moving_bandits, point, random_walk, tabular
+from jaxmeta.references import bandits, dark_room, grid, maze, moving_bandits, point, random_walk, tabular
 from jaxmeta.references.base import preferences, undirected
 from jaxmeta.tasks.bandit import Bandit, pay_bernoulli
 from jaxmeta.tasks.base import Env, Revealed, TaskFamily
@@ -23,7 +23,9 @@ from jaxmeta.tasks.random_walk import RandomWalk
 from jaxmeta.tasks.tabular import Tabular
 from jaxmeta.types import Discrete
 
-__all__ = ["blind_behaviour", "planner", "planner_or_none", "teacher"]
+LARGEST_GRID = 5
+"""Cells per side up to which the Bayes-optimal path is searched for: on 6 x 6 cells that takes over 20 seconds."""
+__all__ = ["blind_behaviour", "comparisons", "planner", "planner_or_none", "teacher"]
 
 
 def planner(family: TaskFamily) -> Expert:
@@ -63,14 +65,42 @@ def teacher(family: TaskFamily) -> Expert | None:
     return None
 
 
+def comparisons(family: TaskFamily) -> dict[str, Expert]:
+    """Returns agents to compare an agent with that adapts within a trial, by what a legend calls them.
+
+    The first is the planner, if there is one; the others do not know the task. On Bernoulli bandits they are UCB1 and
+    Thompson sampling, on tabular MDPs posterior sampling, and on grids the Bayes-optimal agent, where it is quick to
+    find. In a dark room that is the sweep, and `dark_room.probability_matching` is there too; both are for a goal that
+    is uniform over all cells.
+    """
+    env, found = family.env, {}
+    if (known := planner_or_none(family)) is not None:
+        found["knows the task"] = known
+    if isinstance(env, Bandit) and env.pay is pay_bernoulli:
+        found["UCB1"] = Expert(bandits.ucb1(env.num_arms), ())
+        found["Thompson sampling"] = Expert(bandits.probability_matching(env.num_arms), ())
+    elif isinstance(env, Tabular):
+        found["posterior sampling"] = Expert(tabular.psrl(env.num_states, env.num_actions, env.horizon), ())
+    elif isinstance(env, GridNavigation) and env.horizon >= env.size**2:
+        found["Bayes-optimal"] = Expert(dark_room.bayes_optimal(env.size, env.horizon, family.episodes), ())
+        found["probability matching"] = Expert(dark_room.probability_matching(env.size), ())
+    elif isinstance(env, GridNavigation) and env.size <= LARGEST_GRID and family.train_tasks is None:
+        room = grid.Grid(size=env.size, horizon=env.horizon, step_reward=env.step_reward)
+        found["Bayes-optimal"] = Expert(grid.bayes_optimal(room, family.episodes), ())
+    return found
+
+
 def blind_behaviour(family: TaskFamily) -> Expert:
     """Returns an agent that acts at random and does not observe the task, for the contexts of DPT.
 
-    With discrete actions each stream has random preferences, so that contexts differ in what they contain.
+    On bandits each stream has random preferences, and on grids each goes to random cells and stays there for a while,
+    so that contexts differ in what they contain. Elsewhere actions are uniform or normal.
     """
-    action = family.env.spec.action
-    if isinstance(action, Discrete) and isinstance(_plain(family.env), Bandit):
+    action, env = family.env.spec.action, _plain(family.env)
+    if isinstance(action, Discrete) and isinstance(env, Bandit):
         return Expert(preferences(action.num), ())
+    if isinstance(env, GridNavigation):
+        return Expert(grid.wanderer(env.size), ())
     return Expert(undirected(action), ())
 
 

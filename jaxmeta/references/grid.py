@@ -30,12 +30,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.references.base import best, check_sizes, reference
-from jaxmeta.types import Array, Input
+from jaxmeta.references.base import best, check_epsilon, check_sizes, mostly, reference
+from jaxmeta.types import Array, Input, Key
 
 __all__ = [
     "Grid",
@@ -46,6 +48,7 @@ __all__ = [
     "oracle",
     "oracle_return",
     "path_returns",
+    "wanderer",
 ]
 
 Cell = tuple[int, int]
@@ -130,6 +133,45 @@ def oracle(grid: Grid = Grid()) -> Learner:
         return carry, _towards(grid, inputs.obs[:2], inputs.obs[2:])
 
     return reference(len(MOVES), lambda key: (), act)
+
+
+def wanderer(size: int, epsilon: float = 0.1) -> Learner:
+    """Builds an agent that goes to one random cell after the other, whatever the rewards.
+
+    In each stream it moves on from a cell that it has reached with a probability, at every step, that is drawn for the
+    stream: log-uniform from 0.01 to 1. So some contexts visit many cells, and others mostly stay at one. A step is
+    random with probability `epsilon`. It keeps its target at the start of the next episode.
+    """
+    check_sizes(size=size)
+    check_epsilon(epsilon)
+    room = Grid(size=size, no_goal=(), goal_at_start=True)
+
+    def reset(key):
+        rate_key, target_key, key = jax.random.split(key, 3)
+        leaves = 10.0 ** jax.random.uniform(rate_key, minval=-2.0, maxval=0.0)
+        return _Wandering(leaves, jax.random.randint(target_key, (2,), 0, size), jnp.zeros((), jnp.int32), key)
+
+    def act(params, carry: _Wandering, inputs: Input):
+        leave_key, target_key = jax.random.split(jax.random.fold_in(carry.key, carry.step))
+        arrived = jnp.all(inputs.obs == carry.target)
+        leaves = arrived & (jax.random.uniform(leave_key) < carry.leaves)
+        target = jnp.where(leaves, jax.random.randint(target_key, (2,), 0, size), carry.target)
+        logits = mostly(_towards(room, inputs.obs, target), epsilon)
+        return carry.replace(target=target, step=carry.step + 1), logits
+
+    return reference(len(MOVES), reset, act)
+
+
+class _Wandering(struct.PyTreeNode):
+    """The carry of a wanderer."""
+
+    leaves: Array
+    """Probability of moving on from a cell that is reached, per step."""
+    target: Array
+    """Cell, int32 [2]."""
+    step: Array
+    """Number of steps in the stream, int32."""
+    key: Key
 
 
 def _towards(grid: Grid, position: Array, target: Array) -> Array:

@@ -16,12 +16,14 @@ TABLES = {
     "varibad-gridnavi": "jaxmeta.reproduce.varibad_gridnavi",
     "pearl-point": "jaxmeta.reproduce.pearl_point",
     "pearl-brax": "jaxmeta.reproduce.pearl_brax",
+    "pets": "jaxmeta.reproduce.pets",
     "maze": "jaxmeta.reproduce.maze",
     "navigation": "jaxmeta.reproduce.navigation",
     "estimators": "jaxmeta.reproduce.estimators",
     "sinusoid": "jaxmeta.reproduce.sinusoid",
     "glyphs": "jaxmeta.reproduce.glyphs",
     "imitation": "jaxmeta.reproduce.imitation",
+    "dpt": "jaxmeta.reproduce.dpt",
     "learned-optimizer": "jaxmeta.reproduce.learned_optimizer",
     "half-cheetah-dir": "jaxmeta.reproduce.half_cheetah_dir",
     "multi-task": "jaxmeta.reproduce.multi_task",
@@ -29,6 +31,8 @@ TABLES = {
     "federated": "jaxmeta.reproduce.federated",
     "mlsh": "jaxmeta.reproduce.mlsh",
     "similarity": "jaxmeta.reproduce.similarity",
+    "options": "jaxmeta.reproduce.options",
+    "lead-policy": "jaxmeta.reproduce.lead_policy",
 }
 
 

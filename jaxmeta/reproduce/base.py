@@ -134,6 +134,9 @@ class Evaluation:
     """Rounds of adaptation; by default as in meta-training."""
     streams: int | None = None
     """Parallel streams per task and round; by default as in meta-training."""
+    episodes: int | None = None
+    """Episodes per trial; by default as in meta-training. Longer trials are for memories that go on when they are
+    full, as of the transformer."""
     deterministic: bool = False
     """Whether to act by the mode of the policy instead of sampling; PEARL and SAC always do."""
     every_task: Callable[[Any], Any] | None = None
@@ -154,8 +157,9 @@ class Evaluation:
         if self.tasks is not None:
             # as flags, like in older tables, so that their rows need not be measured again
             told["tasks"] = shlex.join(parsing.to_flags(self.tasks(usual), usual, ("tasks",)))
-        if not self.deterministic:  # older rows lack the field and need not be measured again
-            del told["deterministic"]
+        for name, usual_value in (("deterministic", False), ("episodes", None)):
+            if told[name] == usual_value:  # older rows lack the field and need not be measured again
+                del told[name]
         return told
 
 
@@ -303,6 +307,8 @@ class Computed(Run):
     """Number of trials that the numbers are computed from."""
     of: str = dataclasses.field(default="", kw_only=True)
     """Name of the trained run whose folder is the argument `folder` of `compute`; "" if there is none."""
+    trains: bool = dataclasses.field(default=False, kw_only=True)
+    """Whether `compute` trains agents itself: its arguments are then also `seed`, `num_seeds` and `quick`."""
 
 
 @dataclasses.dataclass(frozen=True)

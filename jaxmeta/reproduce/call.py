@@ -45,7 +45,8 @@ class Call:
 
     def seeds(self, run: Run) -> int:
         """Returns the number of seeds of a run; one if nothing is trained."""
-        return self.num_seeds if self.lineage(run) else 1
+        trains = bool(self.lineage(run)) or (isinstance(run, Computed) and run.trains)
+        return self.num_seeds if trains else 1
 
     def start(self, run: Run) -> Trained | None:
         """Returns the trained run that `run` starts from, or whose params it is computed from, if any."""
@@ -146,7 +147,8 @@ def measurement_key(call: Call, run: Run) -> dict[str, Any]:
     if isinstance(run, Computed):
         start = call.start(run)
         trained = {"config": _history(call, start)} if start else {}
-        return key | trained | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
+        seeds = {"num_seeds": call.num_seeds} if run.trains else {}
+        return key | trained | seeds | {"compute": run.compute.__name__, "arguments": dict(run.arguments)}
     assert isinstance(run, Reference)
     tasks = codec.encode(usual, "tasks")
     return key | {"learner": run.learner, "arguments": dict(run.arguments), "tasks": [run.tasks, tasks]}
@@ -166,7 +168,8 @@ def _config(call: Call, run: Trained) -> dict[str, Any]:
 
 def _as_before(config: dict[str, Any]) -> dict[str, Any]:
     """Removes later fields of a configuration if they have no effect: older rows need not be measured again."""
-    without = {"sampler": "uniform", "sampler_config": None, "demonstrations": None, "expert": None, "sources": None}
+    without: dict[str, Any] = {"sampler": "uniform"}
+    without |= dict.fromkeys(("sampler_config", "demonstrations", "expert", "library", "sources"))
     return {name: value for name, value in config.items() if name not in without or value != without[name]}
 
 

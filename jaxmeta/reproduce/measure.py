@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import shlex
 import time
@@ -18,7 +19,9 @@ def measure(call: Call, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     """Evaluates a run; returns its numbers, seeds, wall time in seconds, and origin (device, commit, versions)."""
     folder, begun = call.out / run.name, time.perf_counter()
     if isinstance(run, Computed):
-        given = {"folder": call.out / run.of} if run.of else {}
+        given: dict[str, Any] = {"folder": call.out / run.of} if run.of else {}
+        if run.trains:
+            given |= {"seed": call.seed, "num_seeds": call.num_seeds, "quick": call.quick}
         values = run.compute(**given, **run.arguments)
         points = {run.row_name(row): row.statistic(values) | {"num_trials": run.count} for row in run.rows}
     else:
@@ -91,7 +94,7 @@ def evaluate(
     """Evaluates a learner; with the same seed all learners get the same tasks.
 
     Args:
-      plan: layout of a trial; `evaluation` may change its rounds and streams.
+      plan: layout of a trial; `evaluation` may change its rounds, streams and episodes.
 
     Returns:
       A list with one report. With `evaluation.every_task` and a single seed, one report per task.
@@ -100,6 +103,7 @@ def evaluate(
 
     every_task = evaluation.every_task and evaluation.every_task(config.tasks_config)
     family, plan = config.build_family(), assessment.changed_plan(plan, evaluation.rounds, evaluation.streams)
+    plan = dataclasses.replace(plan, episodes=evaluation.episodes or plan.episodes)
     report = assessment.trials(
         learner,
         params,

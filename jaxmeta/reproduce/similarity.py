@@ -59,16 +59,11 @@ def _found(folder: Path, tasks: str, known: int, new: int) -> tuple[Found, ...]:
     """Measures every seed of a run; remembered, as the pictures show the same."""
     import jax
 
-    from jaxmeta.experiment import runs
-
     run = jm.load(folder)
-    seeds = range(run.config.num_seeds)
-    many = runs.seed_axis(run.config) is not None
-    each = [jax.tree.map(lambda leaf, seed=seed: leaf[seed], run.params) if many else run.params for seed in seeds]
     one = {"sinusoid": _waves, "navigation": _goals}[tasks]
     return tuple(
         one(run, params, jax.random.key(run.config.seed + seed), known, new)
-        for seed, params in zip(seeds, each, strict=True)
+        for seed, params in enumerate(run.params_by_seed)
     )
 
 

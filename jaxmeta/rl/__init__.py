@@ -11,6 +11,14 @@ from jaxmeta.rl.advantages import (
     standardize,
     value_baseline,
 )
+from jaxmeta.rl.dynamics import (
+    DynamicsParams,
+    dynamics_statistics,
+    normalised_inputs,
+    normalised_outputs,
+    original_outputs,
+    within_reach,
+)
 from jaxmeta.rl.macro import Decision, decision_steps, macro_spec, macro_steps
 from jaxmeta.rl.normalisation import (
     CLIP,
@@ -26,6 +34,19 @@ from jaxmeta.rl.normalisation import (
     statistics_of,
 )
 from jaxmeta.rl.objectives import Objective, clipped, dice, loaded_dice, log_prob, ratio
+from jaxmeta.rl.planning import (
+    Imagine,
+    Particles,
+    Planner,
+    cem,
+    check_horizon,
+    chosen,
+    imagined_returns,
+    mppi,
+    mppi_weights,
+    random_shooting,
+    replan,
+)
 from jaxmeta.rl.returns import discounted_return, generalized_advantage
 from jaxmeta.rl.variational import Trajectory, chain_kl, elbo_sums, gaussian_kl
 
@@ -33,22 +54,31 @@ __all__ = [
     "CLIP",
     "Advantage",
     "Decision",
+    "DynamicsParams",
     "Estimator",
+    "Imagine",
     "NormalisedParams",
     "Objective",
+    "Particles",
+    "Planner",
     "Statistics",
     "Trajectory",
+    "cem",
     "chain_kl",
+    "check_horizon",
     "check_linear_baseline",
+    "chosen",
     "clipped",
     "clipped_share",
     "decision_steps",
     "dice",
     "discounted_return",
+    "dynamics_statistics",
     "elbo_sums",
     "fit_linear_baseline",
     "gaussian_kl",
     "generalized_advantage",
+    "imagined_returns",
     "initial_statistics",
     "linear_baseline",
     "loaded_dice",
@@ -57,8 +87,15 @@ __all__ = [
     "macro_steps",
     "masked_mean",
     "merged",
+    "mppi",
+    "mppi_weights",
+    "normalised_inputs",
+    "normalised_outputs",
+    "original_outputs",
     "plain_returns",
+    "random_shooting",
     "ratio",
+    "replan",
     "return_scale",
     "returns_so_far",
     "standardised",
@@ -66,4 +103,5 @@ __all__ = [
     "standardize",
     "statistics_of",
     "value_baseline",
+    "within_reach",
 ]

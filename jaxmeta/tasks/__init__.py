@@ -16,6 +16,7 @@ from jaxmeta.tasks.bandit import (
     gaussian_bandit,
 )
 from jaxmeta.tasks.base import Env, TaskFamily, finite, flatten_task, kinds_of, reveal, strong
+from jaxmeta.tasks.changing import Changing, ChangingState, ChangingTask, changing
 from jaxmeta.tasks.classic_control import (
     Acrobot,
     AcrobotConfig,
@@ -41,6 +42,12 @@ from jaxmeta.tasks.classic_control import (
     pendulum,
 )
 from jaxmeta.tasks.dark_room import DarkRoomConfig, dark_room, dark_room_goals
+from jaxmeta.tasks.double_integrator import (
+    DoubleIntegrator,
+    DoubleIntegratorConfig,
+    DoubleIntegratorTask,
+    double_integrator,
+)
 from jaxmeta.tasks.few_shot import FewShot, FewShotTask
 from jaxmeta.tasks.four_rooms import FourRooms, FourRoomsConfig, FourRoomsState, FourRoomsTask, four_rooms
 from jaxmeta.tasks.glyphs import GlyphsConfig, glyphs
@@ -111,8 +118,14 @@ __all__ = [
     "CartPoleSwingUpConfig",
     "CartPoleSwingUpTask",
     "CartPoleTask",
+    "Changing",
+    "ChangingState",
+    "ChangingTask",
     "ClassicControlConfig",
     "DarkRoomConfig",
+    "DoubleIntegrator",
+    "DoubleIntegratorConfig",
+    "DoubleIntegratorTask",
     "DependentBanditConfig",
     "Env",
     "FewShot",
@@ -167,10 +180,12 @@ __all__ = [
     "bandit",
     "cart_pole",
     "cart_pole_swing_up",
+    "changing",
     "classic_control",
     "dark_room",
     "dark_room_goals",
     "dependent_bandit",
+    "double_integrator",
     "finite",
     "flatten_task",
     "four_rooms",

@@ -62,6 +62,9 @@ class TaskFamily(NamedTuple):
     """(next observation, task) -> a dense reward for off-policy training, where the environment's reward is sparse."""
     cells: Cells | None = None
     """The cells of a grid world, if rewards depend on the cell only."""
+    planning_reward: Callable[[Any, Array, Any], Array] | None = None
+    """(observation, action within the limit, next observation) -> the reward of the environment, unbatched, if it is
+    the same function for all tasks: planners then need not learn it. `jm.testing.check_env` compares the two."""
 
 
 def finite(family: TaskFamily, num_train: int, num_test: int, key: Key) -> TaskFamily:
@@ -185,11 +188,13 @@ def reveal(family: TaskFamily, name: str = TASK) -> TaskFamily:
     """
     code = jax.eval_shape(lambda key: family.encode(family.sample(key)), jax.random.key(0))
     env = Revealed(family.env, family.encode, code.shape[0], name)
-    dense, cells = family.dense_reward, family.cells
+    dense, cells, planning = family.dense_reward, family.cells, family.planning_reward
+    plain = env.without_task
     return family._replace(
         env=env,
-        dense_reward=dense and (lambda obs, task: dense(env.without_task(obs), task)),
-        cells=cells and Cells(cells.number, lambda obs: cells.of(env.without_task(obs))),
+        dense_reward=dense and (lambda obs, task: dense(plain(obs), task)),
+        cells=cells and Cells(cells.number, lambda obs: cells.of(plain(obs))),
+        planning_reward=planning and (lambda obs, action, after: planning(plain(obs), action, plain(after))),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,12 @@ PERTURBATIONS = 4
 
 
 def check_learner(
-    learner: Learner, family: TaskFamily, plan: Plan, key: Key | None = None, tolerance: float = 1e-5
+    learner: Learner,
+    family: TaskFamily,
+    plan: Plan,
+    key: Key | None = None,
+    tolerance: float = 1e-5,
+    remembers: Literal["reward", "next-obs"] = "reward",
 ) -> None:
     """Checks how an agent collects, adapts and replays on the tasks of a family.
 
@@ -48,6 +53,8 @@ def check_learner(
       tolerance: largest difference, relative and absolute, between replay and collection. A learner that replays by a
         scan repeats the same operations, so its tolerance is 1e-6: the last bit may differ where XLA fuses the two
         programs differently.
+      remembers: what a recurrent carry must depend on: the last reward of an episode, or its last observation. The
+        latter is for agents that remember the dynamics; what they do must not depend on rewards.
     """
     key = jax.random.key(0) if key is None else key
     init_key, task_key, trial_key = jax.random.split(key, 3)
@@ -78,7 +85,7 @@ def check_learner(
     if plan.rounds:
         _check_silence(learner, params, together)
     if plan.episodes > 1 and jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key)):
-        _check_memory(learner, params, trial, family.env.spec.horizon)
+        _check_memory(learner, params, trial, family.env.spec.horizon, remembers)
 
 
 def _check_choices(learner: Learner, replayed: Callable[..., Output], params: Params, trial: Trial) -> None:
@@ -130,7 +137,7 @@ def _check_silence(learner: Learner, params: Params, trials: Trial) -> None:
         require(finite, f"the meta-gradient of params{jax.tree_util.keystr(path)} is not finite when all rewards are 0")
 
 
-def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int) -> None:
+def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int, remembers: str) -> None:
     """Checks what the output of a recurrent agent at the start of its second episode depends on."""
     start = learner.start(params, trial.start_key)
     first = jax.tree.map(lambda leaf: leaf[0], trial.rounds)
@@ -142,15 +149,21 @@ def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int) 
             [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves((output.dist, output.value))], 1
         )
 
-    def with_reward(time):
-        reward = first.inputs.prev_reward.at[time].add(1.0)
-        return outputs(first.replace(inputs=first.inputs.replace(prev_reward=reward)))
+    def disturbed(time, what):
+        added = lambda leaf: leaf.at[time].add(1.0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf  # noqa: E731
+        field = "prev_reward" if what == "reward" else "prev_next_obs"
+        changed = jax.tree.map(added, getattr(first.inputs, field))
+        return outputs(first.replace(inputs=first.inputs.replace(**{field: changed})))
 
-    actual, last, early = outputs(first), with_reward(horizon), with_reward(1)
-    require(bool((actual[:horizon] == last[:horizon]).all()), "the policy's output depends on a future reward")
+    what = "reward" if remembers == "reward" else "observation"
+    actual, last, early = outputs(first), disturbed(horizon, remembers), disturbed(1, remembers)
+    require(bool((actual[:horizon] == last[:horizon]).all()), f"the policy's output depends on a future {what}")
     require(
-        not np.array_equal(actual[horizon], last[horizon]), "the last reward of an episode does not reach the policy"
+        not np.array_equal(actual[horizon], last[horizon]), f"the last {what} of an episode does not reach the policy"
     )
+    if remembers != "reward":
+        rewarded = np.array_equal(actual[horizon], disturbed(horizon, "reward")[horizon])
+        require(rewarded, "the policy's output depends on a reward; a memory of the dynamics must not")
     require(not np.array_equal(actual[horizon], early[horizon]), "the carry does not survive the end of an episode")
     fresh = jax.vmap(learner.reset, (None, None, 0))(params, start, first.reset_key)
     opening = jax.tree.map(lambda leaf: leaf[0], first.inputs)

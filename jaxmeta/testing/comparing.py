@@ -14,6 +14,7 @@ from jaxmeta import nets
 from jaxmeta.core.checkpoint import keys_as_data
 from jaxmeta.core.contracts import ContractError, require
 from jaxmeta.types import (
+    UNBOUNDED,
     Continuous,
     Discrete,
     Key,
@@ -21,9 +22,6 @@ from jaxmeta.types import (
     Output,
     Spec,
 )
-
-UNBOUNDED = 1e18
-"""An action `limit` from here on counts as no limit."""
 
 
 def traced_alike(name: str, function: Callable[..., Any], *arguments: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmeta.core.checkpoint import keys_as_data
-from jaxmeta.core.contracts import check_forms, require
+from jaxmeta.core.contracts import check_forms, form_of_call, require
 from jaxmeta.tasks.base import Env, TaskFamily
-from jaxmeta.testing.comparing import UNBOUNDED, all_close, random_action, traced_alike, valid_action
+from jaxmeta.testing.comparing import all_close, random_action, traced_alike, valid_action
 from jaxmeta.types import (
+    UNBOUNDED,
     Continuous,
     Key,
     Spec,
@@ -33,7 +36,8 @@ def check_env(
 
     The environment must be pure, keep the structure of its state, match its spec, return finite rewards, clip actions
     to the limit of its spec, end episodes early only if `spec.terminates`, and give the same results under vmap. Tasks
-    must depend on the key, unless `train_tasks` holds a single task.
+    must depend on the key, unless `train_tasks` holds a single task. `planning_reward`, if there is one, must equal the
+    reward of the environment.
 
     Args:
       num_steps: steps of an episode that are compared.
@@ -52,15 +56,15 @@ def check_env(
     traced_alike("env.reset", env.reset, key, task)
     traced_alike("env.step", env.step, key, state, spec.action.example(), task)
 
-    steps = _check_steps(env, tasks, steps_key, num_steps, tolerance)
+    steps = _check_steps(family, tasks, steps_key, num_steps, tolerance)
     _check_ends(spec, np.logical_or(steps.terminated, steps.truncated))
     if not spec.terminates and min(spec.horizon, max_steps) > num_steps:
         _check_ends(spec, _ends(env, tasks, steps_key, min(spec.horizon, max_steps)))
 
 
-def _check_steps(env: Env, tasks: Task, steps_key: Key, num_steps: int, tolerance: float) -> Step:
+def _check_steps(family: TaskFamily, tasks: Task, steps_key: Key, num_steps: int, tolerance: float) -> Step:
     """Checks the first steps under vmap, in a loop and with clipped actions; returns them, [2, num_steps, ...]."""
-    spec = env.spec
+    env, spec = family.env, family.env.spec
 
     def episode(key, task, actions):
         reset_key, *keys = jax.random.split(key, num_steps + 1)
@@ -92,7 +96,31 @@ def _check_steps(env: Env, tasks: Task, steps_key: Key, num_steps: int, toleranc
         clipped = together(keys, two, jnp.clip(actions, -limit, limit))
         what = f"env.step with actions beyond spec.action.limit, which is {limit},"
         all_close(what, looped, clipped, "the same with clipped actions", tolerance)
+        actions = jnp.clip(actions, -limit, limit)
+    if family.planning_reward is not None:
+        _check_planning_reward(family, looped, actions, tolerance)
     return steps
+
+
+def _check_planning_reward(
+    family: TaskFamily, episodes: tuple[Any, Step], actions: jax.Array, tolerance: float
+) -> None:
+    """Checks that planners get the reward of the environment.
+
+    Args:
+      episodes: first observations [N, ...] and steps [N, T, ...].
+      actions: within the limit, [N, T, ...].
+    """
+    assert family.planning_reward is not None
+    planning, (first, steps) = jax.vmap(jax.vmap(family.planning_reward)), episodes
+    before = jax.tree.map(lambda one, rest: jnp.concatenate([one[:, None], rest[:, :-1]], 1), first, steps.obs)
+    planned = form_of_call("family.planning_reward(obs, action, next_obs)", planning, before, actions, steps.obs)
+    require(
+        planned.shape == steps.reward.shape and planned.dtype == jnp.float32,
+        f"family.planning_reward returns {planned.dtype}{list(planned.shape[2:])}; it must return a float32 scalar",
+    )
+    planned = jax.jit(planning)(before, actions, steps.obs)
+    all_close("family.planning_reward", planned, steps.reward, "the reward of env.step", tolerance)
 
 
 def _check_sampling(family: TaskFamily, key: Key, test_key: Key) -> Task:

@@ -97,12 +97,18 @@ def policy_returns(policy: Learner, params: Params, env: Env, tasks: Task, key: 
 
 
 def draw_returns(
-    returns: np.ndarray, policies: Sequence[str], goals: Sequence[str], title: str, optimum: float | None = None
+    returns: np.ndarray,
+    policies: Sequence[str],
+    goals: Sequence[str],
+    title: str,
+    optimum: float | None = None,
+    label: str = "return",
 ) -> Any:
     """Draws the matrix of returns of policies on goals, [K, N], with its numbers.
 
     Args:
       optimum: return at the end of the colour scale; by default the largest in the matrix.
+      label: what the numbers are.
 
     Returns:
       A matplotlib figure.
@@ -117,7 +123,7 @@ def draw_returns(
         axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9, color=color)
     axes.set_xticks(range(columns), goals)
     axes.set_yticks(range(rows), policies)
-    figure.colorbar(picture, ax=axes, label="return")
+    figure.colorbar(picture, ax=axes, label=label)
     axes.set_title(title, fontweight="bold", loc="left", fontsize=10)
     return figure
 

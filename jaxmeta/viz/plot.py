@@ -94,7 +94,8 @@ def adaptation(evaluation: dict[str, Any], title: str):
     low, high = (np.array([canvas.number(point["ci95"][side]) for point in points]) for side in (0, 1))
     # rounds are counted from 0, as numbers of adaptations; episodes from 1
     position = np.arange(rounds) if episodes == 1 else np.arange(1, len(points) + 1)
-    axes.axhline(mean[0], color=BEFORE, linestyle="--", linewidth=1.5, label="unadapted policy", zorder=1)
+    begin = "demonstration" if evaluation.get("demonstrated") else "unadapted policy"
+    axes.axhline(mean[0], color=BEFORE, linestyle="--", linewidth=1.5, label=begin, zorder=1)
     for start in range(0, len(points), episodes) if episodes > 1 else [0]:
         piece = slice(start, start + (episodes if episodes > 1 else len(points)))
         error = (mean[piece] - low[piece], high[piece] - mean[piece])

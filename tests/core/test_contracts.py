@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import tasks, testing
+from jaxmeta import nets, tasks, testing
 from jaxmeta.core import contracts
 from jaxmeta.experiment import registry
-from jaxmeta.types import Continuous, Discrete, Spec, Step
+from jaxmeta.types import Continuous, Discrete, Output, Spec, Step
 from tests import tiny
 
 
@@ -60,7 +60,7 @@ def test_task_family_holds_the_contract(name):
 
 FAMILIES = {"navigation": tiny.family, "bandit": lambda: tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=3))}
 ON_NAVIGATION = [(name, "navigation") for name in (*registry.ALGOS, *tiny.VARIANTS)]
-REAL_ACTIONS = {"pearl", "sac"}
+REAL_ACTIONS = {"pearl", "pets", "sac"}
 ON_BANDIT = [(name, "bandit") for name in registry.ALGOS if name not in REAL_ACTIONS]
 
 
@@ -71,7 +71,12 @@ RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "multi-ta
 RELATIVES |= {"clone", "dagger", "distill", "dpt", "gatekeeper"}
 # its agent is MAML's with another loss, as in the variant "mil-observations"
 RELATIVES |= {"mil"}
-OWN_LEARNER, OWN_LOOP = {"anil", "cavia", "imaml", "meta-sgd"}, {"promp", "reptile", "dagger"}
+# their loops are those of PPO and Reptile
+RELATIVES |= {"option-critic", "option-critic-per-task", "lead-policy"}
+OWN_LEARNER, OWN_LOOP = (
+    {"anil", "cavia", "imaml", "meta-sgd", "option-critic", "lead-policy"},
+    {"promp", "reptile", "dagger"},
+)
 
 
 def with_slow(slow):
@@ -97,13 +102,13 @@ SLOW_VARIANTS |= {"multi-task-sac", "multi-task-surgery", "multi-task-returns", 
 SLOW_VARIANTS |= {"rl2-transformer", "rl2-s5", "rl2-mamba", "rl2-mlstm"}
 SLOW_VARIANTS |= {"mil-observations"}
 # the loop over whole trials is that of MAML with PPO
-SLOW_VARIANTS |= {"mlsh-whole"}
+SLOW_VARIANTS |= {"mlsh-whole", "lead-policy-hypernetwork"}
 # tests/outer/test_imitation.py, tests/algos/test_federated.py and test_gradient_steps.py look at what is their own
 SLOW_VARIANTS |= {"dagger", "federated", "promp"}
 # what discrete actions change is in the learner too
 SLOW_ON = (
     {(name, family) for name in ("l2rl", "snail") for family in FAMILIES}
-    | {("sac", "navigation")}
+    | {("sac", "navigation"), ("pets", "navigation")}
     | {(name, "bandit") for name in ("federated", "maml", "mlsh", "multi-task", "ppo", "rl2", "varibad")}
 )
 
@@ -196,6 +201,44 @@ def test_check_learner_says_that_adaptation_changes_a_shape():
     wrong = meta.learner._replace(adapt=lambda params, fast, experience, key: fast.replace(opt_state=jnp.zeros(2)))
     with pytest.raises(testing.ContractError, match="fast after learner.adapt has the structure"):
         testing.check_learner(wrong, tiny.family(), meta.plan)
+
+
+def summing(what):
+    """An agent that acts on the sum of what it received so far: of last observations, of rewards, or of both."""
+
+    def act(params, fast, carry, inputs):
+        new = what(inputs) * (1.0 - inputs.first)
+        output = Output(dist=nets.Gaussian(params * (carry + new), jnp.zeros(2)), value=jnp.zeros(()))
+        return carry + new, output
+
+    return jm.Learner(
+        init=lambda key: jnp.ones(()),
+        start=lambda params, key: (),
+        reset=lambda params, fast, key: jnp.zeros(2),
+        act=act,
+        adapt=lambda params, fast, experience, key: fast,
+        head=nets.head_for(Continuous(2)),
+    )
+
+
+OBSERVES, REWARDED = lambda inputs: inputs.prev_next_obs, lambda inputs: inputs.prev_reward * jnp.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("what", "remembers", "message"),
+    [
+        (OBSERVES, "next-obs", None),
+        (OBSERVES, "reward", "the last reward of an episode does not reach the policy"),
+        (REWARDED, "next-obs", "the last observation of an episode does not reach the policy"),
+        (lambda inputs: OBSERVES(inputs) + REWARDED(inputs), "next-obs", "the policy's output depends on a reward"),
+    ],
+)
+def test_check_learner_knows_what_a_memory_of_the_dynamics_is(what, remembers, message):
+    check = lambda: testing.check_learner(summing(what), tiny.family(), jm.Plan(episodes=2), remembers=remembers)  # noqa: E731
+    if message is None:
+        return check()
+    with pytest.raises(testing.ContractError, match=message):
+        check()
 
 
 def test_check_learner_says_that_params_changed_in_place():

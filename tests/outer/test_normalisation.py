@@ -24,7 +24,7 @@ from tests import tiny
 FAMILY = tiny.family()
 SPEC = FAMILY.env.spec
 PLAN = Plan(rounds=1, streams=3)
-OFF_POLICY = {"pearl", "sac", "varibad"}
+OFF_POLICY = {"pearl", "pets", "sac", "varibad"}
 
 
 def agent():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -40,3 +41,31 @@ def test_what_the_learners_are_paid_is_what_was_computed():
     ):
         report = jm.evaluate(learner, learner.init(key), on.env, jm.tasks.dark_room_goals(config), key, plan)
         np.testing.assert_allclose(np.asarray(report.returns)[:, 0, 0].mean(0), expected, atol=1e-4)
+
+
+def act(learner, carry, position, before, paid, first=0.0):
+    """Probabilities of the next action at a position, after a step that led to the cell `before`."""
+    spec = jm.tasks.dark_room(jm.tasks.DarkRoomConfig(size=2, held_out=0)).env.spec
+    inputs = spec.example_input().replace(
+        obs=jnp.array(position, jnp.float32),
+        prev_next_obs=jnp.array(before, jnp.float32),
+        prev_reward=jnp.float32(paid),
+        first=jnp.float32(first),
+    )
+    carry, output = learner.act((), (), carry, inputs)
+    return carry, np.asarray(jax.nn.softmax(output.dist))
+
+
+def test_probability_matching_is_the_posterior_over_the_planners_actions():
+    learner = dark_room.probability_matching(2)
+    carry = learner.reset((), (), jax.random.key(0))
+    # goals (0, 0), (0, 1), (1, 0), (1, 1): the planner stays, goes up, right, and up first
+    carry, chance = act(learner, carry, (0, 0), (0, 0), 0.0, first=1.0)
+    np.testing.assert_allclose(chance, [1 / 4, 1 / 2, 1 / 4, 0, 0], atol=1e-6)
+    carry, chance = act(learner, carry, (0, 1), (0, 1), 0.0)  # not at (0, 1)
+    np.testing.assert_allclose(chance, [0, 0, 1 / 3, 2 / 3, 0], atol=1e-6)
+    # a new episode: the agent is back at the start, but was paid at (1, 1)
+    carry, chance = act(learner, carry, (0, 0), (1, 1), 1.0)
+    np.testing.assert_allclose(chance, [0, 1, 0, 0, 0], atol=1e-6)
+    _, chance = act(learner, carry, (0, 1), (0, 1), 0.0)
+    np.testing.assert_allclose(chance, [0, 0, 1, 0, 0], atol=1e-6)

@@ -84,3 +84,38 @@ def test_an_expert_on_a_revealed_family_observes_what_the_student_does():
     inputs = walk.inputs.replace(obs=cut(walk.inputs.obs), prev_next_obs=cut(walk.inputs.prev_next_obs))
     again = outer.expert_actions(experts.planner(plain), task, walk.replace(inputs=inputs, next_obs=cut(walk.next_obs)))
     np.testing.assert_array_equal(label, again)
+
+
+def test_a_wanderer_does_not_react_to_the_task_and_reaches_the_whole_grid():
+    config = jm.tasks.DarkRoomConfig(size=4, horizon=100, num_episodes=1, held_out=0)
+    family = jm.tasks.dark_room(config)
+    behaviour = experts.blind_behaviour(family)
+    assert behaviour.observe is None
+
+    @jax.jit
+    def walk(task):
+        return jm.rollout(behaviour.learner, (), (), family.env, task, jax.random.key(0), streams=50).next_obs
+
+    one, other = (np.asarray(walk(family.sample(jax.random.key(seed)))) for seed in (0, 1))
+    np.testing.assert_array_equal(one, other)
+    cell = (one @ np.array([4.0, 1.0])).astype(int)
+    visited = np.array([len(np.unique(cell[:, stream])) for stream in range(50)])
+    # uniform actions visit 9 cells in the median and all in a few streams
+    assert np.median(visited) > 10 and visited.max() == 16
+    still = (cell[1:] == cell[:-1]).mean(0)
+    assert still.min() < 0.2 and still.max() > 0.7  # contexts that search, and contexts that stay
+
+
+def test_agents_to_compare_with_are_named():
+    def names(family):
+        return list(experts.comparisons(family))
+
+    assert names(jm.tasks.bandit()) == ["knows the task", "UCB1", "Thompson sampling"]
+    assert names(jm.tasks.tabular()) == ["knows the task", "posterior sampling"]
+    assert names(jm.tasks.grid_navigation()) == ["knows the task", "Bayes-optimal"]
+    assert names(jm.tasks.dark_room()) == ["knows the task", "Bayes-optimal", "probability matching"]
+    # the search for a path would take minutes, and a short room cannot be swept
+    assert names(jm.tasks.grid_navigation(jm.tasks.GridConfig(size=7))) == ["knows the task"]
+    assert names(jm.tasks.dark_room(jm.tasks.DarkRoomConfig(horizon=99))) == ["knows the task"]
+    assert names(jm.tasks.gaussian_bandit()) == ["knows the task"]
+    assert names(jm.tasks.pendulum()) == []

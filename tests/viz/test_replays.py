@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmeta import cli, tasks
+import jaxmeta as jm
+from jaxmeta import cli, references, tasks
 from jaxmeta.experiment import registry, runs
+from jaxmeta.types import Output
 from jaxmeta.viz import recording, replays
 from tests import tiny
 
@@ -64,6 +66,23 @@ def test_an_agent_with_a_single_episode_has_no_before():
     run = run_of("ppo", tasks.navigation(tasks.NavigationConfig(horizon=3)))
     (episode,) = recording.before_and_after(run, 0, position)[1]
     assert episode.label == "the only episode of a trial"
+
+
+def test_an_agent_that_imitates_is_recorded_after_the_demonstration():
+    """An agent that goes where the demonstration ended: the origin, where it starts, without one."""
+    family = tasks.navigation(tasks.NavigationConfig(horizon=10))
+    certain = references.base.certain(lambda inputs: inputs.obs)
+    learner = certain._replace(
+        start=lambda params, key: jnp.zeros(2),
+        act=lambda params, fast, carry, inputs: (carry, Output(dist=fast - inputs.obs, value=jnp.zeros(()))),
+        adapt=lambda params, fast, experience, key: experience.next_obs[-1, 0],
+    )
+    meta = types.SimpleNamespace(learner=learner, plan=jm.Plan(rounds=1))
+    config = types.SimpleNamespace(algo="mil", tasks="navigation", expert=None, sources=None)
+    run = types.SimpleNamespace(config=config, meta=meta, family=family, first_params=())
+    task, (before, after) = recording.before_and_after(run, 0, position)
+    np.testing.assert_array_equal(before.views["position"], 0.0)
+    np.testing.assert_allclose(after.views["position"][-1], task.goal, atol=0.02)
 
 
 def test_tasks_are_written_in_a_line():

@@ -1,4 +1,4 @@
-"""Metrics of agents that choose among options: how much each of them acts."""
+"""Metrics of agents that choose among options: how much each of them acts, and for how long."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def with_use(source: outer.Source, num_options: int) -> outer.Source:
 def option_use(trials: Trial, num_options: int) -> Metrics:
     """Computes the share of valid steps on which each option acts, `use/option_0` to `use/option_{K - 1}`.
 
+    `use/length` is the mean number of steps between two decisions.
+
     Args:
       trials: leaves [n, ...], of the tasks on this device; their `Output.aux` is an `rl.Decision`.
       num_options: K.
@@ -31,6 +33,8 @@ def option_use(trials: Trial, num_options: int) -> Metrics:
     decision: rl.Decision = trials.rounds.output.aux
     valid = trials.rounds.valid
     acts = jax.nn.one_hot(decision.option, num_options) * valid[..., None]
-    steps, total = devices.task_sum((acts.reshape(-1, num_options).sum(0), valid.sum()))
+    sums = (acts.reshape(-1, num_options).sum(0), valid.sum(), (decision.decided * valid).sum())
+    steps, total, decisions = devices.task_sum(sums)
     shares = steps / jnp.maximum(total, 1.0)
-    return {f"use/option_{index}": shares[index] for index in range(num_options)}
+    use = {f"use/option_{index}": shares[index] for index in range(num_options)}
+    return use | {"use/length": total / jnp.maximum(decisions, 1.0)}

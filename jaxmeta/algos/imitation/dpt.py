@@ -33,8 +33,8 @@ def dpt(
 
     Args:
       expert: labels; by default the planner of the family.
-      behaviour: acts. By default its actions are random; on bandits with random preferences in each stream. It must not
-        observe the task, which its actions would reveal.
+      behaviour: acts. By default its actions are random: on bandits with random preferences in each stream, on grids
+        towards one random cell after the other. It must not observe the task, which its actions would reveal.
 
     Raises:
       ValueError: if no expert is given and the family has no planner, or if the behaviour observes the task.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxmeta import devices
 from jaxmeta.config import checks
 from jaxmeta.core.learner import MetaLearner
-from jaxmeta.core.rollout import carry_bytes, collect, stepping_chunk
+from jaxmeta.core.rollout import acting_bytes, collect, stepping_chunk
 from jaxmeta.outer.meta_update import Sampler, parts_of
 from jaxmeta.outer.samplers import scores
 from jaxmeta.outer.samplers.buffer import (
@@ -124,7 +124,7 @@ def _probing(family: TaskFamily, meta: MetaLearner, config: LearnabilityConfig) 
         return score, trial.rounds.valid.sum()
 
     def on_device(params: Params, mine: tuple[Task, Key]) -> tuple[tuple[()], tuple[Array, Array]]:
-        chunk = stepping_chunk(family.env, mine[0], plan, carry_bytes(learner, params))
+        chunk = stepping_chunk(family.env, mine[0], plan, acting_bytes(learner, params, family.env.spec))
         return (), devices.chunked_vmap(lambda one_task: one(params, one_task), mine, chunk)
 
     def refresh(buffer: Buffer, params: Params, key: Key) -> Buffer:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxmeta.config import checks
 from jaxmeta.tasks.base import TaskFamily
 from jaxmeta.tasks.classic_control.physics import PhysicsConfig, hidden_physics, runge_kutta
 from jaxmeta.types import Array, Continuous, Key, Spec, Step
@@ -22,10 +25,12 @@ class CartPoleSwingUpConfig(PhysicsConfig):
     """`cart-pole-swing-up`: swing up and balance a pole on a cart, whose physics is not part of the observation.
 
     Dynamics, constants, start and cost of PILCO (Deisenroth and Rasmussen, 2011), which Deep PILCO (Gal et al., 2016)
-    uses too. PILCO chooses a force every 0.1 s, for 4 s; here it is every 0.02 s, so that 200 steps are 4 s.
+    uses too. PILCO chooses a force every 0.1 s, for 4 s; here it is by default every 0.02 s, so that 200 steps are 4 s.
     Tasks: by default length and mass of the pole vary; the force can too, also its sign.
     Reward: exp(-d² / (2 · 0.25²)) after the step, d the distance in m of the pole's tip from where it is when the pole
-    is upright and the cart at 0: 1 minus PILCO's cost. There is no success flag.
+    is upright and the cart at 0: 1 minus PILCO's cost. It depends on the length; with `reward` "angle" it is a function
+    of observation and action, which planners know: (1 + cos φ) / 2 · exp(-x² / 4) - a² / 100 after the step, φ the
+    angle from upright, x the position of the cart in m and a the action. There is no success flag.
     Horizon: 200 steps by default, of 0.02 s; never ends early, and the track has no ends. Start: all coordinates normal
     with a standard deviation of 0.1 around the hanging pole at rest at 0. Action: share of the force, in [-1, 1],
     clipped. Observation: position and velocity of the cart, cosine and sine of the pole's angle, 0 hanging, and its
@@ -44,9 +49,15 @@ class CartPoleSwingUpConfig(PhysicsConfig):
     """Range of the friction between cart and ground in Ns/m; 0.1 in PILCO."""
     force_mag: tuple[float, float] = (10.0, 10.0)
     """Range of the largest force in N; 10 in PILCO. If negative, the actions are reversed."""
+    reward: Literal["tip", "angle"] = "tip"
+    """What is rewarded: the position of the pole's tip, or the pole's angle and the position of the cart."""
+    repeat: int = 1
+    """Times 0.02 s that a force is applied, the length of a step; 5 in PILCO."""
 
     def __post_init__(self):
         self.check(CartPoleSwingUpTask, positive=("masscart", "masspole", "length"))
+        checks.task_sizes(self, repeat="an action is applied at least once")
+        checks.choice(self, "reward", "tip", "angle")
 
 
 class CartPoleSwingUpTask(struct.PyTreeNode):
@@ -81,9 +92,13 @@ class CartPoleSwingUpState(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class CartPoleSwingUp:
-    """A pole on a cart that starts hanging, integrated by one Runge-Kutta step."""
+    """A pole on a cart that starts hanging, integrated by Runge-Kutta steps of 0.02 s."""
 
     horizon: int = 200
+    reward: Literal["tip", "angle"] = "tip"
+    """As in `CartPoleSwingUpConfig`."""
+    repeat: int = 1
+    """Runge-Kutta steps per action."""
 
     @property
     def spec(self) -> Spec:
@@ -97,12 +112,25 @@ class CartPoleSwingUp:
         self, key: Key, state: CartPoleSwingUpState, action: Array, task: CartPoleSwingUpTask
     ) -> tuple[CartPoleSwingUpState, Step]:
         """Pushes the cart with the clipped action, [1], times `task.force_mag`."""
-        force = task.force_mag * jnp.clip(action[0], -1.0, 1.0)
-        state = runge_kutta(lambda state: derivative(state, force, task), state, DT)
-        sideways = state.position + task.length * jnp.sin(state.angle)
-        below = task.length * (1.0 + jnp.cos(state.angle))
-        reward = jnp.exp(-(sideways**2 + below**2) / (2.0 * REWARD_WIDTH**2))
-        return state, Step(obs=_observe(state), reward=reward, terminated=jnp.array(False))
+        action = jnp.clip(action, -1.0, 1.0)
+        force = task.force_mag * action[0]
+        for _ in range(self.repeat):
+            state = runge_kutta(lambda state: derivative(state, force, task), state, DT)
+        obs = _observe(state)
+        reward = tip_reward(obs, task.length) if self.reward == "tip" else angle_reward(obs, action, obs)
+        return state, Step(obs=obs, reward=reward, terminated=jnp.array(False))
+
+
+def tip_reward(next_obs: Array, length: Array | float) -> Array:
+    """Computes PILCO's reward from the position of the pole's tip; `length` is that of the pole in m."""
+    position, _, cos, sin, _ = next_obs
+    sideways, below = position + length * sin, length * (1.0 + cos)
+    return jnp.exp(-(sideways**2 + below**2) / (2.0 * REWARD_WIDTH**2))
+
+
+def angle_reward(obs: Array, action: Array, next_obs: Array) -> Array:
+    """Computes the reward of an upright pole on a centred cart; it does not depend on the physics."""
+    return 0.5 * (1.0 - next_obs[2]) * jnp.exp(-0.25 * next_obs[0] ** 2) - 0.01 * action[0] ** 2
 
 
 def derivative(state: CartPoleSwingUpState, force: Array | float, task: CartPoleSwingUpTask) -> CartPoleSwingUpState:
@@ -129,4 +157,17 @@ def _observe(state: CartPoleSwingUpState) -> Array:
 
 def cart_pole_swing_up(config: CartPoleSwingUpConfig = CartPoleSwingUpConfig()) -> TaskFamily:
     """Builds the family of cart-poles to swing up."""
-    return hidden_physics(CartPoleSwingUp(config.horizon), config, CartPoleSwingUpTask)
+    family = hidden_physics(CartPoleSwingUp(config.horizon, config.reward, config.repeat), config, CartPoleSwingUpTask)
+    return family._replace(planning_reward=_planning_reward(config))
+
+
+def _planning_reward(config: CartPoleSwingUpConfig):
+    """Returns the reward as a function of observations and action; None if it depends on a length that varies."""
+    if config.reward == "angle":
+        return angle_reward
+    low, high = config.length
+    return functools.partial(_tip_of, length=low) if low == high else None
+
+
+def _tip_of(obs: Array, action: Array, next_obs: Array, length: float) -> Array:
+    return tip_reward(next_obs, length)

@@ -61,16 +61,23 @@ def fixed(config: C, parameters: type) -> C:
     return dataclasses.replace(config, **standard)
 
 
-def hidden_physics(env: Env, config: PhysicsConfig, parameters: type) -> TaskFamily:
+def hidden_physics(env: Env, config: PhysicsConfig, parameters: type, signed: tuple[str, ...] = ()) -> TaskFamily:
     """Builds the family of an environment whose task is its physical parameters.
 
     `encode` returns the D parameters that vary, scaled to [-1, 1], [D]; if none does, there is one task.
+
+    Args:
+      signed: names of parameters that are negated in half of the tasks; their ranges must not be negative.
     """
     limits = [ranges.Range(name, *map(float, getattr(config, name))) for name in names(parameters)]
-    varied = [one for one in limits if one.low < one.high]
+    encoded = [ranges.Range(one.name, -one.high, one.high) if one.name in signed else one for one in limits]
+    varied = [one for one in encoded if one.low < one.high]
 
     def sample(key: Key) -> Task:
-        return parameters(**ranges.sample(tuple(limits), key))
+        drawn = ranges.sample(tuple(limits), key)
+        for index, name in enumerate(signed):
+            drawn[name] *= jax.random.rademacher(jax.random.fold_in(key, index), (), drawn[name].dtype)
+        return parameters(**drawn)
 
     def encode(task: Task) -> Array:
         scaled = [(2.0 * getattr(task, one.name) - one.low - one.high) / (one.high - one.low) for one in varied]

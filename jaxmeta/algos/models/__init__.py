@@ -1,0 +1,1 @@
+"""Model-based meta-reinforcement learning: agents that plan in a model of the dynamics, and models that adapt."""
