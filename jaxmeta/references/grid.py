@@ -36,7 +36,8 @@ import numpy as np
 from flax import struct
 
 from jaxmeta.core.learner import Learner
-from jaxmeta.references.base import best, check_epsilon, check_sizes, mostly, reference
+from jaxmeta.nets.heads import mostly
+from jaxmeta.references.base import best, check_epsilon, check_sizes, reference
 from jaxmeta.types import Array, Input, Key
 
 __all__ = [
