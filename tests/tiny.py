@@ -52,7 +52,9 @@ ALGOS = {
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
     "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
     "mil": jm.MILConfig(num_tasks=2, hidden=(8,), bias_transformation=2),
-    "mlsh": jm.MLSHConfig(**TWO_LEVELS, joint=1, master=MasterConfig(hidden=(4,), ppo=MASTER_PPO)),
+    "mlsh": jm.MLSHConfig(
+        **TWO_LEVELS, joint=1, normalize_observations=False, master=MasterConfig(hidden=(4,), ppo=MASTER_PPO)
+    ),
     "multi-task": jm.MultiTaskConfig(network="heads", visits=2, streams=2, hidden=(8,), ppo=PPO),
     "option-critic": jm.OptionCriticConfig(num_options=3, num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "pearl": jm.PEARLConfig(
@@ -105,7 +107,11 @@ VARIANTS = {
     ),
     "mlsh-whole": (
         "mlsh",
-        jm.MLSHConfig(**TWO_LEVELS, trials="whole", master=MasterConfig(cell="gru", state=4, ppo=MASTER_PPO)),
+        jm.MLSHConfig(
+            **TWO_LEVELS,
+            trials="whole",
+            master=MasterConfig(cell="gru", state=4, ppo=MASTER_PPO),
+        ),
     ),
     "maml-ppo": ("maml", jm.MAMLConfig(**STEPS, outer_loop="ppo", rounds=2, normalize_observations=True)),
     "multi-task-returns": (

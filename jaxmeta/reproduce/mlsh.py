@@ -139,9 +139,7 @@ def _by_round(run: Any, config: Any, params: Any, keys: Any) -> Any:
     import jax
     import numpy as np
 
-    from jaxmeta.algos.hierarchy import mlsh
-
-    agent = mlsh.agent(run.family.env.spec, config)
+    agent = jm.mlsh(run.family, config).learner
     one = lambda params, key: _returns(agent, params, run.family, config.streams, key)  # noqa: E731
     # seeds sequentially: experience of all trials of one is large enough
     return np.asarray(jax.jit(lambda params, keys: jax.lax.map(lambda both: one(*both), (params, keys)))(params, keys))
@@ -156,9 +154,12 @@ def _matrices(run: Any, params: Any, keys: Any) -> Any:
     from jaxmeta.viz import options
 
     env, goals = run.family.env, run.family.train_tasks
-    policy = mlsh.sub_policy(env.spec, run.config.algo_config)
-    one = lambda policies, key: options.policy_returns(policy, policies, env, goals, key, EPISODES)  # noqa: E731
-    return np.asarray(jax.jit(jax.vmap(one))(params.policies, keys))
+
+    def one(params: Any, key: Any) -> Any:
+        policy, each = mlsh.sub_policies(env.spec, run.config.algo_config, params)
+        return options.policy_returns(policy, each, env, goals, key, EPISODES)
+
+    return np.asarray(jax.jit(jax.vmap(one))(params, keys))
 
 
 def _specialised(returns: Any) -> dict[str, float]:
@@ -201,7 +202,7 @@ def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _choices(run: Any, params: Any, key: Any, policies: list[str], goals: tuple[str, ...], tasks: str) -> Any:
-    """Draws the sub-policies of one seed, and a master before and after its adaptations to the first and last goal."""
+    """Draws the sub-policies of one seed, and a master before and after its adaptations to every goal."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -229,19 +230,19 @@ def _choices(run: Any, params: Any, key: Any, policies: list[str], goals: tuple[
         either = [jax.tree.map(lambda leaf, index=index: leaf[index], fast) for index in (0, -1)]
         return [options.choice_probabilities(learner, params, one, spec, places) for one in either]
 
-    policy = mlsh.sub_policy(spec, run.config.algo_config)
-    actions = jax.jit(lambda: options.action_probabilities(policy, params.policies, spec, places))()
+    policy, each = mlsh.sub_policies(spec, run.config.algo_config, params)
+    actions = jax.jit(lambda: options.action_probabilities(policy, each, spec, places))()
     every = np.eye(len(policies))
+    shown = marks[0] if len(positions) else ()
     panels = {
-        name: options.acting(
-            np.tile(every[index], (len(places), 1)), actions, moves, marks[0] if len(positions) else ()
-        )
+        name: options.acting(np.tile(every[index], (len(places), 1)), actions, moves, shown)
         for index, name in enumerate(policies)
     }
-    for index in (0, len(goals) - 1):
-        uses = masters(jax.tree.map(lambda leaf, index=index: leaf[index], family.train_tasks))
-        for when, use in zip(("before", "after"), uses, strict=True):
-            panels[f"master {when}: {goals[index]}"] = options.acting(use, actions, moves, marks[index])
+    for index, goal in enumerate(goals):
+        before, after = masters(jax.tree.map(lambda leaf, index=index: leaf[index], family.train_tasks))
+        if not index:
+            panels["master before"] = options.acting(before, actions, moves, shown)
+        panels[f"master after: {goal}"] = options.acting(after, actions, moves, marks[index])
     title = f"{tasks}: sub-policies, and a master before and after {ROUNDS} adaptations"
     if len(positions):
         return options.draw_plane(panels, positions, policies, title)
@@ -298,7 +299,7 @@ def _runs() -> Any:
         2 * SCRATCH_TRIALS,
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
-    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=600, chunk=20, rows=())
+    yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=240, chunk=20, rows=())
     yield Computed(
         f"{bandits}/sub-policies", measure, {}, 2 * TRIALS, of=f"{bandits}/mlsh", rows=_rows(bandits, BANDIT_BOUNDS)
     )
@@ -337,7 +338,7 @@ def _runs() -> Any:
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
     yield Trained(
-        f"{rooms}/mlsh", "mlsh", rooms, _recipe(num_policies=4), tasks_config=_rooms, updates=600, chunk=20, rows=()
+        f"{rooms}/mlsh", "mlsh", rooms, _recipe(num_policies=4), tasks_config=_rooms, updates=400, chunk=20, rows=()
     )
     yield Computed(f"{rooms}/sub-policies", measure, {}, 4 * TRIALS, of=f"{rooms}/mlsh", rows=_rows(rooms, {}))
 

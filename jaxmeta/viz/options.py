@@ -23,6 +23,8 @@ from jaxmeta.viz import canvas
 COLORS = canvas.LINES[:6]
 """Of options, in order; more than six repeat."""
 WALL, GOAL = "#404040", "#000000"
+COLUMNS = 5
+"""Panels side by side; more take several rows."""
 
 
 class Acting(NamedTuple):
@@ -181,11 +183,16 @@ def draw_plane(panels: Mapping[str, Acting], positions: np.ndarray, names: Seque
 
 
 def _panels(panels: Mapping[str, Acting], names: Sequence[str], title: str) -> tuple[Any, Any]:
-    """Makes a figure with a titled panel each and a legend of the options."""
+    """Makes a figure with a titled panel for each name, and a legend of the options."""
     from matplotlib.patches import Patch
 
-    figure = canvas.figure((3.1 * len(panels), 3.9))
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    columns = min(len(panels), COLUMNS)
+    rows = -(-len(panels) // columns)
+    figure = canvas.figure((3.1 * columns, 3.3 * rows + 0.7))
+    every = figure.subplots(rows, columns, squeeze=False).ravel()
+    grid = every[: len(panels)]
+    for axes in every[len(panels) :]:
+        axes.remove()
     for axes, name in zip(grid, panels, strict=True):
         axes.set_title(name, fontsize=9)
         axes.set_xticks([])

@@ -231,7 +231,7 @@ def test_recipes_that_learn_from_stored_experience_do_not_offer_normalisation():
 
 @pytest.mark.parametrize("name", sorted(tiny.ALGOS.keys() - OFF_POLICY - IMITATION - {"federated"}))
 def test_recipes_offer_normalisation(name):
-    """It is off by default; on, statistics are a part of the params, without the task ID."""
+    """It is off by default, except in mlsh; on, statistics are a part of the params, without the task ID."""
     key = jax.random.key(0)
     off, on = (jax.eval_shape(with_field(name, normalize_observations=it).init, key) for it in (False, True))
     assert jax.tree.structure(off) == jax.tree.structure(jax.eval_shape(with_field(name).init, key))

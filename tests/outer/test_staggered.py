@@ -13,6 +13,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import outer
+from jaxmeta.algos.hierarchy import mlsh
 from jaxmeta.core.checkpoint import Checkpointer
 from tests import tiny
 
@@ -33,7 +34,7 @@ def total_times_return(params, trial, key):
 
 def built(num_tasks, warmup, joint, adapt=counted):
     """The agent of MLSH on tasks in progress, with a loss that is known, and its update."""
-    learner = tiny.algo("mlsh").learner._replace(adapt=adapt)
+    learner = mlsh.agent(FAMILY.env.spec, tiny.ALGOS["mlsh"])._replace(adapt=adapt)
     source = outer.in_progress(learner, FAMILY, PLAN, num_tasks, warmup, joint)
     improve = outer.once_warm(outer.descend(total_times_return, optax.sgd(0.1, momentum=0.9)))
     info = outer.Info(num_tasks, PLAN, spread=num_tasks)

@@ -136,6 +136,7 @@ def _check_library(library: Sequence[outer.Expert], policy: Learner, spec: Spec)
     if not library:
         raise ValueError("library is empty; a lead policy needs at least 1 known policy (try --library runs/first)")
     right = _distribution(policy, jax.eval_shape(policy.init, jax.random.key(0)), spec)
+    assert right is not None
     for index, known in enumerate(library):
         name = f"library[{index}]"
         if known.observe is not None:

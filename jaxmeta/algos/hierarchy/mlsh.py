@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
+
 from jaxmeta import inner, nets, outer, rl
 from jaxmeta.algos.hierarchy.use import with_use
 from jaxmeta.algos.recipe import recipe
 from jaxmeta.config import checks
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.tasks.base import TaskFamily
-from jaxmeta.types import Plan, Spec
+from jaxmeta.types import Params, Plan, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,9 @@ class MLSHConfig:
     """γ of the sub-policies, per step."""
     trace: float = 0.98
     """λ of generalised advantage estimation of the sub-policies, per step."""
+    normalize_observations: bool = True
+    """Whether observations are normalised by running statistics, which only meta-training changes, as in the paper's
+    code. On moving bandits one seed of three collapsed without it."""
     master: MasterConfig = MasterConfig()
     """The master."""
     ppo: outer.ActorCriticConfig = outer.ActorCriticConfig(learning_rate=1e-3, epochs=5, value_weight=0.5)
@@ -98,15 +104,28 @@ class MLSHConfig:
             raise ValueError("warmup is 0; in whole trials the master needs at least 1 round to learn in")
 
 
-def sub_policy(spec: Spec, config: MLSHConfig = MLSHConfig()) -> Learner:
-    """Builds a sub-policy, as an agent by itself."""
-    return inner.policy(nets.actor_critic(spec, config.hidden, init_log_std=config.init_log_std, value=True))
-
-
 def agent(spec: Spec, config: MLSHConfig = MLSHConfig()) -> Learner:
-    """Builds the agent that `mlsh` trains: its params are sub-policies, and a new master adapts to every task."""
+    """Builds the agent of MLSH: its params are sub-policies, and a new master adapts to every task."""
     master = config.master.build(rl.macro_spec(spec, config.num_policies, config.duration))
-    return inner.hierarchy(master, sub_policy(spec, config), config.num_policies, config.duration)
+    return inner.hierarchy(master, _sub_policy(spec, config), config.num_policies, config.duration)
+
+
+def sub_policies(spec: Spec, config: MLSHConfig, params: Params) -> tuple[Learner, Params]:
+    """Returns a sub-policy as an agent by itself, and the params of all K, leaves [K, ...].
+
+    Args:
+      params: those of the agent that `mlsh` trains.
+    """
+    policy = _sub_policy(spec, config)
+    if not config.normalize_observations:
+        return policy, params.policies
+    spread = lambda leaf: jnp.broadcast_to(leaf, (config.num_policies, *leaf.shape))  # noqa: E731
+    statistics = jax.tree.map(spread, params.statistics)
+    return inner.normalised(policy, spec), rl.NormalisedParams(params.learner.policies, statistics)
+
+
+def _sub_policy(spec: Spec, config: MLSHConfig) -> Learner:
+    return inner.policy(nets.actor_critic(spec, config.hidden, init_log_std=config.init_log_std, value=True))
 
 
 @recipe
@@ -123,6 +142,8 @@ def mlsh(family: TaskFamily, config: MLSHConfig = MLSHConfig()) -> MetaLearner:
     learner = agent(family.env.spec, config)
     sampler, plan = outer.uniform(family), Plan(config.warmup, config.streams)
     improve = outer.policy_gradient(learner, rl.value_baseline(config.discount, config.trace), config.ppo)
+    if config.normalize_observations:
+        learner, improve = inner.normalised(learner, family.env.spec), outer.with_statistics(improve)
     if config.trials == "whole":
         collected, source = plan, outer.fresh(learner, family, plan)
     else:

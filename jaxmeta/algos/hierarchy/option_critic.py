@@ -23,7 +23,7 @@ class OptionCriticConfig:
     masters: Literal["shared", "per-task"] = "shared"
     """`shared`: one policy over options for all tasks. `per-task`: one for each task of a finite set, over options that
     all tasks share and that do not observe the task ID; every update visits all tasks equally often."""
-    deliberation_cost: float = 0.02
+    deliberation_cost: float = 0.1
     """Subtracted from the reward that is learned from whenever an option terminates (Harb et al., 2018,
     arXiv:1709.04571), in units of reward. Reported returns are without it. With 0 options tend to shrink to single
     steps."""
