@@ -1,8 +1,8 @@
 """Imitation: distillation, DAgger beside cloning, and imitation of one demonstration.
 
 Distillation is compared with its teacher, UCB1, by pseudo-regret on the same tasks, see `dpt`. UCB1 is deterministic
-except for exact ties. Where two of its indices are nearly equal, a student is uncertain and may sample the other arm, so
-it is also measured by the mode of its policy.
+except for exact ties. Where two of its indices are nearly equal, a student is uncertain and may sample the other arm.
+So it is also measured by the mode of its policy.
 """
 
 from __future__ import annotations
