@@ -165,7 +165,7 @@ def _on_bandits() -> Iterator[Run]:
 
 def _on_dark_rooms() -> Iterator[Run]:
     known = "dark-room/goal known second half"
-    goals = Evaluation(num_tasks=400, every_task=_held_out, episodes=EPISODES)
+    goals = Evaluation(num_tasks=1_000, every_task=_held_out, episodes=EPISODES)
     rows = lambda required: (Row(first, "first episode"), Row(half, "second half", required=required))  # noqa: E731
     for name, learner, reveal in (
         ("goal known", "oracle", True),
