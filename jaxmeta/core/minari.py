@@ -155,36 +155,43 @@ def _padded(episode: Any, spec: Spec, before: Input, where: str) -> tuple[Rollou
     last = np.maximum(now - 1, 0)
     begun = now > 0
 
-    def previous(values: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+    def previous(values: np.ndarray, earlier: Any) -> np.ndarray:
         return np.where(begun.reshape(-1, *[1] * (values.ndim - 1)), values[last], earlier).astype(values.dtype)
 
-    inputs = Input(
-        obs=obs[now],
-        prev_action=previous(action, before.prev_action),
-        prev_reward=previous(reward, before.prev_reward),
-        prev_done=previous(ended, before.prev_done),
-        prev_next_obs=previous(obs[1:], before.prev_next_obs),
-        first=np.where(begun, np.float32(0.0), before.first).astype(np.float32),
-    )
-    after = Input(obs[-1], action[-1], reward[-1], np.float32(1.0), obs[-1], np.float32(0.0))
+    inputs: dict[str, Any] = {
+        "obs": obs[now],
+        "prev_action": previous(action, before.prev_action),
+        "prev_reward": previous(reward, before.prev_reward),
+        "prev_done": previous(ended, before.prev_done),
+        "prev_next_obs": previous(obs[1:], before.prev_next_obs),
+        "first": np.where(begun, np.float32(0.0), before.first).astype(np.float32),
+    }
+    after: dict[str, Any] = {
+        "obs": obs[-1],
+        "prev_action": action[-1],
+        "prev_reward": reward[-1],
+        "prev_done": np.float32(1.0),
+        "prev_next_obs": obs[-1],
+        "first": np.float32(0.0),
+    }
     valid = (np.arange(horizon) < length).astype(np.float32)
     step = np.minimum(np.arange(horizon), length - 1)
     happened = lambda values: (values[step] * valid).astype(np.float32)  # noqa: E731
     success = np.asarray((episode.infos or {}).get(SUCCESS, np.zeros(length, bool)), bool)[-length:]
-    rollout = Rollout(
-        inputs=inputs,
-        action=action[step],
-        next_obs=obs[1:][step],
-        reward=happened(reward),
-        valid=valid,
-        done=happened(ended),
-        terminated=happened(np.asarray(episode.terminations)),
-        output=(),  # pyright: ignore[reportArgumentType]
-        reset_key=(),  # pyright: ignore[reportArgumentType]
-        success=success[step] & (valid > 0),
-        fault=np.zeros(horizon, np.int8),
-    )
-    return rollout, after
+    record: dict[str, Any] = {
+        "inputs": Input(**inputs),
+        "action": action[step],
+        "next_obs": obs[1:][step],
+        "reward": happened(reward),
+        "valid": valid,
+        "done": happened(ended),
+        "terminated": happened(np.asarray(episode.terminations)),
+        "output": (),
+        "reset_key": (),
+        "success": success[step] & (valid > 0),
+        "fault": np.zeros(horizon, np.int8),
+    }
+    return Rollout(**record), Input(**after)
 
 
 def _checked(values: Any, form: np.ndarray, where: str) -> np.ndarray:

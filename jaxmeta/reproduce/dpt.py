@@ -191,8 +191,10 @@ def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
     for name, folder in folders.items():
         run, tasks = loading.load(folder), name.partition("/")[0]
         title = f"DPT on {tasks} after {run.step:,} updates"
-        longer = {"dark-room": {"episodes": EPISODES, "num_trials": 400}}.get(tasks, {})
-        drawn[f"{tasks}-returns"] = in_context.beside_references({"DPT, transformer": run}, title, **longer)
+        longer = EPISODES if tasks == "dark-room" else None
+        drawn[f"{tasks}-returns"] = in_context.beside_references(
+            {"DPT, transformer": run}, title, num_trials=400 if longer else None, episodes=longer
+        )
         if in_context.has_posterior(run):
             drawn[f"{tasks}-posterior"] = in_context.beside_posterior(run, title)
     return drawn
