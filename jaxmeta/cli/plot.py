@@ -26,8 +26,9 @@ def run(argv: list[str]) -> int:
     folder = checks.run_folder(options.run, "plot")
     config = startup.read_config(folder, options.cache)
     evaluation, records = runs.read_evaluation(folder), runs.read_metrics(folder)
-    stored = startup.load(folder, config, options.cache) if evaluation is None else None
+    stored = None
     if evaluation is None:
+        stored = startup.load(folder, config, options.cache)
         evaluation = assessment.assess(stored)
     from jaxmeta.viz import curricula, plot
 

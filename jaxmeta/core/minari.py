@@ -151,40 +151,60 @@ def _padded(episode: Any, spec: Spec, before: Input, where: str) -> tuple[Rollou
     reward = _checked(episode.rewards, example.prev_reward, f"{where}, rewards")
     ended = (np.asarray(episode.terminations) | np.asarray(episode.truncations)).astype(np.float32)
     ended[-1] = 1.0
-    now = np.minimum(np.arange(horizon), length)  # after the end, inputs are those after the last step
-    last = np.maximum(now - 1, 0)
-    begun = now > 0
-
-    def previous(values: np.ndarray, earlier: np.ndarray) -> np.ndarray:
-        return np.where(begun.reshape(-1, *[1] * (values.ndim - 1)), values[last], earlier).astype(values.dtype)
-
-    inputs = Input(
-        obs=obs[now],
-        prev_action=previous(action, before.prev_action),
-        prev_reward=previous(reward, before.prev_reward),
-        prev_done=previous(ended, before.prev_done),
-        prev_next_obs=previous(obs[1:], before.prev_next_obs),
-        first=np.where(begun, np.float32(0.0), before.first).astype(np.float32),
-    )
-    after = Input(obs[-1], action[-1], reward[-1], np.float32(1.0), obs[-1], np.float32(0.0))
+    inputs, after = _inputs(obs, action, reward, ended, before, horizon)
     valid = (np.arange(horizon) < length).astype(np.float32)
     step = np.minimum(np.arange(horizon), length - 1)
     happened = lambda values: (values[step] * valid).astype(np.float32)  # noqa: E731
     success = np.asarray((episode.infos or {}).get(SUCCESS, np.zeros(length, bool)), bool)[-length:]
-    rollout = Rollout(
-        inputs=inputs,
-        action=action[step],
-        next_obs=obs[1:][step],
-        reward=happened(reward),
-        valid=valid,
-        done=happened(ended),
-        terminated=happened(np.asarray(episode.terminations)),
-        output=(),  # pyright: ignore[reportArgumentType]
-        reset_key=(),  # pyright: ignore[reportArgumentType]
-        success=success[step] & (valid > 0),
-        fault=np.zeros(horizon, np.int8),
-    )
-    return rollout, after
+    record: dict[str, Any] = {
+        "inputs": inputs,
+        "action": action[step],
+        "next_obs": obs[1:][step],
+        "reward": happened(reward),
+        "valid": valid,
+        "done": happened(ended),
+        "terminated": happened(np.asarray(episode.terminations)),
+        "output": (),
+        "reset_key": (),
+        "success": success[step] & (valid > 0),
+        "fault": np.zeros(horizon, np.int8),
+    }
+    return Rollout(**record), after
+
+
+def _inputs(
+    obs: np.ndarray, action: np.ndarray, reward: np.ndarray, ended: np.ndarray, before: Input, horizon: int
+) -> tuple[Input, Input]:
+    """Returns the inputs of the policy at all steps of an episode, [H, ...], and the one after its last step.
+
+    Args:
+      obs: [L + 1, ...] for L steps. action, reward, ended: [L, ...].
+      before: the input after the last step of the previous episode.
+    """
+    now = np.minimum(np.arange(horizon), len(reward))  # after the end, inputs are those after the last step
+    last = np.maximum(now - 1, 0)
+    begun = now > 0
+
+    def previous(values: np.ndarray, earlier: Any) -> np.ndarray:
+        return np.where(begun.reshape(-1, *[1] * (values.ndim - 1)), values[last], earlier).astype(values.dtype)
+
+    steps: dict[str, Any] = {
+        "obs": obs[now],
+        "prev_action": previous(action, before.prev_action),
+        "prev_reward": previous(reward, before.prev_reward),
+        "prev_done": previous(ended, before.prev_done),
+        "prev_next_obs": previous(obs[1:], before.prev_next_obs),
+        "first": np.where(begun, np.float32(0.0), before.first).astype(np.float32),
+    }
+    after: dict[str, Any] = {
+        "obs": obs[-1],
+        "prev_action": action[-1],
+        "prev_reward": reward[-1],
+        "prev_done": np.float32(1.0),
+        "prev_next_obs": obs[-1],
+        "first": np.float32(0.0),
+    }
+    return Input(**steps), Input(**after)
 
 
 def _checked(values: Any, form: np.ndarray, where: str) -> np.ndarray:

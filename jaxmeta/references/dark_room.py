@@ -61,7 +61,7 @@ def probability_matching(size: int = 10) -> Learner:
     for a whole episode, so it walks at random towards the bulk of the cells, and finds far goals late.
     """
     check_sizes(size=size)
-    cells = jnp.array(grid.Grid(size=size).cells)
+    cells = jnp.array(room(size).cells)
 
     def act(params, possible: Array, inputs: Input):
         last = jnp.all(cells == inputs.prev_next_obs, axis=-1)

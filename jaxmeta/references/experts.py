@@ -83,7 +83,7 @@ def comparisons(family: TaskFamily) -> dict[str, Expert]:
         found["posterior sampling"] = Expert(tabular.psrl(env.num_states, env.num_actions, env.horizon), ())
     elif isinstance(env, GridNavigation) and env.horizon >= env.size**2:
         found["Bayes-optimal"] = Expert(dark_room.bayes_optimal(env.size, env.horizon, family.episodes), ())
-        found["probability matching"] = Expert(dark_room.probability_matching(env.size), ())
+        found["exact posterior, sampled"] = Expert(dark_room.probability_matching(env.size), ())
     elif isinstance(env, GridNavigation) and env.size <= LARGEST_GRID and family.train_tasks is None:
         room = grid.Grid(size=env.size, horizon=env.horizon, step_reward=env.step_reward)
         found["Bayes-optimal"] = Expert(grid.bayes_optimal(room, family.episodes), ())

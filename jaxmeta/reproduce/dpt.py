@@ -47,13 +47,12 @@ EPISODES = 20
 """Episodes of an evaluation in a dark room."""
 
 
-def exact(trials: int) -> dict[str, float]:
-    """Computes the pseudo-regrets of the exact posterior over the best arm."""
+def exact(learner: str, trials: int) -> dict[str, float]:
+    """Computes pseudo-regrets and KL of a learner of `jm.references.bandits`, by its name."""
     import jax
 
-    family = jm.tasks.bandit(_bandit())
-    learner = jm.references.bandits.probability_matching(ARMS)
-    return _inference(learner, family, trials)((), jax.random.key(0))
+    agent = getattr(jm.references.bandits, learner)(ARMS)
+    return _inference(agent, jm.tasks.bandit(bandit()), trials)((), jax.random.key(0))
 
 
 def inference(folder: Path, trials: int) -> dict[str, list[float]]:
@@ -123,7 +122,8 @@ class Share(Required):
         return NOTHING_REQUIRED if other is None else Required(least=self.share * other).judge(row, there)
 
 
-def _bandit() -> Any:
+def bandit() -> Any:
+    """Builds the config of the bandits."""
     return jm.tasks.BanditConfig(num_arms=ARMS, num_pulls=PULLS)
 
 
@@ -148,10 +148,13 @@ def _transformer(updates: int, num_tasks: int) -> Any:
 
 def _on_bandits() -> Iterator[Run]:
     names, count = ("regret sampled", "regret by mode", "KL"), {"trials": TRIALS}
-    yield Computed("bandit/posterior", exact, count, TRIALS, rows=tuple(Row(named(name), name) for name in names[:2]))
+    yield Computed(
+        "bandit/posterior", exact, {"learner": "probability_matching", **count}, TRIALS,
+        rows=tuple(Row(named(name), name) for name in names[:2]),
+    )  # fmt: skip
     yield Trained(
         "bandit/transformer", "dpt", "bandit", lambda updates: _transformer(updates, 64),
-        tasks_config=_bandit, updates=3_000, chunk=50, checkpoint_every=1_000, quick_chunk=5, rows=(),
+        tasks_config=bandit, updates=3_000, chunk=50, checkpoint_every=1_000, quick_chunk=5, rows=(),
     )  # fmt: skip
     bounds = (Required(least=REGRET - 0.3, most=REGRET + 0.3), Required(most=4.3), Required(most=0.03))
     yield Computed(
@@ -162,7 +165,7 @@ def _on_bandits() -> Iterator[Run]:
 
 def _on_dark_rooms() -> Iterator[Run]:
     known = "dark-room/goal known second half"
-    goals = Evaluation(num_tasks=400, every_task=_held_out, episodes=EPISODES)
+    goals = Evaluation(num_tasks=1_000, every_task=_held_out, episodes=EPISODES)
     rows = lambda required: (Row(first, "first episode"), Row(half, "second half", required=required))  # noqa: E731
     for name, learner, reveal in (
         ("goal known", "oracle", True),
@@ -174,7 +177,7 @@ def _on_dark_rooms() -> Iterator[Run]:
         )  # fmt: skip
     yield Trained(
         "dark-room/dpt", "dpt", "dark-room", lambda updates: _transformer(updates, 32), tasks_config=_dark_room,
-        updates=640, chunk=20, checkpoint_every=160, quick_chunk=2, rows=rows(Share(other=known, share=0.9)),
+        updates=1_000, chunk=20, checkpoint_every=200, quick_chunk=2, rows=rows(Share(other=known, share=0.9)),
         evaluations=(goals,),
     )  # fmt: skip
 
@@ -188,8 +191,10 @@ def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
     for name, folder in folders.items():
         run, tasks = loading.load(folder), name.partition("/")[0]
         title = f"DPT on {tasks} after {run.step:,} updates"
-        longer = {"dark-room": {"episodes": EPISODES, "num_trials": 400}}.get(tasks, {})
-        drawn[f"{tasks}-returns"] = in_context.beside_references({"DPT, transformer": run}, title, **longer)
+        longer = EPISODES if tasks == "dark-room" else None
+        drawn[f"{tasks}-returns"] = in_context.beside_references(
+            {"DPT, transformer": run}, title, num_trials=400 if longer else None, episodes=longer
+        )
         if in_context.has_posterior(run):
             drawn[f"{tasks}-posterior"] = in_context.beside_posterior(run, title)
     return drawn

@@ -1,4 +1,9 @@
-"""Imitation: distillation, DAgger beside cloning, and imitation of one demonstration."""
+"""Imitation: distillation, DAgger beside cloning, and imitation of one demonstration.
+
+Distillation is compared with its teacher, UCB1, by pseudo-regret on the same tasks, see `dpt`. UCB1 is deterministic
+except for exact ties. Where two of its indices are nearly equal, a student is uncertain and may sample the other arm.
+So it is also measured by the mode of its policy.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import Evaluation, Reference, Required, Row, Run, Table, Trained
-from jaxmeta.reproduce.statistics import trial_return
+from jaxmeta.reproduce import dpt
+from jaxmeta.reproduce.base import Computed, Evaluation, Reference, Required, Row, Run, Table, Trained
+from jaxmeta.reproduce.statistics import named, trial_return
 
-ARMS, PULLS = 5, 50
+TRIALS = 20_000
 POINTS = (
     Evaluation("before", rounds=0, deterministic=True),
     Evaluation("after", deterministic=True),
 )
 """Without the demonstration, and after a gradient step on it."""
 GOALS = (Evaluation(every_task=lambda config: jm.tasks.all_goals(config)),)
-
-
-def _bandit() -> Any:
-    return jm.tasks.BanditConfig(num_arms=ARMS, num_pulls=PULLS)
 
 
 def _student(**recurrent: Any) -> Any:
@@ -66,16 +68,30 @@ def _from_one_demonstration() -> Iterator[Run]:
         )  # fmt: skip
 
 
-def _runs() -> Iterator[Run]:
+def _distilled() -> Iterator[Run]:
     for name, learner in (("ucb1", "ucb1"), ("thompson", "thompson"), ("posterior", "probability_matching")):
         yield Reference(
-            f"bandit/{name}", f"bandits.{learner}", {"num_arms": ARMS}, "bandit", _bandit, rows=(Row(trial_return),)
-        )
-    row = Row(trial_return, required=Required(halfway=("bandit/ucb1", "bandit/ucb1")))
+            f"bandit/{name}", f"bandits.{learner}", {"num_arms": dpt.ARMS}, "bandit", dpt.bandit,
+            rows=(Row(trial_return),),
+        )  # fmt: skip
+    yield Computed(
+        "bandit/teacher", dpt.exact, {"learner": "ucb1", "trials": TRIALS}, TRIALS,
+        rows=(Row(named("regret sampled"), "regret"),),
+    )  # fmt: skip
     yield Trained(
         "bandit/distill", "distill", "bandit", lambda updates: _in_context(jm.DistillConfig, updates),
-        tasks_config=_bandit, updates=600, chunk=50, rows=(row,),
+        tasks_config=dpt.bandit, updates=2_400, chunk=50, checkpoint_every=800, quick_chunk=2,
+        rows=(Row(trial_return),),
     )  # fmt: skip
+    required = {"regret by mode": Required(no_more_than="bandit/teacher regret"), "regret sampled": None}
+    yield Computed(
+        "bandit/distilled", dpt.inference, {"trials": TRIALS}, TRIALS, of="bandit/distill",
+        rows=tuple(Row(named(name), name, required=one) for name, one in required.items()),
+    )  # fmt: skip
+
+
+def _runs() -> Iterator[Run]:
+    yield from _distilled()
     for name, decay in (("clone", 1.0), ("dagger", 0.0)):
         yield Trained(
             f"grid/{name}", "dagger", "grid-navigation", lambda updates, decay=decay: _rounds(updates, decay),

@@ -19,7 +19,7 @@ from jaxmeta.outer.experts import Expert
 from jaxmeta.references import bandits, experts
 from jaxmeta.tasks.bandit import BanditConfig
 from jaxmeta.tasks.base import TaskFamily, reveal
-from jaxmeta.types import Params, Plan, Task
+from jaxmeta.types import Array, Key, Params, Plan, Task
 from jaxmeta.viz import canvas
 
 CURVES, POSTERIOR = "in-context.png", "posterior.png"
@@ -32,15 +32,15 @@ LOOKS = (("--", "#E69F00"), ("-.", "#009E73"), (":", "#000000"), ("--", "#CC79A7
 class Pulls(NamedTuple):
     """One trial on a Bernoulli bandit with A arms, of T pulls."""
 
-    arm: np.ndarray
+    arm: Array
     """Pulled arms, int [T]."""
-    reward: np.ndarray
+    reward: Array
     """[T]."""
-    policy: np.ndarray
+    policy: Array
     """Probability of each arm under the agent's policy before each pull, [T, A]."""
-    posterior: np.ndarray
+    posterior: Array
     """Posterior probability that each arm is the best, before each pull, from the same pulls, [T, A]."""
-    probability: np.ndarray
+    probability: Array
     """Probability of a reward of each arm, which the agent does not know, [A]."""
 
 
@@ -152,7 +152,7 @@ def has_posterior(run: loading.Run) -> bool:
     return type(run.config.tasks_config) is BanditConfig  # not a subclass, whose arms are others
 
 
-def along_pulls(learner: Learner, params: Params, family: TaskFamily, task: Task, key: Any, pulls: int) -> Pulls:
+def along_pulls(learner: Learner, params: Params, family: TaskFamily, task: Task, key: Key, pulls: int) -> Pulls:
     """Runs a trial on a Bernoulli bandit and computes the exact posterior over the best arm along its pulls.
 
     Args:
@@ -164,7 +164,7 @@ def along_pulls(learner: Learner, params: Params, family: TaskFamily, task: Task
     """
     trial = collect(learner, params, family.env, task, key, Plan(episodes=pulls))
     stream = jax.tree.map(lambda leaf: leaf[-1, :, 0], trial.rounds.replace(reset_key=()))
-    pulled = jax.nn.one_hot(stream.action, family.env.spec.action.num)
+    pulled = jax.nn.one_hot(stream.action, len(task.probability))
     before = lambda count: jnp.cumsum(count, axis=0) - count  # noqa: E731
     paid = pulled * stream.reward[:, None]
     posterior = jax.vmap(bandits.best_arm_probability)(before(paid), before(pulled - paid))
@@ -200,19 +200,20 @@ def probabilities(trial: Pulls, title: str) -> Any:
     Returns:
       A matplotlib figure.
     """
-    order = np.argsort(-trial.probability)
-    row = np.argsort(order)[trial.arm]
+    arm, reward, policy, posterior, chance = (np.asarray(part) for part in trial)
+    order = np.argsort(-chance)
+    row = np.argsort(order)[arm]
     time = np.arange(1, len(row) + 1)
     figure = canvas.figure((8.6, 1.5 + 0.75 * len(order)))
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
     names = ("probability that the agent pulls the arm", "posterior probability that the arm is the best")
-    for axes, name, values in zip(panels, names, (trial.policy, trial.posterior), strict=True):
+    for axes, name, values in zip(panels, names, (policy, posterior), strict=True):
         edges = (np.arange(len(time) + 1) + 0.5, np.arange(len(order) + 1) - 0.5)
         image = axes.pcolormesh(*edges, values[:, order].T, cmap="Blues", vmin=0.0, vmax=1.0)
         for paid, marker, label in ((1.0, "o", "pulled: reward 1"), (0.0, "x", "pulled: reward 0")):
-            chosen = trial.reward == paid
+            chosen = reward == paid
             axes.plot(time[chosen], row[chosen], marker, color=canvas.BEFORE, markersize=4, label=label)
-        axes.set_yticks(np.arange(len(order)), [f"{chance:.2f}" for chance in trial.probability[order]])
+        axes.set_yticks(np.arange(len(order)), [f"{one:.2f}" for one in chance[order]])
         axes.set_ylabel("reward probability\nof the arm", fontsize=8)
         axes.set_title(name, loc="left", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)

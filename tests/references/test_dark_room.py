@@ -62,8 +62,9 @@ def test_probability_matching_is_the_posterior_over_the_planners_actions():
     # goals (0, 0), (0, 1), (1, 0), (1, 1): the planner stays, goes up, right, and up first
     carry, chance = act(learner, carry, (0, 0), (0, 0), 0.0, first=1.0)
     np.testing.assert_allclose(chance, [1 / 4, 1 / 2, 1 / 4, 0, 0], atol=1e-6)
-    carry, chance = act(learner, carry, (0, 1), (0, 1), 0.0)  # not at (0, 1)
-    np.testing.assert_allclose(chance, [0, 0, 1 / 3, 2 / 3, 0], atol=1e-6)
+    # not at (0, 1): down to the start, and right to the two others, also where down is as short
+    carry, chance = act(learner, carry, (0, 1), (0, 1), 0.0)
+    np.testing.assert_allclose(chance, [0, 0, 2 / 3, 1 / 3, 0], atol=1e-6)
     # a new episode: the agent is back at the start, but was paid at (1, 1)
     carry, chance = act(learner, carry, (0, 0), (1, 1), 1.0)
     np.testing.assert_allclose(chance, [0, 1, 0, 0, 0], atol=1e-6)

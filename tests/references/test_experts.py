@@ -113,7 +113,7 @@ def test_agents_to_compare_with_are_named():
     assert names(jm.tasks.bandit()) == ["knows the task", "UCB1", "Thompson sampling"]
     assert names(jm.tasks.tabular()) == ["knows the task", "posterior sampling"]
     assert names(jm.tasks.grid_navigation()) == ["knows the task", "Bayes-optimal"]
-    assert names(jm.tasks.dark_room()) == ["knows the task", "Bayes-optimal", "probability matching"]
+    assert names(jm.tasks.dark_room()) == ["knows the task", "Bayes-optimal", "exact posterior, sampled"]
     # the search for a path would take minutes, and a short room cannot be swept
     assert names(jm.tasks.grid_navigation(jm.tasks.GridConfig(size=7))) == ["knows the task"]
     assert names(jm.tasks.dark_room(jm.tasks.DarkRoomConfig(horizon=99))) == ["knows the task"]

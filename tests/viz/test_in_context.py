@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def test_agents_and_references_are_lines_of_the_same_axes():
 def test_policy_and_posterior_share_axes_and_colours():
     arm, reward = np.array([2, 0, 2]), np.array([0.0, 1.0, 1.0])
     policy, posterior = (np.random.default_rng(seed).dirichlet(np.ones(3), 3) for seed in (0, 1))
-    trial = in_context.Pulls(arm, reward, policy, posterior, np.array([0.1, 0.9, 0.4]))
+    trial = in_context.Pulls(*map(jnp.asarray, (arm, reward, policy, posterior, [0.1, 0.9, 0.4])))
     figure = in_context.probabilities(trial, "title")
     above, below = figure.axes[:2]
     assert above.get_xlim() == below.get_xlim() and above.get_ylim() == below.get_ylim()
@@ -65,7 +66,7 @@ def test_along_the_pulls_of_probability_matching_policy_and_posterior_agree():
     np.testing.assert_allclose(trial.posterior[1, first], expected, atol=1e-5)
 
 
-def run_of(learner, config, family, episodes):
+def run_of(learner, config, family, episodes) -> Any:
     return types.SimpleNamespace(
         config=types.SimpleNamespace(algo="dpt", tasks="bandit", tasks_config=config, num_seeds=1),
         family=family,
