@@ -22,8 +22,8 @@ ROUNDS = 9
 """Adaptations of a master in evaluation."""
 AFTER = (0, 3, 9)
 """Numbers of adaptations after which returns are reported."""
-TRIALS, SCRATCH_TRIALS = 64, 32
-"""Trials per goal of MLSH, and of every setting of PPO from scratch."""
+TRIALS = 32
+"""Trials per goal of MLSH, and of every setting of PPO from scratch, with 20 episodes per round."""
 EPISODES = 256
 """Episodes per policy and goal in the matrix."""
 RATES, STEPS = (1e-3, 3e-3, 1e-2, 3e-2), (10, 40)
@@ -95,7 +95,7 @@ def from_scratch(tasks: str, streams: int) -> dict[str, float]:
         def measured(rate: Any, steps: int = steps) -> Any:
             agent = inner.proximal(policy, rl.value_baseline(), inner.ProximalConfig(rate, steps))
             key = jax.random.key(0)
-            return _returns(agent, agent.init(key), family, streams, key, SCRATCH_TRIALS)
+            return _returns(agent, agent.init(key), family, streams, key)
 
         for rate in RATES:
             rounds = measured(rate)
@@ -122,12 +122,12 @@ def _initial(run: Any, keys: Any) -> Any:
     return jax.vmap(run.learner.init)(keys)
 
 
-def _returns(learner: Any, params: Any, family: Any, streams: int, key: Any, trials: int = TRIALS) -> Any:
-    """Computes the mean return by round, [R + 1], over some trials on every goal."""
+def _returns(learner: Any, params: Any, family: Any, streams: int, key: Any) -> Any:
+    """Computes the mean return by round, [R + 1], over `TRIALS` trials on every goal."""
     import jax
     import jax.numpy as jnp
 
-    tasks = jax.tree.map(lambda leaf: jnp.tile(leaf, trials), family.train_tasks)
+    tasks = jax.tree.map(lambda leaf: jnp.tile(leaf, TRIALS), family.train_tasks)
     keys = jax.random.split(key, len(jax.tree.leaves(tasks)[0]))
     plan = jm.Plan(rounds=ROUNDS, streams=streams)
     found = jax.vmap(lambda task, key: jm.collect(learner, params, family.env, task, key, plan))(tasks, keys)
@@ -296,7 +296,7 @@ def _runs() -> Any:
         f"{bandits}/from-scratch",
         from_scratch,
         {"tasks": bandits, "streams": 20},
-        2 * SCRATCH_TRIALS,
+        2 * TRIALS,
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
     yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=240, chunk=20, rows=())
@@ -334,7 +334,7 @@ def _runs() -> Any:
         f"{rooms}/from-scratch",
         from_scratch,
         {"tasks": rooms, "streams": 20},
-        4 * SCRATCH_TRIALS,
+        4 * TRIALS,
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
     yield Trained(
