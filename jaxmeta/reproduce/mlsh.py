@@ -3,7 +3,8 @@
 No numbers are published. On moving bandits knowing the goal is worth 43.81 per episode, and a hierarchy all of whose
 sub-policies go to the same goal 23.1. Whether each has learned a goal of its own is shown by the matrix of sub-policies
 and goals, not by its mean. In four rooms the goal is one of the four corners; the dynamics are those of option-critic's
-code, whose optimum is known exactly. PPO from scratch gets the same episodes, and the best of eight settings.
+code, whose optimum is known exactly. PPO from scratch gets as many episodes, normalised
+observations, and the best of eight settings.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ ROUNDS = 9
 """Adaptations of a master in evaluation."""
 AFTER = (0, 3, 9)
 """Numbers of adaptations after which returns are reported."""
-TRIALS, SCRATCH_TRIALS = 64, 32
-"""Trials per goal of MLSH, and of every setting of PPO from scratch."""
+TRIALS = 32
+"""Trials per goal of MLSH, and of every setting of PPO from scratch, with 20 episodes per round."""
 EPISODES = 256
 """Episodes per policy and goal in the matrix."""
 RATES, STEPS = (1e-3, 3e-3, 1e-2, 3e-2), (10, 40)
@@ -53,7 +54,7 @@ def measure(folder: Path) -> dict[str, list[float]]:
     run, params, keys = _trained(folder)
     found = [_specialised(returns) for returns in _matrices(run, params, keys)]
     config = run.config.algo_config
-    scratch = from_scratch(run.config.tasks, config.streams)
+    scratch = from_scratch(folder)
     certain = replace(config, master=replace(config.master, random=0.0))
     rounds, greedy, random = (
         _by_round(run, agent, some, keys)
@@ -75,19 +76,20 @@ def collapse(folder: Path) -> dict[str, list[float]]:
 
 
 @functools.lru_cache(maxsize=4)
-def from_scratch(tasks: str, streams: int) -> dict[str, float]:
+def from_scratch(folder: Path) -> dict[str, float]:
     """Computes the returns of PPO that learns every task from scratch, of the best setting after each number of rounds.
 
     Args:
-      tasks: name of the family.
-      streams: episodes per round.
+      folder: a run of MLSH. PPO gets as many episodes, networks of the same size, and observations that are normalised
+        by the statistics of the first seed.
     """
     import jax
 
     from jaxmeta import inner, nets, rl
 
-    family = jm.tasks.moving_bandits(_bandits()) if tasks == "moving-bandits" else jm.tasks.four_rooms(_rooms())
-    policy = inner.policy(nets.actor_critic(family.env.spec, (32, 32), value=True))
+    run, params, _ = _trained(folder)
+    family, config = run.family, run.config.algo_config
+    policy = inner.policy(nets.actor_critic(family.env.spec, config.hidden, value=True))
     best = {f"after {count}": -float("inf") for count in AFTER}
     for steps in STEPS:
 
@@ -95,7 +97,11 @@ def from_scratch(tasks: str, streams: int) -> dict[str, float]:
         def measured(rate: Any, steps: int = steps) -> Any:
             agent = inner.proximal(policy, rl.value_baseline(), inner.ProximalConfig(rate, steps))
             key = jax.random.key(0)
-            return _returns(agent, agent.init(key), family, streams, key, SCRATCH_TRIALS)
+            own = agent.init(key)
+            if config.normalize_observations:
+                own = rl.NormalisedParams(own, jax.tree.map(lambda leaf: leaf[0], params.statistics))
+                agent = inner.normalised(agent, family.env.spec)
+            return _returns(agent, own, family, config.streams, key)
 
         for rate in RATES:
             rounds = measured(rate)
@@ -122,12 +128,12 @@ def _initial(run: Any, keys: Any) -> Any:
     return jax.vmap(run.learner.init)(keys)
 
 
-def _returns(learner: Any, params: Any, family: Any, streams: int, key: Any, trials: int = TRIALS) -> Any:
-    """Computes the mean return by round, [R + 1], over some trials on every goal."""
+def _returns(learner: Any, params: Any, family: Any, streams: int, key: Any) -> Any:
+    """Computes the mean return by round, [R + 1], over `TRIALS` trials on every goal."""
     import jax
     import jax.numpy as jnp
 
-    tasks = jax.tree.map(lambda leaf: jnp.tile(leaf, trials), family.train_tasks)
+    tasks = jax.tree.map(lambda leaf: jnp.tile(leaf, TRIALS), family.train_tasks)
     keys = jax.random.split(key, len(jax.tree.leaves(tasks)[0]))
     plan = jm.Plan(rounds=ROUNDS, streams=streams)
     found = jax.vmap(lambda task, key: jm.collect(learner, params, family.env, task, key, plan))(tasks, keys)
@@ -295,8 +301,9 @@ def _runs() -> Any:
     yield Computed(
         f"{bandits}/from-scratch",
         from_scratch,
-        {"tasks": bandits, "streams": 20},
-        2 * SCRATCH_TRIALS,
+        {},
+        2 * TRIALS,
+        of=f"{bandits}/mlsh",
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
     yield Trained(f"{bandits}/mlsh", "mlsh", bandits, _recipe(), tasks_config=_bandits, updates=240, chunk=20, rows=())
@@ -333,8 +340,9 @@ def _runs() -> Any:
     yield Computed(
         f"{rooms}/from-scratch",
         from_scratch,
-        {"tasks": rooms, "streams": 20},
-        4 * SCRATCH_TRIALS,
+        {},
+        4 * TRIALS,
+        of=f"{rooms}/mlsh",
         rows=tuple(Row(named(f"after {count}"), f"after {count}") for count in AFTER),
     )
     yield Trained(
