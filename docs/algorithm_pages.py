@@ -29,6 +29,7 @@ TASKS = {
     "mil": "point-robot",
     "multi-task": "classic-control",
     "pearl": "point-robot",
+    "pets": "cart-pole-swing-up",
     "rl2": "bandit",
     "sac": "point-robot",
     "snail": "bandit",

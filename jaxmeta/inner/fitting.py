@@ -26,9 +26,9 @@ class FitConfig:
     """Transitions per gradient step and member of the ensemble."""
     steps: int = 50
     """Gradient steps per epoch; after each epoch the model is compared on the held-out transitions."""
-    epochs: int = 20
+    epochs: int = 40
     """Largest number of epochs of a fit."""
-    patience: int = 5
+    patience: int = 10
     """Epochs in a row in which no member improves on held-out transitions before the fit ends."""
     held_out: float = 0.1
     """Share of the transitions that are held out; 0 fits for all epochs to all transitions."""

@@ -35,8 +35,9 @@ class Setting(NamedTuple):
 def setting(name: str) -> Setting:
     """Returns the tasks and the agent of a group."""
     if name == "double-integrator":
-        planner = dataclasses.replace(jm.PETSConfig.planner, horizon=5, candidates=200, iterations=10)
-        return Setting(jm.tasks.double_integrator(), jm.PETSConfig(episodes=6, planner=planner), 3)
+        planner = dataclasses.replace(jm.PETSConfig.planner, horizon=4, candidates=100, iterations=8)
+        config = jm.PETSConfig(episodes=6, members=3, hidden=(32, 32), planner=planner)
+        return Setting(jm.tasks.double_integrator(), config, 3)
     # a step of 0.04 s and an episode of 4 s, as PILCO's
     tasks = jm.tasks.CartPoleSwingUpConfig(horizon=100, reward="angle", repeat=2)
     config = jm.PETSConfig(episodes=TRIALS, learn_reward=name == "learned-reward")

@@ -107,9 +107,8 @@ def cem(
             )
             actions = jnp.clip(mean + jnp.sqrt(jnp.minimum(room, variance)) * noise, -limit, limit)
             best = actions[jax.lax.top_k(score(actions), elites)[1]]
-            return tuple(
-                keep * old + (1.0 - keep) * new for old, new in ((mean, best.mean(0)), (variance, best.var(0)))
-            )
+            moved = lambda old, new: keep * old + (1.0 - keep) * new  # noqa: E731
+            return moved(mean, best.mean(0)), moved(variance, best.var(0))
 
         return _repeated(one, iterations, (plan, jnp.full(shape, (std * limit) ** 2)))[0]
 

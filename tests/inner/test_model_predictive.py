@@ -177,11 +177,8 @@ def test_pets_says_which_planner_takes_discrete_actions():
 @pytest.mark.slow
 def test_pets_solves_the_double_integrator_within_five_trials():
     family = tasks.double_integrator()
-    config = jm.PETSConfig(
-        episodes=6,
-        hidden=(64, 64),
-        planner=dataclasses.replace(jm.PETSConfig.planner, horizon=5, candidates=200, iterations=10),
-    )
+    planner = dataclasses.replace(jm.PETSConfig.planner, horizon=4, candidates=100, iterations=8)
+    config = jm.PETSConfig(episodes=6, members=3, hidden=(32, 32), planner=planner)
     meta = jm.pets(family, config)
     drawn = jax.vmap(family.sample_test)(jax.random.split(KEY, 3))
     report = jm.evaluate(meta.learner, meta.init(KEY).params, family, drawn, jax.random.key(2), meta.plan)

@@ -73,6 +73,13 @@ def test_planners_know_the_reward_of_the_swing_up_unless_it_depends_on_a_hidden_
     assert tasks.cart_pole_swing_up().planning_reward is None
 
 
+def test_a_plan_gains_nothing_from_an_impossible_angle():
+    reward = tasks.cart_pole_swing_up(tasks.CartPoleSwingUpConfig(reward="angle")).planning_reward
+    upright, impossible = (jnp.array([0.0, 0.0, cos, 0.0, 0.0]) for cos in (-1.0, -2.3))
+    np.testing.assert_allclose([reward(obs, jnp.zeros(1), obs) for obs in (upright, impossible)], 1.0, rtol=1e-6)
+    assert float(reward(upright, jnp.zeros(1), jnp.array([0.0, 0.0, 0.6, 0.8, 0.0]))) == pytest.approx(0.2)
+
+
 def test_repeated_actions_are_as_many_short_steps():
     short, long = (tasks.CartPoleSwingUp(repeat=repeat) for repeat in (1, 3))
     task = tasks.CartPoleSwingUpTask()

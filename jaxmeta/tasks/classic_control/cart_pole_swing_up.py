@@ -129,8 +129,14 @@ def tip_reward(next_obs: Array, length: Array | float) -> Array:
 
 
 def angle_reward(obs: Array, action: Array, next_obs: Array) -> Array:
-    """Computes the reward of an upright pole on a centred cart; it does not depend on the physics."""
-    return 0.5 * (1.0 - next_obs[2]) * jnp.exp(-0.25 * next_obs[0] ** 2) - 0.01 * action[0] ** 2
+    """Computes the reward of an upright pole on a centred cart; it does not depend on the physics.
+
+    Cosine and sine are divided by their norm, which is 1 unless a model predicted them: a plan must not gain from an
+    impossible angle.
+    """
+    position, _, cos, sin, _ = next_obs
+    upright = -cos / jnp.maximum(jnp.hypot(cos, sin), 1e-6)
+    return 0.5 * (1.0 + upright) * jnp.exp(-0.25 * position**2) - 0.01 * action[0] ** 2
 
 
 def derivative(state: CartPoleSwingUpState, force: Array | float, task: CartPoleSwingUpTask) -> CartPoleSwingUpState:
