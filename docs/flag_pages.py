@@ -17,7 +17,7 @@ from jaxmeta import cli
 from jaxmeta.cli import collect, listing, parsing
 from jaxmeta.experiment import registry
 
-ARGUMENTS = {"train": "ALGO TASKS", "collect": "EXPERT TASKS"}
+ARGUMENTS = {"train": "ALGO TASKS", "collect": "EXPERT TASKS", "compare": "DIR DIR ..."}
 """Arguments of commands whose parser removes them before it reads the flags."""
 NOTES = {
     "collect": "\n".join(
