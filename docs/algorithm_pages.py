@@ -25,9 +25,12 @@ TASKS = {
     "federated": "sinusoid",
     "gatekeeper": "grid-navigation",
     "l2rl": "dependent-bandit",
+    "lead-policy": "navigation",
     "learned-optimizer": "quadratic",
     "mil": "point-robot",
+    "mlsh": "moving-bandits",
     "multi-task": "classic-control",
+    "option-critic": "four-rooms",
     "pearl": "point-robot",
     "pets": "cart-pole-swing-up",
     "rl2": "bandit",
@@ -122,7 +125,8 @@ def example(name: str) -> str:
 def command(name: str) -> str:
     """Returns the command of `example`."""
     tasks = TASKS.get(name, "navigation")
-    return f"jaxmeta train {name} {tasks} --out runs/{name}"
+    library = " --library runs/ppo runs/sac" if name in registry.FROM_LIBRARY else ""
+    return f"jaxmeta train {name} {tasks} --out runs/{name}{library}"
 
 
 def recorded() -> list[Recorded]:

@@ -17,7 +17,7 @@ from jaxmeta import cli
 from jaxmeta.cli import collect, listing, parsing
 from jaxmeta.experiment import registry
 
-ARGUMENTS = {"train": "ALGO TASKS", "collect": "EXPERT TASKS"}
+ARGUMENTS = {"train": "ALGO TASKS", "collect": "EXPERT TASKS", "compare": "DIR DIR ..."}
 """Arguments of commands whose parser removes them before it reads the flags."""
 NOTES = {
     "collect": "\n".join(
@@ -130,6 +130,8 @@ def _entry(names: list[str], values: str, default: Any, path: tuple[str, ...]) -
     if not values and len(names) > 1:
         told = f"by default `{names[0] if value else names[1]}`"
     about = " ".join(descriptions(type(owner)).get(path[-1], "").split())
+    if "(required)" in about:
+        told, about = told.replace("optional", "required"), about.replace(" (required)", "")
     return f"{', '.join(f'`{name}`' for name in names)}: {told}\n: {about or 'See its name.'}"
 
 

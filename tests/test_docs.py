@@ -109,6 +109,7 @@ def test_a_requirement_that_is_missed_is_marked():
 def test_pages_of_flags_have_every_command_and_family():
     commands, families = flag_pages.command_line(), flag_pages.task_families()
     assert "See its name" not in commands + families
+    assert "`--out`: a path, required\n: Run folder to write, new or empty." in commands
     for name in registry.SAMPLERS:
         assert f"### --sampler {name}\n" in commands
     assert "`--num-seeds`: an integer, by default `1`\n: Independent runs in parallel" in commands

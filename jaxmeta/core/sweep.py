@@ -62,7 +62,7 @@ def sweep(
 
         found = jm.sweep(jm.maml, family, jm.MAMLConfig(), {"inner_lr": [0.03, 0.1, 0.3]}, key, 100, num_seeds=4)
         config = found.setting(found.best())
-        figure = jm.viz.sweeps.intervals(found)
+        figure = sweeps.intervals(found)  # from jaxmeta.viz import sweeps
 
     One program trains all of them on one device, so memory holds V x S states. Every setting has the same seeds: they
     differ in nothing else. An update that is not finite is skipped in its setting alone (metric `skipped`).

@@ -409,7 +409,7 @@ def test_evaluation_out_of_memory_names_its_own_flags(maml_run, capsys, monkeypa
 
 def test_failed_write_does_not_shift_the_step_count(tmp_path):
     (tmp_path / "run").mkdir()
-    lines = logging.JsonLines(tmp_path / "run")
+    lines = logging.JsonLines(str(tmp_path / "run"))
     (tmp_path / "run" / "metrics.jsonl").mkdir()
     with pytest.raises(OSError):
         lines(2, None, {"env_steps": np.array([10.0, 10.0])})
