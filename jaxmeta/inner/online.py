@@ -167,10 +167,9 @@ def plan_online(
       explore: number of transitions in the statistics of the params up to which actions are random; 0 always plans.
     """
     dynamics = online.dynamics
-    inputs, outputs = dynamics.inputs, dynamics.outputs
 
     def init(key: Key) -> rl.DynamicsParams:
-        return rl.DynamicsParams(dynamics.init(key), rl.dynamics_statistics(inputs, outputs))
+        return rl.DynamicsParams(dynamics.init(key), rl.dynamics_statistics(dynamics.inputs, dynamics.outputs))
 
     def reset(params: rl.DynamicsParams, fast: tuple[()], key: Key) -> OnlineCarry:
         return OnlineCarry(online.start(), jnp.zeros(spec.observation), PlanCarry.start(planner, key))
@@ -180,7 +179,8 @@ def plan_online(
             dynamics_inputs(spec, carry.obs, given.prev_action),
             dynamics_outputs(carry.obs, given.prev_next_obs, given.prev_reward if reward is None else None),
         )
-        seen = online.observe(params.model, carry.memory, *rl.standardised(params.statistics, pair))
+        inputs, outputs = rl.standardised(params.statistics, pair)
+        seen = online.observe(params.model, carry.memory, inputs, outputs)
         return jax.tree.map(lambda new, old: jnp.where(given.first > 0, old, new), seen, carry.memory)
 
     def act(params: rl.DynamicsParams, fast: tuple[()], carry: OnlineCarry, given: Input) -> tuple[OnlineCarry, Output]:
@@ -193,7 +193,7 @@ def plan_online(
 
         def score(candidates: Array) -> Array:
             remaining = spec.horizon - planning.time
-            return rl.imagined_returns(imagine, members, given.obs, candidates, noise_key, remaining, outputs)
+            return rl.imagined_returns(imagine, members, given.obs, candidates, noise_key, remaining, dynamics.outputs)
 
         # with 0 iterations nothing is imagined, also under vmap, where a `cond` would compute both branches
         explores = params.statistics.count < explore
