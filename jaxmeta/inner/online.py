@@ -166,22 +166,13 @@ def plan_online(
         to rewards as well.
       explore: number of transitions in the statistics of the params up to which actions are random; 0 always plans.
     """
-    dynamics = online.dynamics
+    dynamics, remember = online.dynamics, _remembering(spec, online, reward is None)
 
     def init(key: Key) -> rl.DynamicsParams:
         return rl.DynamicsParams(dynamics.init(key), rl.dynamics_statistics(dynamics.inputs, dynamics.outputs))
 
     def reset(params: rl.DynamicsParams, fast: tuple[()], key: Key) -> OnlineCarry:
         return OnlineCarry(online.start(), jnp.zeros(spec.observation), PlanCarry.start(planner, key))
-
-    def remember(params: rl.DynamicsParams, carry: OnlineCarry, given: Input) -> Any:
-        pair = (
-            dynamics_inputs(spec, carry.obs, given.prev_action),
-            dynamics_outputs(carry.obs, given.prev_next_obs, given.prev_reward if reward is None else None),
-        )
-        inputs, outputs = rl.standardised(params.statistics, pair)
-        seen = online.observe(params.model, carry.memory, inputs, outputs)
-        return jax.tree.map(lambda new, old: jnp.where(given.first > 0, old, new), seen, carry.memory)
 
     def act(params: rl.DynamicsParams, fast: tuple[()], carry: OnlineCarry, given: Input) -> tuple[OnlineCarry, Output]:
         params, given = jax.lax.stop_gradient((params, given))
@@ -211,3 +202,18 @@ def plan_online(
         adapt=lambda params, fast, experience, key: fast,
         head=planning_head(spec.action),
     )
+
+
+def _remembering(spec: Spec, online: OnlineModel, learns_reward: bool) -> Callable[..., Any]:
+    """Builds the function (params, carry, inputs of a step) -> the memory with the transition before that step."""
+
+    def remember(params: rl.DynamicsParams, carry: OnlineCarry, given: Input) -> Any:
+        pair = (
+            dynamics_inputs(spec, carry.obs, given.prev_action),
+            dynamics_outputs(carry.obs, given.prev_next_obs, given.prev_reward if learns_reward else None),
+        )
+        inputs, outputs = rl.standardised(params.statistics, pair)
+        seen = online.observe(params.model, carry.memory, inputs, outputs)
+        return jax.tree.map(lambda new, old: jnp.where(given.first > 0, old, new), seen, carry.memory)
+
+    return remember
