@@ -32,6 +32,15 @@ STUDENT = student.StudentConfig(recurrent=student.RecurrentConfig(hidden=8))
 FEW_STEPS = outer.ImitationConfig(steps=2)
 LOSS = mil.LearnedLossConfig(hidden=(4,), outputs=2)
 STEPS = {"num_tasks": 2, "streams": 3, "hidden": (8,)}
+DYNAMICS = outer.DynamicsConfig(steps=3, batch_size=4, capacity=40)
+ONLINE = {
+    "num_tasks": 2,
+    "episodes": 2,
+    "hidden": (4,),
+    "explore": 0,
+    "planner": planning.PlannerConfig(kind="mppi", horizon=2, candidates=6, iterations=1),
+    "windows": outer.WindowConfig(past=5, future=2, steps=3, batch_size=4, capacity=8),
+}
 LEAD = {"duration": 1, "rounds": 1, "lead_hidden": (4,), "pull": 0.1}
 TWO_LEVELS = {"num_tasks": 2, "streams": 2, "duration": 1, "warmup": 1, "hidden": (8,), "ppo": ONE_BATCH}
 MASTER_PPO = inner.ProximalConfig(steps=2)
@@ -46,10 +55,14 @@ ALGOS = {
     "federated": jm.FederatedConfig(**STEPS, clients=outer.ClientsConfig(number=32)),
     "fomaml": jm.FOMAMLConfig(**STEPS, trpo=TRPO),
     "gatekeeper": jm.GatekeeperConfig(num_tasks=4, episodes=3, student=STUDENT, streams=3, best=2, imitation=FEW_STEPS),
+    "grbal": jm.GrBALConfig(**ONLINE),
     "imaml": jm.IMAMLConfig(**STEPS, trpo=TRPO),
     "l2rl": jm.L2RLConfig(num_tasks=4, hidden=8, episodes=3),
     "lead-policy": jm.LeadPolicyConfig(**STEPS, **LEAD),
     "maml": jm.MAMLConfig(**STEPS, trpo=TRPO),
+    "mb-mpo": jm.MBMPOConfig(
+        **STEPS, trpo=TRPO, real_trials=2, policy_steps=2, members=2, model_hidden=(4,), dynamics=DYNAMICS
+    ),
     "meta-sgd": jm.MetaSGDConfig(**STEPS, trpo=TRPO),
     "mil": jm.MILConfig(num_tasks=2, hidden=(8,), bias_transformation=2),
     "mlsh": jm.MLSHConfig(
@@ -67,10 +80,11 @@ ALGOS = {
         hidden=(4,),
         planner=CEM,
         fit=FIT,
-        dynamics=outer.DynamicsConfig(steps=3, batch_size=4, capacity=40),
+        dynamics=DYNAMICS,
     ),
     "ppo": jm.PPOConfig(num_tasks=4, streams=2, hidden=(8,), ppo=PPO),
     "promp": jm.ProMPConfig(**STEPS, rounds=2),
+    "rebal": jm.ReBALConfig(**ONLINE, state=4),
     "reptile": jm.ReptileConfig(**STEPS, rounds=1),
     "rl2": jm.RL2Config(num_tasks=4, hidden=8, episodes=3, ppo=PPO),
     "sac": jm.SACConfig(num_train_tasks=4, tasks_per_update=2, streams=2, hidden=(8,), sac=SAC),

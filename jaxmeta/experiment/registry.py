@@ -115,6 +115,7 @@ ALGORITHMS = {
     "federated": Algo("jaxmeta.algos.federated.federated", "federated", "FederatedConfig", "FewShotFederatedConfig"),
     "fomaml": Algo("jaxmeta.algos.gradient.fomaml", "fomaml", "FOMAMLConfig", "FewShotFOMAMLConfig"),
     "gatekeeper": Algo("jaxmeta.algos.imitation.gatekeeper", "gatekeeper", "GatekeeperConfig"),
+    "grbal": Algo("jaxmeta.algos.models.grbal", "grbal", "GrBALConfig"),
     "imaml": Algo("jaxmeta.algos.gradient.imaml", "imaml", "IMAMLConfig", "FewShotIMAMLConfig"),
     "l2rl": Algo("jaxmeta.algos.memory.l2rl", "l2rl", "L2RLConfig"),
     "lead-policy": Algo("jaxmeta.algos.hierarchy.lead_policy", "lead_policy", "LeadPolicyConfig"),
@@ -122,6 +123,7 @@ ALGORITHMS = {
         "jaxmeta.algos.gradient.learned_optimizer", "learned_optimizer", None, "LearnedOptimizerConfig"
     ),
     "maml": Algo("jaxmeta.algos.gradient.maml", "maml", "MAMLConfig", "FewShotMAMLConfig"),
+    "mb-mpo": Algo("jaxmeta.algos.models.mb_mpo", "mb_mpo", "MBMPOConfig"),
     "meta-sgd": Algo("jaxmeta.algos.gradient.meta_sgd", "meta_sgd", "MetaSGDConfig", "FewShotMetaSGDConfig"),
     "mil": Algo("jaxmeta.algos.imitation.mil", "mil", "MILConfig"),
     "mlsh": Algo("jaxmeta.algos.hierarchy.mlsh", "mlsh", "MLSHConfig"),
@@ -131,6 +133,7 @@ ALGORITHMS = {
     "pets": Algo("jaxmeta.algos.models.pets", "pets", "PETSConfig"),
     "ppo": Algo("jaxmeta.algos.baselines.ppo", "ppo", "PPOConfig"),
     "promp": Algo("jaxmeta.algos.gradient.promp", "promp", "ProMPConfig"),
+    "rebal": Algo("jaxmeta.algos.models.rebal", "rebal", "ReBALConfig"),
     "reptile": Algo("jaxmeta.algos.gradient.reptile", "reptile", "ReptileConfig", "FewShotReptileConfig"),
     "rl2": Algo("jaxmeta.algos.memory.rl2", "rl2", "RL2Config"),
     "sac": Algo("jaxmeta.algos.baselines.sac", "sac", "SACConfig"),

@@ -32,9 +32,7 @@ from jaxmeta.inner.gradient import (
     repeated,
 )
 from jaxmeta.inner.hierarchy import Deciding, HierarchyCarry, HierarchyParams, deciding, exploring, hierarchy
-from jaxmeta.inner.imagination import (
-    imagining,
-)
+from jaxmeta.inner.imagination import ImaginingParams, Reward, after_imagining, imagined_step, imagining
 from jaxmeta.inner.implicit import implicit, proximal_point, proximal_term
 from jaxmeta.inner.lead import GeneratedParams, LeadFast, LeadParams, Led, generated, lead, own_steps
 from jaxmeta.inner.learned import block_diagonal, kronecker, recurrent
@@ -49,6 +47,16 @@ from jaxmeta.inner.model_predictive import (
     random_vector,
 )
 from jaxmeta.inner.normalised import normalised
+from jaxmeta.inner.online import (
+    OnlineCarry,
+    OnlineModel,
+    SteppedParams,
+    Window,
+    by_gradient,
+    by_memory,
+    plan_online,
+    predict_after,
+)
 from jaxmeta.inner.options import OptionsCarry, OptionsDist, deliberating, one_option, options
 from jaxmeta.inner.posterior_sampling import EvidenceFast, posterior_sampling
 from jaxmeta.inner.ppo import ProximalConfig, proximal
@@ -81,25 +89,34 @@ __all__ = [
     "HierarchyCarry",
     "HierarchyParams",
     "Imagination",
+    "ImaginingParams",
     "LeadFast",
     "LeadParams",
     "Led",
     "Library",
     "Loss",
     "ModelParams",
+    "OnlineCarry",
+    "OnlineModel",
     "OptionsCarry",
     "OptionsDist",
     "PlanCarry",
     "ProximalConfig",
+    "Reward",
     "Similarity",
+    "SteppedParams",
     "Updater",
     "WarmFast",
+    "Window",
     "adam",
     "adapt_only",
+    "after_imagining",
     "belief",
     "block_diagonal",
     "bootstrap",
     "bounded",
+    "by_gradient",
+    "by_memory",
     "chain",
     "cloning_loss",
     "critic",
@@ -119,6 +136,7 @@ __all__ = [
     "hyper_obs",
     "hyper_spec",
     "hyper_trials",
+    "imagined_step",
     "imagining",
     "implicit",
     "kronecker",
@@ -133,11 +151,13 @@ __all__ = [
     "options",
     "own_steps",
     "per_parameter",
+    "plan_online",
     "planning_head",
     "policy",
     "policy_loss",
     "posterior_sampling",
     "posteriors",
+    "predict_after",
     "predictor",
     "proximal",
     "proximal_point",

@@ -12,6 +12,7 @@ from jaxmeta.nets.dynamics import (
     dynamics_sizes,
     ensemble,
     gaussian_dynamics,
+    prediction_error,
     recurrent_dynamics,
 )
 from jaxmeta.nets.evidence import Belief, EvidenceEncoder, no_evidence, product_encoder, recurrent_encoder
@@ -107,6 +108,7 @@ __all__ = [
     "no_evidence",
     "options",
     "perceptron",
+    "prediction_error",
     "product_encoder",
     "recurrent_actor_critic",
     "recurrent_belief",

@@ -19,7 +19,7 @@ from flax import struct
 from jaxmeta.nets.networks import MLP
 from jaxmeta.nets.observations import action_vector
 from jaxmeta.nets.recurrent import CELLS, advance_state
-from jaxmeta.types import Array, Key, Params, Rollout, Spec
+from jaxmeta.types import Array, Continuous, Key, Params, Rollout, Spec
 
 MAX_LOG_VAR, MIN_LOG_VAR = 0.5, -10.0
 """Initial bounds of the log-variance, as in PETS."""
@@ -90,7 +90,12 @@ def dynamics_sizes(spec: Spec, learns_reward: bool) -> tuple[int, int]:
 
 
 def dynamics_inputs(spec: Spec, obs: Array, action: Array) -> Array:
-    """Concatenates observations and actions as vectors, [..., |inputs|], not normalised."""
+    """Concatenates observations and actions as vectors, [..., |inputs|], not normalised.
+
+    Real-valued actions are clipped to the limit, as the environment clips them.
+    """
+    if isinstance(spec.action, Continuous):
+        action = jnp.clip(action, -spec.action.limit, spec.action.limit)
     vector = lambda action: action_vector(action, spec.action)  # noqa: E731
     for _ in obs.shape[:-1]:
         vector = jax.vmap(vector)
@@ -131,6 +136,20 @@ def dynamics_loss(dynamics: Dynamics, model: Params, inputs: Array, outputs: Arr
     error = dynamics.apply(model, inputs).negative_log_likelihood(outputs)
     mean = jnp.sum(error * weight, -1) / jnp.maximum(jnp.sum(weight, -1), 1.0)
     return jnp.sum(mean) + dynamics.penalty(model)
+
+
+def prediction_error(prediction: Prediction, outputs: Array, valid: Array) -> Array:
+    """Computes the mean squared error over valid transitions and all outputs, scalar; 0 without a valid transition.
+
+    For a probabilistic model it is twice the mean negative log-likelihood per output.
+
+    Args:
+      prediction: leaves [M, D].
+      outputs: [M, D].
+      valid: [M].
+    """
+    error = 2.0 * prediction.negative_log_likelihood(outputs) / outputs.shape[-1]
+    return jnp.sum(error * valid) / jnp.maximum(jnp.sum(valid), 1.0)
 
 
 class _Gaussian(nn.Module):

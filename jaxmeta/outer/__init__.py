@@ -22,6 +22,7 @@ from jaxmeta.outer.dynamics import (
 )
 from jaxmeta.outer.estimators import META_GRADIENTS, MetaGradient
 from jaxmeta.outer.experts import Expert, acting, expert_actions, informed, mixture, specialists
+from jaxmeta.outer.imagined import in_imagination
 from jaxmeta.outer.imitation import (
     ImitationConfig,
     Labelled,
@@ -53,10 +54,22 @@ from jaxmeta.outer.loss import (
     trial_loss,
     unbiased_credit,
 )
-from jaxmeta.outer.meta_update import Batch, Draw, Improve, MetaUpdate, Sampler, Seen, Source, meta_update, with_sampler
+from jaxmeta.outer.meta_update import (
+    Batch,
+    Draw,
+    Improve,
+    MetaUpdate,
+    Sampler,
+    Seen,
+    Source,
+    meta_update,
+    parts_of,
+    with_sampler,
+)
 from jaxmeta.outer.normalisation import with_scaled_rewards, with_statistics
 from jaxmeta.outer.off_policy import Visits, off_policy
 from jaxmeta.outer.one_shot import demonstrating, demonstrator, support_and_query
+from jaxmeta.outer.online import Predict, WindowConfig, best_epoch, learn_online, stream_rings, window_loss
 from jaxmeta.outer.participation import ClientsConfig, num_clients, overflow, participation, places
 from jaxmeta.outer.policy_gradient import ActorCriticConfig, PolicyGradientConfig, ProximalConfig, policy_gradient
 from jaxmeta.outer.regularise import RegularisationConfig, elastic_net, weight_decay
@@ -113,6 +126,7 @@ __all__ = [
     "OffPolicyConfig",
     "PenalisedConfig",
     "PolicyGradientConfig",
+    "Predict",
     "PrioritisedConfig",
     "PrivateConfig",
     "ProgressConfig",
@@ -135,6 +149,7 @@ __all__ = [
     "UnrolledConfig",
     "VariationalConfig",
     "Visits",
+    "WindowConfig",
     "acted_by",
     "acting",
     "adapted",
@@ -143,6 +158,7 @@ __all__ = [
     "after_last_round",
     "aggregated",
     "balance",
+    "best_epoch",
     "best_streams",
     "by_part",
     "cloning",
@@ -165,9 +181,11 @@ __all__ = [
     "history",
     "imitate",
     "imitation_loss",
+    "in_imagination",
     "in_progress",
     "informed",
     "labelled",
+    "learn_online",
     "learning_progress",
     "masked",
     "mean",
@@ -184,6 +202,7 @@ __all__ = [
     "overflow",
     "own_action",
     "participation",
+    "parts_of",
     "per_task",
     "places",
     "policy_gradient",
@@ -203,6 +222,7 @@ __all__ = [
     "specialists",
     "standardized_credit",
     "stored",
+    "stream_rings",
     "support_and_query",
     "surgery",
     "trajectory_ring",
@@ -216,6 +236,7 @@ __all__ = [
     "variational",
     "weight_decay",
     "whole",
+    "window_loss",
     "with_kl_penalty",
     "with_sampler",
     "with_scaled_rewards",

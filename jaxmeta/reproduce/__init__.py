@@ -17,6 +17,8 @@ TABLES = {
     "pearl-point": "jaxmeta.reproduce.pearl_point",
     "pearl-brax": "jaxmeta.reproduce.pearl_brax",
     "pets": "jaxmeta.reproduce.pets",
+    "adaptive-models": "jaxmeta.reproduce.adaptive_models",
+    "mb-mpo": "jaxmeta.reproduce.mb_mpo",
     "maze": "jaxmeta.reproduce.maze",
     "navigation": "jaxmeta.reproduce.navigation",
     "estimators": "jaxmeta.reproduce.estimators",

@@ -52,6 +52,7 @@ from jaxmeta.tasks.few_shot import FewShot, FewShotTask
 from jaxmeta.tasks.four_rooms import FourRooms, FourRoomsConfig, FourRoomsState, FourRoomsTask, four_rooms
 from jaxmeta.tasks.glyphs import GlyphsConfig, glyphs
 from jaxmeta.tasks.grid import GridConfig, GridNavigation, GridTask, all_goals, grid_navigation
+from jaxmeta.tasks.imagined import Imagined, ImaginedTask, imagined
 from jaxmeta.tasks.maze import Maze, MazeConfig, MazeState, MazeTask, maze
 from jaxmeta.tasks.moving_bandits import (
     MovingBandits,
@@ -140,6 +141,8 @@ __all__ = [
     "GridConfig",
     "GridNavigation",
     "GridTask",
+    "Imagined",
+    "ImaginedTask",
     "Maze",
     "MazeConfig",
     "MazeState",
@@ -192,6 +195,7 @@ __all__ = [
     "gaussian_bandit",
     "glyphs",
     "grid_navigation",
+    "imagined",
     "kinds_of",
     "maze",
     "mountain_car",

@@ -60,7 +60,7 @@ def test_task_family_holds_the_contract(name):
 
 FAMILIES = {"navigation": tiny.family, "bandit": lambda: tasks.bandit(tasks.BanditConfig(num_arms=2, num_pulls=3))}
 ON_NAVIGATION = [(name, "navigation") for name in (*registry.ALGOS, *tiny.VARIANTS)]
-REAL_ACTIONS = {"pearl", "pets", "sac"}
+REAL_ACTIONS = {"grbal", "pearl", "pets", "rebal", "sac"}
 ON_BANDIT = [(name, "bandit") for name in registry.ALGOS if name not in REAL_ACTIONS]
 
 
@@ -71,11 +71,13 @@ RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "multi-ta
 RELATIVES |= {"clone", "dagger", "distill", "dpt", "gatekeeper"}
 # its agent is MAML's with another loss, as in the variant "mil-observations"
 RELATIVES |= {"mil"}
+# tests/inner/test_online.py holds their learners to the contract; the agent of mb-mpo is that of MAML
+RELATIVES |= {"grbal", "rebal", "mb-mpo"}
 # their loops are those of PPO and Reptile
 RELATIVES |= {"option-critic", "option-critic-per-task", "lead-policy"}
 OWN_LEARNER, OWN_LOOP = (
     {"anil", "cavia", "imaml", "meta-sgd", "option-critic", "lead-policy"},
-    {"promp", "reptile", "dagger"},
+    {"promp", "reptile", "dagger", "grbal"},
 )
 
 
