@@ -177,7 +177,7 @@ def _on_dark_rooms() -> Iterator[Run]:
         )  # fmt: skip
     yield Trained(
         "dark-room/dpt", "dpt", "dark-room", lambda updates: _transformer(updates, 32), tasks_config=_dark_room,
-        updates=1_000, chunk=20, checkpoint_every=200, quick_chunk=2, rows=rows(Share(other=known, share=0.9)),
+        updates=640, chunk=20, checkpoint_every=160, quick_chunk=2, rows=rows(Share(other=known, share=0.9)),
         evaluations=(goals,),
     )  # fmt: skip
 
