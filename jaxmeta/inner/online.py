@@ -145,7 +145,7 @@ def by_memory(recurrent: RecurrentDynamics) -> OnlineModel:
         recurrent.inputs,
         recurrent.outputs,
         init=recurrent.init,
-        apply=lambda theta, inputs: recurrent.apply(*theta, inputs),
+        apply=lambda theta, inputs: recurrent.apply(theta[0], theta[1], inputs),
         penalty=recurrent.penalty,
         probabilistic=recurrent.probabilistic,
     )

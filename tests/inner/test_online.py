@@ -15,7 +15,7 @@ import jaxmeta as jm
 from jaxmeta import inner, nets, outer, rl, testing
 from jaxmeta.core.rollout import collect, replay
 from jaxmeta.references import linear_adaptation as exact
-from jaxmeta.tasks.navigation import Navigation
+from jaxmeta.tasks.navigation import MAX_MOVE, Navigation
 from jaxmeta.types import Plan
 from tests import tiny
 
@@ -237,7 +237,7 @@ def test_a_trial_replays_as_it_was_collected_and_actions_do_not_follow_changed_p
 def test_an_agent_that_has_learned_nothing_explores():
     family = known_reward()
     config = dataclasses.replace(tiny.ALGOS["grbal"], explore=1)
-    agent, limit = jm.grbal(family, config).learner, family.env.spec.action.limit
+    agent, limit = jm.grbal(family, config).learner, MAX_MOVE
     params, run = (
         agent.init(jax.random.key(0)),
         jax.jit(
