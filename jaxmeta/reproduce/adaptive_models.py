@@ -210,25 +210,24 @@ def returns(seeds: int, updates: int) -> dict[str, list[float]]:
 
     from jaxmeta.references import planner
 
+    family, names = reversing(), ("grbal", "unadapted")
+    oracle = planner.oracle(family.env, config("grbal", updates, True).planner.build(family))
+    shown, random = planner.with_state(family), random_agent()
     found: dict[str, list[float]] = {}
     for seed in range(seeds):
-        for kind, family in (("fixed", tasks()), ("reversed", reversing())):
-            task_key, key = jax.random.split(jax.random.key(2000 + seed))
-            some = jax.vmap(family.sample_test)(jax.random.split(task_key, PLANNED))
-            plans = config("grbal", updates, True).planner.build(family)
-            agents: dict[str, Any] = {
-                "oracle": (planner.oracle(family.env, plans), (), planner.with_state(family)),
-                "random": (*random_agent(), family),
-            }
-            for name in ("grbal", "unadapted"):
-                agents[name] = (algorithm(name, updates, True).learner, trained(name, updates, True, seed), family)
+        task_key, key = jax.random.split(jax.random.key(2000 + seed))
+        changed = jax.vmap(family.sample_test)(jax.random.split(task_key, PLANNED))
+        agents: dict[str, Any] = {"oracle": (oracle, (), shown), "random": (*random, family)}
+        for name in names:
+            agents[name] = (algorithm(name, updates, True).learner, trained(name, updates, True, seed), family)
+        for kind, some in (("fixed", changed.replace(after=changed.before)), ("reversed", changed)):
             value = {}
             for name, (agent, params, seen) in agents.items():
                 report = jm.evaluate(agent, params, seen, some, key, jm.Plan())
                 value[name] = float(report.returns.mean())
                 found.setdefault(f"{kind}: {name}", []).append(value[name])
             gain = value["oracle"] - value["random"]
-            for name in ("grbal", "unadapted"):
+            for name in names:
                 share = (value[name] - value["random"]) / gain
                 found.setdefault(f"{kind}: {name}'s share of the oracle", []).append(share)
     return found

@@ -15,7 +15,7 @@ import jaxmeta as jm
 from jaxmeta import inner, nets, outer, rl, testing
 from jaxmeta.core.rollout import collect, replay
 from jaxmeta.references import linear_adaptation as exact
-from jaxmeta.tasks.navigation import Navigation
+from jaxmeta.tasks.navigation import MAX_MOVE, Navigation
 from jaxmeta.types import Plan
 from tests import tiny
 
@@ -134,33 +134,36 @@ def memories():
 @pytest.mark.parametrize("build", [gradients, memories])
 def test_reading_a_window_equals_observing_its_valid_transitions(build):
     online, key = build(), jax.random.key(0)
-    params = online.dynamics.init(key)
-    x, y = jax.random.normal(key, (5, 3)), jax.random.normal(key, (5, 2))
-    memory = online.start()
-    for index in range(5):
-        memory = online.observe(params, memory, x[index], y[index])
     last = 3 if build is gradients else 5
-    expected = online.read(params, x[-last:], y[-last:], jnp.ones(last))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), memory, expected)
-    # a transition that does not count has no influence, whatever it holds
-    blank = online.read(params, x, y, jnp.zeros(5))
-    given = inner.predict_after(online, params, (x, y, jnp.zeros(5)), x).mean
-    none = online.dynamics.apply(online.adapted(params, online.start()), x).mean
-    np.testing.assert_allclose(given, none, rtol=1e-5, atol=1e-6)
-    assert jax.tree.structure(blank) == jax.tree.structure(online.start())
+
+    @jax.jit
+    def both(key):
+        params = online.dynamics.init(key)
+        x, y = jax.random.normal(key, (5, 3)), jax.random.normal(key, (5, 2))
+        memory = online.start()
+        for index in range(5):
+            memory = online.observe(params, memory, x[index], y[index])
+        # transitions that do not count have no influence, whatever they hold
+        ignored = inner.predict_after(online, params, (x, y, jnp.zeros(5)), x).mean
+        none = online.dynamics.apply(online.adapted(params, online.start()), x).mean
+        return memory, online.read(params, x[-last:], y[-last:], jnp.ones(last)), ignored, none
+
+    observed, read, ignored, none = both(key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), observed, read)
+    np.testing.assert_allclose(ignored, none, rtol=1e-5, atol=1e-6)
 
 
 def test_no_gradient_reaches_the_statistics():
     config, key = outer.WindowConfig(past=3, future=2), jax.random.key(0)
     online = gradients()
-    params, stream = online.dynamics.init(key), jax.random.normal(key, (8, 6)).at[:, -1].set(1.0)
+    params, stream = jax.jit(online.dynamics.init)(key), jax.random.normal(key, (8, 6)).at[:, -1].set(1.0)
 
     def loss(statistics, params):
         predict = functools.partial(inner.predict_after, online)
         return outer.window_loss(online.dynamics, predict, statistics, config)(params, stream, key)[0]
 
     statistics = rl.Statistics(jnp.float32(5.0), (jnp.ones(3), jnp.ones(2)), (2.0 * jnp.ones(3), 3.0 * jnp.ones(2)))
-    to_statistics, to_params = jax.grad(loss, (0, 1))(statistics, params)
+    to_statistics, to_params = jax.jit(jax.grad(loss, (0, 1)))(statistics, params)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(to_statistics))
     assert any((leaf != 0).any() for leaf in jax.tree.leaves(to_params))
 
@@ -234,7 +237,7 @@ def test_a_trial_replays_as_it_was_collected_and_actions_do_not_follow_changed_p
 def test_an_agent_that_has_learned_nothing_explores():
     family = known_reward()
     config = dataclasses.replace(tiny.ALGOS["grbal"], explore=1)
-    agent, limit = jm.grbal(family, config).learner, family.env.spec.action.limit
+    agent, limit = jm.grbal(family, config).learner, MAX_MOVE
     params, run = (
         agent.init(jax.random.key(0)),
         jax.jit(
