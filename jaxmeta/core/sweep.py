@@ -81,15 +81,27 @@ def sweep(
         if value < 1:
             raise ValueError(f"sweep: {name} is {value}; it must be at least 1")
     grid = _grid(config, values)
-    columns = {name: jnp.array(column, jnp.float32) for name, column in grid.items()}
     keys = jax.random.split(key, num_seeds)
-    chunk = max(1, num_updates // 10)
 
     def built(setting: dict[str, Array]) -> MetaLearner:
         return recipe(family, _put(config, setting))
 
     for name in grid:
         _check_shared(lambda value, name=name: built({name: value}), name)
+    params, metrics = _trained(built, grid, keys, num_updates, progress)
+    return Sweep(config, grid, metrics, params)
+
+
+def _trained(
+    built: Callable[[dict[str, Array]], MetaLearner],
+    grid: dict[str, np.ndarray],
+    keys: Key,
+    num_updates: int,
+    progress: Callable[[int, dict[str, np.ndarray]], None] | None,
+) -> tuple[Params, dict[str, np.ndarray]]:
+    """Trains every setting with every key [S]; returns the params [V, S, ...] and metrics [V, S, updates]."""
+    columns = {name: jnp.array(column, jnp.float32) for name, column in grid.items()}
+    chunk = max(1, num_updates // 10)
 
     def some(setting: dict[str, Array], state: TrainState, count: Array) -> tuple[TrainState, Metrics]:
         update = guard.guarded(built(setting).update)
@@ -117,7 +129,7 @@ def sweep(
         if progress is not None:
             progress(done, records[-1])
     metrics = {name: np.concatenate([row[name] for row in records], -1) for name in records[0]}
-    return Sweep(config, grid, metrics, state.params)
+    return state.params, metrics
 
 
 def _check_shared(built: Callable[[Array], MetaLearner], name: str) -> None:
