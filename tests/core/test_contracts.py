@@ -86,7 +86,15 @@ def with_slow(slow):
     return [pytest.param(*one, marks=pytest.mark.slow) if slow(*one) else one for one in ALL]
 
 
+# their learners are those of the recipes that they are variants of
+SAME_LEARNER = {"federated", "maml-ppo", "maml-vpg", "multi-task-returns", "multi-task-surgery", "rl2-trpo"}
+# tests/nets/test_sequence_contracts.py holds them to the contract
+SAME_LEARNER |= {"rl2-transformer", "rl2-s5", "rl2-mamba", "rl2-mlstm"}
+
+
 def has_others_learner(name, family):
+    if name in SAME_LEARNER or (name, family) in {("multi-task", "bandit"), ("ppo", "bandit")}:
+        return True
     return name in RELATIVES and (name not in OWN_LEARNER or family == "bandit")
 
 
