@@ -88,8 +88,8 @@ def with_slow(slow):
 
 # their learners are those of the recipes that they are variants of
 SAME_LEARNER = {"federated", "maml-ppo", "maml-vpg", "multi-task-returns", "multi-task-surgery", "rl2-trpo"}
-# tests/nets/test_sequence_contracts.py holds them to the contract
-SAME_LEARNER |= {"rl2-transformer", "rl2-s5", "rl2-mamba", "rl2-mlstm"}
+# tests/nets/test_sequence_contracts.py holds it to the contract
+SAME_LEARNER |= {"rl2-transformer"}
 
 
 def has_others_learner(name, family):
