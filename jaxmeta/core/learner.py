@@ -7,6 +7,7 @@ of experience and changes in `Learner.act`.
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -114,9 +115,28 @@ def embedded(
     )
 
 
+_BY_MODE = contextvars.ContextVar("by_mode", default=False)
+
+
 def deterministic(learner: Learner) -> Learner:
-    """Replaces sampling from the action distribution by its mode, also in the rounds that are adapted to."""
-    return learner._replace(head=lambda output: _Mode(learner.head(output)))
+    """Replaces sampling from the action distribution by its mode, also in the rounds that are adapted to.
+
+    What an agent draws for itself in `act`, such as an option, is the most likely one too (see `by_mode`).
+    """
+
+    def act(params: Params, fast: Fast, carry: Carry, inputs: Input) -> tuple[Carry, Output]:
+        token = _BY_MODE.set(True)
+        try:
+            return learner.act(params, fast, carry, inputs)
+        finally:
+            _BY_MODE.reset(token)
+
+    return learner._replace(act=act, head=lambda output: _Mode(learner.head(output)))
+
+
+def by_mode() -> bool:
+    """Returns whether `Learner.act` is called by an agent of `deterministic`: it must then choose, and not draw."""
+    return _BY_MODE.get()
 
 
 class _Mode:

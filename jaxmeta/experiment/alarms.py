@@ -29,12 +29,12 @@ class Alarms:
     def __call__(self, update: int, state: Any, metrics: dict[str, np.ndarray]) -> None:
         use = {name: np.asarray(value).mean(0) for name, value in metrics.items() if name.startswith("use/")}
         length = use.pop("use/length", None)
-        if length is not None and (shortest := float(np.min(length))) < SHORTEST:
-            remedy = "they are single actions now (try a higher --algo.deliberation-cost)"
+        if length is not None and (shortest := float(np.nanmin(length))) < SHORTEST:
+            remedy = "they are single actions now (try a higher --algo.deliberation-cost or a longer --algo.duration)"
             self._tell("use/length", f"options last for {shortest:.2f} steps at update {update}: {remedy}")
         for name, share in use.items():
-            if (most := float(np.max(share))) > LARGEST_SHARE:
-                self._tell("use", f"{name} is {most:.2f} at update {update}: one option does all")
+            if (most := float(np.nanmax(share))) > LARGEST_SHARE:
+                self._tell("use", f"{name} is {most:.2f} at update {update}: one option does all (try fewer options)")
 
     def _tell(self, about: str, message: str) -> None:
         if about not in self._told:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmeta import nets, rl
-from jaxmeta.core.learner import Learner
+from jaxmeta.core.learner import Learner, by_mode
 from jaxmeta.core.rollout import select
 from jaxmeta.types import Array, Carry, Fast, Input, Key, Output, Params, Rollout
 
@@ -77,8 +77,10 @@ def deciding(master: Learner, duration: int) -> Deciding:
         seen = inputs.replace(prev_action=carry.option, prev_reward=reward)
         remembered, output = master.act(params, fast, carry.master, seen)
         if given is None:
+            options = master.head(output)
             draw_key = jax.random.fold_in(carry.key, carry.decisions)
-            given = jnp.where(decided, master.head(output).sample(seed=draw_key), carry.option).astype(jnp.int32)
+            chosen = options.mode() if by_mode() else options.sample(seed=draw_key)
+            given = jnp.where(decided, chosen, carry.option).astype(jnp.int32)
         remembered = jax.tree.map(lambda new, old: jnp.where(decided, new, old), remembered, carry.master)
         reward = jnp.where(decided, 0.0, reward)
         clock = (clock + 1) % duration

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmeta.core.learner import Learner
+from jaxmeta.core.learner import Learner, by_mode
 from jaxmeta.nets import Network, OptionsOutput
 from jaxmeta.rl import Advantage, Decision, Estimator
 from jaxmeta.types import Array, Carry, Fast, Input, Key, Output, Params, Rollout
@@ -68,9 +68,14 @@ def options(network: Network, num_options: int) -> Learner:
     def act(params: Params, fast: Fast, carry: OptionsCarry, inputs: Input) -> tuple[OptionsCarry, Output]:
         key, stop_key, option_key = jax.random.split(carry.key, 3)
         _, output = network.apply(params, (), inputs)
-        stops = jax.random.bernoulli(stop_key, jax.nn.sigmoid(output.dist.stop[carry.option]))
+        stop, choose = output.dist.stop[carry.option], output.dist.choose
+        if by_mode():
+            stops, chosen = stop > 0, jnp.argmax(choose)
+        else:
+            stops = jax.random.bernoulli(stop_key, jax.nn.sigmoid(stop))
+            chosen = jax.random.categorical(option_key, choose)
         ends = (begins(inputs) > 0) | ((asked(inputs) > 0) & stops)
-        option = jnp.where(ends, jax.random.categorical(option_key, output.dist.choose), carry.option).astype(jnp.int32)
+        option = jnp.where(ends, chosen, carry.option).astype(jnp.int32)
         output = finish(output, inputs, carry.option, option, ends.astype(jnp.float32))
         return OptionsCarry(key, option), output
 

@@ -54,6 +54,8 @@ def _normal(gaussian: Gaussian) -> Any:
 
 def mostly(logits: Array, epsilon: float) -> Array:
     """Mixes the distribution of logits [..., A] with a uniform one of weight `epsilon`; returns logits."""
+    if isinstance(epsilon, int | float) and epsilon == 0.0:
+        return jax.nn.log_softmax(logits)  # the logarithm below has no gradient where a probability underflows
     return jnp.log((1.0 - epsilon) * jax.nn.softmax(logits) + epsilon / logits.shape[-1])
 
 

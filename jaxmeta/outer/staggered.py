@@ -11,7 +11,7 @@ from flax import struct
 from jaxmeta import devices
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
-from jaxmeta.core.rollout import carry_bytes, rollout, stepping_chunk
+from jaxmeta.core.rollout import acting_bytes, rollout, stepping_chunk
 from jaxmeta.outer.descend import step_if
 from jaxmeta.outer.meta_update import Batch, Draw, Improve, Seen, Source
 from jaxmeta.outer.sources import trial_metrics
@@ -83,7 +83,7 @@ def in_progress(learner: Learner, family: TaskFamily, plan: Plan, num_tasks: int
             fast, task, key = fast_task_key
             return rollout(learner, params, fast, family.env, task, key, plan.streams, plan.episodes)
 
-        memory = carry_bytes(learner, params)
+        memory = acting_bytes(learner, params, family.env.spec)
         chunk = stepping_chunk(family.env, state.tasks, plan, memory)
         rounds = devices.chunked_vmap(one, (state.fast, state.tasks, act_keys), chunk)
         trials = Trial(jax.tree.map(lambda leaf: leaf[:, None], rounds), start_keys, adapt_keys[:, None][:, :0])

@@ -81,7 +81,7 @@ def comparisons(family: TaskFamily) -> dict[str, Expert]:
         found["Thompson sampling"] = Expert(bandits.probability_matching(env.num_arms), ())
     elif isinstance(env, Tabular):
         found["posterior sampling"] = Expert(tabular.psrl(env.num_states, env.num_actions, env.horizon), ())
-    elif isinstance(env, GridNavigation) and env.horizon >= env.size**2:
+    elif isinstance(env, GridNavigation) and env.step_reward == 0.0 and env.horizon >= env.size**2:
         found["Bayes-optimal"] = Expert(dark_room.bayes_optimal(env.size, env.horizon, family.episodes), ())
         found["exact posterior, sampled"] = Expert(dark_room.probability_matching(env.size), ())
     elif isinstance(env, GridNavigation) and env.size <= LARGEST_GRID and family.train_tasks is None:

@@ -58,7 +58,7 @@ def measure(folder: Path) -> dict[str, list[float]]:
     certain = replace(config, master=replace(config.master, random=0.0))
     rounds, greedy, random = (
         _by_round(run, agent, some, keys)
-        for agent, some in ((config, params), (certain, params), (config, _initial(run, keys)))
+        for agent, some in ((config, params), (certain, params), (config, _initial(run, params, keys)))
     )
     for seed, numbers in enumerate(found):
         for count in AFTER:
@@ -121,11 +121,14 @@ def _trained(folder: Path) -> tuple[Any, Any, Any]:
     return run, params, jax.random.split(jax.random.key(run.config.seed), run.config.num_seeds)
 
 
-def _initial(run: Any, keys: Any) -> Any:
-    """Returns params as before training, one set per key."""
+def _initial(run: Any, params: Any, keys: Any) -> Any:
+    """Returns params as before training, one set per key, with the statistics of observations of the trained ones."""
     import jax
 
-    return jax.vmap(run.learner.init)(keys)
+    from jaxmeta.rl import NormalisedParams
+
+    fresh = jax.vmap(run.learner.init)(keys)
+    return params.replace(learner=fresh.learner) if isinstance(params, NormalisedParams) else fresh
 
 
 def _returns(learner: Any, params: Any, family: Any, streams: int, key: Any) -> Any:

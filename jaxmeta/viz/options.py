@@ -117,9 +117,10 @@ def draw_returns(
     figure = canvas.figure((2.4 + 0.75 * columns, 1.6 + 0.5 * rows))
     axes = figure.add_subplot()
     most = float(np.max(returns)) if optimum is None else optimum
-    picture = axes.imshow(returns, cmap="Blues", vmin=0.0, vmax=most, aspect="auto")
+    least = min(0.0, float(np.min(returns)))
+    picture = axes.imshow(returns, cmap="Blues", vmin=least, vmax=most, aspect="auto")
     for (row, column), value in np.ndenumerate(np.asarray(returns)):
-        color = "white" if value > 0.6 * most else "black"
+        color = "white" if value > least + 0.6 * (most - least) else "black"
         axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9, color=color)
     axes.set_xticks(range(columns), goals)
     axes.set_yticks(range(rows), policies)

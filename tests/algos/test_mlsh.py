@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxmeta as jm
-from jaxmeta import rl, types
+from jaxmeta import outer, rl, types
 from jaxmeta.algos.hierarchy import mlsh
 from jaxmeta.algos.hierarchy.mlsh import MasterConfig
 from jaxmeta.algos.hierarchy.use import option_use
@@ -25,8 +25,9 @@ FAMILY = jm.tasks.moving_bandits()
         ({"num_policies": 1}, "num_policies is 1; a master needs at least 2 to choose from"),
         ({"duration": 7}, "duration is 7; it must be at least 1 and divide the horizon, which is 50"),
         ({"duration": 0}, "duration is 0; it must be at least 1"),
-        ({"trials": "whole", "warmup": 0}, "warmup is 0; in whole trials the master needs at least 1 round"),
-        ({"warmup": -1}, "warmup is -1; it must not be negative"),
+        ({"trials": "whole", "warmup": 0}, "warmup is 0; it must be at least 1"),
+        ({"warmup": 0}, "warmup is 0; it must be at least 1"),
+        ({"ppo": outer.ActorCriticConfig(minibatches=2)}, "minibatches is 2; with tasks in progress it must be 1"),
         ({"joint": 0}, "joint is 0; it must be at least 1"),
         ({"trials": "some"}, "trials is 'some'; it must be one of in-progress, whole"),
     ],
@@ -87,6 +88,7 @@ def test_shares_of_options_are_counted_over_valid_steps():
     trials = SimpleNamespace(rounds=SimpleNamespace(valid=valid, output=types.Output((), valid, decision)))
     found = option_use(trials, 3)  # pyright: ignore[reportArgumentType]
     assert {name: round(float(share), 6) for name, share in found.items()} == {
+        "use/length": 1.0,
         "use/option_0": 0.2,
         "use/option_1": 0.4,
         "use/option_2": 0.4,

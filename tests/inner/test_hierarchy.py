@@ -13,7 +13,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import inner, nets, outer, rl
-from jaxmeta.core.learner import Learner
+from jaxmeta.core.learner import Learner, deterministic
 from jaxmeta.types import Discrete, Output, Spec, Step
 
 KEY = jax.random.key(0)
@@ -179,3 +179,17 @@ def test_random_choices_are_part_of_the_distribution():
     np.testing.assert_allclose(drawn, expected, atol=4 * 0.5 / np.sqrt(20_000))
     never = inner.exploring(master, 0.0).head(output)
     np.testing.assert_allclose(np.exp(never.log_prob(jnp.arange(3))), probabilities, rtol=1e-6)
+
+
+def test_by_mode_sub_policies_are_chosen_and_not_drawn():
+    master = inner.policy(nets.actor_critic(rl.macro_spec(FAMILY.env.spec, 2, DURATION), (4,), value=True))
+    agent = inner.hierarchy(inner.exploring(master, 0.5), POLICY, 2, DURATION)
+    params, inputs = agent.init(KEY), FAMILY.env.spec.example_input().replace(first=jnp.ones(()))
+
+    def chosen(agent):
+        def one(key):
+            return agent.act(params, (), agent.reset(params, (), key), inputs)[1].aux.option
+
+        return set(jax.vmap(one)(jax.random.split(KEY, 32)).tolist())
+
+    assert len(chosen(agent)) == 2 and len(chosen(deterministic(agent))) == 1

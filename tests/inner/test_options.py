@@ -13,6 +13,7 @@ import pytest
 
 import jaxmeta as jm
 from jaxmeta import inner, nets, outer, rl
+from jaxmeta.core.learner import deterministic
 from jaxmeta.types import Discrete, Input, Output, Rollout, Spec, Trial
 from tests import tiny
 
@@ -209,3 +210,15 @@ def test_the_cost_is_paid_where_an_option_terminates_and_not_at_the_start_of_an_
     np.testing.assert_allclose(
         (plain - less)[whole], 2.0 * np.broadcast_to(left[:, None], alive.shape)[whole], atol=1e-5
     )
+
+
+def test_by_mode_options_are_chosen_and_not_drawn():
+    params, inputs = AGENT.init(KEY), SPEC.example_input().replace(first=jnp.ones(()))
+
+    def chosen(agent):
+        def one(key):
+            return agent.act(params, (), agent.reset(params, (), key), inputs)[1].aux.option
+
+        return set(jax.vmap(one)(jax.random.split(KEY, 32)).tolist())
+
+    assert len(chosen(AGENT)) == 2 and len(chosen(deterministic(AGENT))) == 1

@@ -93,15 +93,17 @@ class MLSHConfig:
 
     def __post_init__(self):
         checks.finite(self)
-        checks.at_least_one(self, "duration", "joint", "num_tasks", "streams")
-        checks.not_negative(self, "warmup")
+        checks.at_least_one(self, "duration", "warmup", "joint", "num_tasks", "streams")
         checks.fraction(self, "discount", "trace")
         checks.widths(self, "hidden")
         self.ppo.check_divides(self.num_tasks)
         if self.num_policies < 2:
             raise ValueError(f"num_policies is {self.num_policies}; a master needs at least 2 to choose from")
-        if self.trials == "whole" and not self.warmup:
-            raise ValueError("warmup is 0; in whole trials the master needs at least 1 round to learn in")
+        if self.trials == "in-progress" and self.ppo.minibatches > 1:
+            raise ValueError(
+                f"ppo.minibatches is {self.ppo.minibatches}; with tasks in progress it must be 1: a minibatch of tasks"
+                " in their warm-up would move the sub-policies by the momentum of earlier ones"
+            )
 
 
 def agent(spec: Spec, config: MLSHConfig = MLSHConfig()) -> Learner:
