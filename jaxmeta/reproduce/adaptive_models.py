@@ -227,9 +227,10 @@ def returns(seeds: int, updates: int) -> dict[str, list[float]]:
                 value[name] = float(report.returns.mean())
                 found.setdefault(f"{kind}: {name}", []).append(value[name])
             gain = value["oracle"] - value["random"]
-            for name in names:
-                share = (value[name] - value["random"]) / gain
+            shares = {name: (value[name] - value["random"]) / gain for name in names}
+            for name, share in shares.items():
                 found.setdefault(f"{kind}: {name}'s share of the oracle", []).append(share)
+            found.setdefault(f"{kind}: unadapted / grbal, shares", []).append(shares["unadapted"] / shares["grbal"])
     return found
 
 
@@ -267,7 +268,9 @@ def _shares(kind: str, required: Required) -> tuple[Row, ...]:
     adapted, plain = (f"{kind}: {name}'s share of the oracle" for name in ("grbal", "unadapted"))
     raw = tuple(Row(named(f"{kind}: {name}"), f"{kind}: {name}") for name in ("oracle", "grbal", "unadapted", "random"))
     worst = Row(worst_seed(adapted, largest=False), f"{adapted} (worst seed)", required=required)
-    return (*raw, Row(named(adapted), adapted), worst, Row(named(plain), plain))
+    ratio, most = f"{kind}: unadapted / grbal, shares", Required(most=1 / 2.5) if kind == "reversed" else None
+    beside = Row(worst_seed(ratio, largest=True), f"{ratio} (worst seed)", required=most)
+    return (*raw, Row(named(adapted), adapted), worst, Row(named(plain), plain), Row(named(ratio), ratio), beside)
 
 
 def _ratios(name: str) -> Iterator[Row]:
@@ -284,7 +287,8 @@ TABLE = Table(
     " after 16 transitions, and returns of planning",
     source="no published numbers; required of every seed, errors: 0.2 of the same model without adaptation, 0.6 of 100"
     " steps of Adam from it, 0.05 of such steps from scratch; returns: of the gain of the true dynamics over random"
-    " actions 0.8 on fixed tasks, and 0.5 where the motor is reversed in mid-episode",
+    " actions 0.8 on fixed tasks, and where the motor is reversed in mid-episode 0.5, and 2.5 times that without"
+    " adaptation",
     runs=(
         Computed(
             "prediction/models",

@@ -71,13 +71,13 @@ RELATIVES = {"anil", "cavia", "e-maml", "fomaml", "imaml", "meta-sgd", "multi-ta
 RELATIVES |= {"clone", "dagger", "distill", "dpt", "gatekeeper"}
 # its agent is MAML's with another loss, as in the variant "mil-observations"
 RELATIVES |= {"mil"}
-# tests/inner/test_online.py holds their learners to the contract; the agent of mb-mpo is that of MAML
+# tests/inner/test_online.py looks at their learners and at an update; the agent of mb-mpo is that of MAML
 RELATIVES |= {"grbal", "rebal", "mb-mpo"}
 # their loops are those of PPO and Reptile
 RELATIVES |= {"option-critic", "option-critic-per-task", "lead-policy"}
 OWN_LEARNER, OWN_LOOP = (
     {"anil", "cavia", "imaml", "meta-sgd", "option-critic", "lead-policy"},
-    {"promp", "reptile", "dagger", "grbal"},
+    {"promp", "reptile", "dagger"},
 )
 
 

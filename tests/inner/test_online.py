@@ -254,6 +254,20 @@ def test_an_agent_that_has_learned_nothing_explores():
     assert not np.array_equal(run(learned).action, explored.action)
 
 
+def test_an_update_moves_the_statistics_once_and_learns_from_what_it_stored():
+    family = known_reward()._replace(env=Navigation(horizon=4))
+    config = dataclasses.replace(tiny.ALGOS["grbal"], windows=dataclasses.replace(tiny.ALGOS["grbal"].windows, steps=2))
+    meta = jm.grbal(family, config)
+    start = meta.init(jax.random.key(0))
+    state, metrics = jax.jit(meta.update)(start)
+    assert state.params.statistics.count == metrics["env_steps"]
+    assert sum(state.source["streams"].written) == config.num_tasks
+    moved = jax.tree.map(lambda new, old: float(jnp.abs(new - old).max()), state.params.model, start.params.model)
+    assert max(jax.tree.leaves(moved.model)) > 0 and max(jax.tree.leaves(moved.updater)) > 0
+    # Adam knows nothing of the statistics
+    assert jax.tree.structure(state.opt_state[1][0].mu) == jax.tree.structure(state.params.model)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
