@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxmeta as jm
-from jaxmeta.reproduce.base import Computed, Required, Row, Table
+from jaxmeta.reproduce.base import Computed, Required, Row, Run, Table
 from jaxmeta.reproduce.statistics import named, worst_seed
 
 SEEDS = 3
@@ -77,6 +77,7 @@ def trained(name: str, updates: int, plans: bool, seed: int) -> Any:
     return jm.train(meta, jm.init_state(meta, jax.random.key(seed)), updates).params
 
 
+@functools.cache
 def predictions(seeds: int, updates: int) -> dict[str, list[float]]:
     """Computes errors of one-step predictions after a window, on held-out pendulums under random actions.
 
@@ -200,6 +201,7 @@ def fitted_error(updates: int, params: Any, streams: Any, seed: int, fresh: bool
     return min(float(error(first, rate, *windows_of(params.statistics, streams))) for rate in ADAM_RATES)
 
 
+@functools.cache
 def returns(seeds: int, updates: int) -> dict[str, list[float]]:
     """Computes returns of planning agents on held-out pendulums that stay as they are, and that reverse in mid-episode.
 
@@ -264,15 +266,6 @@ def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
     return {"change": drawing.draw_around_change(errors, REACH[0], "The motor is reversed", note)}
 
 
-def _shares(kind: str, required: Required) -> tuple[Row, ...]:
-    adapted, plain = (f"{kind}: {name}'s share of the oracle" for name in ("grbal", "unadapted"))
-    raw = tuple(Row(named(f"{kind}: {name}"), f"{kind}: {name}") for name in ("oracle", "grbal", "unadapted", "random"))
-    worst = Row(worst_seed(adapted, largest=False), f"{adapted} (worst seed)", required=required)
-    ratio, most = f"{kind}: unadapted / grbal, shares", Required(most=1 / 2.5) if kind == "reversed" else None
-    beside = Row(worst_seed(ratio, largest=True), f"{ratio} (worst seed)", required=most)
-    return (*raw, Row(named(adapted), adapted), worst, Row(named(plain), plain), Row(named(ratio), ratio), beside)
-
-
 def _ratios(name: str) -> Iterator[Row]:
     for other, most in MOST.items():
         ratio = f"{name} / {other}"
@@ -280,7 +273,29 @@ def _ratios(name: str) -> Iterator[Row]:
         yield Row(worst_seed(ratio, largest=True), f"{ratio} (worst seed)", required=Required(most=most))
 
 
-_MODELS = ("grbal", "rebal", "unadapted", "finetuned", "scratch")
+def _shares(kind: str, least: float) -> Iterator[Row]:
+    adapted, plain = (f"{kind}: {name}'s share of the oracle" for name in ("grbal", "unadapted"))
+    yield Row(named(adapted), adapted)
+    yield Row(worst_seed(adapted, largest=False), f"{adapted} (worst seed)", required=Required(least=least))
+    yield Row(named(plain), plain)
+    ratio, most = f"{kind}: unadapted / grbal, shares", Required(most=1 / 2.5) if kind == "reversed" else None
+    yield Row(named(ratio), ratio)
+    yield Row(worst_seed(ratio, largest=True), f"{ratio} (worst seed)", required=most)
+
+
+def _runs() -> Iterator[Run]:
+    trials = SEEDS * HELD_OUT
+    models, agents = ({"seeds": SEEDS, "updates": updates} for updates in (PREDICTION_UPDATES, PLANNING_UPDATES))
+    errors = tuple(Row(named(name), name) for name in ("grbal", "rebal", "unadapted", "finetuned", "scratch"))
+    yield Computed("error/models", predictions, models, trials, rows=errors)
+    yield Computed("ratio/models", predictions, models, trials, rows=(*_ratios("grbal"), *_ratios("rebal")))
+    names = [f"{kind}: {name}" for kind in ("fixed", "reversed") for name in ("oracle", "grbal", "unadapted", "random")]
+    rows = tuple(Row(named(name), name) for name in names)
+    yield Computed("return/agents", returns, agents, SEEDS * PLANNED, rows=rows)
+    rows = (*_shares("fixed", 0.8), *_shares("reversed", 0.5))
+    yield Computed("share/agents", returns, agents, SEEDS * PLANNED, rows=rows)
+
+
 TABLE = Table(
     "adaptive-models",
     title="Models that adapt online on pendulums whose motor may be reversed: squared error of one-step predictions"
@@ -289,22 +304,7 @@ TABLE = Table(
     " steps of Adam from it, 0.05 of such steps from scratch; returns: of the gain of the true dynamics over random"
     " actions 0.8 on fixed tasks, and where the motor is reversed in mid-episode 0.5, and 2.5 times that without"
     " adaptation",
-    runs=(
-        Computed(
-            "prediction/models",
-            predictions,
-            {"seeds": SEEDS, "updates": PREDICTION_UPDATES},
-            SEEDS * HELD_OUT,
-            rows=(*(Row(named(name), name) for name in _MODELS), *_ratios("grbal"), *_ratios("rebal")),
-        ),
-        Computed(
-            "return/agents",
-            returns,
-            {"seeds": SEEDS, "updates": PLANNING_UPDATES},
-            SEEDS * PLANNED,
-            rows=(*_shares("fixed", Required(least=0.8)), *_shares("reversed", Required(least=0.5))),
-        ),
-    ),
-    quick=("prediction/models",),
+    runs=tuple(_runs()),
+    quick=("error/models",),
     pictures=_pictures,
 )
