@@ -222,15 +222,17 @@ def with_field(name, **fields):
 
 
 IMITATION = {"clone", "dagger", "distill", "dpt", "gatekeeper", "mil"}
+# their policies over options are read by other agents
+OPTIONS = {"lead-policy", "option-critic"}
 
 
 def test_recipes_that_learn_from_stored_experience_do_not_offer_normalisation():
     without = {name for name, config in tiny.ALGOS.items() if not hasattr(config, "normalize_observations")}
-    assert without == OFF_POLICY | IMITATION
+    assert without == OFF_POLICY | IMITATION | OPTIONS
 
 
 # the policy of mb-mpo is normalised as MAML's, in a part of the params
-@pytest.mark.parametrize("name", sorted(tiny.ALGOS.keys() - OFF_POLICY - IMITATION - {"federated", "mb-mpo"}))
+@pytest.mark.parametrize("name", sorted(tiny.ALGOS.keys() - OFF_POLICY - IMITATION - OPTIONS - {"federated", "mb-mpo"}))
 def test_recipes_offer_normalisation(name):
     """It is off by default, except in mlsh; on, statistics are a part of the params, without the task ID."""
     key = jax.random.key(0)
