@@ -143,10 +143,9 @@ class _Leading:
 
 
 def own_steps(advantage: Estimator) -> Estimator:
-    """Estimates advantages on a whole round and keeps those of the steps on which the new policy acted.
+    """Standardises advantages over the steps on which the new policy acted, and sets the others to zero.
 
-    These are standardised; all others are zero. Targets of the values are those of all steps. The round is that which
-    `lead` adapts the new policy to.
+    Targets of the values cover all steps. The round is the one that `lead` adapts the new policy to.
     """
 
     def estimate(experience: Rollout) -> Advantage:

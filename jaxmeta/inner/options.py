@@ -30,17 +30,18 @@ class OptionsDist(struct.PyTreeNode):
     stop: Array
     """Logit of terminating the previous option, [...]; 0 where nothing is terminated."""
     asked: Array
-    """1.0 where it is drawn if the previous option terminates, [...]. At the start of an episode there is none."""
+    """1.0 where a termination is drawn, [...]; 0.0 at the start of an episode, which has no previous option."""
 
 
 def options(network: Network, num_options: int) -> Learner:
     """Builds an agent with options that are terminated at any step (Bacon et al., 2017, arXiv:1609.05140).
 
     At every step the previous option ω' terminates with probability β(s, ω'). If so, or if an episode begins, the
-    policy over options draws an option. Then the policy of the option draws the action. The density that
-    `Learner.head` evaluates is that of all that is drawn at a step, so every policy gradient is that of the option
-    policies, the terminations and the policy over options at once. The value is that of the state and ω',
-    (1 - β) Q(s, ω') + β Σ_ω π(ω) Q(s, ω), of which only Q has a gradient.
+    policy over options draws an option. Then the policy of the option draws the action. `Learner.head`
+    evaluates the joint density of termination, option and action. So one policy gradient trains the option policies,
+    the terminations and the policy over options. The value of state s after option ω' is
+    (1 - β) Q(s, ω') + β Σ_ω π(ω) Q(s, ω), with π the policy over options and Q the values of the network. Gradients
+    flow through Q only.
 
     With one option, a termination has no effect and is not drawn: the agent is a policy with a value.
 

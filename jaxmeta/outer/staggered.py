@@ -24,7 +24,7 @@ class InProgress(struct.PyTreeNode):
 
     tasks: Task
     fast: Fast
-    """What has adapted to each task, optimiser state included."""
+    """Adapted state of each task, its optimiser state included."""
     age: Array
     """Rounds that were run on each task, int32 [N]."""
 
@@ -32,12 +32,12 @@ class InProgress(struct.PyTreeNode):
 def in_progress(learner: Learner, family: TaskFamily, plan: Plan, num_tasks: int, warmup: int, joint: int) -> Source:
     """Runs one round per update on tasks of staggered age, and adapts to it (Frans et al., 2018, arXiv:1710.09767).
 
-    A task lasts `warmup` + `joint` rounds. Its `fast` is that of `Learner.start` at the first, and adapts after every
-    round. Then the next drawn task takes its place; drawn tasks for which there is no place are ignored. At the start
+    A task lasts `warmup` + `joint` rounds. It begins with `Learner.start` and adapts after every round. When it is
+    over, the next task that the sampler draws replaces it; drawn tasks without a free place are dropped. At the start
     the ages are spread evenly. A task whose experience or `fast` is not finite is replaced at the next update.
 
-    The loss of a stored round is computed with a new `fast`, not with the one that acted. So it must depend on params
-    and experience alone, as the loss of sub-policies does, given the choices of their master. The batch is a pair:
+    The loss replays a round with a new `fast`, since the one that acted is not stored. So the loss must not depend on
+    `fast`. That of sub-policies does not, given the stored choices of their master. The batch is a pair:
     trials of one round, and 1.0 for tasks past their warm-up, [n]. Use it with `once_warm`. The metrics are those of
     fresh trials, and the return of tasks in their first round (`return/start`), in their warm-up (`return/warmup`) and
     after it (`return/joint`), zero if there are none.
@@ -51,8 +51,9 @@ def in_progress(learner: Learner, family: TaskFamily, plan: Plan, num_tasks: int
     Raises:
       ValueError: if no round is left to learn from.
     """
-    if joint < 1 or warmup < 0:
-        raise ValueError(f"joint is {joint} and warmup {warmup}; a task needs at least 1 joint round and 0 of warm-up")
+    for name, value, least in (("joint", joint, 1), ("warmup", warmup, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
     lifetime = warmup + joint
 
     def init(key: Key) -> InProgress:

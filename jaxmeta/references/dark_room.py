@@ -54,9 +54,9 @@ def bayes_optimal(size: int = 10, horizon: int = 100, episodes: int = 2) -> Lear
 
 
 def probability_matching(size: int = 10) -> Learner:
-    """Takes each action with the posterior probability that it is the planner's: what DPT's agent should predict.
+    """Draws each action with the posterior probability that the planner takes it, as an ideal agent of DPT does.
 
-    Of several shortest ways the planner takes the one of its mode. The posterior is uniform over the cells that have
+    Among equally short paths the planner takes the first action. The posterior is uniform over the cells that have
     not been visited, until the goal is found. Unlike posterior sampling it draws an action at each step and not a goal
     for a whole episode, so it walks at random towards the bulk of the cells, and finds far goals late.
     """

@@ -66,7 +66,7 @@ def teacher(family: TaskFamily) -> Expert | None:
 
 
 def comparisons(family: TaskFamily) -> dict[str, Expert]:
-    """Returns agents to compare an agent with that adapts within a trial, by what a legend calls them.
+    """Returns reference agents for agents that adapt within a trial, by their name in a legend.
 
     The first is the planner, if there is one; the others do not know the task. On Bernoulli bandits they are UCB1 and
     Thompson sampling, on tabular MDPs posterior sampling, and on grids the Bayes-optimal agent, where it is quick to

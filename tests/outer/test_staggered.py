@@ -146,5 +146,5 @@ def test_tasks_in_progress_are_resumed_in_bits(tmp_path, counting):
 
 
 def test_a_task_needs_a_joint_round():
-    with pytest.raises(ValueError, match="joint is 0 and warmup 9; a task needs at least 1 joint round"):
+    with pytest.raises(ValueError, match="joint is 0; it must be at least 1"):
         built(1, warmup=9, joint=0)

@@ -1,4 +1,5 @@
-"""Lead and meta policy: a library of known policies, a new policy for each task, and who of them acts."""
+"""Lead and meta policy: a library of known policies, a new policy for each task, and a lead policy that chooses between
+them."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ class LeadPolicyConfig:
     duration: int = 5
     """Steps of a macro-step, for which the lead policy decides who acts; divides the horizon."""
     rounds: int = 4
-    """Adaptations per trial. With reptile, meta-training takes one step more, on the last round."""
+    """Adaptations per trial. Reptile adapts once more in meta-training, to the last round."""
     num_tasks: int = 10
     """Tasks per update."""
     streams: int = 20
@@ -47,7 +48,7 @@ class LeadPolicyConfig:
     init_log_std: float = 0.0
     """Log standard deviation of a continuous new policy at the start."""
     random: float = 0.1
-    """Probability of a uniformly random choice who acts, as part of the lead policy's distribution."""
+    """Probability that who acts is chosen uniformly at random, as a part of the lead policy's distribution."""
     pull: float = 0.1
     """Weight of the KL divergence between a task's lead policy and the common one, in the loss of the lead policy."""
     discount: float = 0.99
@@ -152,7 +153,10 @@ def _check_library(library: Sequence[outer.Expert], policy: Learner, spec: Spec)
         if found is None:
             raise ValueError(f"{name} adapts or has a memory; a library needs policies that do neither (try ppo)")
         if found != right:
-            raise ValueError(f"{name} has actions with {found[0]}; here they are {right[0]} of {spec.action}")
+            there, here = next((one, other) for one, other in zip(found, right, strict=True) if one != other)
+            raise ValueError(
+                f"{name} has actions with {there}; here they are {here} of {spec.action}; use agents with the same"
+            )
 
 
 def _distribution(learner: Learner, params: Any, spec: Spec) -> tuple[str, Any] | None:

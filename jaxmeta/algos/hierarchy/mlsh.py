@@ -1,4 +1,4 @@
-"""MLSH: sub-policies that all tasks share, and a master that learns on each task anew which of them to follow."""
+"""MLSH: sub-policies that all tasks share, and a master that is initialised anew on every task."""
 
 from __future__ import annotations
 

@@ -24,9 +24,8 @@ class OptionCriticConfig:
     """`shared`: one policy over options for all tasks. `per-task`: one for each task of a finite set, over options that
     all tasks share and that do not observe the task ID; every update visits all tasks equally often."""
     deliberation_cost: float = 0.1
-    """Subtracted from the reward that is learned from whenever an option terminates (Harb et al., 2018,
-    arXiv:1709.04571), in units of reward. Reported returns are without it. With 0 options tend to shrink to single
-    steps."""
+    """Reward that is subtracted in training whenever an option terminates (Harb et al., 2018, arXiv:1709.04571).
+    Reported returns exclude it. Without it options tend to shrink to single steps."""
     num_tasks: int = 16
     """Tasks per update; with masters per-task, the trials of an update, a multiple of the number of tasks."""
     streams: int = 8
@@ -73,8 +72,9 @@ class OptionCriticConfig:
 def option_critic(family: TaskFamily, config: OptionCriticConfig = OptionCriticConfig()) -> MetaLearner:
     """Builds option-critic.
 
-    At every step the acting option may terminate; then the policy over options chooses the next one. The policies of
-    the options, their terminations and the policy over options follow one policy gradient, that of all that is drawn.
+    At every step the acting option may terminate; then the policy over options chooses the next one. One
+    policy gradient, of the joint density of termination, option and action, trains the policies of the options, their
+    terminations and the policy over options.
     The critic is that of the paper, the value of every option in a state. The metrics are those of
     `use.option_use`: the share of steps of each option, and the mean length of options in steps.
 
