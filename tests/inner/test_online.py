@@ -217,7 +217,7 @@ def known_reward():
     return family._replace(planning_reward=lambda obs, action, after: -jnp.sum(jnp.square(after)))
 
 
-@pytest.mark.parametrize("name", ["grbal", "rebal"])
+@pytest.mark.parametrize("name", ["grbal", tiny.slow("rebal")])
 def test_the_memory_is_of_the_dynamics_where_planners_know_the_reward(name):
     meta = tiny.algo(name, known_reward())
     testing.check_learner(meta.learner, known_reward(), meta.plan, remembers="next-obs")
