@@ -90,6 +90,8 @@ def with_slow(slow):
 SAME_LEARNER = {"federated", "maml-ppo", "maml-vpg", "multi-task-returns", "multi-task-surgery", "rl2-trpo"}
 # tests/nets/test_sequence_contracts.py holds it to the contract
 SAME_LEARNER |= {"rl2-transformer"}
+# memory in the master and a generated policy are held by tests/inner/test_hierarchy.py and test_lead.py
+SAME_LEARNER |= {"mlsh-whole", "lead-policy-hypernetwork"}
 
 
 def has_others_learner(name, family):

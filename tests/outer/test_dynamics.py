@@ -57,8 +57,10 @@ def test_the_statistics_are_those_of_all_transitions(updated):
 def test_rows_are_inputs_outputs_and_counts_of_the_bootstrap(updated):
     trials, rows, *_ = updated
     first = jax.tree.map(lambda leaf: leaf[2, 1, :, 1], trials.rounds.replace(output=(), reset_key=()))
+    # the model sees actions as the environment does, clipped to the limit of 1
     expected = jnp.concatenate(
-        [first.inputs.obs, first.action, first.next_obs - first.inputs.obs, first.reward[:, None]], axis=1
+        [first.inputs.obs, jnp.clip(first.action, -1.0, 1.0), first.next_obs - first.inputs.obs, first.reward[:, None]],
+        axis=1,
     )
     # the second stream of the second round of the third task
     np.testing.assert_allclose(rows[2, 18:24, :6], expected, rtol=1e-6)
