@@ -32,7 +32,7 @@ class Options:
 
 
 def run(argv: list[str]) -> int:
-    """Compares runs by their logs and evaluations; nothing is computed anew."""
+    """Compares runs by their logs and evaluations; nothing is computed again."""
     count = next((index for index, token in enumerate(argv) if parsing.is_flag(token)), len(argv))
     options = parsing.parse(Options, argv[count:], "jaxmeta compare")
     folders = [Path(token) for token in argv[:count]]

@@ -11,7 +11,7 @@ from flax import struct
 from jaxmeta import devices
 from jaxmeta.core import guard
 from jaxmeta.core.learner import Learner
-from jaxmeta.core.rollout import acting_bytes, rollout, stepping_chunk
+from jaxmeta.core.rollout import acting_bytes, rollout, select, stepping_chunk
 from jaxmeta.outer.descend import step_if
 from jaxmeta.outer.meta_update import Batch, Draw, Improve, Seen, Source
 from jaxmeta.outer.sources import trial_metrics
@@ -67,12 +67,8 @@ def in_progress(learner: Learner, family: TaskFamily, plan: Plan, num_tasks: int
     def begin(state: InProgress, params: Params, drawn: Task, keys: Key) -> InProgress:
         """Replaces tasks that are over by drawn ones."""
         over = state.age >= lifetime
-
-        def pick(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(over.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
-
         fast = jax.vmap(learner.start, (None, 0))(params, keys)
-        return InProgress(pick(drawn, state.tasks), pick(fast, state.fast), pick(state.age - lifetime, state.age))
+        return select(over, InProgress(drawn, fast, state.age - lifetime), state)
 
     def next_round(
         state: InProgress, params: Params, draw: Draw, data: Any, keys: Key

@@ -20,9 +20,9 @@ import numpy as np
 
 import jaxmeta as jm
 from jaxmeta.reproduce.base import Computed, Required, Row, Run, Table
+from jaxmeta.reproduce.options import HALLWAYS, policy_per_goal
 from jaxmeta.reproduce.statistics import named, worst_seed
 
-HALLWAYS = (25, 51, 62, 88)
 FAR_ROOM = (68, 69, 70, 71, 72, 78, 79, 80, 81, 82, 89, 90, 91, 92, 93, 99, 100, 101, 102, 103)
 """The 20 cells of the lower right room; every other is a new goal, and the rest are those of meta-training."""
 CORNER = 0
@@ -49,7 +49,7 @@ def rooms(start: int | None, meta_trained: bool, seed: int, num_seeds: int, quic
     import jax
 
     base = jm.tasks.with_task_id(jm.tasks.four_rooms(jm.tasks.FourRoomsConfig(goals=HALLWAYS)))
-    multi_task = jm.multi_task(base, _library_config())
+    multi_task = jm.multi_task(base, policy_per_goal(200))
     library = _trained(multi_task, 2 if quick else 200, seed, num_seeds)
     new, others = (
         jm.tasks.four_rooms(jm.tasks.FourRoomsConfig(goals=goals, start=start))
@@ -106,7 +106,7 @@ def mdps(agent: str, seed: int, num_seeds: int, quick: bool) -> dict[str, list[f
     tasks = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(seed + 1), 10 if quick else NEW_MDPS))
     new, keys = family._replace(train_tasks=tasks), jax.random.split(jax.random.key(seed), num_seeds)
     finite = jm.tasks.with_task_id(jm.finite(family, KNOWN_MDPS, 1, jax.random.key(seed)))
-    multi_task, config = jm.multi_task(finite, _library_config()), replace(_lead_config(), duration=1, num_tasks=20)
+    multi_task, config = jm.multi_task(finite, policy_per_goal(200)), replace(_lead_config(), duration=1, num_tasks=20)
     library_updates, updates = (2, 1) if quick else (200, 50)
     episodes = {
         "library": library_updates * multi_task.info.num_tasks * multi_task.plan.streams,
@@ -133,16 +133,6 @@ def mdps(agent: str, seed: int, num_seeds: int, quick: bool) -> dict[str, list[f
     steps = meta_trained * family.env.spec.horizon if agent != "ppo" else 0
     numbers = {"steps of meta-training": [float(steps)] * num_seeds}
     return numbers | {name: returns[:, index].tolist() for name, index in BY_ROUND.items()}
-
-
-def _ppo() -> Any:
-    return jm.outer.ActorCriticConfig(
-        learning_rate=2e-2, epochs=5, minibatches=1, value_weight=0.5, entropy_weight=0.01
-    )
-
-
-def _library_config() -> Any:
-    return jm.MultiTaskConfig(network="heads", visits=1, streams=40, hidden=(), ppo=_ppo())
 
 
 def _lead_config() -> Any:

@@ -54,23 +54,13 @@ def use(folder: Path) -> dict[str, list[float]]:
         return option_use(jax.vmap(collect)(tasks, keys), NUM_OPTIONS)
 
     found: dict[str, list[float]] = {}
-    for seed, params in enumerate(_by_seed(run)):
+    for seed, params in enumerate(run.params_by_seed):
         numbers = of_seed(params, jax.random.key(run.config.seed + seed))
         shares = jnp.sort(jnp.stack([numbers[f"use/option_{index}"] for index in range(NUM_OPTIONS)]))[::-1]
         row = {f"share {index + 1}": share for index, share in enumerate(shares)} | {"length": numbers["use/length"]}
         for name, value in row.items():
             found.setdefault(name, []).append(float(value))
     return found
-
-
-def _by_seed(run: Any) -> list[Any]:
-    import jax
-
-    from jaxmeta.experiment import runs
-
-    if runs.seed_axis(run.config) is None:
-        return [run.params]
-    return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], run.params) for seed in range(run.config.num_seeds)]
 
 
 def _ppo() -> Any:
@@ -87,7 +77,8 @@ def _one_policy(updates: int) -> Any:
     return jm.PPOConfig(num_tasks=4, streams=40, hidden=(), ppo=_ppo())
 
 
-def _policy_per_goal(updates: int) -> Any:
+def policy_per_goal(updates: int) -> Any:
+    """Returns the config of an agent with a policy for each goal."""
     return jm.MultiTaskConfig(network="heads", visits=1, streams=40, hidden=(), ppo=_ppo())
 
 
@@ -118,7 +109,7 @@ def _runs() -> Iterator[Run]:
     agents = (
         ("option-critic", "option-critic", functools.partial(_options, masters="per-task")),
         ("one-policy", "ppo", _one_policy),
-        ("policy-per-goal", "multi-task", _policy_per_goal),
+        ("policy-per-goal", "multi-task", policy_per_goal),
     )
     for agent, algo, config in agents:
         yield Trained(
@@ -142,7 +133,7 @@ def _pictures(folders: Mapping[str, Path]) -> dict[str, Any]:
     from jaxmeta.viz import options
 
     run = jm.load(folders[name])
-    params, spec = _by_seed(run)[0], run.family.env.spec
+    params, spec = run.first_params, run.family.env.spec
     network = run.config.algo_config.network(spec, len(HALLWAYS))
     each = (jax.tree.map(lambda leaf: jnp.stack([leaf] * NUM_OPTIONS), params), jnp.arange(NUM_OPTIONS))
     alone, names = inner.one_option(network), [f"option {index}" for index in range(NUM_OPTIONS)]

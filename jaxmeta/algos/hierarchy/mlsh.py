@@ -1,4 +1,4 @@
-"""MLSH: sub-policies that all tasks share, and a master that is initialised anew on every task."""
+"""MLSH: sub-policies that all tasks share, and a master that is re-initialised on every task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxmeta.types import Params, Plan, Spec
 
 @dataclasses.dataclass(frozen=True)
 class MasterConfig:
-    """The master of a hierarchy, which is initialised anew on every task."""
+    """The master of a hierarchy, which is re-initialised on every task."""
 
     cell: Literal["none", "gru", "lstm", "lru", "transformer", "s5", "mamba", "mlstm"] = "none"
     """Memory over macro-steps, see `jm.RL2Config.cell`; none is a memoryless master."""
