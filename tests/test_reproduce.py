@@ -15,6 +15,7 @@ import types
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -780,6 +781,23 @@ def test_computed_numbers_are_rows_without_an_error(place, monkeypatch):
     other = dataclasses.replace(runs[0], arguments={"base": 3})  # what was computed from something else is not kept
     use(monkeypatch, Table("tiny", title="Twice", source="", runs=(other,), draw=draw))
     assert call() == 1 and read()["rows"][0]["met"] is False
+
+
+def test_pictures_are_drawn_once_something_was_measured_or_where_they_are_missing(place, monkeypatch):
+    drawn = []
+
+    def pictures(folders):
+        drawn.append(folders)
+        return {"circle": plt.figure()}
+
+    rows = (Row(statistics.named("one"), "one"),)
+    run = Computed("1-base/compute", lambda base: {"one": base}, {"base": 1.0}, 1, rows=rows)
+    use(monkeypatch, Table("tiny", title="One", source="", runs=(run,), pictures=pictures))
+    files = [place / "out/table-circle.png", place / "results/reproduce-tiny-circle.png"]
+    assert call() == 0 and len(drawn) == 1 and all(file.is_file() for file in files)
+    assert call() == 0 and len(drawn) == 1
+    files[1].unlink()
+    assert call() == 0 and len(drawn) == 2 and files[1].is_file()
 
 
 def test_numbers_computed_of_a_trained_run_are_over_its_seeds(place, monkeypatch):

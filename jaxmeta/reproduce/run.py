@@ -28,6 +28,7 @@ def perform(call: Call, train: Train) -> tuple[list[dict[str, Any]], int]:
     """
     rows: list[dict[str, Any]] = []
     published: list[dict[str, Any]] = []
+    measured = False
     origin = provenance.origin()  # at the start: later edits of the code do not affect this process
     if call.again:
         _move_aside([call.out / run.name for run in call.chosen])
@@ -38,6 +39,7 @@ def perform(call: Call, train: Train) -> tuple[list[dict[str, Any]], int]:
             done = measurement is not None
             print(f"[{index + 1}/{len(call.chosen)}] {run.name}{': already done' if done else ''}", file=sys.stderr)
             if measurement is None:
+                measured = True
                 with contextlib.redirect_stdout(sys.stderr):
                     code = _train(call, run, train)
                     if code:
@@ -53,7 +55,8 @@ def perform(call: Call, train: Train) -> tuple[list[dict[str, Any]], int]:
         rows += [measure.table_row(call, run, row, measurement) for row in run.rows]
         if not done or index + 1 == len(call.chosen):
             published, *_ = [files.publish(call.table, file, rows) for file in call.tables()]
-    _draw_pictures(call)
+    if measured or not all(list(file.parent.glob(f"{file.stem}-*.png")) for file in call.tables()):
+        _draw_pictures(call)  # some take minutes, so a finished table keeps its own
     chosen = {row["name"] for row in rows}
     return [row for row in published if row["name"] in chosen], 0
 
