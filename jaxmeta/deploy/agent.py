@@ -171,8 +171,9 @@ class Agent:
         found, expected = [list(leaf.shape) for leaf in leaves], [shape for shape, _ in self.form.observation]
         if found != expected:
             raise ValueError(f"obs has arrays of shape {found}; the agent observes {expected}")
-        if not all(np.isfinite(leaf).all() for leaf in leaves):
-            raise ValueError("obs is not finite")
+        for leaf in leaves:
+            if not (finite := np.isfinite(leaf)).all():
+                raise ValueError(f"obs has {leaf[~finite].flat[0]}; all its numbers must be finite")
         return [leaf.astype(dtype) for leaf, (_, dtype) in zip(leaves, self.form.observation, strict=True)]
 
 
@@ -239,8 +240,11 @@ def load(folder: str | Path, seed: int = 0) -> Agent:
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} has no {MANIFEST}; give a folder that `jaxmeta export` wrote")
-    manifest = json.loads((folder / MANIFEST).read_text())
-    if manifest.pop("format") != FORMAT:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged ({error}); export the run again") from None
+    if manifest.pop("format", None) != FORMAT:
         raise ValueError(f"{folder / MANIFEST} has another format than {FORMAT}; export the run again")
     from jax import export
 

@@ -94,7 +94,7 @@ def by_gradient(dynamics: Dynamics, past: int, updater: Updater, steps: int = 1)
 
     Args:
       past: M, transitions in the window.
-      updater: the update rule. Its state starts anew at every step of the stream, as the adaptation does.
+      updater: the update rule. Its state is initialised at every step of the stream, as the adaptation is.
       steps: gradient steps, all on the same window; 0 does not adapt, and remembers nothing.
     """
 

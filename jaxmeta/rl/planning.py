@@ -230,7 +230,8 @@ def imagined_returns(
     """Computes the mean return of candidates over particles that an ensemble of B models imagines from one state.
 
     All candidates share the noise, so that differences between them do not come from it. With "ts-1" the particles of a
-    candidate are dealt anew at every step, as many to each member. A reward that is not finite counts as `WORST`.
+    candidate are dealt to the members again at every step, as many to each. A reward that is not finite counts as
+    `WORST`.
 
     Args:
       members: params of the models, leaves [B, ...].

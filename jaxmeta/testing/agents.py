@@ -114,7 +114,9 @@ def _check_choices(learner: Learner, replayed: Callable[..., Output], params: Pa
         for (path, before), after in zip(jax.tree.leaves_with_path(stored), jax.tree.leaves(found), strict=True):
             where = jax.tree_util.keystr(path[1:])
             share = float(np.mean(np.asarray(before) != np.asarray(after)))
-            require(share == 0.0, f"a replay with other params draws {share:.0%} of Choice.drawn{where} anew; {remedy}")
+            require(
+                share == 0.0, f"a replay with other params draws {share:.0%} of Choice.drawn{where} again; {remedy}"
+            )
 
 
 def _perturbed(params: Params, key: Key) -> Params:
@@ -196,7 +198,7 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
         require(
             after.sharding.is_equivalent_to(before, after.ndim),
             f"updates moved state{jax.tree_util.keystr(path)} from {before} to {after.sharding}, and every such call"
-            " compiles anew; a state must stay where it was placed",
+            " compiles again; a state must stay where it was placed",
         )
     all_close("two chunks of 3 updates", keys_as_data(halves), keys_as_data(whole), "one chunk of 6", 0.0)
     for name, values in metrics.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,9 +130,10 @@ def returns(
     """
     figure, axes = canvas.titled(title)
     colors = (canvas.AFTER, *canvas.LINES[3:])
-    looks = [("-", color, 2.2) for color in colors][: len(agents)]
-    looks += [(style, color, 1.5) for style, color in LOOKS][: len(references)]
-    for (style, color, width), (name, curve) in zip(looks, {**agents, **references}.items(), strict=True):
+    looks = itertools.islice(itertools.cycle([("-", color, 2.2) for color in colors]), len(agents))
+    others = itertools.cycle([(style, color, 1.5) for style, color in LOOKS])
+    curves = {**agents, **references}.items()
+    for (style, color, width), (name, curve) in zip(itertools.chain(looks, others), curves, strict=False):
         mean = canvas.column(curve, "mean")
         low, high = (np.array([canvas.number(point["ci95"][side]) for point in curve]) for side in (0, 1))
         episode = np.arange(1, len(mean) + 1)

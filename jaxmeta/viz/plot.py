@@ -162,7 +162,7 @@ def functions(x: np.ndarray, panels: dict[str, dict[str, Any]]):
 
 
 def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np.ndarray | None = None):
-    """Draws the episodes of a trial on a grid, one per row: the agent's path, and its belief about the goal.
+    """Draws the episodes of a trial on a grid: the agent's path, and its belief about the goal.
 
     Args:
       path: cells (x, y), from the start of each episode, [K, H + 1, 2].
@@ -172,12 +172,14 @@ def walks(path: np.ndarray, goal: np.ndarray, size: int, title: str, beliefs: np
         paths are drawn.
 
     Returns:
-      A figure; with beliefs a row has panels for the start, the middle and the end of its episode.
+      A figure with a panel per episode; with beliefs it has a row per episode, with panels for its start, its middle
+      and its end.
     """
     horizon = path.shape[1] - 1
     times = sorted({0, horizon // 2, horizon}) if beliefs is not None else [horizon]
-    figure = canvas.figure((2.2 * len(times) + 0.9, 2.3 * len(path) + 0.6))
-    panels = figure.subplots(len(path), len(times), squeeze=False)
+    rows, columns = (len(path), len(times)) if beliefs is not None else (1, len(path))
+    figure = canvas.figure((2.2 * columns + 0.9, 2.3 * rows + 0.6))
+    panels = figure.subplots(rows, columns, squeeze=False).reshape(len(path), len(times))
     for row, (cells, axes_of_row) in enumerate(zip(path, panels, strict=True)):
         for time, axes in zip(times, axes_of_row, strict=True):
             shades = np.zeros((size, size)) if beliefs is None else beliefs[row, time]

@@ -60,7 +60,7 @@ def test_choices_that_are_replayed_pass():
 
 def test_choices_that_are_drawn_again_are_found():
     """With the params that collected, this replay equals the collection: only other params show the difference."""
-    with pytest.raises(testing.ContractError, match=r"other params draws \d+% of Choice.drawn anew; Learner.unroll"):
+    with pytest.raises(testing.ContractError, match=r"other params draws \d+% of Choice.drawn again; Learner.unroll"):
         testing.check_learner(learner(), tiny.family(), PLAN)
 
 

@@ -102,7 +102,7 @@ def test_actions_are_sampled_and_a_seed_repeats_them(walker):
     ("calls", "message"),
     [
         (lambda agent: agent.act(np.zeros(3)), r"obs has arrays of shape \[\[3\]\]; the agent observes \[\[2\]\]"),
-        (lambda agent: agent.act(np.full(2, np.nan)), "obs is not finite"),
+        (lambda agent: agent.act(np.full(2, np.nan)), "obs has nan; all its numbers must be finite"),
         (lambda agent: agent.act(np.zeros(2), 1.0), "no episode has begun"),
         (lambda agent: [agent.act(np.zeros(2)), agent.act(np.zeros(2))], "reward is missing: an episode goes on"),
         (lambda agent: [agent.act(np.zeros(2)), agent.act(np.zeros(2), np.inf)], "reward is inf"),
@@ -174,6 +174,9 @@ def test_an_exported_agent_acts_and_adapts_without_jaxmeta(tmp_path, walker):
     assert {path.name for path in tmp_path.iterdir()} >= {"agent.py", "README.md", "act.bin", "adapt.bin"}
     with pytest.raises(ValueError, match=r"has no agent\.json"):
         deploy.load(tmp_path / "nowhere")
+    (tmp_path / "agent.json").write_text('{"format": 1, "obs')
+    with pytest.raises(ValueError, match=r"agent\.json is damaged \(.*\); export the run again"):
+        deploy.load(tmp_path)
 
 
 def test_a_discrete_agent_returns_a_number():
