@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxmeta.tasks import brax as locomotion
 from jaxmeta.tasks.brax.env import DIVERGED, Outcome
@@ -148,6 +149,21 @@ def test_batch_last_equals_vmap(function):
     np.testing.assert_allclose(
         batch_last(function, x[..., 0])(x), jax.vmap(function, in_axes=-1, out_axes=-1)(x), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.smoke
+def test_batch_last_of_a_sharded_caller_is_used_outside_too():
+    made = []
+
+    def step(x):
+        if not made:
+            made.append(batch_last(lambda x: x + jnp.float32(2.0), x[..., 0]))
+        return made[0](x)
+
+    mesh = jax.sharding.Mesh(jax.devices()[:2], ("task",))
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=P(None, "task"), out_specs=P(None, "task"), check_vma=False)
+    x = jax.jit(sharded)(jnp.ones((3, 4)))
+    np.testing.assert_array_equal(jax.jit(step)(x), 5.0)
 
 
 @pytest.mark.parametrize("size", [1, 3, 16, 17, 33])

@@ -53,7 +53,9 @@ def batch_last(function: Callable[..., Any], *example: Any) -> Callable[..., Any
       function: pure; the arrays that it closes over must be concrete.
       *example: its arguments, without the batch axis; only shapes and dtypes matter.
     """
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
+    # without the mesh of the caller: what is traced in a sharded update is used outside of it too
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
     # compiled as one program, not as hundreds of operations; it runs immediately, even inside a trace
     constants = jax.device_get(jax.jit(lambda: _constants(closed)).lower().compile()())
 
