@@ -849,6 +849,16 @@ def test_a_computation_that_trains_gets_the_seeds_of_the_call(place, monkeypatch
     assert call("--num-seeds", "3", "--seed", "1") == 0 and asked == [(1, 3, False)]
 
 
+def test_seeds_that_a_computation_has_of_its_own_are_counted(place, monkeypatch):
+    runs = (
+        Computed(
+            "2x2/size", lambda seeds: {"size": [1.0] * seeds}, {"seeds": 3}, 7, rows=(Row(statistics.named("size")),)
+        ),
+    )
+    use(monkeypatch, Table("tiny", title="Sizes", source="", runs=runs))
+    assert call() == 0 and [row["seeds"] for row in read()["rows"]] == [3]
+
+
 def test_picture_of_estimators_has_a_line_for_each():
     one = LOAD("estimators")
     rows = [finished(name, 0.5) for name in one.row_names()]

@@ -44,7 +44,12 @@ class Call:
         return [self.out / files.TABLE, *copy]
 
     def seeds(self, run: Run) -> int:
-        """Returns the number of seeds of a run; one if nothing is trained."""
+        """Returns the number of seeds of a run; one if nothing is trained.
+
+        A computation with an argument `seeds` trains as many itself.
+        """
+        if isinstance(run, Computed) and "seeds" in run.arguments:
+            return run.arguments["seeds"]
         trains = bool(self.lineage(run)) or (isinstance(run, Computed) and run.trains)
         return self.num_seeds if trains else 1
 
