@@ -5,7 +5,8 @@
     print(jm.zoo.record("rl2-bandit-10x10")["points"])
 
 The files are part of the package and read-only. `copy` puts a run into a folder of yours, where the command line works
-on it: `jaxmeta evaluate`, `render`, `train --start-from`.
+on it: `jaxmeta evaluate`, `render`, `train --start-from`. What only training needs, the state of the optimiser and
+replay buffers, is empty, so that the files are small.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from jaxmeta.config import checks
+from jaxmeta.config import checks, codec
+from jaxmeta.core import manifest
+from jaxmeta.core.checkpoint import Checkpointer
 from jaxmeta.experiment import loading, runs
 
 AGENTS = Path(__file__).parent / "agents"
@@ -49,7 +52,7 @@ def copy(name: str, folder: str | Path) -> Path:
 
 
 def pack(run: str | Path, name: str, command: str) -> Path:
-    """Adds the run of a row of `jaxmeta reproduce` to the agents: its configuration, last checkpoint and numbers.
+    """Adds the run of a row of `jaxmeta reproduce` to the agents: its configuration, last params and numbers.
 
     Args:
       run: a run folder with a single seed.
@@ -59,18 +62,37 @@ def pack(run: str | Path, name: str, command: str) -> Path:
       The folder of the agent, which must not exist.
     """
     run, folder = Path(run), AGENTS / name
-    config, update = runs.read_config(run), runs.last_checkpoint(run)
+    config = runs.read_config(run)
     if config.num_seeds > 1:
         raise ValueError(f"{run} has {config.num_seeds} seeds; pack a run with one")
     made = json.loads((run / "rows.json").read_text())
     kept = ("points", "wall_s", "device", "versions", "commit")
+    trained = loading.load(run)
     folder.mkdir()
     for file in (runs.CONFIG, runs.EVALUATION):
         shutil.copy(run / file, folder / file)
-    shutil.copytree(run / runs.CHECKPOINTS / str(update), folder / runs.CHECKPOINTS / str(update))
+    _save(folder / runs.CHECKPOINTS, trained)
     text = json.dumps({"command": command, "seed": config.seed, **{key: made[key] for key in kept}}, indent=2)
     (folder / RECORD).write_text(text + "\n")
     return folder
+
+
+def _save(folder: Path, trained: loading.Run) -> None:
+    """Saves the state of a run without the values that only training needs, and without the name of a folder."""
+    import jax
+    import jax.numpy as jnp
+
+    def empty(leaf: Any) -> Any:
+        return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.zeros_like(leaf)
+
+    state = trained.state
+    checkpointer = Checkpointer(folder)
+    state = state.replace(**jax.tree.map(empty, {"opt_state": state.opt_state, "source": state.source}))
+    checkpointer.save(trained.step, state)
+    checkpointer.close()
+    place = folder / str(trained.step)
+    (place / "state" / "commit_success.txt").write_text("Checkpoint commit was successful\n")
+    manifest.write(place, {"run": codec.encode(trained.config, ""), "update": trained.step, "score": None})
 
 
 def _folder(name: str) -> Path:
