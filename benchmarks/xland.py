@@ -65,9 +65,9 @@ class XLandBenchmark:
 
 def measure(config: XLandBenchmark) -> dict[str, Any]:
     """Compiles and times both programs; returns the record that is printed."""
-    family = xland(XLandConfig(benchmark=config.benchmark, num_episodes=config.episodes))  # pyright: ignore
+    family = rulesets(config)
     programs, compile_s, steps = {}, {}, {}
-    builders = {"jaxmeta": _ours} | ({"suite": _baseline} if config.suite else {})
+    builders = {"jaxmeta": our_training} | ({"suite": suite_training} if config.suite else {})
     for name, build in builders.items():
         begun = time.perf_counter()
         programs[name], steps[name] = build(family, config)
@@ -84,7 +84,12 @@ def measure(config: XLandBenchmark) -> dict[str, Any]:
     return record | {"tasks": "xland", "sizes": sizes | {"horizon": family.env.spec.horizon}} | provenance()
 
 
-def _ours(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], None], Callable[[], float]]:
+def rulesets(config: XLandBenchmark) -> jm.TaskFamily:
+    """Returns the family of the rulesets that both train on."""
+    return xland(XLandConfig(benchmark=config.benchmark, num_episodes=config.episodes))  # pyright: ignore
+
+
+def our_training(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], None], Callable[[], float]]:
     """Builds meta-updates of RL², and a function that returns the steps of one turn."""
     optimiser = outer.ActorCriticConfig(
         learning_rate=1e-3, epochs=1, minibatches=config.minibatches, value_weight=0.5, entropy_weight=0.01
@@ -102,7 +107,7 @@ def _ours(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], N
     return run, lambda: statistics.mean(counts)
 
 
-def _baseline(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], None], Callable[[], float]]:
+def suite_training(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], None], Callable[[], float]]:
     """Builds the suite's training of the same length, and a function that returns its steps."""
     assert config.suite is not None
     suite = _import_training(config.suite / "training")

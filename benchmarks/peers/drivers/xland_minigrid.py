@@ -1,0 +1,27 @@
+"""The RL² baseline of XLand-MiniGrid, from a checkout: its script of meta-training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.protocol import Session, arguments
+
+session = Session("jax", "xminigrid")
+
+from benchmarks import xland  # noqa: E402
+
+
+def main(checkout: str, **sizes: Any) -> None:
+    config = xland.XLandBenchmark(suite=Path(checkout), **sizes)
+    run, steps = xland.suite_training(xland.rulesets(config), config)
+
+    def work() -> float:
+        run()
+        return steps()
+
+    session.serve(work)
+
+
+if __name__ == "__main__":
+    main(**arguments())
