@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,6 +156,7 @@ def lines(name: str, row: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     config = tyro.cli(PeersBenchmark, args=argv, description=__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
     use_cpu_cores()
     record = {}
     for name in config.names():

@@ -14,6 +14,7 @@ peers, so this file imports the standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -129,10 +130,8 @@ class Worker:
         """Ends the worker."""
         if self._process.poll() is None and self._process.stdin is not None:
             self._process.stdin.close()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                pass
         self._kill()
         self._process.wait()
         self._errors.close()
@@ -154,7 +153,5 @@ class Worker:
         raise WorkerError(f"{silent}{last}"[:300])
 
     def _kill(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass

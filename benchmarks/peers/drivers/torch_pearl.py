@@ -55,7 +55,8 @@ class Step:
         self.actor = mlp(obs + LATENT, width, 2 * action)
         self.critics = nn.ModuleList(mlp(obs + action + LATENT, width, 1) for _ in range(2))
         self.targets = copy.deepcopy(self.critics)
-        adam = lambda *parts: torch.optim.Adam(itertools.chain(*(p.parameters() for p in parts)), RATE, fused=True)
+        def adam(*parts):
+            return torch.optim.Adam(itertools.chain(*(p.parameters() for p in parts)), RATE, fused=True)
         self.optimise_critics, self.optimise_actor = adam(self.critics, self.encoder), adam(self.actor)
         self.rows = torch.randn(sizes["num_train_tasks"], sizes["replay_capacity"], 2 * obs + action + 2)
 

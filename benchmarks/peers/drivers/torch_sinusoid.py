@@ -8,6 +8,8 @@ from benchmarks.peers.protocol import Session, arguments
 
 session = Session("torch")
 
+import itertools
+
 import torch  # noqa: E402
 from torch.func import grad, grad_and_value, vmap  # noqa: E402
 
@@ -37,12 +39,13 @@ def main(
         phase = torch.rand(num_tasks, 1, 1) * math.pi
         x = torch.rand(num_tasks, 2 * shots, 1) * 10 - 5
         y = amplitude * torch.sin(x - phase)
-        loss = lambda params: vmap(task_loss, (None, 0, 0))(params, x, y).mean()
+        def loss(params):
+            return vmap(task_loss, (None, 0, 0))(params, x, y).mean()
         return grad_and_value(loss)(params)[0]
 
     sizes = (1, width, width, 1)
     params: Params = {}
-    for layer, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (before, after) in enumerate(itertools.pairwise(sizes)):
         params[f"w{layer}"] = torch.randn(before, after) / before**0.5
         params[f"b{layer}"] = torch.zeros(after)
     optimiser = torch.optim.Adam(params.values(), lr=outer_lr, fused=True)
