@@ -120,12 +120,26 @@ def measure_row(row: Row, config: PeersBenchmark) -> dict[str, Any]:
                 workers[name] = start(peer.driver, interpreter(peer, config), sizes | peer.options | folder)
             except WorkerError as error:
                 skipped[name] = f"it fails: {error}"
-        done = alternate({name: functools.partial(worker.go, seconds) for name, worker in workers.items()}, turns)
+        turn = functools.partial(take_turn, workers, skipped, seconds)
+        done = alternate({name: functools.partial(turn, name) for name in workers}, turns)
+        done = {name: taken for name, taken in done.items() if name not in skipped}
         found = {name: {"versions": one.versions, "start_s": one.start_s} for name, one in workers.items()}
     finally:
         for worker in workers.values():
             worker.close()
     return {"work": row.work, "unit": row.unit, "sizes": sizes} | compared(row, done, found) | {"skipped": skipped}
+
+
+def take_turn(workers: dict[str, Worker], skipped: dict[str, str], seconds: float, name: str) -> Turn | None:
+    """Gives a worker a turn; a peer that fails is left out from then on."""
+    if name in skipped:
+        return None
+    try:
+        return workers[name].go(seconds)
+    except WorkerError as error:
+        if name == OURS:
+            raise
+        skipped[name] = f"it fails: {error}"
 
 
 def compared(row: Row, done: dict[str, list[Turn]], found: dict[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Worker:
           WorkerError: if it ends or does not answer.
         """
         self._patience = patience
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -120,10 +120,8 @@ class Worker:
     def go(self, seconds: float) -> Turn:
         """Gives the worker a turn; raises a WorkerError as on starting it."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # `_answer` says why it has ended
             print(f"go {seconds}", file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # `_answer` says why it has ended
         return Turn(**self._answer())
 
     def close(self) -> None:

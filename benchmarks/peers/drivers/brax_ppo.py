@@ -11,11 +11,11 @@ given = arguments()
 if given.pop("devices", False):
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={len(os.sched_getaffinity(0))}"
 
-import functools  # noqa: E402
+import functools
 
-from brax import envs  # noqa: E402
-from brax.training.agents.ppo import networks, train  # noqa: E402
-from flax import linen  # noqa: E402
+from brax import envs
+from brax.training.agents.ppo import networks, train
+from flax import linen
 
 FOREVER = 1_000_000
 """Updates; the benchmark ends the process long before."""

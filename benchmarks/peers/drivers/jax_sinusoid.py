@@ -6,9 +6,9 @@ from benchmarks.peers.protocol import Session, arguments
 
 session = Session("jax", "optax")
 
-import jax  # noqa: E402
+import jax
 
-from benchmarks.few_shot import plain  # noqa: E402
+from benchmarks.few_shot import plain
 
 
 def main(num_tasks: int, updates_per_call: int, **_: float) -> None:

@@ -21,20 +21,21 @@ except ImportError:  # learn2learn imports its data sets of images, which are no
     for module in ("", ".transforms", ".datasets", ".datasets.folder", ".datasets.omniglot"):
         sys.modules["torchvision" + module] = MagicMock()
 
-import cherry  # noqa: E402
-import gym  # noqa: E402
-import learn2learn as l2l  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from cherry.algorithms.trpo import TRPO  # noqa: E402
-from cherry.models.robotics import LinearValue  # noqa: E402
-from learn2learn.algorithms.maml import maml_update  # noqa: E402
-from learn2learn.gym.envs.particles import Particles2DEnv  # noqa: E402
-from torch import Tensor, autograd, nn  # noqa: E402
-from torch.distributions import Independent, Normal, kl_divergence  # noqa: E402
-from torch.nn.utils import parameters_to_vector, vector_to_parameters  # noqa: E402
+import cherry
+import gym
+import learn2learn as l2l
+import numpy as np
+import torch
+from cherry.algorithms.trpo import TRPO
+from cherry.models.robotics import LinearValue
+from learn2learn.algorithms.maml import maml_update
+from learn2learn.gym.envs.particles import Particles2DEnv
+from torch import Tensor, autograd, nn
+from torch.distributions import Independent, Normal, kl_divergence
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 PROCESSES, INNER_LR, DISCOUNT, MAX_KL, BACKTRACK, MAX_TRIES, CONTROL_COST = 10, 0.1, 0.99, 0.01, 0.8, 15, 0.05
+RANDOM = np.random.default_rng(0)
 torch.distributions.Distribution.set_default_validate_args(False)
 
 
@@ -53,7 +54,7 @@ class GoalVelocity(l2l.gym.MetaEnv):
             setattr(self, name, gym.spaces.Box(space.low, space.high, dtype=np.float32))
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
-        return [{"velocity": velocity} for velocity in np.random.uniform(0.0, 2.0, num_tasks)]
+        return [{"velocity": velocity} for velocity in RANDOM.uniform(0.0, 2.0, num_tasks)]
 
     def reset(self) -> np.ndarray:
         return self._body.reset()[0].astype(np.float32)

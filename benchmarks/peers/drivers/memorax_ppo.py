@@ -20,13 +20,13 @@ for module in (
 ):  # its loggers, which are not used here
     sys.modules.setdefault(module, MagicMock())
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import optax  # noqa: E402
-from flax import linen  # noqa: E402
-from gymnax.environments import spaces  # noqa: E402
-from memorax.algorithms import PPO, PPOConfig  # noqa: E402
-from memorax.networks import RNN, FeatureExtractor, Network, heads  # noqa: E402
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen
+from gymnax.environments import spaces
+from memorax.algorithms import PPO, PPOConfig
+from memorax.networks import RNN, FeatureExtractor, Network, heads
 
 ARMS = 5
 

@@ -9,12 +9,12 @@ from benchmarks.peers.protocol import Session, arguments
 
 session = Session("jax")
 
-import jax  # noqa: E402
+import jax
 
-import jaxmeta as jm  # noqa: E402
-from benchmarks import few_shot, off_policy, xland  # noqa: E402
-from jaxmeta import devices, outer  # noqa: E402
-from jaxmeta.core import train  # noqa: E402
+import jaxmeta as jm
+from benchmarks import few_shot, off_policy, xland
+from jaxmeta import devices, outer
+from jaxmeta.core import train
 
 Work = Callable[[], float]
 

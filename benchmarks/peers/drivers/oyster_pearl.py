@@ -9,7 +9,7 @@ from benchmarks.peers.protocol import Session, arguments
 
 session = Session("torch", "gym")
 
-import numpy as np  # noqa: E402
+import numpy as np
 
 LATENT = 5
 
@@ -38,8 +38,7 @@ def main(
 ) -> None:
     sys.path.insert(0, checkout)
     np.bool, _int, _float = bool, int, float  # of the NumPy of its time
-    clock = types.ModuleType("gtimer")  # its clock, which takes part in its own training loop only
-    sys.modules.setdefault("gtimer", clock)
+    sys.modules.setdefault("gtimer", types.ModuleType("gtimer"))  # a clock for its own training loop only
     from rlkit.torch.networks import FlattenMlp, MlpEncoder
     from rlkit.torch.sac.agent import PEARLAgent
     from rlkit.torch.sac.policies import TanhGaussianPolicy
@@ -47,8 +46,10 @@ def main(
 
     options = {"recurrent": False, "use_information_bottleneck": True, "sparse_rewards": False}
     options |= {"use_next_obs_in_context": False}
+
     def critic(size):
         return FlattenMlp(hidden_sizes=[hidden] * 3, input_size=size, output_size=1)
+
     encoder = MlpEncoder(hidden_sizes=[200, 200, 200], input_size=observation + action + 1, output_size=2 * LATENT)
     policy = TanhGaussianPolicy(
         hidden_sizes=[hidden] * 3, obs_dim=observation + LATENT, latent_dim=LATENT, action_dim=action
@@ -78,7 +79,7 @@ def main(
 
     def work() -> float:
         for _ in range(gradient_steps):
-            algorithm._do_training(np.random.choice(num_train_tasks, meta_batch))
+            algorithm._do_training(random.choice(num_train_tasks, meta_batch))
         return gradient_steps
 
     session.serve(work)

@@ -12,7 +12,7 @@ from benchmarks.peers.protocol import Session, arguments
 
 session = Session("jax", "brax", "gymnax")
 
-import jax  # noqa: E402
+import jax
 
 UPDATES_PER_CALL = 2
 

@@ -9,8 +9,8 @@ from benchmarks.peers.protocol import Session, arguments
 
 session = Session("torch", "gym")
 
-import gym  # noqa: E402
-import torch  # noqa: E402
+import gym
+import torch
 
 torch.lstsq = lambda right, matrix: torch.linalg.lstsq(matrix, right)[:2]  # as it was called in PyTorch of its time
 

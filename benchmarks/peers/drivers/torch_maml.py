@@ -15,9 +15,9 @@ session = Session("torch")
 
 import itertools
 
-import torch  # noqa: E402
-from torch import Tensor, autograd  # noqa: E402
-from torch.func import functional_call, grad, grad_and_value, vmap  # noqa: E402
+import torch
+from torch import Tensor, autograd
+from torch.func import functional_call, grad, grad_and_value, vmap
 
 INNER_LR, DISCOUNT, RIDGE = 0.1, 0.99, 1e-5
 MAX_KL, DAMPING, CG_STEPS, BACKTRACK, MAX_TRIES, CURVATURE_SHARE = 0.01, 1e-5, 10, 0.8, 15, 4
@@ -116,6 +116,7 @@ class Trainer:
     def meta_loss(self, params: Params, before: Rollout, after: Rollout) -> Tensor:
         def one(before, after):
             return self.surrogate(self.adapt(params, before), after) * after.valid.mean()
+
         return vmap(one)(before, after).mean()
 
     def adapted(self, params: Params, before: Rollout, after: Rollout) -> tuple[Tensor, Tensor]:

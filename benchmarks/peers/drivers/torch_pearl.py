@@ -14,9 +14,9 @@ from benchmarks.peers.protocol import Session, arguments
 
 session = Session("torch")
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 LATENT, ENCODER, DISCOUNT, TARGET_RATE, KL_WEIGHT, RATE = 5, 200, 0.99, 0.005, 0.1, 3e-4
 
@@ -55,8 +55,10 @@ class Step:
         self.actor = mlp(obs + LATENT, width, 2 * action)
         self.critics = nn.ModuleList(mlp(obs + action + LATENT, width, 1) for _ in range(2))
         self.targets = copy.deepcopy(self.critics)
+
         def adam(*parts):
             return torch.optim.Adam(itertools.chain(*(p.parameters() for p in parts)), RATE, fused=True)
+
         self.optimise_critics, self.optimise_actor = adam(self.critics, self.encoder), adam(self.actor)
         self.rows = torch.randn(sizes["num_train_tasks"], sizes["replay_capacity"], 2 * obs + action + 2)
 

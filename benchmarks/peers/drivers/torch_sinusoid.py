@@ -10,8 +10,8 @@ session = Session("torch")
 
 import itertools
 
-import torch  # noqa: E402
-from torch.func import grad, grad_and_value, vmap  # noqa: E402
+import torch
+from torch.func import grad, grad_and_value, vmap
 
 Params = dict[str, torch.Tensor]
 
@@ -39,8 +39,10 @@ def main(
         phase = torch.rand(num_tasks, 1, 1) * math.pi
         x = torch.rand(num_tasks, 2 * shots, 1) * 10 - 5
         y = amplitude * torch.sin(x - phase)
+
         def loss(params):
             return vmap(task_loss, (None, 0, 0))(params, x, y).mean()
+
         return grad_and_value(loss)(params)[0]
 
     sizes = (1, width, width, 1)

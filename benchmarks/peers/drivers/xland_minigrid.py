@@ -9,7 +9,7 @@ from benchmarks.peers.protocol import Session, arguments
 
 session = Session("jax", "xminigrid")
 
-from benchmarks import xland  # noqa: E402
+from benchmarks import xland
 
 
 def main(checkout: str, **sizes: Any) -> None:
