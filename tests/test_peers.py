@@ -15,6 +15,7 @@ from benchmarks.peers import __main__ as peers
 from benchmarks.peers.protocol import Turn, Worker, WorkerError
 from benchmarks.peers.ratios import speed_ratio, spread
 from benchmarks.peers.rows import ROWS, Peer
+from benchmarks.peers.table import table
 
 ROOT = Path(__file__).parents[1]
 WORKER = """
@@ -134,6 +135,22 @@ def test_a_row_is_written_with_its_ratios_and_what_was_left_out(tmp_path, capsys
         assert ratio["met"] == (ratio["median"] >= ratio["asked"])
     text = peers.lines("sinusoid-25", row)
     assert len(text) == 4 and text[-1] == "  skipped torch.func, compiled: it fails: no compiler"
+
+
+def test_the_table_has_a_line_per_peer():
+    spread_of = lambda ratio: dict.fromkeys(("lower_quartile", "median", "upper_quartile"), ratio)  # noqa: E731
+    row = {
+        "work": "work",
+        "unit": "steps",
+        "speeds": {"jaxmeta": {"per_s": {"median": 1234.5}}},
+        "ratios": {"one": spread_of(2.0) | {"asked": 1.5}, "other": spread_of(0.5) | {"asked": None}},
+        "skipped": {"third": "it fails"},
+    }
+    assert table({"row": row}).split("\n")[2:] == [
+        "| work | 1,234 steps | one | 2.00 (2.00 to 2.00) | 1.5 |",
+        "|  |  | other | 0.50 (0.50 to 0.50) |  |",
+        "|  |  | third | not measured | |",
+    ]
 
 
 def test_every_driver_exists_and_every_environment_is_installed_by_the_script():

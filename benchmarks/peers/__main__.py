@@ -40,9 +40,9 @@ class PeersBenchmark:
 
     rows: str = ""
     """Rows, separated by commas; by default all."""
-    turns: int = 7
-    """Timed turns of every library; one more warms up."""
-    seconds: float = 2.0
+    turns: int = 5
+    """Timed turns of every library, in some rows at most 3; one more warms up."""
+    seconds: float = 1.0
     """Shortest turn; it ends with the update that is under way."""
     checkout: tuple[str, ...] = ()
     """NAME=PATH of repositories whose packages are on no registry: pytorch-maml-rl, varibad, oyster, purejaxrl and
@@ -106,7 +106,7 @@ def start(driver: str, python: Path, given: dict[str, Any]) -> Worker:
 def measure_row(row: Row, config: PeersBenchmark) -> dict[str, Any]:
     """Starts all workers of a row, gives them turns, and compares their speeds."""
     sizes = row.sizes | (row.quick if config.quick else {})
-    turns, seconds = (2, 0.05) if config.quick else (config.turns, config.seconds)
+    turns, seconds = (2, 0.05) if config.quick else (min(config.turns, row.most_turns or config.turns), config.seconds)
     skipped: dict[str, str] = {}
     workers: dict[str, Worker] = {}
     try:

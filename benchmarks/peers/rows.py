@@ -38,6 +38,8 @@ class Row:
     quick: dict[str, Any]
     """The sizes that `--quick` changes."""
     peers: dict[str, Peer]
+    most_turns: int | None = None
+    """Turns of a row whose peers take long for one update; None takes all."""
 
 
 def _sinusoid(num_tasks: int, updates_per_call: int, over_plain: float) -> Row:
@@ -66,6 +68,7 @@ def _maml_trpo(tasks: str, where: str, asked: float, peers: dict[str, Peer]) -> 
         {"num_tasks": 20, "streams": 20, "horizon": 100, "hidden": [64, 64]},
         {"num_tasks": 2, "streams": 2, "horizon": 5},
         peers,
+        most_turns=3,
     )
 
 
@@ -94,12 +97,13 @@ ROWS = {
         },
     ),
     "rl2-xland": Row(
-        "RL² on XLand-MiniGrid, benchmark small, 128 trials x 4 episodes x 243 steps, GRU 64",
+        "RL² on XLand-MiniGrid, benchmark small, 128 trials x 2 episodes x 243 steps, GRU 64",
         "environment steps",
         "rl2-xland",
-        {"num_tasks": 128, "episodes": 4, "segment": 27, "hidden": 64, "minibatches": 8},
+        {"num_tasks": 128, "episodes": 2, "segment": 27, "hidden": 64, "minibatches": 8},
         {"num_tasks": 8, "episodes": 1, "segment": 9, "hidden": 8, "minibatches": 2},
         {"xland-minigrid": Peer("xland_minigrid", None, 2.0, checkout="xland-minigrid")},
+        most_turns=3,
     ),
     "varibad-gridnavi": Row(
         "VariBAD on GridNavi, 16 trials x 4 episodes x 15 steps, with 3 steps of its VAE on 24 trials",

@@ -14,8 +14,6 @@ session = Session("jax", "brax", "gymnax")
 
 import jax
 
-UPDATES_PER_CALL = 2
-
 
 def main(checkout: str, num_envs: int, unroll: int, minibatches: int, epochs: int, hidden: list[int]) -> None:
     assert hidden == [64, 64], "the script's networks have two layers of 64"
@@ -23,7 +21,7 @@ def main(checkout: str, num_envs: int, unroll: int, minibatches: int, epochs: in
     sys.path.insert(0, str(Path(checkout) / "purejaxrl"))
     script = importlib.import_module("ppo_continuous_action")
     script.BraxGymnaxWrapper = functools.partial(script.BraxGymnaxWrapper, backend="spring")
-    steps = UPDATES_PER_CALL * num_envs * unroll
+    steps = num_envs * unroll
     config = {
         "LR": 3e-4,
         "NUM_ENVS": num_envs,
