@@ -8,7 +8,7 @@ over the data and as many minibatches. They differ as the algorithms do: the bas
 convolutions, has separate heads, updates after every `segment` steps and starts a new episode at once; jaxmeta
 differentiates through whole trials. Steps after the end of an episode are not counted. Both programs are compiled first
 and then timed in turns. Of the suite, the folder `training` is imported; wandb and pyrallis, which it uses, need not be
-installed. On Python 3.11 its `training/utils.py` must have numbers instead of arrays as the defaults of `RolloutStats`.
+installed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import tyro
@@ -144,6 +145,9 @@ def _import_training(folder: Path) -> Any:
             stand_in.wrap = lambda: lambda function: function
             sys.modules[name] = stand_in
     sys.path.insert(0, str(folder))
+    # arrays as defaults of a dataclass, which Python refuses since 3.11, become numbers
+    with mock.patch.object(jax.numpy, "asarray", lambda value: value):
+        importlib.import_module("utils")
     return importlib.import_module("train_meta_task")
 
 

@@ -39,8 +39,9 @@ learn2learn() {
 
 # the last JAX that has what this release of Brax calls
 brax() {
-  pip install -q jax==0.9.2 brax==0.14.2 mujoco==3.7.0 mujoco-mjx==3.7.0 distrax==0.1.7
-  pip install -q --no-deps gymnax==1.0.1
+  pip install -q jax==0.9.2 brax==0.14.2 mujoco==3.7.0 mujoco-mjx==3.7.0 distrax==0.1.7 matplotlib==3.11.2 \
+    seaborn==0.13.2 pyyaml==6.0.3
+  pip install -q --no-deps gymnax==1.0.1 gymnasium==1.3.0 cloudpickle==3.1.2 farama-notifications==0.0.6
 }
 
 memorax() {

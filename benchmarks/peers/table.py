@@ -1,6 +1,6 @@
 """Prints the record of `python -m benchmarks.peers` as the table of docs/speed.md.
 
-    python -m benchmarks.peers.table benchmarks/results/peers.json
+python -m benchmarks.peers.table benchmarks/results/peers.json
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The RL² baseline of XLand-MiniGrid, from a checkout: its script of meta-training."""
+"""The RL² baseline of XLand-MiniGrid, from a checkout: its script of meta-training, on all cores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from benchmarks.peers.protocol import Session, arguments
 session = Session("jax", "xminigrid")
 
 from benchmarks import xland
+from jaxmeta import devices
 
 
 def main(checkout: str, **sizes: Any) -> None:
+    devices.use_cpu_cores()
     config = xland.XLandBenchmark(suite=Path(checkout), **sizes)
     run, steps = xland.suite_training(xland.rulesets(config), config)
 
