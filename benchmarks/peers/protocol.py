@@ -3,9 +3,9 @@
 A worker is a process that prepares one program and keeps it. It announces itself with one line of JSON on its standard
 output, and answers every turn that it is given on its standard input with another. It exits at the end of its input.
 
-    < {"ready": {"torch": "2.13.0"}, "start_s": 4.2}
-    > go 2.0
-    < {"seconds": 2.03, "units": 24000}
+    worker:    {"ready": {"torch": "2.13.0"}, "start_s": 4.2}
+    benchmark: go 2.0
+    worker:    {"seconds": 2.03, "units": 24000}
 
 A turn of s seconds ends with the first piece of work that is finished after s seconds. What a peer prints itself goes
 to the standard error, of which the last line is reported if the worker fails. Workers run with the interpreters of the
@@ -44,7 +44,7 @@ class Session:
     """The worker's side. Make it before anything prints, for it redirects the standard output."""
 
     def __init__(self, *packages: str):
-        """Args: packages, whose versions are announced."""
+        """Takes the packages whose versions are announced."""
         self._packages, self._made = packages, time.perf_counter()
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
