@@ -59,10 +59,10 @@ def measure(config: FewShotBenchmark) -> dict[str, Any]:
 
 def _measure_batch(batch: int, config: FewShotBenchmark) -> dict[str, Any]:
     updates = -(-config.tasks_per_turn // batch)
-    meta = jm.maml(jm.tasks.sinusoid(), jm.FewShotMAMLConfig(inner_lr=INNER_LR, hidden=(WIDTH, WIDTH), num_tasks=batch))
+    meta = second_order(batch)
     programs = {
-        "ours": _stateful(train.make_chunk(meta, updates), train.init_state(meta, jax.random.key(0))),
-        "plain": _stateful(*_plain(batch, updates)),
+        "ours": stateful(train.make_chunk(meta, updates), train.init_state(meta, jax.random.key(0))),
+        "plain": stateful(*plain(batch, updates)),
     }
     row: dict[str, Any] = {
         "num_tasks": batch,
@@ -83,7 +83,13 @@ def _measure_batch(batch: int, config: FewShotBenchmark) -> dict[str, Any]:
     return row
 
 
-def _plain(batch: int, updates: int) -> tuple[Callable[[Any], tuple[Any, Any]], Any]:
+def second_order(batch: int) -> jm.MetaLearner:
+    """Returns MAML as jaxmeta builds it."""
+    family = jm.tasks.sinusoid(jm.tasks.SinusoidConfig(shots=SHOTS, queries=SHOTS))
+    return jm.maml(family, jm.FewShotMAMLConfig(inner_lr=INNER_LR, hidden=(WIDTH, WIDTH), num_tasks=batch))
+
+
+def plain(batch: int, updates: int) -> tuple[Callable[[Any], tuple[Any, Any]], Any]:
     """Returns a minimal implementation of MAML: a program of many updates, and its initial state."""
     tx = optax.adam(OUTER_LR)
 
@@ -125,7 +131,7 @@ def _plain(batch: int, updates: int) -> tuple[Callable[[Any], tuple[Any, Any]], 
     return jax.jit(lambda state: jax.lax.scan(update, state, None, updates)), state
 
 
-def _stateful(program: Callable[[Any], tuple[Any, Any]], state: Any) -> Callable[[], None]:
+def stateful(program: Callable[[Any], tuple[Any, Any]], state: Any) -> Callable[[], None]:
     """Wraps a program so that every call continues from the last state."""
     holder = [state]
 

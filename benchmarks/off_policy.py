@@ -108,8 +108,8 @@ def _bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Calla
     return run
 
 
-def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
-    """Compiles PEARL, fills its replay buffers, and times updates; returns the record that is printed."""
+def filled(config: OffPolicyBenchmark) -> tuple[jm.MetaLearner, Callable[[], jm.TrainState]]:
+    """Compiles PEARL and fills its replay buffers; returns it, and a function that does one update."""
     env = StandIn(config.observation, config.action)
     family = TaskFamily(env, jax.random.normal, jax.random.normal, lambda task: task[None])
     meta = jm.pearl(
@@ -133,21 +133,28 @@ def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
         state, _ = compiled(state)
     holder = [state]
 
-    def update() -> None:
+    def update() -> jm.TrainState:
         holder[0], metrics = compiled(holder[0])
         jax.block_until_ready((holder[0].params, metrics))
+        return holder[0]
 
+    return meta, update
+
+
+def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
+    """Times updates; returns the record that is printed."""
+    meta, update = filled(config)
     mesh = jm.Execution().mesh(meta.info.spread)
     turns = take_turns({"update": update, "products": _bare_products(config, mesh)}, config.repeats)
     seconds, bare = (statistics.median(turns[name]) for name in ("update", "products"))
     flop = 2 * config.meta_batch * config.batch_size * config.hidden**2 * (LAYERS - 1) * PASSES * config.gradient_steps
-    layout = replay.transition_rows(env.spec)
+    layout = replay.transition_rows(StandIn(config.observation, config.action).spec)
     return {
         "gradient_steps_per_s": config.gradient_steps / seconds,
         "most_gradient_steps_per_s": config.gradient_steps / bare,
         "products_flop_per_s": flop / bare,
         "bytes_per_transition": replay.bytes_per_transition(layout),
-        "replay_bytes": devices.tree_bytes(holder[0].source["transitions"]),
+        "replay_bytes": devices.tree_bytes(update().source["transitions"]),
         "update_s": seconds,
         "repeats_s": turns,
         "peak_memory_bytes": peak_memory(),

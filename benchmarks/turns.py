@@ -5,22 +5,36 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeVar
 
 import jax
+
+T = TypeVar("T")
+
+
+def alternate(programs: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+    """Calls programs in turns; returns what each returned, without the first turn, which warms up."""
+    results: dict[str, list[T]] = {name: [] for name in programs}
+    for turn in range(repeats + 1):
+        for name, program in programs.items():
+            result = program()
+            if turn:
+                results[name].append(result)
+    return results
 
 
 def take_turns(
     programs: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
     """Times programs that block until they are done; returns the seconds of every turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(repeats + 1):
-        for name, program in programs.items():
-            begun = clock()
-            program()
-            if turn:  # the first turn warms up
-                seconds[name].append(clock() - begun)
-    return seconds
+
+    def timed(program: Callable[[], object]) -> float:
+        begun = clock()
+        program()
+        return clock() - begun
+
+    return alternate({name: partial(timed, program) for name, program in programs.items()}, repeats)
 
 
 def peak_memory() -> int:

@@ -8,7 +8,7 @@ over the data and as many minibatches. They differ as the algorithms do: the bas
 convolutions, has separate heads, updates after every `segment` steps and starts a new episode at once; jaxmeta
 differentiates through whole trials. Steps after the end of an episode are not counted. Both programs are compiled first
 and then timed in turns. Of the suite, the folder `training` is imported; wandb and pyrallis, which it uses, need not be
-installed. On Python 3.11 its `training/utils.py` must have numbers instead of arrays as the defaults of `RolloutStats`.
+installed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import tyro
@@ -65,9 +66,9 @@ class XLandBenchmark:
 
 def measure(config: XLandBenchmark) -> dict[str, Any]:
     """Compiles and times both programs; returns the record that is printed."""
-    family = xland(XLandConfig(benchmark=config.benchmark, num_episodes=config.episodes))  # pyright: ignore
+    family = rulesets(config)
     programs, compile_s, steps = {}, {}, {}
-    builders = {"jaxmeta": _ours} | ({"suite": _baseline} if config.suite else {})
+    builders = {"jaxmeta": our_training} | ({"suite": suite_training} if config.suite else {})
     for name, build in builders.items():
         begun = time.perf_counter()
         programs[name], steps[name] = build(family, config)
@@ -84,7 +85,12 @@ def measure(config: XLandBenchmark) -> dict[str, Any]:
     return record | {"tasks": "xland", "sizes": sizes | {"horizon": family.env.spec.horizon}} | provenance()
 
 
-def _ours(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], None], Callable[[], float]]:
+def rulesets(config: XLandBenchmark) -> jm.TaskFamily:
+    """Returns the family of the rulesets that both train on."""
+    return xland(XLandConfig(benchmark=config.benchmark, num_episodes=config.episodes))  # pyright: ignore
+
+
+def our_training(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], None], Callable[[], float]]:
     """Builds meta-updates of RL², and a function that returns the steps of one turn."""
     optimiser = outer.ActorCriticConfig(
         learning_rate=1e-3, epochs=1, minibatches=config.minibatches, value_weight=0.5, entropy_weight=0.01
@@ -102,7 +108,7 @@ def _ours(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], N
     return run, lambda: statistics.mean(counts)
 
 
-def _baseline(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], None], Callable[[], float]]:
+def suite_training(family: jm.TaskFamily, config: XLandBenchmark) -> tuple[Callable[[], None], Callable[[], float]]:
     """Builds the suite's training of the same length, and a function that returns its steps."""
     assert config.suite is not None
     suite = _import_training(config.suite / "training")
@@ -139,6 +145,9 @@ def _import_training(folder: Path) -> Any:
             stand_in.wrap = lambda: lambda function: function
             sys.modules[name] = stand_in
     sys.path.insert(0, str(folder))
+    # arrays as defaults of a dataclass, which Python refuses since 3.11, become numbers
+    with mock.patch.object(jax.numpy, "asarray", lambda value: value):
+        importlib.import_module("utils")
     return importlib.import_module("train_meta_task")
 
 

@@ -94,6 +94,39 @@ def test_tasks_of_weight_zero_do_not_change_aggregates(piece):
     np.testing.assert_allclose((found.gradient, found.loss, found.metrics["gradient"]), (9.0, 2.25, 2.25), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("gradients", "weight", "expected", "kept"),
+    [
+        ([1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 2.0, 0.0], 9.0 / 4.0, [1.0, 1.0, 2.0, 0.0]),
+        ([1.0, np.nan, 3.0, 4.0], [1.0, 1.0, 2.0, 0.0], 7.0 / 3.0, [1.0, 0.0, 2.0, 0.0]),
+        ([1.0, 2.0, 3.0, np.inf], [1.0, 1.0, 2.0, 0.0], 9.0 / 4.0, [1.0, 1.0, 2.0, 0.0]),
+        ([1.0, 2.0, 3.0, 1e20], [1.0, 1.0, 1.0, 1.0], 2.0, [1.0, 1.0, 1.0, 0.0]),
+        ([np.nan] * 4, [1.0, 1.0, 1.0, 1.0], np.nan, [0.0] * 4),
+        ([1.0, 2.0, 3.0, 4.0], [0.0] * 4, np.nan, [0.0] * 4),
+    ],
+    ids=["finite", "one", "one-without-weight", "too-large", "all", "no-weight"],
+)
+def test_tasks_that_are_not_finite_are_left_out(gradients, weight, expected, kept):
+    """Losses with given gradients; alone, and beside a batch of ones, as parallel seeds are."""
+
+    def aggregated(gradients, weight):
+        def loss(theta, gradient, key):
+            return gradient * theta, {"theta": theta}
+
+        batch = outer.Batch(gradients, jax.random.split(jax.random.key(0), 4), weight)
+        return outer.masked()(loss, jnp.float32(1.0), batch, None)
+
+    gradients, weight = jnp.array(gradients), jnp.array(weight)
+    alone = aggregated(gradients, weight)
+    beside = jax.vmap(aggregated)(jnp.stack([gradients, jnp.ones(4)]), jnp.stack([weight, jnp.ones(4)]))
+    one, ones = (jax.tree.map(lambda leaf, row=row: leaf[row], beside) for row in (0, 1))
+    missing = np.sum((np.array(kept) == 0) & (weight > 0))
+    for found, mean, left, count in ((alone, expected, kept, missing), (one, expected, kept, missing), (ones, 1, 1, 0)):
+        np.testing.assert_allclose((found.gradient, found.loss), mean, rtol=1e-6)
+        np.testing.assert_array_equal(found.weight, np.broadcast_to(left, 4))
+        assert found.metrics["nonfinite_tasks/gradient"] == count
+
+
 def test_a_source_can_provide_demonstrations():
     """Cloning: the dataset is an argument of the update, and no checkpoint holds it."""
     demonstrations = {"obs": jnp.linspace(-1, 1, 8).reshape(4, 2), "action": jnp.full((4, 2), 0.05)}

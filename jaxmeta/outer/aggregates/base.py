@@ -73,9 +73,12 @@ def masked(max_norm: float | None = None) -> Aggregate:
 
     The metric `masked_tasks` is the share of tasks left out, among those with positive weight;
     `nonfinite_tasks/gradient` is the number of tasks with a non-finite gradient.
+
+    Without `max_norm` all tasks are differentiated at once, and one by one only if the sum of their gradients is not
+    finite: the gradient of a weight matrix is then one product over all tasks instead of a batch of small ones.
     """
 
-    def aggregate(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
+    def one_by_one(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
         def of_one(one: Batch) -> Any:
             (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, one.data, one.keys)
             # the norm is finite only if the gradient is, so that one pass over it is enough
@@ -99,7 +102,20 @@ def masked(max_norm: float | None = None) -> Aggregate:
             metrics["masked_tasks"] = jnp.where(before > 0, 1.0 - share / before, 0.0)
         return Gradient(value, gradient, metrics, keep)
 
-    return aggregate
+    def at_once(loss: Loss, params: Params, batch: Batch, piece: int | None) -> Gradient:
+        found, weight = mean()(loss, params, batch, piece), devices.task_mean(jnp.mean(batch.weight))
+        found.metrics[guard.NONFINITE + "gradient"] = jnp.zeros(())
+        count = batch.weight.size * devices.num_devices()
+        sums = jax.tree.map(lambda leaf: leaf * count, (found.loss, found.gradient, found.metrics))
+        fine = guard.is_finite(sums) & (weight > 0)
+
+        def again(_: Any) -> tuple[Array, Gradient]:
+            return jnp.array(True), one_by_one(loss, params, batch, piece)
+
+        # a loop of at most one iteration, as `cond` would compute both branches for parallel seeds
+        return jax.lax.while_loop(lambda carry: ~carry[0], again, (fine, found))[1]
+
+    return at_once if max_norm is None else one_by_one
 
 
 def mean_of_kept(each: Any, keep: Array) -> Any:
