@@ -40,8 +40,8 @@ print(len(jax.devices()), "devices of kind", jax.devices()[0].device_kind)
 # %% [markdown]
 # ## Two programs
 #
-# The whole update is MAML with TRPO on 2D navigation: collect, adapt, collect again, and differentiate through the
-# adaptation. `jax.jit(meta.update)` compiles it for one device.
+# The whole update is ProMP on 2D navigation: collect, adapt, collect again, and differentiate through the adaptation.
+# `jax.jit(meta.update)` compiles it for one device.
 #
 # The bare physics is a scan of `env.step` with random actions: no policy, no learning. It is what any algorithm on
 # these tasks has to spend at least.
@@ -53,14 +53,14 @@ HORIZON = 10 if QUICK else 100
 @functools.cache
 def update(family, num_tasks: int, streams: int):
     """Compiles a meta-update; returns the program, the state to start from, and environment steps per call."""
-    meta = jm.maml(family, jm.MAMLConfig(num_tasks=num_tasks, streams=streams))
+    meta = jm.promp(family, jm.ProMPConfig(num_tasks=num_tasks, streams=streams))
     state = jax.jit(meta.init)(jax.random.key(0))
     steps = (meta.plan.rounds + 1) * num_tasks * streams * family.env.spec.horizon
     return jax.jit(meta.update).lower(state).compile(), state, steps
 
 
-def physics(family, num_tasks: int, streams: int, at_once: int | None = None):
-    """Compiles one round of random actions on all streams, of all tasks in parallel or of `at_once` tasks at a time."""
+def physics(family, num_tasks: int, streams: int):
+    """Compiles one round of random actions on all tasks and streams."""
     env = family.env
     example = env.spec.action.example()
 
@@ -77,9 +77,7 @@ def physics(family, num_tasks: int, streams: int, at_once: int | None = None):
 
     tasks = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), num_tasks))
     keys = jax.random.split(jax.random.key(2), (num_tasks, streams))
-    of_task = lambda task_and_keys: jax.vmap(one, (None, 0))(*task_and_keys)
-    everything = lambda *tasks_and_keys: jax.lax.map(of_task, tasks_and_keys, batch_size=at_once or num_tasks)
-    compiled = jax.jit(everything).lower(tasks, keys).compile()
+    compiled = jax.jit(jax.vmap(jax.vmap(one, (None, 0)))).lower(tasks, keys).compile()
     return compiled, (tasks, keys), num_tasks * streams * env.spec.horizon
 
 
@@ -167,35 +165,23 @@ figure.tight_layout()
 # small batches waste it: more tasks or streams cost almost nothing at first. The curve flattens when arithmetic
 # dominates, and memory grows in proportion to the experience that the backward pass has to keep.
 #
-# ## Where does the time go?
+# ## How much of it is physics?
 #
-# A point in the plane has nearly free physics, so an update of MAML on it is mostly learning. With a simulated body,
-# here Brax's arm, it is the other way round: the speed on a toy task says little about the speed on a robot. Bare
-# physics is measured in two ways, with all tasks in one `vmap` and one task at a time. Which is faster on a CPU depends
-# on whether the state of all bodies fits in its cache.
+# The share of bare physics in the time of an update, at every size. A point in the plane has nearly free physics, so
+# the update is mostly learning. With a simulated robot it is the other way round ([speed](../speed.md) has
+# half-cheetah), so the speed on a toy task says little about the speed on a robot.
 
 # %%
-families = {"navigation": navigation}
-if not QUICK:
-    families["reacher-goal"] = jm.tasks.reacher_goal()
-tasks, streams = (4, 2) if QUICK else (8, 20)
-programs = {}
-for name, family in families.items():
-    program, state, steps = update(family, tasks, streams)
-    programs[name, "whole update"] = program, (state,), steps
-    programs[name, "physics, one vmap"] = physics(family, tasks, streams)
-    programs[name, "physics, task by task"] = physics(family, tasks, streams, at_once=1)
-seconds = in_turns(programs, repeats=2 if QUICK else 3)
-per_step = {key: 1e6 * statistics.median(seconds[key]) / programs[key][2] for key in programs}
-
-figure, panels = plt.subplots(1, len(families), figsize=(11, 2.4), squeeze=False)
-for axes, name in zip(panels[0], families, strict=True):
-    bars = {kind: value for (of, kind), value in per_step.items() if of == name}
-    axes.barh(list(bars), list(bars.values()), color=["C0", "C2", "C2"])
-    axes.bar_label(axes.containers[0], fmt="%.2f", padding=3, fontsize=8)
-    axes.set(xlabel="µs per environment step", title=name)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
+rounds = 2  # an update steps through the tasks before and after the adaptation
+figure, axes = plt.subplots(figsize=(7, 2.8))
+names = [f"{tasks} x {streams}" for tasks, streams in sizes]
+shares = [
+    rounds * statistics.median(seconds["physics", size]) / statistics.median(seconds["update", size]) for size in sizes
+]
+axes.bar(names, shares, color="C2", label="bare physics")
+axes.bar(names, 1 - np.array(shares), bottom=shares, color="C0", label="all else")
+axes.set(xlabel="tasks x streams", ylabel="share of an update", ylim=(0, 1))
+axes.legend(fontsize=8, loc="upper right")
 figure.tight_layout()
 
 # %% [markdown]
@@ -206,7 +192,7 @@ figure.tight_layout()
 
 # %%
 num_tasks, streams = (4, 2) if QUICK else (64, 20)
-meta = jm.maml(navigation, jm.MAMLConfig(num_tasks=num_tasks, streams=streams))
+meta = jm.promp(navigation, jm.ProMPConfig(num_tasks=num_tasks, streams=streams))
 steps = 2 * num_tasks * streams * HORIZON
 chunk, times = 2 if QUICK else 5, []
 note = lambda update, state, metrics: times.append(time.perf_counter())
