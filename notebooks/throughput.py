@@ -161,14 +161,15 @@ for axes in (left, right):
 figure.tight_layout()
 
 # %% [markdown]
-# Bands are the range of the runs. Each step of the scan does a fixed amount of work, whatever the size of the batch, so
-# small batches waste it: more tasks or streams cost almost nothing at first. The curve flattens when arithmetic
-# dominates, and memory grows in proportion to the experience that the backward pass has to keep.
+# Bands are the range of the runs; other work on the same machine makes them wide. Bare physics gains from larger
+# batches, because every step of the scan has a fixed cost. Whole updates gain less: they are mostly learning, which
+# keeps the CPU busy from the start. An accelerator, which has more to fill, gains far more. Memory grows with the
+# experience that the backward pass has to keep.
 #
 # ## How much of it is physics?
 #
 # The share of bare physics in the time of an update, at every size. A point in the plane has nearly free physics, so
-# the update is mostly learning. With a simulated robot it is the other way round ([speed](../speed.md) has
+# an update is mostly learning. With a simulated robot it is the other way round ([speed](../speed.md) has
 # half-cheetah), so the speed on a toy task says little about the speed on a robot.
 
 # %%
