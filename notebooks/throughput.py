@@ -163,7 +163,7 @@ figure.tight_layout()
 # %% [markdown]
 # Bands are the range of the runs; other work on the same machine makes them wide. Bare physics gains from larger
 # batches, because every step of the scan has a fixed cost. Whole updates gain less: they are mostly learning, which
-# keeps the CPU busy from the start. An accelerator, which has more to fill, gains far more. Memory grows with the
+# keeps the CPU busy from the start; an accelerator has more to fill ([speed](../speed.md)). Memory grows with the
 # experience that the backward pass has to keep.
 #
 # ## How much of it is physics?
