@@ -2,8 +2,8 @@
 
     python docs/notebook_pages.py [NAME ...]
 
-Sources are `notebooks/NAME.py`; the results, `docs/notebooks/NAME.ipynb`, are committed. Without names, all are executed.
-It needs the extra `test`.
+Sources are `notebooks/NAME.py`; the results, `docs/notebooks/NAME.ipynb`, are committed. Without names, all are
+executed. It needs the extra `test`.
 """
 
 from __future__ import annotations

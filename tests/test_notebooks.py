@@ -29,6 +29,10 @@ def written(cell):
     return "".join(one.get("text") or one.get("data", {}).get("text/plain", "") for one in cell.outputs)
 
 
+def sources(notebook):
+    return [(cell.cell_type, cell.source) for cell in notebook.cells]
+
+
 def has_picture(cell):
     return any("image/png" in one.get("data", {}) for one in cell.outputs)
 
@@ -58,13 +62,14 @@ def test_the_documentation_shows_the_notebook_as_it_is(path):
     remedy = f"run `python docs/notebook_pages.py {path.stem}`"
     assert page.exists(), remedy
     shown = jupytext.read(page)
-    sources = lambda notebook: [(cell.cell_type, cell.source) for cell in notebook.cells]
     assert sources(shown) == sources(jupytext.read(path)), remedy
     check_outputs(shown)
     code = [cell for cell in shown.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), remedy
     # no errors, and neither warnings nor anything else that names the machine it ran on
-    assert not [one for cell in code for one in cell.outputs if one.output_type == "error" or one.get("name") == "stderr"]
+    assert not [
+        one for cell in code for one in cell.outputs if one.output_type == "error" or one.get("name") == "stderr"
+    ]
     assert not [cell.source for cell in code if re.search(LOCAL, written(cell))]
 
 

@@ -1,0 +1,205 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A new algorithm from parts
+#
+# A meta-update has five parts: a learner, a sampler of tasks, a source of experience, an aggregate of gradients and an
+# improvement of the params ([explanation](../explanation/meta-update.md)). Here we choose each of them and get an
+# algorithm that has no name:
+#
+# | part | choice |
+# |---|---|
+# | learner | MAML: one policy-gradient step on each task |
+# | source | fresh trials |
+# | aggregate | PCGrad: conflicting gradients of tasks are projected onto each other's normal plane |
+# | improvement | PPO, differentiated through the inner step |
+# | sampler | prioritised level replay: a curriculum |
+#
+# Then we compare it with the same algorithm without surgery, without curriculum, and without both.
+
+# %%
+import inspect
+import os
+
+import jaxmeta as jm
+
+# on a CPU every core becomes a device; this must come before JAX starts
+jm.use_cpu_cores()
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from jaxmeta import inner, nets, outer, rl
+
+# the test suite runs this file in a short form
+QUICK = bool(os.environ.get("JAXMETA_QUICK"))
+
+# %% [markdown]
+# ## Tasks of which few are hard
+#
+# A point must find a goal that it cannot see. Nine goals in ten are near, at 0.2 m, and one in ten is far, at 1 m. A
+# uniform sampler rarely visits the far ones. For testing, both are equally frequent.
+
+# %%
+FAR = 0.1
+navigation = jm.tasks.navigation(jm.tasks.NavigationConfig(horizon=5 if QUICK else 20))
+
+
+def goals(share):
+    """Builds a sampler of goals, of which this share is far."""
+
+    def sample(key):
+        of_angle, of_radius = jax.random.split(key)
+        angle = jax.random.uniform(of_angle, maxval=2 * jnp.pi)
+        radius = jnp.where(jax.random.bernoulli(of_radius, share), 1.0, 0.2)
+        return navigation.sample(key).replace(goal=radius * jnp.array([jnp.cos(angle), jnp.sin(angle)]))
+
+    return sample
+
+
+family = navigation._replace(sample=goals(FAR), sample_test=goals(0.5))
+
+
+def is_far(tasks):
+    return jnp.linalg.norm(tasks.goal, axis=-1) > 0.5
+
+
+# %% [markdown]
+# ## The algorithm
+
+# %%
+SEEDS, TASKS, UPDATES = (2, 4, 2) if QUICK else (4, 20, 150)
+
+
+def algorithm(surgery: bool, curriculum: bool):
+    network = nets.actor_critic(family.env.spec, hidden=(8,) if QUICK else (32, 32), init_log_std=-2.0)
+    advantage = rl.linear_baseline()
+    learner = inner.gradient(inner.policy(network), rl.ratio, inner.sgd(0.1), advantage)
+    plan = jm.Plan(rounds=1, streams=2 if QUICK else 10)
+    ppo = outer.PolicyGradientConfig(learning_rate=2e-3, epochs=3)
+    aggregate = outer.combined(outer.surgery.pcgrad) if surgery else outer.mean()
+    meta = outer.meta_update(
+        learner,
+        plan,
+        outer.uniform(family),
+        outer.fresh(learner, family, plan),
+        outer.policy_gradient(learner, advantage, ppo, aggregate=aggregate),
+        outer.Info(num_tasks=TASKS, plan=plan, spread=TASKS),
+    )
+    prioritised = outer.PrioritisedConfig(size=4 * TASKS)
+    return outer.with_sampler(meta, outer.prioritised_replay(family, meta, prioritised)) if curriculum else meta
+
+
+print(f"{len(inspect.getsource(algorithm).splitlines())} lines for four algorithms")
+
+# %% [markdown]
+# ## A part of our own
+#
+# We want to see what the curriculum chooses. A sampler is a tuple of four functions, of which one processes the scores
+# of an update. We wrap it and log which tasks were drawn. This works with any sampler.
+
+
+# %%
+def watched(sampler: outer.Sampler) -> outer.Sampler:
+    def update(state, draw, scores, finite):
+        state, metrics = sampler.update(state, draw, scores, finite)
+        return state, metrics | {"far": is_far(draw.tasks).mean()}
+
+    return sampler._replace(update=update)
+
+
+# %% [markdown]
+# ## Training
+#
+# Four algorithms, each with several seeds in parallel: `num_seeds` vmaps the whole meta-training.
+
+# %%
+variants = {
+    "plain": algorithm(surgery=False, curriculum=False),
+    "PCGrad": algorithm(surgery=True, curriculum=False),
+    "curriculum": algorithm(surgery=False, curriculum=True),
+    "PCGrad + curriculum": algorithm(surgery=True, curriculum=True),
+}
+if QUICK:
+    variants = {name: variants[name] for name in ("plain", "PCGrad + curriculum")}
+
+test = jax.vmap(family.sample_test)(jax.random.split(jax.random.key(1), 20 if QUICK else 200))
+far = np.asarray(is_far(test))
+states, logs, curves = {}, {}, {}
+for name, meta in variants.items():
+    meta = outer.with_sampler(meta, watched(outer.parts_of(meta).sampler))
+    log, curve = [], []
+
+    def look(update, state, metrics, meta=meta, log=log, curve=curve):
+        log.append(metrics)
+        each = [jax.tree.map(lambda leaf, seed=seed: leaf[seed], state.params) for seed in range(SEEDS)]
+        reports = [jm.evaluate(meta.learner, one, family, test, jax.random.key(2), meta.plan) for one in each]
+        # the return after adaptation, [seeds, tasks]
+        curve.append(np.stack([report.returns[:, -1, :, 0].mean(-1) for report in reports]))
+
+    start = jm.init_state(meta, jax.random.key(0), num_seeds=SEEDS)
+    states[name] = jm.train(meta, start, UPDATES, chunk=1 if QUICK else 10, num_seeds=SEEDS, callbacks=[look])
+    logs[name] = {key: np.concatenate([chunk[key] for chunk in log]) for key in log[0]}
+    curves[name] = np.stack(curve)  # [points, seeds, tasks]
+
+# %% [markdown]
+# ## What was learned
+
+# %%
+updates = np.linspace(0, UPDATES, len(curves["plain"]) + 1)[1:]
+figure, panels = plt.subplots(1, 2, figsize=(11, 3.8))
+for axes, kind, title in zip(panels, (~far, far), ("near goals", "far goals"), strict=True):
+    for index, (name, curve) in enumerate(curves.items()):
+        by_seed = curve[..., kind].mean(-1)
+        axes.plot(updates, by_seed.mean(1), color=f"C{index}", label=name)
+        axes.fill_between(updates, by_seed.min(1), by_seed.max(1), color=f"C{index}", alpha=0.15, linewidth=0)
+    axes.set(xlabel="meta-update", ylabel="return after one step", title=f"Held-out {title}")
+    axes.grid(color="0.92")
+panels[0].legend(fontsize=8)
+figure.tight_layout()
+
+# %% [markdown]
+# Lines are means and bands the range over seeds.
+#
+# ## What the curriculum chose, and how often gradients conflict
+#
+# On the left is the share of far goals among the tasks of an update. Half of the tasks of the curriculum are new, and
+# the others are replayed by the rank of their value loss. In the middle is its buffer at the end of training, coloured
+# by the score. On the right is the share of pairs of tasks whose gradients have a negative inner product.
+
+# %%
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8))
+smooth = lambda values: np.convolve(values.mean(1), np.ones(UPDATES // 10 or 1) / (UPDATES // 10 or 1), "valid")
+for index, (name, log) in enumerate(logs.items()):
+    left.plot(smooth(log["far"]), color=f"C{index}", label=name)
+    if "conflicts" in log:
+        right.plot(smooth(log["conflicts"]), color=f"C{index}", label=name)
+left.axhline(FAR, color="0.6", linestyle=":", label="in the family")
+left.set(xlabel="meta-update", title="Share of far goals")
+left.legend(fontsize=8)
+buffer = jax.tree.map(lambda leaf: leaf[0], states["PCGrad + curriculum"].sampler)
+known = np.asarray(buffer.full)
+points = middle.scatter(*buffer.tasks.goal[known].T, c=buffer.score[known], cmap="viridis", s=14)
+figure.colorbar(points, ax=middle, label="score: positive value loss")
+middle.set(xlabel="x (m)", ylabel="y (m)", title="Goals in the buffer", aspect="equal")
+right.set(xlabel="meta-update", title="Share of conflicting pairs")
+right.legend(fontsize=8)
+figure.tight_layout()
+
+# %%
+for name, curve in curves.items():
+    near_by_seed, far_by_seed = (curve[-1][:, kind].mean(1) for kind in (~far, far))
+    spread = f"(seeds {far_by_seed.min():.1f} to {far_by_seed.max():.1f})"
+    print(f"{name:>20}: near {near_by_seed.mean():6.2f}, far {far_by_seed.mean():6.2f} {spread}")

@@ -1,0 +1,218 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How fast is it here?
+#
+# How many environment steps per second do whole meta-updates process on this machine, how does that compare with bare
+# physics, and how do speed and memory grow with the number of tasks? The notebook measures, and shows on the way how to
+# measure JAX programs honestly. The figures on this page are of a shared CPU with two cores; [speed](../speed.md) has
+# recorded ones, also of GPUs.
+
+# %%
+import os
+import statistics
+import time
+
+import jaxmeta as jm
+
+# on a CPU every core becomes a device; this must come before JAX starts
+jm.use_cpu_cores()
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+
+# the test suite runs this file in a short form
+QUICK = bool(os.environ.get("JAXMETA_QUICK"))
+print(len(jax.devices()), "devices of kind", jax.devices()[0].device_kind)
+
+# %% [markdown]
+# ## Two programs
+#
+# The whole update is MAML with TRPO on 2D navigation: collect, adapt, collect again, and differentiate through the
+# adaptation. `jax.jit(meta.update)` compiles it for one device.
+#
+# The bare physics is a scan of `env.step` with random actions: no policy, no learning. It is what any algorithm on
+# these tasks has to spend at least.
+
+# %%
+HORIZON = 10 if QUICK else 100
+
+
+def update(family, num_tasks: int, streams: int):
+    """Compiles a meta-update; returns the program, the state to start from, and environment steps per call."""
+    meta = jm.maml(family, jm.MAMLConfig(num_tasks=num_tasks, streams=streams))
+    state = jm.init_state(meta, jax.random.key(0), execution=jm.Execution(devices=1))
+    steps = (meta.plan.rounds + 1) * num_tasks * streams * family.env.spec.horizon
+    return jax.jit(meta.update).lower(state).compile(), state, steps
+
+
+def physics(family, num_tasks: int, streams: int, at_once: int | None = None):
+    """Compiles one round of random actions on all streams, of all tasks in parallel or of `at_once` tasks at a time."""
+    env = family.env
+    example = env.spec.action.example()
+
+    def one(task, key):
+        state, _ = env.reset(key, task)
+
+        def step(state, key):
+            action = jax.random.uniform(key, example.shape, minval=-1.0, maxval=1.0)
+            state, outcome = env.step(key, state, action, task)
+            return state, outcome.reward
+
+        return jax.lax.scan(step, state, jax.random.split(key, env.spec.horizon))[1].sum()
+
+    tasks = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), num_tasks))
+    keys = jax.random.split(jax.random.key(2), (num_tasks, streams))
+    of_task = lambda task_and_keys: jax.vmap(one, (None, 0))(*task_and_keys)
+    everything = lambda *tasks_and_keys: jax.lax.map(of_task, tasks_and_keys, batch_size=at_once or num_tasks)
+    compiled = jax.jit(everything).lower(tasks, keys).compile()
+    return compiled, (tasks, keys), num_tasks * streams * env.spec.horizon
+
+
+navigation = jm.tasks.navigation(jm.tasks.NavigationConfig(horizon=HORIZON))
+
+# %% [markdown]
+# ## Three ways to be wrong
+#
+# 1. A jitted function compiles when it is first called. Compile ahead of time, as above, and report that time apart.
+# 2. JAX returns before the work is done. Without `jax.block_until_ready` one measures how long it takes to *ask*.
+# 3. The first run of a compiled program touches new memory, and other processes come and go. Repeat, leave out the
+#    first run, and report the median. To compare two programs, run them in turns, so that a slow minute affects both.
+
+# %%
+begun = time.perf_counter()
+program, state, steps = update(navigation, 4, 5 if QUICK else 20)
+print(f"compile:              {time.perf_counter() - begun:8.3f} s")
+for name in ("first run", "second run"):
+    begun = time.perf_counter()
+    jax.block_until_ready(program(state))
+    print(f"{name + ':':<21} {time.perf_counter() - begun:8.3f} s")
+begun = time.perf_counter()
+result = program(state)
+asked = time.perf_counter() - begun
+jax.block_until_ready(result)
+print(f"without waiting:      {asked:8.3f} s, and the result was there after {time.perf_counter() - begun:.3f} s")
+
+
+# %%
+def in_turns(programs: dict, repeats: int) -> dict:
+    """Times programs in turns; returns the seconds of every run but the first."""
+    seconds = {name: [] for name in programs}
+    for turn in range(repeats + 1):
+        for name, (program, arguments, _) in programs.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            if turn:
+                seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+# %% [markdown]
+# ## More tasks, more streams
+#
+# Every size is a program of its own. We compile all of them, run them in turns, and note the memory that the compiler
+# reserves for intermediate results of an update.
+
+# %%
+sizes = [(tasks, streams) for streams in (5, 20) for tasks in (1, 4, 16, 64)]
+sizes = [(1, 2), (4, 2)] if QUICK else sizes
+programs, memory = {}, {}
+for size in sizes:
+    program, state, steps = update(navigation, *size)
+    programs["update", size] = program, (state,), steps
+    programs["physics", size] = physics(navigation, *size)
+    memory[size] = program.memory_analysis().temp_size_in_bytes
+seconds = in_turns(programs, repeats=2 if QUICK else 5)
+speed = {name: [programs[name][2] / one for one in seconds[name]] for name in programs}
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+for index, streams in enumerate(sorted({streams for _, streams in sizes})):
+    counts = [tasks for tasks, found in sizes if found == streams]
+    for kind, style in (("physics", "--"), ("update", "-")):
+        each = [speed[kind, (tasks, streams)] for tasks in counts]
+        middle = [statistics.median(values) for values in each]
+        label = f"{'bare physics' if kind == 'physics' else 'whole update'}, {streams} streams"
+        left.loglog(counts, middle, style, color=f"C{index}", marker="o", label=label)
+        left.fill_between(
+            counts, *zip(*((min(some), max(some)) for some in each), strict=True), color=f"C{index}", alpha=0.15
+        )
+    right.loglog(
+        counts, [memory[tasks, streams] / 1e6 for tasks in counts], "o-", color=f"C{index}", label=f"{streams} streams"
+    )
+left.set(xlabel="tasks per update", ylabel="environment steps per second", title="Navigation, one device")
+right.set(xlabel="tasks per update", ylabel="MB", title="Intermediate results of an update")
+for axes in (left, right):
+    axes.grid(color="0.92", which="both")
+    axes.set_xticks(counts, counts)
+    axes.legend(fontsize=8)
+figure.tight_layout()
+
+# %% [markdown]
+# Bands are the range of the runs. Each step of the scan does a fixed amount of work, whatever the size of the batch, so
+# small batches waste it: more tasks or streams cost almost nothing at first. The curve flattens when arithmetic
+# dominates, and memory grows in proportion to the experience that the backward pass has to keep.
+#
+# ## Where does the time go?
+#
+# A point in the plane has nearly free physics, so an update of MAML on it is mostly learning. With a simulated body it
+# is the other way round. So the speed on a toy task says little about the speed on a robot.
+#
+# Physics also shows that one large `vmap` is not always fastest: on a CPU the state of all bodies together does not fit
+# in the cache. jaxmeta therefore steps a few tasks at a time where that is faster.
+
+# %%
+families = {"navigation": navigation}
+if not QUICK:
+    families["half-cheetah-vel"] = jm.tasks.half_cheetah_vel(jm.tasks.HalfCheetahVelConfig(horizon=20))
+tasks, streams = (4, 2) if QUICK else (16, 10)
+programs = {}
+for name, family in families.items():
+    program, state, steps = update(family, tasks, streams)
+    programs[name, "whole update"] = program, (state,), steps
+    programs[name, "physics, one vmap"] = physics(family, tasks, streams)
+    programs[name, "physics, task by task"] = physics(family, tasks, streams, at_once=1)
+seconds = in_turns(programs, repeats=2 if QUICK else 3)
+per_step = {key: 1e6 * statistics.median(seconds[key]) / programs[key][2] for key in programs}
+
+figure, panels = plt.subplots(1, len(families), figsize=(11, 2.4), squeeze=False)
+for axes, name in zip(panels[0], families, strict=True):
+    bars = {kind: value for (of, kind), value in per_step.items() if of == name}
+    axes.barh(list(bars), list(bars.values()), color=["C0", "C2", "C2"])
+    axes.bar_label(axes.containers[0], fmt="%.2f", padding=3, fontsize=8)
+    axes.set(xlabel="µs per environment step", title=name)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+figure.tight_layout()
+
+# %% [markdown]
+# ## All devices
+#
+# So far one device worked. `jm.train` shards the tasks over all of them, and makes several updates per call. Callbacks
+# run when the results of a chunk have arrived, so the time between two of them is honest.
+
+# %%
+num_tasks, streams = (4, 2) if QUICK else (16, 20)
+meta = jm.maml(navigation, jm.MAMLConfig(num_tasks=num_tasks, streams=streams))
+steps = 2 * num_tasks * streams * HORIZON
+chunk, times = 2 if QUICK else 5, []
+note = lambda update, state, metrics: times.append(time.perf_counter())
+jm.train(meta, jm.init_state(meta, jax.random.key(0)), 6 * chunk, chunk=chunk, callbacks=[note])
+together = chunk * steps / np.diff(times)
+print(f"jm.train on {len(jax.devices())} devices: {statistics.median(together):,.0f} environment steps per second")
+
+# %%
+size = sizes[-1] if QUICK else (num_tasks, streams)
+alone = statistics.median(speed["update", size])
+print(f"jax.jit(meta.update) on one device, tasks x streams {size}: {alone:,.0f} environment steps per second")
