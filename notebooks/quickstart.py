@@ -46,7 +46,7 @@ QUICK = bool(os.environ.get("JAXMETA_QUICK"))
 # %%
 family = jm.tasks.navigation(jm.tasks.NavigationConfig(horizon=10 if QUICK else 100))
 goals = jax.vmap(family.sample)(jax.random.split(jax.random.key(0), 5)).goal
-print(np.round(goals, 2))
+print(np.round(np.asarray(goals, float), 2))
 
 # %% [markdown]
 # ## An agent that adapts by one gradient step
@@ -76,7 +76,8 @@ print("rewards [rounds + 1, time, streams]:", trial.rounds.reward.shape)
 meta_loss = outer.meta_loss(learner, rl.ratio, advantage)
 trials = jax.tree.map(lambda leaf: leaf[None], trial)
 meta_gradient = jax.jit(jax.grad(meta_loss))(params, trials)
-print("largest entry:", max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(meta_gradient)))
+largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(meta_gradient))
+print(f"largest entry: {largest:.3f}")
 
 # %% [markdown]
 # ## Meta-training
@@ -129,6 +130,12 @@ right.set(xlabel="gradient steps on the task", ylabel="return", title=f"{num_tes
 right.set_xticks(range(len(curve)))
 figure.tight_layout()
 
+# %% [markdown]
+# The agent was meta-trained for one step, and the first step on a new goal does all of the work. Later steps overshoot,
+# because nothing trained the agent for them; `rounds=3` in the plan of training would.
+
 # %%
 gain = report.gain()
-print(f"return before {means[0]:.1f}, after {means[-1]:.1f}; gain {gain['mean']:.1f}, 95 % interval {gain['ci95']}")
+low, high = gain["ci95"]
+print(f"return before {means[0]:.1f}, after {means[-1]:.1f}")
+print(f"gain {gain['mean']:.1f}, 95 % interval {low:.1f} to {high:.1f}")
