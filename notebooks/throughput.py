@@ -52,7 +52,7 @@ HORIZON = 10 if QUICK else 100
 def update(family, num_tasks: int, streams: int):
     """Compiles a meta-update; returns the program, the state to start from, and environment steps per call."""
     meta = jm.maml(family, jm.MAMLConfig(num_tasks=num_tasks, streams=streams))
-    state = jm.init_state(meta, jax.random.key(0), execution=jm.Execution(devices=1))
+    state = jax.jit(meta.init)(jax.random.key(0))
     steps = (meta.plan.rounds + 1) * num_tasks * streams * family.env.spec.horizon
     return jax.jit(meta.update).lower(state).compile(), state, steps
 
