@@ -180,10 +180,10 @@ panels[0].legend(fontsize=8)
 figure.tight_layout()
 
 # %% [markdown]
-# Lines are means and bands the range over seeds. The score matters, and surgery does not: PLR by value loss learns what
-# uniform sampling learns, while PLR by distance makes the agent better on far goals and worse on near ones. One step
-# from ten episodes is too little to tell a near goal from a far one in the same direction, so there is a trade-off, and
-# the curriculum decides it. PCGrad cannot remove a trade-off.
+# Lines are means and bands the range over seeds. The score of the curriculum decides what is learned. PLR by value loss
+# learns what uniform sampling learns, while PLR by distance left makes the agent better on far goals and worse on near
+# ones: it seems that one step on ten episodes tells the direction of a goal, but not how far it is. Surgery changes
+# little, although almost half of the pairs of gradients conflict.
 #
 # ## What the curriculum chose, and how often gradients conflict
 #
@@ -201,7 +201,7 @@ for index, (name, log) in enumerate(logs.items()):
         right.plot(smooth(log["conflicts"]), color=f"C{index}", label=name)
 left.axhline(FAR, color="0.6", linestyle=":", label="in the family")
 left.set(xlabel="meta-update", title="Share of far goals")
-left.legend(fontsize=8)
+left.legend(fontsize=8, loc="upper left")
 buffer = jax.tree.map(lambda leaf: leaf[0], states["PCGrad, PLR by distance left"].sampler)
 known = np.asarray(buffer.full)
 points = middle.scatter(*buffer.tasks.goal[known].T, c=buffer.score[known], cmap="viridis", s=14)

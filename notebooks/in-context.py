@@ -148,6 +148,7 @@ left.legend(fontsize=8)
 right.set(xlabel="pull", ylabel="nats", title="KL from the exact posterior to DPT's policy")
 right.set_ylim(bottom=0)
 for axes in (left, right):
+    axes.set_xticks(range(0, PULLS + 1, 5))
     axes.grid(color="0.92")
 figure.tight_layout()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,28 @@ BEFORE, AFTER, OPTIMUM = "#E69F00", "#0072B2", "#009E73"
 LINES = (BEFORE, AFTER, OPTIMUM, "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 
 
+@functools.cache
+def _kind() -> Any:
+    """Returns the class of figures; not at import, because matplotlib takes long to import."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        """A figure that a notebook shows as the value of a cell, even if pyplot was never used in it."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    return Shown
+
+
 def figure(size: tuple[float, float]):
     """Makes an empty figure of a size in inches."""
     # not pyplot, which needs a display and keeps every figure in memory
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    made = Figure(figsize=size, layout="constrained")
+    made = _kind()(figsize=size, layout="constrained")
     FigureCanvasAgg(made)
     return made
 
