@@ -220,6 +220,7 @@ def probabilities(trial: Pulls, title: str) -> Any:
         axes.set_title(name, loc="left", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
     panels[-1].set_xlabel("pull of the trial; probabilities are those before it")
     figure.colorbar(image, ax=panels, label="probability")
     figure.suptitle(title, fontweight="bold", fontsize=10)
