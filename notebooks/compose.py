@@ -212,9 +212,9 @@ right.legend(fontsize=8)
 figure.tight_layout()
 
 # %% [markdown]
-# The value loss compares returns with a baseline that is fitted to the same round. It is small for goals that the agent
-# never comes near to, so PLR by value loss visits even fewer of them. Always look at what a curriculum chooses: its
-# score may not mean what one wants.
+# The value loss compares returns with a baseline that is fitted to the same round. It says how much they vary, and not
+# how far the agent is from the goal: PLR by value loss visits far goals about as often as uniform sampling. Always look
+# at what a curriculum chooses, since its score may not mean what one wants.
 
 # %%
 for name, curve in curves.items():
