@@ -237,8 +237,8 @@ for index, (name, estimate) in enumerate(estimates.items()):
     right.annotate(name, (bias, deviation), (7, 4), textcoords="offset points", fontsize=9)
 left.set(xlabel="trials in the mean", ylabel="relative error", title="Error of the mean of N trials")
 left.legend(fontsize=8)
-right.set(xlabel="bias", ylabel="standard deviation of one trial", title="What a line consists of")
-right.margins(x=0.25, y=0.15)
+right.set(xlabel="bias", ylabel="standard deviation of one trial", yscale="log", title="What a line consists of")
+right.margins(x=0.2, y=0.15)
 for axes in (left, right):
     axes.grid(color="0.92")
 figure.tight_layout()
