@@ -181,8 +181,7 @@ figure.tight_layout()
 
 # %% [markdown]
 # Where the two points are at (90, 290) and (310, 130), this is where the sub-policies go from everywhere, and whom a
-# new master follows before and after its nine rounds, if goal 0 pays and if goal 1 pays. It keeps choosing at random in
-# a tenth of its decisions, which is most of what it loses against a known goal.
+# new master follows before and after its nine rounds, if goal 0 pays and if goal 1 pays. Brown is undecided.
 
 # %%
 from jaxmeta.core.rollout import replay_fast
