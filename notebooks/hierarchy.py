@@ -55,9 +55,7 @@ config = jm.OptionCriticConfig(
     num_tasks=4,
     streams=4 if QUICK else 40,
     hidden=(),
-    ppo=jm.outer.ActorCriticConfig(
-        learning_rate=2e-2, epochs=5, minibatches=1, value_weight=0.5, entropy_weight=0.01
-    ),
+    ppo=jm.outer.ActorCriticConfig(learning_rate=2e-2, epochs=5, minibatches=1, value_weight=0.5, entropy_weight=0.01),
 )
 meta = jm.option_critic(family, config)
 seen = jm.tasks.with_task_id(family)  # the masters observe which goal it is
@@ -83,7 +81,9 @@ left.axhline(optimum, color="0.3", linestyle="--", label="goal known, exact")
 left.set(xlabel="update", ylabel="return", title="Mean over the four goals")
 left.legend(frameon=False)
 shares = [learned[f"use/option_{index}"] for index in range(4)]
-right.stackplot(np.arange(len(shares[0])), shares, labels=[f"option {index}" for index in range(4)], colors=options.COLORS)
+right.stackplot(
+    np.arange(len(shares[0])), shares, labels=[f"option {index}" for index in range(4)], colors=options.COLORS
+)
 right.set(xlabel="update", ylabel="share of steps", ylim=(0, 1), title="Who acts")
 right.legend(loc="lower right", fontsize=8)
 figure.tight_layout()
@@ -191,7 +191,9 @@ from jaxmeta.tasks.moving_bandits import MOVES as DIRECTIONS
 side = EXTENT / 14 * (np.arange(14) + 0.5)
 positions = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
 points = np.array([[90.0, 290.0], [310.0, 130.0]])
-obs = jnp.asarray(np.concatenate([positions, np.tile(points.reshape(-1), (len(positions), 1))], 1) / EXTENT, jnp.float32)
+obs = jnp.asarray(
+    np.concatenate([positions, np.tile(points.reshape(-1), (len(positions), 1))], 1) / EXTENT, jnp.float32
+)
 
 
 @jax.jit
@@ -199,7 +201,10 @@ def masters(task):
     """Runs a trial, and returns which sub-policy the master chooses where, before and after all rounds, [2, P, K]."""
     trial = jm.collect(meta.learner, state.params, family.env, task, jax.random.key(5), plan)
     fast = replay_fast(meta.learner, state.params, trial)
-    choose = lambda one: options.choice_probabilities(meta.learner, state.params, one, family.env.spec, obs)
+
+    def choose(one):
+        return options.choice_probabilities(meta.learner, state.params, one, family.env.spec, obs)
+
     return jnp.stack([choose(jax.tree.map(lambda leaf, index=index: leaf[index], fast)) for index in (0, -1)])
 
 
@@ -227,4 +232,6 @@ if not QUICK:
     assert ends["meta-learned"][1] > 2 * ends["untrained"][1]
 print(f"four rooms: return {learned['return/last'][-20:].mean():.1f} of {optimum:.1f}")
 for name, (first, last) in ends.items():
-    print(f"a new master over {name} sub-policies: {first:.1f} before it learns, {last:.1f} after {config.warmup} rounds")
+    print(
+        f"a new master over {name} sub-policies: {first:.1f} before it learns, {last:.1f} after {config.warmup} rounds"
+    )

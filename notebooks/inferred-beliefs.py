@@ -13,12 +13,12 @@
 # %% [markdown]
 # # Inferred beliefs: VariBAD and PEARL
 #
-# Both algorithms make the belief about the task explicit: a Gaussian over a latent variable z, inferred from experience.
-# VariBAD updates it at every step and acts on the whole belief. PEARL samples one z for a whole episode, acts as if it
-# were true, and updates the belief between episodes. We look at what the beliefs say, where the exact answer is known.
+# Both algorithms make the belief about the task explicit: a Gaussian over a latent variable z, inferred from
+# experience. VariBAD updates it at every step and acts on the whole belief. PEARL samples one z for a whole episode,
+# acts as if it were true, and updates the belief between episodes. We look at what the beliefs say, where the exact
+# answer is known.
 
 # %%
-import dataclasses
 import os
 
 import jaxmeta as jm
@@ -31,7 +31,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jaxmeta import rl
 from jaxmeta.algos.inference import pearl
 from jaxmeta.core.learner import deterministic
 from jaxmeta.core.rollout import replay_fast
@@ -43,9 +42,10 @@ QUICK = bool(os.environ.get("JAXMETA_QUICK"))
 # %% [markdown]
 # ## VariBAD on a grid with a hidden goal
 #
-# GridNavi has 5 × 5 cells, and the goal is in one of 21 of them. It is seen only by the reward of stepping on it. A trial
-# has four episodes of 15 steps. An encoder, a recurrent network, maps the transitions so far to the belief over z; a
-# decoder, which is needed in training only, predicts from z which cell holds the goal. So the belief can be decoded.
+# GridNavi has 5 × 5 cells, and the goal is in one of 21 of them. It is seen only by the reward of stepping on it. A
+# trial has four episodes of 15 steps. An encoder, a recurrent network, maps the transitions so far to the belief over
+# z; a decoder, which is needed in training only, predicts from z which cell holds the goal. So the belief can be
+# decoded.
 
 # %%
 run = jm.zoo.load("varibad-gridnavi")
@@ -122,14 +122,23 @@ bar = figure.colorbar(image, ax=panels, shrink=0.7, label="probability of the go
 bar.set_ticks(np.sqrt([0, 0.05, 0.2, 0.5, 1]), labels=["0", "0.05", "0.2", "0.5", "1"])
 
 # %% [markdown]
-# Over all goals: how probable is the true goal, and how wide is the belief over z? Both are aligned at the step in which
-# the goal is found. Before it, the exact probability is one over the number of unvisited cells.
+# Over all goals: how probable is the true goal, and how wide is the belief over z? Both are aligned at the step in
+# which the goal is found. Before it, the exact probability is one over the number of unvisited cells.
+
 
 # %%
-at_goal = lambda belief: np.stack([one[:, x, y] for one, (x, y) in zip(belief, goals.goal.tolist(), strict=True)])
+def at_goal(belief):
+    return np.stack([one[:, x, y] for one, (x, y) in zip(belief, goals.goal.tolist(), strict=True)])
+
+
 late = np.flatnonzero(found_at > 8)
 offsets = np.arange(-8, 9)
-aligned = lambda values: np.stack([values[one, found_at[one] + offsets] for one in late])
+
+
+def aligned(values):
+    return np.stack([values[one, found_at[one] + offsets] for one in late])
+
+
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
 for name, belief, look in (("decoded", relative, "-"), ("exact", exact, "--")):
     left.plot(offsets, aligned(at_goal(belief)).mean(0), look, linewidth=2, label=name)
@@ -153,12 +162,12 @@ figure.tight_layout()
 
 # %%
 family = jm.tasks.sparse_point_robot()
-updates = 2 if QUICK else 150
+updates = 2 if QUICK else 160
 sac = jm.outer.OffPolicyConfig(
     gradient_steps=2 if QUICK else 30,
     batch_size=32,
     discount=0.9,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     reward_scale=2.0,
     temperature=0.01,
     kl_weight=0.005,
@@ -178,7 +187,7 @@ config = jm.PEARLConfig(
     sac=sac,
 )
 meta = jm.pearl(family, config)
-state = jm.train(meta, jm.init_state(meta, jax.random.key(1)), updates, chunk=1 if QUICK else 10)
+state = jm.train(meta, jm.init_state(meta, jax.random.key(1)), updates, chunk=1 if QUICK else 20)
 
 # %% [markdown]
 # In an evaluation the first five episodes sample z from the prior; each later one samples it from the belief given all
@@ -208,9 +217,9 @@ def trials(params):
 positions, rewards, belief = jax.device_get(trials(state.params))
 
 # %% [markdown]
-# The return jumps where the agent starts to act on its belief. Below, the episodes of three tasks: samples from the prior
-# go out to the half circle in different directions, so that together they search it. One sample is one consistent plan
-# for the whole episode. Later episodes go to the goal.
+# The return jumps where the agent starts to act on its belief. Below, the episodes of three tasks: samples from the
+# prior go out to the half circle in different directions, so that together they search it. One sample is one consistent
+# plan for the whole episode. Later episodes go to the goal.
 
 # %%
 returns = rewards.sum(-1)  # [N, R]
@@ -234,9 +243,9 @@ panels[1].legend(fontsize=7, loc="lower center", frameon=False)
 figure.tight_layout()
 
 # %% [markdown]
-# The belief over z. On the left the posterior of every task after the whole trial: its mean, coloured by the direction of
-# the goal. Neighbouring goals have neighbouring z, although nobody told the agent that there are angles. On the right
-# the posterior of one task, as ellipses of two standard deviations, after more and more episodes.
+# The belief over z. On the left the posterior of every task after the whole trial: its mean, coloured by the direction
+# of the goal. Neighbouring goals have neighbouring z, although nobody told the agent that there are angles. On the
+# right the posterior of one task, as ellipses of two standard deviations, after more and more episodes.
 
 
 # %%
@@ -284,5 +293,6 @@ if not QUICK:
     assert found[-1] > 0.5 > found[7], "the decoded belief is certain after the goal was found, and not before"
     assert after > 2 * before
     assert deviations[:, -1].mean() < 0.5 * deviations[:, 0].mean()
-print(f"VariBAD: decoded probability of the goal {found[7]:.2f} a step before it is found, {found[-1]:.2f} 8 steps after")
+print(f"VariBAD: the decoded probability of the goal is {found[7]:.2f} one step before it is found, ", end="")
+print(f"and {found[-1]:.2f} 8 steps after")
 print(f"PEARL: return {before:.1f} with z from the prior, {after:.1f} with z from the posterior")

@@ -43,15 +43,17 @@ QUICK = bool(os.environ.get("JAXMETA_QUICK"))
 # %% [markdown]
 # ## An ensemble that learns one pendulum
 #
-# Mass and length of the rod are drawn per task. A trial is a few episodes on one of them: the first with random actions;
-# after each, five probabilistic networks are fitted to all transitions so far, and the next episode plans in them, with
-# the cross-entropy method (CEM): at every step it improves a plan for the next 20 steps on imagined trajectories, and
-# takes its first action.
+# Mass and length of the rod are drawn per task. A trial is a few episodes on one of them: the first with random
+# actions; after each, five probabilistic networks are fitted to all transitions so far, and the next episode plans in
+# them, with the cross-entropy method (CEM): at every step it improves a plan for the next 20 steps on imagined
+# trajectories, and takes its first action.
 
 # %%
 horizon = 30 if QUICK else 100
 family = jm.tasks.pendulum(jm.tasks.PendulumConfig(horizon=horizon))
-cem = planning.PlannerConfig("cem", horizon=5 if QUICK else 20, candidates=20 if QUICK else 100, iterations=1 if QUICK else 3)
+cem = planning.PlannerConfig(
+    "cem", horizon=5 if QUICK else 20, candidates=20 if QUICK else 100, iterations=1 if QUICK else 3
+)
 config = jm.PETSConfig(episodes=2 if QUICK else 5, members=2 if QUICK else 5, planner=cem)
 if QUICK:
     config = dataclasses.replace(config, fit=dataclasses.replace(config.fit, epochs=1))
@@ -78,9 +80,9 @@ stream, known = jax.tree.map(lambda leaf: leaf[0], (streams, known))
 print("mean return by episode:", np.round(returns.mean(0)))
 
 # %% [markdown]
-# The ceiling is the same planner with the true dynamics: a reference agent that observes the state and the task. A start
-# is random, and a low one costs a lot of return, so both are means: of the four trials, and of ten episodes on each of
-# the four tasks.
+# The ceiling is the same planner with the true dynamics: a reference agent that observes the state and the task. A
+# start is random, and a low one costs a lot of return, so both are means: of the four trials, and of ten episodes on
+# each of the four tasks.
 
 # %%
 oracle = planner.oracle(family.env, cem.build(family))
@@ -105,9 +107,9 @@ figure.tight_layout()
 # %% [markdown]
 # ### What the ensemble predicts, and what it does not know
 #
-# From one observation of the last episode on, the same actions are imagined open loop, by the ensemble of after the first
-# episode and by the last one. Every particle follows one member. After one episode of random actions the particles
-# spread: the members agree where there were data, and disagree elsewhere.
+# From one observation of the last episode on, the same actions are imagined open loop, by the ensemble of after the
+# first episode and by the last one. Every particle follows one member. After one episode of random actions the
+# particles spread: the members agree where there were data, and disagree elsewhere.
 
 # %%
 start, ahead = (2, 10) if QUICK else (5, 30)
@@ -160,9 +162,9 @@ bar = figure.colorbar(image, ax=panels[0], label="disagreement (rad/s)")
 # ## When the motor is reversed in mid-episode
 #
 # PETS learns between episodes. GrBAL adapts at every step: one gradient step on the last 16 transitions, from
-# meta-learned params and with meta-learned step sizes. It is meta-trained so that *after* this step it predicts the next
-# transitions. Here the strength of the motor varies and half of the motors are reversed, so without an adaptation nobody
-# can tell which way a torque will push. The control is the same model, meta-trained without the step.
+# meta-learned params and with meta-learned step sizes. It is meta-trained so that *after* this step it predicts the
+# next transitions. Here the strength of the motor varies and half of the motors are reversed, so without an adaptation
+# nobody can tell which way a torque will push. The control is the same model, meta-trained without the step.
 
 # %%
 family = jm.tasks.pendulum(jm.tasks.PendulumConfig(horizon=100, gain=(1.4, 2.4), reverse=True))
@@ -180,8 +182,8 @@ for name, each in configs.items():
 
 # %% [markdown]
 # Held-out pendulums, each with a motor that is reversed at some step: the squared error of the prediction of the next
-# step, aligned at the change. GrBAL's error jumps above that of a model that never committed to a direction, and falls as the
-# window of 16 transitions fills with those of the new motor.
+# step, aligned at the change. GrBAL's error jumps above that of a model that never committed to a direction, and falls
+# as the window of 16 transitions fills with those of the new motor.
 
 # %%
 reversing = jm.tasks.changing(family, lambda key, task: task.replace(gain=-task.gain))
@@ -203,12 +205,15 @@ times, streams = random_stream(jax.random.split(jax.random.key(7), num_tasks))
 errors = {}
 for name, each in configs.items():
     adapting = grbal.model(family, each)
-    of_one = lambda one, name=name, adapting=adapting: online.errors_over_time(
-        family.env.spec, adapting, trained[name], one
-    )[0]
+
+    def of_one(one, name=name, adapting=adapting):
+        return online.errors_over_time(family.env.spec, adapting, trained[name], one)[0]
+
     found = np.asarray(jax.jit(jax.vmap(of_one))(streams))[:, 0]
     errors[name] = online.around(found, np.asarray(times), before=20, after=30)
-online.draw_around_change(errors, 20, "The motor is reversed", f"median and quartiles of {num_tasks} held-out pendulums")
+online.draw_around_change(
+    errors, 20, "The motor is reversed", f"median and quartiles of {num_tasks} held-out pendulums"
+)
 
 # %%
 median = {name: np.median(error, axis=0) for name, error in errors.items()}

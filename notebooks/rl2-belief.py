@@ -14,8 +14,8 @@
 # # RL² and its belief
 #
 # RL² has no explicit belief about its task: a recurrent policy receives actions and rewards, and is trained to collect
-# much reward within a trial. To do that well it has to keep in its hidden state what a Bayesian agent would compute.
-# We load two agents that come with jaxmeta and look at how close they are: first on bandits, then on a grid.
+# much reward within a trial. To do that well it has to keep in its hidden state what a Bayesian agent would compute. We
+# load two agents that come with jaxmeta and look at how close they are: first on bandits, then on a grid.
 
 # %%
 import os
@@ -50,9 +50,9 @@ print(run.config.algo, "on", run.config.tasks, "after", run.step, "updates; trai
 print(jm.zoo.record("rl2-bandit-10x10")["command"])
 
 # %% [markdown]
-# Regret is the reward that was lost against always pulling the best arm. References are learners too, so
-# `jm.evaluate` runs them on the same tasks. All of them know the prior; RL² had to learn it. For ten pulls, dynamic
-# programming even gives the exact value of the Bayes-optimal policy.
+# Regret is the reward that was lost against always pulling the best arm. References are learners too, so `jm.evaluate`
+# runs them on the same tasks. All of them know the prior; RL² had to learn it. For ten pulls, dynamic programming even
+# gives the exact value of the Bayes-optimal policy.
 
 # %%
 num_tasks = 200 if QUICK else 4000
@@ -97,7 +97,10 @@ figure.tight_layout()
 def experience(params, tasks, key):
     """Collects a trial on each task: a round with leaves [N, T, 1, ...]."""
     keys = jax.random.split(key, num_tasks)
-    collect = lambda task, key: jm.collect(run.learner, params, run.family.env, task, key, run.meta.plan)
+
+    def collect(task, key):
+        return jm.collect(run.learner, params, run.family.env, task, key, run.meta.plan)
+
     return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(collect)(tasks, keys).rounds)
 
 
@@ -116,7 +119,12 @@ def hidden_states(params, inputs):
 
 rounds = experience(run.params, tasks, jax.random.key(2))
 pulled = jax.nn.one_hot(rounds.action[..., 0], num_arms)
-before = lambda count: jnp.cumsum(count, 1) - count
+
+
+def before(count):
+    return jnp.cumsum(count, 1) - count
+
+
 counts, successes = before(pulled), before(pulled * rounds.reward)
 posterior_mean = np.asarray((successes + 1) / (counts + 2))  # [N, T, arms]
 
@@ -174,8 +182,8 @@ figure.tight_layout()
 
 # %% [markdown]
 # Untrained, the policy is uniform, and agrees as often as there are recommended arms: all at first, then mostly the one
-# that paid, or the ones that were not tried yet. On a single bandit, beside the exact posterior over the *best* arm: RL²
-# stays with an arm that pays, and leaves one that does not.
+# that paid, or the ones that were not tried yet. On a single bandit, beside the exact posterior over the *best* arm:
+# RL² stays with an arm that pays, and leaves one that does not.
 
 # %%
 in_context.beside_posterior(run, "RL² on one bandit", seed=SEED)
@@ -223,7 +231,10 @@ def walks(tasks):
 
     def of(learner, params):
         keys = jax.random.split(jax.random.key(6), num_goals)
-        collect = lambda task, key: jm.collect(learner, params, family.env, task, key, plan)
+
+        def collect(task, key):
+            return jm.collect(learner, params, family.env, task, key, plan)
+
         return jax.vmap(collect)(tasks, keys).rounds.next_obs[:, 0, :, 0]
 
     planner = grid.bayes_optimal(episodes=plan.episodes)
@@ -246,7 +257,9 @@ def possible(path, goal):
 
 
 paths = np.asarray(walks(goals))
-beliefs = np.stack([[possible(path, goal) for path, goal in zip(one, goals.goal.tolist())] for one in paths])
+beliefs = np.stack(
+    [[possible(path, goal) for path, goal in zip(one, goals.goal.tolist(), strict=True)] for one in paths]
+)
 
 # %%
 index = goals.goal.tolist().index([4, 4])
@@ -267,8 +280,8 @@ for row, name, path, belief in zip(panels, ("RL²", "Bayes-optimal"), paths[:, i
 figure.tight_layout()
 
 # %% [markdown]
-# Averaged over all goals: in the first episode RL² rules out cells as fast as the planner. The second episode shows what
-# the cell that was left behind costs.
+# Averaged over all goals: in the first episode RL² rules out cells as fast as the planner. The second episode shows
+# what the cell that was left behind costs.
 
 # %%
 left = beliefs.sum((-1, -2)).mean(1)  # [2, T + 1]
