@@ -184,7 +184,6 @@ figure.tight_layout()
 # new master follows before and after its nine rounds, if goal 0 pays and if goal 1 pays. Brown is undecided.
 
 # %%
-from jaxmeta.core.rollout import replay_fast
 from jaxmeta.tasks.moving_bandits import EXTENT
 from jaxmeta.tasks.moving_bandits import MOVES as DIRECTIONS
 
@@ -200,7 +199,7 @@ obs = jnp.asarray(
 def masters(task):
     """Runs a trial, and returns which sub-policy the master chooses where, before and after all rounds, [2, P, K]."""
     trial = jm.collect(meta.learner, state.params, family.env, task, jax.random.key(5), plan)
-    fast = replay_fast(meta.learner, state.params, trial)
+    fast = jm.replay_fast(meta.learner, state.params, trial)
 
     def choose(one):
         return options.choice_probabilities(meta.learner, state.params, one, family.env.spec, obs)

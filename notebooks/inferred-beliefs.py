@@ -32,8 +32,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jaxmeta.algos.inference import pearl
-from jaxmeta.core.learner import deterministic
-from jaxmeta.core.rollout import replay_fast
 from jaxmeta.viz import beliefs
 
 # the test suite runs this file in a short form
@@ -61,7 +59,7 @@ def trials(params):
     """Runs a trial on each of the 21 goals; cells [N, T, 2], rewards [N, T], decoded beliefs and z's deviations."""
 
     def one(task, key):
-        experience = jm.collect(deterministic(run.learner), params, family.env, task, key, plan).rounds
+        experience = jm.collect(jm.deterministic(run.learner), params, family.env, task, key, plan).rounds
         stream = jax.tree.map(lambda leaf: leaf[-1], experience.replace(reset_key=()))
         decoded = beliefs.along(family, run.config.algo_config, params, stream)
         deviation = jnp.exp(0.5 * stream.output.aux.log_var[:, 0])
@@ -207,7 +205,7 @@ def trials(params):
 
     def one(task, key):
         trial = jm.collect(meta.learner, params, family.env, task, key, meta.plan)
-        fast = replay_fast(meta.learner, params, trial)
+        fast = jm.replay_fast(meta.learner, params, trial)
         belief = jax.vmap(lambda evidence: encoder.belief(params.encoder, evidence))(fast.evidence)
         return trial.rounds.next_obs[:, :, 0], trial.rounds.reward[:, :, 0], belief
 

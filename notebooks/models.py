@@ -33,7 +33,6 @@ import numpy as np
 
 from jaxmeta import rl
 from jaxmeta.algos.models import grbal, pets, planning
-from jaxmeta.core.rollout import replay_fast
 from jaxmeta.references import planner
 from jaxmeta.viz import dynamics, online
 
@@ -70,7 +69,7 @@ def learn(task, key):
     """Runs a trial; returns its experience, [rounds + 1, T, ...], and what the agent knows in each round."""
     trial = jm.collect(agent, params, family.env, task, key, jm.Plan(config.rounds))
     stream = jax.tree.map(lambda leaf: leaf[:, :, 0], trial.rounds.replace(output=(), reset_key=()))
-    return stream, replay_fast(agent, params, trial)
+    return stream, jm.replay_fast(agent, params, trial)
 
 
 streams, known = learn(tasks, jax.random.split(jax.random.key(2), num_trials))

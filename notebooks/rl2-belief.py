@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jaxmeta.core.learner import deterministic
 from jaxmeta.references import bandits, grid
 from jaxmeta.viz import in_context
 
@@ -238,7 +237,7 @@ def walks(tasks):
         return jax.vmap(collect)(tasks, keys).rounds.next_obs[:, 0, :, 0]
 
     planner = grid.bayes_optimal(episodes=plan.episodes)
-    return jnp.stack([of(deterministic(run.learner), run.params), of(planner, ())])
+    return jnp.stack([of(jm.deterministic(run.learner), run.params), of(planner, ())])
 
 
 def possible(path, goal):
