@@ -185,7 +185,7 @@ figure.tight_layout()
 # RL² stays with an arm that pays, and leaves one that does not.
 
 # %%
-in_context.beside_posterior(run, "RL² on one bandit", seed=SEED)
+in_context.beside_posterior(run, "RL² on one bandit", seed=20)
 
 # %% [markdown]
 # ## A hidden goal on a grid
