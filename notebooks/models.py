@@ -87,10 +87,15 @@ print("mean return by episode:", rewards.sum(2).mean(0).round())
 oracle = planner.oracle(family.env, cem.build(family))
 shown = planner.with_state(family)
 oracle_plan = jm.Plan(streams=1 if QUICK else 10)
-collect = jax.jit(
-    jax.vmap(lambda task, key: jm.collect(oracle, (), shown.env, task, key, oracle_plan).rounds.reward[0])
-)
-best = float(collect(tasks, jax.random.split(jax.random.key(3), num_trials))[:, -40:].mean())
+
+
+@jax.jit
+@jax.vmap
+def plan_in_true_dynamics(task, key):
+    return jm.collect(oracle, (), shown.env, task, key, oracle_plan).rounds.reward[0]
+
+
+best = float(plan_in_true_dynamics(tasks, jax.random.split(jax.random.key(3), num_trials))[:, -40:].mean())
 late = rewards[..., -40:].mean(-1)  # [trials, episodes]
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
@@ -102,7 +107,7 @@ left.set(
     xlabel="episode",
     ylabel="reward per step",
     xticks=episodes,
-    title="Last 40 steps of an episode; the first is random",
+    title="Last 40 steps; episode 1 is random",
 )
 left.legend(frameon=False, loc="lower right")
 height = np.asarray(stream.next_obs)[:, :, 0]
