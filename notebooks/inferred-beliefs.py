@@ -100,7 +100,7 @@ relative = decoded / decoded.sum((-1, -2), keepdims=True)
 
 # %%
 found_at = (rewards > 0).argmax(1) + 1
-# a goal that is found in the first episode, but not soon
+# a goal that is found in the first episode, but late
 index = int(np.argmin(np.abs(found_at - 12)))
 times = (0, 3, 6, 9, 12, 15)
 figure, panels = plt.subplots(2, len(times), figsize=(10, 4.1), layout="constrained")
@@ -120,38 +120,43 @@ bar = figure.colorbar(image, ax=panels, shrink=0.7, label="probability of the go
 bar.set_ticks(np.sqrt([0, 0.05, 0.2, 0.5, 1]), labels=["0", "0.05", "0.2", "0.5", "1"])
 
 # %% [markdown]
-# Over all goals: how probable is the true goal, and how wide is the belief over z? Both are aligned at the step in
-# which the goal is found. Before it, the exact probability is one over the number of unvisited cells.
+# Over all goals that take a while to find: the probability of the true goal, and the entropy of the belief over cells,
+# aligned at the step in which the goal is found. Before it, the exact probability is one over the number of unvisited
+# cells.
 
 
 # %%
 def at_goal(belief):
+    """Returns the probability of the true goal, [N, T + 1]."""
     return np.stack([one[:, x, y] for one, (x, y) in zip(belief, goals.goal.tolist(), strict=True)])
+
+
+def entropy(belief):
+    """Computes the entropy of beliefs over cells in bits, [N, T + 1]."""
+    return -(belief * np.log2(np.maximum(belief, 1e-12))).sum((-1, -2))
 
 
 late = np.flatnonzero(found_at > 8)
 offsets = np.arange(-8, 9)
-
-
-def aligned(values):
-    return np.stack([values[one, found_at[one] + offsets] for one in late])
-
-
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
-for name, belief, look in (("decoded", relative, "-"), ("exact", exact, "--")):
-    left.plot(offsets, aligned(at_goal(belief)).mean(0), look, linewidth=2, label=name)
-left.set(xlabel="step from finding the goal", ylabel="probability", title="The true goal's probability", ylim=(0, 1.05))
-left.legend(frameon=False)
-width = np.concatenate([deviation, deviation[:, -1:]], 1).mean(-1)
-right.plot(offsets, aligned(width).T, color="C0", alpha=0.3, linewidth=1)
-right.plot(offsets, aligned(width).mean(0), color="C0", linewidth=2.5)
-right.set(xlabel="step from finding the goal", ylabel="mean standard deviation of z", title="Width of the belief")
-for axes in (left, right):
+around = lambda values: np.stack([values[one, found_at[one] + offsets] for one in late])
+figure, panels = plt.subplots(1, 2, figsize=(10, 3.5))
+for axes, measure in zip(panels, (at_goal, entropy), strict=True):
+    for name, belief, look in (("decoded", relative, "-"), ("exact", exact, "--")):
+        axes.plot(offsets, around(measure(belief)).mean(0), look, linewidth=2, label=name)
     axes.axvline(0, color="0.6", linestyle=":")
+    axes.set(xlabel="step from finding the goal")
     axes.grid(color="0.9")
+panels[0].set(ylabel="probability", title="The true goal", ylim=(0, 1.05))
+panels[1].set(ylabel="entropy (bits)", title="The belief over cells", ylim=(0, None))
+panels[0].legend(frameon=False)
 figure.tight_layout()
+width = around(np.concatenate([deviation, deviation[:, -1:]], 1).mean(-1)).mean(0)
+print(f"mean standard deviation of z: {width[0]:.2f} eight steps before, {width[-1]:.2f} eight steps after")
 
 # %% [markdown]
+# The width of the belief over z itself says little: the scale of z is the decoder's own, and need not be the same
+# everywhere. What counts is what is decoded.
+#
 # ## PEARL on a half circle of goals
 #
 # A point starts at the origin; the goal is on the half circle of radius 1 above it, and there is a reward only within
@@ -286,7 +291,7 @@ figure.tight_layout()
 
 # %%
 before, after = returns[:, :prior].mean(), returns[:, -5:].mean() if not QUICK else returns[:, -1].mean()
-found = aligned(at_goal(relative)).mean(0)
+found = around(at_goal(relative)).mean(0)
 if not QUICK:
     assert found[-1] > 0.5 > found[7], "the decoded belief is certain after the goal was found, and not before"
     assert after > 2 * before
