@@ -181,7 +181,8 @@ figure.tight_layout()
 
 # %% [markdown]
 # Where the two points are at (90, 290) and (310, 130), this is where the sub-policies go from everywhere, and whom a
-# new master follows before and after its nine rounds, if goal 0 pays and if goal 1 pays. Brown is undecided.
+# new master follows before and after its nine rounds, if goal 0 pays and if goal 1 pays. Between the two colours it is
+# undecided.
 
 # %%
 from jaxmeta.tasks.moving_bandits import EXTENT
