@@ -190,7 +190,7 @@ config = jm.PEARLConfig(
     sac=sac,
 )
 meta = jm.pearl(family, config)
-state = jm.train(meta, jm.init_state(meta, jax.random.key(1)), updates, chunk=1 if QUICK else 20)
+state = jm.train(meta, jm.init_state(meta, jax.random.key(0)), updates, chunk=1 if QUICK else 20)
 
 # %% [markdown]
 # In an evaluation the first five episodes sample z from the prior; each later one samples it from the belief given all
