@@ -220,9 +220,9 @@ def trials(params):
 positions, rewards, belief = jax.device_get(trials(state.params))
 
 # %% [markdown]
-# The return jumps where the agent starts to act on its belief. Below, the episodes of three tasks: samples from the
-# prior go out to the half circle in different directions, so that together they search it. One sample is one consistent
-# plan for the whole episode. Later episodes go to the goal.
+# Does the return rise where the agent starts to act on its belief? Beside it, episodes of three tasks. One sample of z
+# is one consistent plan for a whole episode: samples from the prior search, and those from the posterior exploit what
+# was found. The green disc is where the goal pays.
 
 # %%
 returns = rewards.sum(-1)  # [N, R]
@@ -247,8 +247,9 @@ figure.tight_layout()
 
 # %% [markdown]
 # The belief over z. On the left the posterior of every task after the whole trial: its mean, coloured by the direction
-# of the goal. Neighbouring goals have neighbouring z, although nobody told the agent that there are angles. On the
-# right the posterior of one task, as ellipses of two standard deviations, after more and more episodes.
+# of the goal. Nobody told the agent that there are angles; where colours change gradually, neighbouring goals have
+# neighbouring z. On the right the posterior of one task, as ellipses of two standard deviations, after more and more
+# episodes.
 
 
 # %%
@@ -275,8 +276,9 @@ for axes in (left, right):
     axes.set(xlabel="z, first number", ylabel="z, second number")
 
 # %% [markdown]
-# How wide the beliefs are, over the episodes: every transition multiplies one more factor into the product. An episode
-# without a reward shrinks the belief too, as it rules goals out.
+# How wide the beliefs are, over the episodes: every transition multiplies one more factor into the product, with a
+# reward or without. The prior is not one of the factors, so after a single episode the belief can be wider than the
+# prior.
 
 # %%
 deviations = np.sqrt(belief.variance).mean(-1)  # [N, R]
