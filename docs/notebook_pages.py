@@ -8,6 +8,8 @@ executed. It needs the extra `test`.
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import jupytext
 import nbclient
 import nbformat
+from PIL import Image
 
 DOCS = Path(__file__).parent
 SOURCES, PAGES = DOCS.parent / "notebooks", DOCS / "notebooks"
@@ -39,7 +42,17 @@ def execute(source: Path, timeout: int = TIMEOUT) -> Any:
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"  # jupytext's are random
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output["data"]["image/png"] = with_palette(output["data"]["image/png"])
     return notebook
+
+
+def with_palette(picture: str) -> str:
+    """Reduces a PNG, base64, to 256 colours: it takes a third of the space, and looks the same."""
+    image, file = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def main(names: list[str]) -> None:
