@@ -9,6 +9,7 @@ import sys
 import jupytext
 import pytest
 
+from tests import tiny
 from tests.conftest import OLD_JAX_FLAGS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -45,7 +46,9 @@ def check_outputs(notebook):
     assert any(one.output_type == "stream" and one.text.strip() for one in code[-1].outputs)
 
 
-@each
+@pytest.mark.parametrize(
+    "path", [path if path.stem == "quickstart" else tiny.slow(path) for path in NOTEBOOKS], ids=lambda path: path.stem
+)
 def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("JAXMETA_QUICK", "1")
     # of the process that it starts
