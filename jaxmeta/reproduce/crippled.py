@@ -11,7 +11,7 @@ from jaxmeta.reproduce import windows
 from jaxmeta.reproduce.base import Computed, Required, Row, Run
 from jaxmeta.reproduce.statistics import named, worst_seed
 
-HORIZON, UPDATES = 200, 8
+HORIZON, UPDATES = 200, 12
 STREAMS = 16
 """Streams with the held-out joint dead, per agent."""
 NAMES = ("grbal", "unadapted")
@@ -31,8 +31,8 @@ def config(name: str) -> Any:
         hidden=(128, 128),
         activation="swish",
         explore=2,
-        planner=planning.PlannerConfig("mppi", horizon=12, candidates=128, iterations=1, temperature=0.3),
-        windows=jm.outer.WindowConfig(windows.WINDOW, windows.WINDOW, steps=400, anneal_over=UPDATES),
+        planner=planning.PlannerConfig("mppi", horizon=12, candidates=128, iterations=1, temperature=0.03),
+        windows=jm.outer.WindowConfig(windows.WINDOW, windows.WINDOW, steps=600, anneal_over=UPDATES),
         inner_steps=int(name == "grbal"),
     )
 
