@@ -107,7 +107,7 @@ before, after = (np.concatenate([chunk[name] for chunk in history]) for name in 
 # %% [markdown]
 # ## Adaptation on held-out tasks
 #
-# Evaluation is collection on tasks of the held-out law, here with more steps than in training. The same function
+# Evaluation is collection on held-out tasks, here with more steps than in training. The same function
 # evaluates oracles and classical references.
 
 # %%

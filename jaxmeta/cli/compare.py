@@ -56,9 +56,11 @@ def _print(reached: list[dict[str, Any]], metric: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("agent")
+    table = Table()
+    # not cut off in a narrow terminal: names of runs often differ at their end
+    table.add_column("agent", no_wrap=True)
     for name in ("seeds", "steps", "seconds", f"{metric} at the end", "held-out return"):
-        table.add_column(name, justify="right", no_wrap=name != "seeds")
+        table.add_column(name, justify="right", overflow="fold")
     for one in reached:
         points = (_point(one[name]) for name in ("training", "held_out"))
         table.add_row(one["name"], str(one["seeds"]), f"{one['env_steps']:,.0f}", f"{one['seconds']:,.0f}", *points)

@@ -24,7 +24,9 @@ Cache = Annotated[
     bool,
     tyro.conf.FlagCreatePairsOff,
     tyro.conf.arg(
-        help="Compile from scratch: neither read nor write the compilation cache in the user's cache folder."
+        help="Compile from scratch: neither read nor write the compilation cache in the user's cache folder.",
+        # the default is that of the field, which is not what the flag is called
+        help_behavior_hint="(default: False)",
     ),
 ]
 """Whether compiled programs are kept, `--no-cache`; every command that starts JAX has it."""

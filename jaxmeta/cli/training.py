@@ -213,7 +213,8 @@ class Training:
         algo, *_ = listing.describe(config.algo, registry.find_algo(config.algo, config.tasks)).splitlines()
         print(f"algorithm  {config.algo}: {algo}")
         tasks = listing.describe(config.tasks, registry.find_tasks(config.tasks))
-        print(f"tasks      {config.tasks}: " + tasks.replace("\n", "\n" + " " * 11))
+        # a factory of the user's may have no docstring
+        print(f"tasks      {config.tasks}" + (": " + tasks.replace("\n", "\n" + " " * 11) if tasks else ""))
         if config.sampler != "uniform":
             sampler, *_ = listing.describe(config.sampler, registry.SAMPLERS[config.sampler]).splitlines()
             print(f"sampler    {config.sampler}: {sampler}")
@@ -239,7 +240,9 @@ class Training:
         kind = there[0].device_kind
         if used == len(there):
             return f"{used} x {kind}"
-        why = "" if self.options.devices else f" (the largest number that divides {spread} tasks)"
+        # an algorithm with minibatches shards one of them at a time
+        tasks = f"{spread} tasks" if spread == self.meta.info.num_tasks else f"{spread}, the tasks sharded at a time"
+        why = "" if self.options.devices else f" (the largest number that divides {tasks})"
         return f"{used} of {len(there)} x {kind}{why}"
 
     def _report(self) -> None:

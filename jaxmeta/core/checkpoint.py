@@ -175,8 +175,9 @@ class Checkpointer:
                 warnings.warn(f"{message}; restored the checkpoint of update {last.update} instead", stacklevel=2)
             return last.state
         place = self.folder / str(update)
-        if update not in self.updates():
-            raise CheckpointError(f"no checkpoint of update {update} in {self.folder}")
+        if update not in (there := self.updates()):
+            kept = f"; there are {', '.join(map(str, there))}" if there else ""
+            raise CheckpointError(f"no checkpoint of update {update} in {self.folder}{kept}")
         expected = jax.tree.map(_data_form, like)
         try:
             manifest.check(place)

@@ -539,6 +539,14 @@ def test_the_devices_that_are_used_are_printed(flags, words, tmp_path, capsys, m
     )
 
 
+def test_idle_devices_are_explained_by_the_tasks_of_a_minibatch(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jm, "train", lambda meta, state, *rest, **named: state)
+    flags = ["--algo.num-tasks", "8", "--algo.hidden", "8", "--updates", "1", "--eval-tasks", "0"]
+    assert cli.main(["train", "rl2", "bandit", *flags, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out.partition("\n")[0]
+    assert said.endswith("on 1 of 2 x cpu (the largest number that divides 1, the tasks sharded at a time)")
+
+
 def test_config_survives_json():
     config = MAMLConfig(hidden=(), outer_loop="ppo", inner_lr=1e-3)
     assert codec.decode(MAMLConfig, json.loads(json.dumps(codec.encode(config, "algo"))), "algo") == config
@@ -559,6 +567,12 @@ def test_list_names_everything_in_the_registry(capsys):
         "samplers": list(registry.SAMPLERS),
         "extras": {name: registry.is_installed(name) for name in registry.EXTRAS},
     }
+
+
+def test_help_says_that_the_cache_is_in_use_by_default(capsys):
+    assert cli.main(["plot", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "--no-cache" in printed and "True" not in printed
 
 
 def test_help_shows_flags_with_their_docstrings(capsys):

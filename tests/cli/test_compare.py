@@ -72,6 +72,15 @@ def test_the_command_draws_and_prints(folders, tmp_path, capsys):
     assert [one["training"]["mean"] for one in printed["agents"]] == [3.0, 5.0]
 
 
+def test_names_are_whole_in_a_narrow_terminal(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for folder in folders:
+        summary = {"mean": -12.375, "stderr": 1.0, "iqm": -12.0, "ci95": [-15.35, -11.65]}
+        (folder / runs.EVALUATION).write_text(json.dumps({"returns": [[summary]], "num_seeds": 1, "step": 3}))
+    assert cli.main(["compare", *map(str, folders), "--out", str(tmp_path / "both.png")]) == 0
+    assert "one and 1 more" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

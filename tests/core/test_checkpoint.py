@@ -37,7 +37,7 @@ def test_the_last_states_are_kept(tmp_path):
         checkpointer.save(update, make_state(value=float(update)))
     assert checkpointer.latest() == 3
     assert checkpointer.restore(make_state(), 2).params["w"][0] == 2.0
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="no checkpoint of update 1 in .*; there are 2, 3$"):
         checkpointer.restore(make_state(), 1)
 
 
