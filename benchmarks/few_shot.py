@@ -23,7 +23,7 @@ import tyro
 
 import jaxmeta as jm
 from benchmarks.record import publish
-from benchmarks.turns import take_turns
+from benchmarks.turns import stateful, take_turns
 from jaxmeta import devices
 from jaxmeta.core import train
 from jaxmeta.experiment.provenance import provenance
@@ -129,16 +129,6 @@ def plain(batch: int, updates: int) -> tuple[Callable[[Any], tuple[Any, Any]], A
     params = [layer(key, *pair) for key, pair in zip(keys, itertools.pairwise(sizes), strict=True)]
     state = (params, tx.init(params), jax.random.key(1))
     return jax.jit(lambda state: jax.lax.scan(update, state, None, updates)), state
-
-
-def stateful(program: Callable[[Any], tuple[Any, Any]], state: Any) -> Callable[[], None]:
-    """Wraps a program so that every call continues from the last state."""
-    holder = [state]
-
-    def run() -> None:
-        holder[0], _ = jax.block_until_ready(program(holder[0]))
-
-    return run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,7 +21,7 @@ import tyro
 
 import jaxmeta as jm
 from benchmarks.record import publish
-from benchmarks.turns import peak_memory, take_turns
+from benchmarks.turns import peak_memory, stateful, take_turns
 from jaxmeta import devices, outer
 from jaxmeta.core import train
 from jaxmeta.experiment.provenance import provenance
@@ -108,7 +108,7 @@ def _bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Calla
     return run
 
 
-def filled(config: OffPolicyBenchmark) -> tuple[jm.MetaLearner, Callable[[], jm.TrainState]]:
+def filled(config: OffPolicyBenchmark) -> tuple[jm.MetaLearner, Callable[[], None]]:
     """Compiles PEARL and fills its replay buffers; returns it, and a function that does one update."""
     env = StandIn(config.observation, config.action)
     family = TaskFamily(env, jax.random.normal, jax.random.normal, lambda task: task[None])
@@ -131,14 +131,7 @@ def filled(config: OffPolicyBenchmark) -> tuple[jm.MetaLearner, Callable[[], jm.
     compiled = train.make_chunk(meta, 1)
     while int(state.step) < config.num_train_tasks // 4:  # the warm-up visits every task once
         state, _ = compiled(state)
-    holder = [state]
-
-    def update() -> jm.TrainState:
-        holder[0], metrics = compiled(holder[0])
-        jax.block_until_ready((holder[0].params, metrics))
-        return holder[0]
-
-    return meta, update
+    return meta, stateful(compiled, state)
 
 
 def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
@@ -154,7 +147,7 @@ def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
         "most_gradient_steps_per_s": config.gradient_steps / bare,
         "products_flop_per_s": flop / bare,
         "bytes_per_transition": replay.bytes_per_transition(layout),
-        "replay_bytes": devices.tree_bytes(update().source["transitions"]),
+        "replay_bytes": devices.tree_bytes(jm.state_form(meta).source["transitions"]),
         "update_s": seconds,
         "repeats_s": turns,
         "peak_memory_bytes": peak_memory(),

@@ -25,7 +25,7 @@ import tyro
 
 from benchmarks.record import publish
 from benchmarks.sequence import SequenceConfig, measure_sequence
-from benchmarks.turns import peak_memory, take_turns
+from benchmarks.turns import peak_memory, stateful, take_turns
 from jaxmeta import devices
 from jaxmeta.core import train
 from jaxmeta.core.rollout import stepping_chunk
@@ -155,7 +155,7 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
         compiled = train.make_chunk(meta, config.updates)
         state, _ = jax.block_until_ready(compiled(state, 0))  # compiles, without an update
         compile_s[name] = time.perf_counter() - begun
-        programs[name] = _stateful(compiled, state)
+        programs[name] = stateful(compiled, state)
     plan = algo(family, base).plan
     tasks = jax.vmap(family.sample)(jax.random.split(jax.random.key(1), config.num_tasks))
     keys = jax.random.split(jax.random.key(2), config.num_tasks)
@@ -182,17 +182,6 @@ def measure(config: ThroughputConfig) -> dict[str, Any]:
     sizes = {"rounds": plan.rounds + 1, "episodes": plan.episodes, "horizon": family.env.spec.horizon}
     sizes |= {"num_tasks": config.num_tasks, "streams": plan.streams, "updates_per_turn": config.updates}
     return record | {"algo": config.algo, "tasks": config.tasks, "sizes": sizes} | provenance()
-
-
-def _stateful(compiled: Callable, state: Any) -> Callable[[], None]:
-    """Wraps a program so that every call continues from the last state, which meta-updates donate."""
-    holder = [state]
-
-    def run() -> None:
-        holder[0], metrics = compiled(holder[0])
-        jax.block_until_ready((holder[0].params, metrics))
-
-    return run
 
 
 def main(argv: list[str] | None = None) -> None:

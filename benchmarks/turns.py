@@ -6,11 +6,12 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
 T = TypeVar("T")
+State = TypeVar("State")
 
 
 def alternate(programs: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
@@ -35,6 +36,16 @@ def take_turns(
         return clock() - begun
 
     return alternate({name: partial(timed, program) for name, program in programs.items()}, repeats)
+
+
+def stateful(program: Callable[[State], tuple[State, Any]], state: State) -> Callable[[], None]:
+    """Wraps a program so that every call continues from the last state, which meta-updates donate, and blocks."""
+    holder = [state]
+
+    def run() -> None:
+        holder[0], _ = jax.block_until_ready(program(holder[0]))
+
+    return run
 
 
 def peak_memory() -> int:

@@ -49,15 +49,22 @@ class Session:
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self._wanted = self._begun = self._units = 0.0
+        self._announced = False
 
     def begin(self) -> None:
         """Announces that everything is prepared and compiled, and waits for the first turn."""
         versions = {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in self._packages}
+        self._announced = True
         self._say({"ready": versions, "start_s": time.perf_counter() - self._made})
         self._wait()
 
     def did(self, units: float) -> None:
-        """Counts a finished piece of work; at the end of the turn it waits for the next one."""
+        """Counts a finished piece of work; at the end of the turn it waits for the next one.
+
+        The first piece, unless `begin` was called, compiles and is not counted: it announces that all is prepared.
+        """
+        if not self._announced:
+            return self.begin()
         self._units += units
         spent = time.perf_counter() - self._begun
         if spent >= self._wanted:
@@ -66,8 +73,6 @@ class Session:
 
     def serve(self, work: Callable[[], float]) -> None:
         """Takes turns with a function that does a piece of work and returns its units; the first call compiles."""
-        work()
-        self.begin()
         while True:
             self.did(work())
 

@@ -54,7 +54,7 @@ def lead(leader: Learner, new: Learner, library: Sequence[tuple[Learner, Params]
     Options 0 to K - 1 are the K policies of the library, which are constants of the program, and option K is the new
     policy. Lead policy and new policy adapt after every round: the lead policy on macro-steps, see `deciding`, and the
     new policy on all steps, of which `own_steps` selects those on which it acted. The value of a step is that of the
-    new policy, whoever acts: the values of a known policy are those of the task that it was made for.
+    new policy, even if a known policy acts: the values of a known policy are those of the task that it was made for.
 
     The density that `Learner.head` evaluates is that of an action and, at decisions, of the choice.
 

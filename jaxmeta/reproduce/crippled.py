@@ -81,9 +81,7 @@ def _acted(meta: Any, family: Any, params: Any, tasks: Any, key: Any) -> Any:
 
     def stream(task: Any, key: Any) -> Any:
         rounds = jm.collect(meta.learner, params, family.env, task, key, jm.Plan()).rounds
-        return windows.rows(
-            family.env.spec, jax.tree.map(lambda leaf: leaf[0], rounds.replace(output=(), reset_key=())), True
-        )
+        return windows.rows(family.env.spec, jax.tree.map(lambda leaf: leaf[0], rounds), learns_reward=True)
 
     return jax.jit(jax.vmap(stream))(tasks, jax.random.split(key, STREAMS))
 

@@ -22,13 +22,7 @@ FOREVER = 1_000_000
 
 
 def main(num_envs: int, unroll: int, minibatches: int, epochs: int, hidden: list[int]) -> None:
-    steps, waiting = num_envs * unroll, [True]
-
-    def progress(*_: object) -> None:
-        if waiting.pop() if waiting else False:  # the first update compiles
-            session.begin()
-        else:
-            session.did(steps)
+    steps = num_envs * unroll
 
     layers = {"policy_hidden_layer_sizes": hidden, "value_hidden_layer_sizes": hidden, "activation": linen.tanh}
     train.train(
@@ -43,7 +37,7 @@ def main(num_envs: int, unroll: int, minibatches: int, epochs: int, hidden: list
         num_minibatches=minibatches,
         num_updates_per_batch=epochs,
         network_factory=functools.partial(networks.make_ppo_networks, **layers),
-        progress_fn=progress,
+        progress_fn=lambda *_: session.did(steps),
     )
 
 

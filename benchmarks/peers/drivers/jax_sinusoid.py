@@ -6,17 +6,15 @@ from benchmarks.peers.protocol import Session, arguments
 
 session = Session("jax", "optax")
 
-import jax
-
 from benchmarks.few_shot import plain
+from benchmarks.turns import stateful
 
 
 def main(num_tasks: int, updates_per_call: int, **_: float) -> None:
-    program, state = plain(num_tasks, updates_per_call)
-    holder = [state]
+    run = stateful(*plain(num_tasks, updates_per_call))
 
     def work() -> float:
-        holder[0], _ = jax.block_until_ready(program(holder[0]))
+        run()
         return num_tasks * updates_per_call
 
     session.serve(work)

@@ -13,6 +13,7 @@ import jax
 
 import jaxmeta as jm
 from benchmarks import few_shot, off_policy, xland
+from benchmarks.turns import stateful
 from jaxmeta import devices, outer
 from jaxmeta.core import train
 
@@ -21,12 +22,10 @@ Work = Callable[[], float]
 
 def updates(meta: jm.MetaLearner, count: int, units: float) -> Work:
     """Makes a function that does `count` meta-updates of `units` units of work each."""
-    compiled = train.make_chunk(meta, count)
-    holder = [train.init_state(meta, jax.random.key(0))]
+    run = stateful(train.make_chunk(meta, count), train.init_state(meta, jax.random.key(0)))
 
     def work() -> float:
-        holder[0], metrics = compiled(holder[0])
-        jax.block_until_ready((holder[0].params, metrics))
+        run()
         return count * units
 
     return work

@@ -21,17 +21,13 @@ def main(
     from metalearner import MetaLearner
 
     steps = 15 * episodes
-    waiting = [True]
 
     class Timed(MetaLearner):
         def log(self, run_stats, train_stats, start_time):
             """Is called once before training and once after every update, instead of logging."""
             if self.iter_idx < 1:  # the first update of the policy is the second
                 return
-            if waiting.pop() if waiting else False:
-                session.begin()
-            else:
-                session.did(num_tasks * steps)
+            session.did(num_tasks * steps)
 
     options = {
         "num_frames": FOREVER,
