@@ -52,7 +52,9 @@ def rollout(
         start_key, steps_key = jax.random.split(key)
         env_state, obs = jax.vmap(env.reset, (0, None))(jax.random.split(start_key, streams), task)
         alive = jnp.ones(streams, bool)
-        steps = (jax.random.split(steps_key, spec.horizon), jnp.arange(spec.horizon) == spec.horizon - 1)
+        # split here for all steps at once: on a CPU a split takes as long as a layer of a network
+        keys = jax.vmap(jax.random.split)(jax.random.split(steps_key, spec.horizon))
+        steps = (keys, jnp.arange(spec.horizon) == spec.horizon - 1)
         state, records = jax.lax.scan(step, (env_state, carry, inputs.replace(obs=obs), alive), steps)
         return state[1:3], records
 
@@ -65,14 +67,14 @@ def rollout(
 def _stepper(learner: Learner, params: Params, fast: Fast, env: Env, task: Task) -> Callable[..., Any]:
     """Builds the body of a scan over the steps of parallel streams.
 
-    Its state is (env state, carry, input, whether the episode goes on), its input (key, whether it is the last step).
+    Its state is (env state, carry, input, whether the episode goes on). Its input is (keys of policy and environment,
+    whether it is the last step).
     """
     spec = env.spec
 
     def step(state, step_input):
         env_state, carry, inputs, alive = state
-        key, last = step_input
-        action_key, env_key = jax.random.split(key)
+        (action_key, env_key), last = step_input
         next_carry, output = jax.vmap(learner.act, (None, None, 0, 0))(params, fast, carry, inputs)
         action = learner.head(output).sample(seed=action_key)
         next_env_state, outcome = jax.vmap(env.step, (0, 0, 0, None))(

@@ -17,7 +17,8 @@ MIN_ROWS, MAX_OVERFLOW = 128, 32
 """On a CPU: streams that a recurrent agent is replayed on in parallel, if they take at most `MAX_OVERFLOW` caches."""
 PARALLEL_ROWS = 1024
 """On a CPU: steps, of all trials, that an agent with `Learner.unroll` is replayed on in parallel."""
-
+ADAPTED_ROWS = 512
+"""On a CPU: steps, of all trials, that adapted policies are replayed on in parallel."""
 
 Critic = Callable[[Params, Rollout], Array]
 """(params, round) -> values [T, E], for critics that are not part of the policy's output."""
@@ -196,16 +197,19 @@ def gradient_chunk(learner: Learner, trials: Trial) -> int | None:
     than exceeding the cache by some megabytes. Its carry is stored at every step for the backward pass. An agent with
     `Learner.unroll` has one row per step of the trials, and its activations are many times larger than the stored
     experience: few trials suffice, and more take up to twice the time. Its carries, one per stream, may take
-    `MAX_OVERFLOW` caches too.
+    `MAX_OVERFLOW` caches too. Adapted policies have weights of their own, so that parallel trials only share the
+    overhead of operations: `ADAPTED_ROWS` steps are enough.
     """
     rounds = trials.rounds
     seen = rounds.replace(inputs=rounds.inputs.replace(prev_next_obs=()), next_obs=(), terminated=(), success=())
     # next observations are for off-policy learners: this loss does not read them
     per_trial = devices.tree_bytes(seen) // rounds.reward.shape[0]
     chunk = devices.cache_chunk(per_trial)
-    if chunk is None or trials.adapt_keys.shape[1]:
-        return chunk
+    if chunk is None:
+        return None
     *_, steps, streams = rounds.reward.shape
+    if trials.adapt_keys.shape[1]:
+        return max(1, min(chunk, ADAPTED_ROWS // (steps * streams)))
     carry = streams * carry_bytes(learner, jax.eval_shape(learner.init, jax.random.key(0)))
     if learner.unroll is not None:
         return max(1, min(PARALLEL_ROWS // (steps * streams), MAX_OVERFLOW * devices.CACHE_BYTES // max(1, carry)))

@@ -200,8 +200,12 @@ def curvature(learner: Learner, params: Params, trials: Trial, weight: Array) ->
     return product
 
 
-def conjugate_gradient(product: Callable[[Array], Array], target: Array, iterations: int) -> Array:
-    """Solves `product(x) = target` for a positive definite `product`, by `iterations` steps from zero."""
+def conjugate_gradient(product: Callable[[Array], Array], target: Array, iterations: int) -> tuple[Array, Array]:
+    """Solves `product(x) = target` for a positive definite `product`, by `iterations` steps from zero.
+
+    Returns:
+      x, and `product(x)`, which the iteration knows without another call.
+    """
 
     def step(_, state):
         x, residual, direction, squared = state
@@ -214,13 +218,14 @@ def conjugate_gradient(product: Callable[[Array], Array], target: Array, iterati
         return x, residual, residual + ratio * direction, next_squared
 
     start = (jnp.zeros_like(target), target, target, target @ target)
-    return jax.lax.fori_loop(0, iterations, step, start)[0]
+    x, residual, *_ = jax.lax.fori_loop(0, iterations, step, start)
+    return x, target - residual
 
 
 def natural_step(gradient: Array, product: Callable[[Array], Array], max_kl: float, iterations: int) -> Array:
     """Returns the step that minimises a linear loss subject to ½ sᵀHs <= max_kl."""
-    direction = conjugate_gradient(product, gradient, iterations)
-    quadratic = direction @ product(direction)
+    direction, image = conjugate_gradient(product, gradient, iterations)
+    quadratic = direction @ image
     return -direction * jnp.where(quadratic > 0, jnp.sqrt(2.0 * max_kl / jnp.maximum(quadratic, 1e-30)), 0.0)
 
 

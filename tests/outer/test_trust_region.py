@@ -32,14 +32,17 @@ def quadratic():
 
 def test_conjugate_gradient_solves_in_as_many_steps_as_dimensions(quadratic):
     gradient, hessian = quadratic
-    solution = conjugate_gradient(lambda v: hessian @ v, gradient, 6)
+    solution, _ = conjugate_gradient(lambda v: hessian @ v, gradient, 6)
     np.testing.assert_allclose(solution, jnp.linalg.solve(hessian, gradient), rtol=1e-4, atol=1e-5)
+    for iterations in (2, 6):
+        solution, image = conjugate_gradient(lambda v: hessian @ v, gradient, iterations)
+        np.testing.assert_allclose(image, hessian @ solution, rtol=1e-4, atol=1e-5)
 
 
 def test_conjugate_gradient_stays_at_the_solution(quadratic):
     gradient, hessian = quadratic
-    assert np.isfinite(conjugate_gradient(lambda v: hessian @ v, gradient, 50)).all()
-    np.testing.assert_array_equal(conjugate_gradient(lambda v: hessian @ v, jnp.zeros(6), 5), jnp.zeros(6))
+    assert np.isfinite(conjugate_gradient(lambda v: hessian @ v, gradient, 50)[0]).all()
+    np.testing.assert_array_equal(conjugate_gradient(lambda v: hessian @ v, jnp.zeros(6), 5)[0], jnp.zeros(6))
 
 
 def test_step_is_the_natural_gradient_of_length_max_kl(quadratic):
