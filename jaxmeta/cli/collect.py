@@ -32,7 +32,7 @@ EXPERTS = {
 class Options:
     """Stores demonstrations on training tasks."""
 
-    out: parsing.File = None
+    out: parsing.NewFile = None
     """File to write, `.npz`; it must not exist (required)."""
     num_tasks: int = 100
     """Training tasks."""

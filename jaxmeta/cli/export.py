@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from jaxmeta.cli import checks, parsing, startup
 from jaxmeta.config import extras
@@ -23,7 +19,7 @@ class Options:
     """
 
     run: parsing.RunFolder = None
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    out: parsing.NewFolder = None
     """Folder to write; it must be empty or not exist (required)."""
     deterministic: parsing.Switch = False
     """Act by the mode of the policy instead of sampling."""

@@ -30,7 +30,14 @@ Cache = Annotated[
     ),
 ]
 """Whether compiled programs are kept, `--no-cache`; every command that starts JAX has it."""
-RunFolder = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="Run folder.")]
+RunFolder = Annotated[
+    Path | None,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="DIR", help="Run folder.", help_behavior_hint="(required)"),
+]
+# the help text of the field says that it is required, which a default of None would deny
+NewFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+NewFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Folders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]

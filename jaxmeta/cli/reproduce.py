@@ -17,7 +17,9 @@ class Options:
     """Trains the agents of a published table and prints our numbers next to the published ones."""
 
     table: Annotated[
-        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=f"One of {', '.join(reproduce.TABLES)}.")
+        str | None,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="NAME", help=f"One of {', '.join(reproduce.TABLES)}.", help_behavior_hint="(required)"),
     ] = None
     rows: Annotated[str | None, tyro.conf.arg(metavar="ROW,...")] = None
     """Only these rows, by group or by full name, such as 10x5,100x10/rl2; by default all."""

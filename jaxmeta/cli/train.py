@@ -28,7 +28,7 @@ PATHS = ("start_from", "demonstrations", "expert")
 class Options:
     """Flags of `train` besides those of the algorithm and the tasks."""
 
-    out: parsing.Folder = None
+    out: parsing.NewFolder = None
     """Run folder to write, new or empty (required)."""
     updates: int = 500
     """Meta-updates in total."""
