@@ -89,7 +89,7 @@ class StandIn:
         return obs, Step(obs=obs, reward=-jnp.abs(obs[0] - task), terminated=jnp.array(False))
 
 
-def _bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Callable[[], object]:
+def bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Callable[[], object]:
     """Builds a program of only the matrix products between hidden layers in an update."""
     count = config.gradient_steps * PASSES * (LAYERS - 1)
     weights = jnp.eye(config.hidden)
@@ -106,6 +106,12 @@ def _bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Calla
             return jax.block_until_ready(program(weights, rows))
 
     return run
+
+
+def products_flop(config: OffPolicyBenchmark) -> int:
+    """Returns the operations of `bare_products`."""
+    count = config.gradient_steps * PASSES * (LAYERS - 1)
+    return 2 * count * config.meta_batch * config.batch_size * config.hidden**2
 
 
 def filled(config: OffPolicyBenchmark) -> tuple[jm.MetaLearner, Callable[[], None]]:
@@ -138,9 +144,9 @@ def measure(config: OffPolicyBenchmark) -> dict[str, Any]:
     """Times updates; returns the record that is printed."""
     meta, update = filled(config)
     mesh = jm.Execution().mesh(meta.info.spread)
-    turns = take_turns({"update": update, "products": _bare_products(config, mesh)}, config.repeats)
+    turns = take_turns({"update": update, "products": bare_products(config, mesh)}, config.repeats)
     seconds, bare = (statistics.median(turns[name]) for name in ("update", "products"))
-    flop = 2 * config.meta_batch * config.batch_size * config.hidden**2 * (LAYERS - 1) * PASSES * config.gradient_steps
+    flop = products_flop(config)
     layout = replay.transition_rows(StandIn(config.observation, config.action).spec)
     return {
         "gradient_steps_per_s": config.gradient_steps / seconds,

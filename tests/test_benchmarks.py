@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import cells, faults, few_shot, inner_steps, multi_task_sac, scaling, sequence, surgery, throughput
+from benchmarks.products import product_flop
 from benchmarks.turns import take_turns
 
 CHECKABLE = {"device", "processor", "cores", "versions", "commit", "time", "peak_memory_bytes", "repeats_s", "tasks"}
@@ -209,3 +212,16 @@ def test_cells(tmp_path, capsys):
     assert record["cells"]["gru"]["speed_over_gru"] == 1.0
     # a carry of 8 floats for policy and value each, and two layers of 4 complex numbers for the policy alone
     assert {name: one["memory_bytes"] for name, one in record["cells"].items()} == {"gru": 64, "s5": 64}
+
+
+def test_matrix_products_are_counted_as_often_as_they_are_computed():
+    square, wide = jnp.ones((2, 2)), jnp.ones((2, 2, 5))
+
+    def program(left):
+        for_each = jax.vmap(lambda right: left @ right, -1)(wide)  # 5 products
+        in_turn = jax.lax.scan(lambda carry, _: (carry @ left, ()), left, length=3)[0]
+        chosen = jax.lax.cond(left[0, 0] > 0, lambda: left @ left @ left, lambda: left)  # 2 in its longer branch
+        searched = jax.lax.while_loop(lambda one: one[0, 0] > 0, lambda one: one @ left, left)  # counts once
+        return for_each.sum() + in_turn + chosen + searched
+
+    assert product_flop(jax.make_jaxpr(program)(square).jaxpr) == (5 + 3 + 2 + 1) * 2 * 2 * (2 * 2)
