@@ -53,9 +53,7 @@ def product_flop(program: Any) -> int:
             (contracted, _), _ = step.params["dimension_numbers"]
             inner = math.prod(step.invars[0].aval.shape[axis] for axis in contracted)
             total += 2 * inner * math.prod(step.outvars[0].aval.shape)
-        inside = jax.tree.leaves(step.params, is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr"))
-        programs = [getattr(value, "jaxpr", value) for value in inside]
-        parts = [product_flop(one) for one in programs if hasattr(one, "eqns")]
+        parts = [product_flop(one) for one in devices.inner_programs(step)]
         repeats = step.params["length"] if step.primitive.name == "scan" else 1
         total += repeats * (max(parts, default=0) if step.primitive.name == "cond" else sum(parts))
     return total

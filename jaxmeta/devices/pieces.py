@@ -76,12 +76,17 @@ def largest_array(program: Any) -> int:
     """Returns the size of the largest array that a program computes, a jaxpr, in bytes; loops and calls included."""
     largest = 0
     for step in program.eqns:
-        inside = jax.tree.leaves(step.params, is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr"))
-        programs = [getattr(value, "jaxpr", value) for value in inside]
-        sizes = [largest_array(one) for one in programs if hasattr(one, "eqns")]
+        sizes = [largest_array(one) for one in inner_programs(step)]
         arrays = [var.aval for var in step.outvars if hasattr(var.aval, "dtype")]
         largest = max([largest, *sizes, *(array.size * array.dtype.itemsize for array in arrays)])
     return largest
+
+
+def inner_programs(step: Any) -> list[Any]:
+    """Returns the jaxprs that an operation of a jaxpr contains, such as the branches of a conditional."""
+    inside = jax.tree.leaves(step.params, is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr"))
+    programs = [getattr(value, "jaxpr", value) for value in inside]
+    return [one for one in programs if hasattr(one, "eqns")]
 
 
 def _cut(tree, length: int):
