@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -23,9 +24,11 @@ import jaxmeta as jm
 from jaxmeta import cli, reproduce
 from jaxmeta.cli import train, training
 from jaxmeta.experiment import assessment, logging, provenance, registry, runs
+from jaxmeta.references import tabular
 from jaxmeta.reproduce import base, files, measure, statistics
 from jaxmeta.reproduce.base import Computed, Evaluation, Reference, Required, Row, Table, Trained
 from jaxmeta.viz import tables
+from tests.built_once import remembering
 
 FIELDS = ["name", "ours", "stderr", "published", "optimum", "num_trials", "seeds", "wall_s", "required", "met", "ci95"]
 FIELDS += ["command", "updates", "seed", *provenance.ORIGIN, "quick"]
@@ -37,7 +40,8 @@ def two_states(num_episodes=2):
 
 
 def tiny(updates, **changes):
-    ppo = dataclasses.replace(jm.RL2Config.ppo, epochs=1, minibatches=1, anneal_over=updates)
+    """The same for all numbers of updates, so that it is compiled once."""
+    ppo = dataclasses.replace(jm.RL2Config.ppo, epochs=1, minibatches=1, anneal_over=2)
     return jm.RL2Config(**{"num_tasks": 4, "hidden": 4, "ppo": ppo} | changes)
 
 
@@ -67,23 +71,8 @@ def table(updates=2, least=0.0, algo_config=tiny, platform=None, second=1):
     return Table("tiny", title="Two states", source="published nowhere", runs=(rule, agent))
 
 
-BUILD, BUILD_FAMILY = runs.RunConfig.build, runs.RunConfig.build_family
-
-
-def _tasks(config):
-    return config.tasks, config.tasks_config, config.reveal
-
-
-def remembered(build, key_of, known={}):  # noqa: B006
-    """A method that builds nothing twice."""
-
-    def built(config):
-        key = (build, config.algo, key_of(config))
-        if key not in known:
-            known[key] = build(config)
-        return known[key]
-
-    return built
+built_once = pytest.fixture(scope="module", autouse=True)(remembering)
+RANDOM = functools.cache(tabular.random)
 
 
 @pytest.fixture(autouse=True)
@@ -94,9 +83,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setitem(reproduce.TABLES, "tiny", "")
     # the evaluation and the pictures of `jaxmeta train` take longer than the training here
     monkeypatch.setattr(training.Training, "_report", lambda self: None)
-    # what has the same configuration is built, and so traced and compiled, once for all tests
-    monkeypatch.setattr(runs.RunConfig, "build", remembered(BUILD, lambda config: (config.algo_config, _tasks(config))))
-    monkeypatch.setattr(runs.RunConfig, "build_family", remembered(BUILD_FAMILY, _tasks))
+    # one rule of behaviour, so that its evaluation is compiled once for all tests
+    monkeypatch.setattr(tabular, "random", RANDOM)
     use(monkeypatch, table())
     return tmp_path
 
@@ -239,7 +227,7 @@ def test_a_run_starts_from_another_run_of_the_table(place, capsys, monkeypatch):
         f"out/{name}" for name in (short.name, longer.name, last.name)
     ]
     assert goes_on["wall_s"] > row["wall_s"] and goes_on["commit"] == f"abc, {row['commit']}"
-    changed = dataclasses.replace(short, algo_config=lambda updates: tiny(updates, discount=0.5))
+    changed = dataclasses.replace(short, updates=3)
     use(monkeypatch, dataclasses.replace(one, runs=(rule, changed, longer, last)))
     for name in ("out/2x2", "out/2x3"):
         os.rename(name, f"{name}-aside")
@@ -254,7 +242,7 @@ def test_a_run_starts_from_another_run_of_the_table(place, capsys, monkeypatch):
     assert call("--rows", "2x3") == 2 and another in capsys.readouterr().err
     assert call("--rows", "2x3", "--again") == 2
     told = capsys.readouterr().err
-    assert "algo.discount is 0.5, but the run in out/2x2/rl2 has 0.99" in told
+    assert "updates is 3, but the run in out/2x2/rl2 has 2" in told
     assert "or run --rows 2x2/rl2 --again first" in told
     assert call("--rows", "2x2/rl2", "--again") == 0 and call("--rows", "2x3") == 2
     assert another in capsys.readouterr().err

@@ -15,7 +15,7 @@ from jaxmeta.core.checkpoint import keys_as_data
 from jaxmeta.core.contracts import require, same_form
 from jaxmeta.core.learner import Learner, MetaLearner
 from jaxmeta.core.rollout import collect, replay, unroll
-from jaxmeta.core.train import Chunk, init_state, make_chunk
+from jaxmeta.core.train import Chunk, init_state, make_chunk, state_form
 from jaxmeta.devices import Execution
 from jaxmeta.tasks.base import Env, TaskFamily
 from jaxmeta.testing.comparing import all_close
@@ -60,31 +60,30 @@ def check_learner(
     init_key, task_key, trial_key = jax.random.split(key, 3)
     params = learner.init(init_key)
     kept = jax.tree.leaves_with_path(params)
-    tasks = jax.vmap(family.sample)(jax.random.split(task_key, 2))
+    tasks = jax.jit(jax.vmap(family.sample))(jax.random.split(task_key, 2))
     keys = jax.random.split(trial_key, 2)
     _check_forms(learner, params, family.env, jax.tree.map(lambda leaf: leaf[0], tasks), plan)
 
     one = jax.jit(lambda task, key: collect(learner, params, family.env, task, key, plan))
-    looped = [one(jax.tree.map(lambda leaf, index=index: leaf[index], tasks), keys[index]) for index in range(2)]
+    looped = [one(*jax.tree.map(lambda leaf, index=index: leaf[index], (tasks, keys))) for index in range(2)]
     now = dict(jax.tree.leaves_with_path(params))
     for path, leaf in kept:
         where = jax.tree_util.keystr(path)
         require(now.get(path) is leaf, f"params{where} changed in place; only an update may change params")
-    together = jax.jit(jax.vmap(lambda task, key: collect(learner, params, family.env, task, key, plan)))(tasks, keys)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped)
-    all_close("collecting under vmap over tasks", together, stacked, "a loop over tasks", 1e-3)
+    together = jax.jit(jax.vmap(one))(tasks, keys)  # traced once for both
+    alone = jax.tree.map(lambda *leaves: np.stack(leaves), *map(keys_as_data, looped))
+    all_close("collecting under vmap over tasks", together, alone, "a loop over tasks", 1e-3)
 
     trial = looped[0]
     replayed = jax.jit(lambda params, trial: replay(learner, params, trial))
     again = replayed(params, trial)
-    same_operations = bool(
-        jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key))
-    ) and (learner.unroll is None and plan.rounds == 0)
+    recurrent = bool(jax.tree.leaves(_carry_form(learner, params)))
+    same_operations = recurrent and learner.unroll is None and plan.rounds == 0
     all_close("replay", again, trial.rounds.output, "the collection", 1e-6 if same_operations else tolerance)
     _check_choices(learner, replayed, params, trial)
     if plan.rounds:
         _check_silence(learner, params, together)
-    if plan.episodes > 1 and jax.tree.leaves(jax.eval_shape(learner.reset, params, learner.start(params, key), key)):
+    if plan.episodes > 1 and recurrent:
         _check_memory(learner, params, trial, family.env.spec.horizon, remembers)
 
 
@@ -100,16 +99,16 @@ def _check_choices(learner: Learner, replayed: Callable[..., Output], params: Pa
         nodes = jax.tree.leaves(output.aux, is_leaf=is_choice)
         return keys_as_data([node.drawn for node in nodes if is_choice(node)])
 
-    stored, key = choices(trial.rounds.output), jax.random.key(0)
-    carry = jax.eval_shape(lambda: learner.reset(params, learner.start(params, key), key))
-    draws = any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(carry))
+    stored = choices(trial.rounds.output)
+    carry = jax.tree.leaves(_carry_form(learner, params))
+    draws = any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in carry)
     require(
         bool(stored) or not draws,
         "the carry has a PRNG key, but Output.aux has no types.Choice; store what the agent draws (try"
         " aux=Choice(option))",
     )
     for seed in range(PERTURBATIONS if stored else 0):
-        found = choices(replayed(_perturbed(params, jax.random.key(seed)), trial))
+        found = choices(replayed(_perturbed(params, seed), trial))
         remedy = "Learner.unroll must return those of experience.output.aux"
         for (path, before), after in zip(jax.tree.leaves_with_path(stored), jax.tree.leaves(found), strict=True):
             where = jax.tree_util.keystr(path[1:])
@@ -119,14 +118,22 @@ def _check_choices(learner: Learner, replayed: Callable[..., Output], params: Pa
             )
 
 
-def _perturbed(params: Params, key: Key) -> Params:
+def _carry_form(learner: Learner, params: Params) -> Any:
+    """Returns the form of the carry of one stream; nothing is computed."""
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda params: learner.reset(params, learner.start(params, key), key), params)
+
+
+def _perturbed(params: Params, seed: int) -> Params:
     """Adds standard normal noise to all floating-point params."""
-    leaves, structure = jax.tree.flatten(params)
-    noisy = [
-        leaf + jax.random.normal(one, leaf.shape, leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        for leaf, one in zip(leaves, jax.random.split(key, max(1, len(leaves))), strict=False)
-    ]
-    return jax.tree.unflatten(structure, noisy)
+    draw = np.random.default_rng(seed)
+
+    def noisy(leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return jnp.asarray(np.asarray(leaf) + draw.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree.map(noisy, params)
 
 
 def _check_silence(learner: Learner, params: Params, trials: Trial) -> None:
@@ -141,24 +148,35 @@ def _check_silence(learner: Learner, params: Params, trials: Trial) -> None:
 
 def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int, remembers: str) -> None:
     """Checks what the output of a recurrent agent at the start of its second episode depends on."""
-    start = learner.start(params, trial.start_key)
-    first = jax.tree.map(lambda leaf: leaf[0], trial.rounds)
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    # plain arrays, on which nothing is compiled
+    first = jax.tree.map(lambda leaf: leaf[0] if is_key(leaf) else np.asarray(leaf)[0], trial.rounds)
 
     @jax.jit
     def outputs(experience):
-        output = unroll(learner, params, start, experience)
+        output = unroll(learner, params, learner.start(params, trial.start_key), experience)
         return jnp.concatenate(
             [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves((output.dist, output.value))], 1
         )
 
     def disturbed(time, what):
-        added = lambda leaf: leaf.at[time].add(1.0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf  # noqa: E731
+        def added(leaf):
+            return leaf + (np.arange(len(leaf)) == time).reshape(-1, *[1] * (leaf.ndim - 1)).astype(leaf.dtype)
+
         field = "prev_reward" if what == "reward" else "prev_next_obs"
-        changed = jax.tree.map(added, getattr(first.inputs, field))
-        return outputs(first.replace(inputs=first.inputs.replace(**{field: changed})))
+        some = lambda leaf: added(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf  # noqa: E731
+        changed = jax.tree.map(some, getattr(first.inputs, field))
+        return np.asarray(outputs(first.replace(inputs=first.inputs.replace(**{field: changed}))))
+
+    @jax.jit
+    def opening(experience):
+        start = learner.start(params, trial.start_key)
+        fresh = jax.vmap(learner.reset, (None, None, 0))(params, start, experience.reset_key)
+        inputs = jax.tree.map(lambda leaf: leaf[0], experience.inputs)
+        return jax.vmap(learner.act, (None, None, 0, 0))(params, start, fresh, inputs)[1].dist
 
     what = "reward" if remembers == "reward" else "observation"
-    actual, last, early = outputs(first), disturbed(horizon, remembers), disturbed(1, remembers)
+    actual, last, early = np.asarray(outputs(first)), disturbed(horizon, remembers), disturbed(1, remembers)
     require(bool((actual[:horizon] == last[:horizon]).all()), f"the policy's output depends on a future {what}")
     require(
         not np.array_equal(actual[horizon], last[horizon]), f"the last {what} of an episode does not reach the policy"
@@ -167,11 +185,8 @@ def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int, 
         rewarded = np.array_equal(actual[horizon], disturbed(horizon, "reward")[horizon])
         require(rewarded, "the policy's output depends on a reward; a memory of the dynamics must not")
     require(not np.array_equal(actual[horizon], early[horizon]), "the carry does not survive the end of an episode")
-    fresh = jax.vmap(learner.reset, (None, None, 0))(params, start, first.reset_key)
-    opening = jax.tree.map(lambda leaf: leaf[0], first.inputs)
-    _, output = jax.vmap(learner.act, (None, None, 0, 0))(params, start, fresh, opening)
-    opened = jax.tree.map(lambda leaf: leaf[0], first.output)
-    all_close("the first output of a trial", output.dist, opened.dist, "that of a fresh carry", 1e-5)
+    opened = jax.tree.map(lambda leaf: leaf[0], first.output.dist)
+    all_close("the first output of a trial", opening(first), opened, "that of a fresh carry", 1e-5)
 
 
 def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
@@ -182,8 +197,11 @@ def check_algo(meta: MetaLearner, key: Key | None = None) -> None:
     devices, up to 1e-5 of the norm of the params.
     """
     key = jax.random.key(0) if key is None else key
-    state = jax.eval_shape(meta.init, key)
-    next_state, metrics = jax.eval_shape(meta.update, state)
+    # traced once for its form and for the program of separate runs
+    meta = meta._replace(update=jax.jit(meta.update, inline=True))
+    state = state_form(meta)
+    with jax.set_mesh(Execution().mesh(meta.info.spread)):
+        next_state, metrics = jax.eval_shape(meta.update, state, ())
     same_form("the state after an update", next_state, "the state at the start", state)
     for name, value in metrics.items():
         require(value.shape == (), f"metric {name!r} has shape {list(value.shape)}; metrics are scalars")
@@ -239,7 +257,7 @@ def _check_seeds_and_devices(meta: MetaLearner, key: Key, updates: Chunk, change
                 f"params after an update differ by {apart:.3g} of their norm between two seeds on one device and a"
                 " single one on several; allowed is 1e-5",
             )
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
         all_close("vmap over seeds", together, stacked, "separate runs", 0.05 * change)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -81,15 +83,18 @@ def check_aggregate(aggregate: outer.Aggregate, key: Key | None = None, toleranc
         terms = jax.tree.map(lambda leaf, end: jnp.sum(jnp.square(leaf - end)), params, data)
         return terms["kernel"] + terms["bias"], {"bias": terms["bias"]}
 
-    def run(data: Params, weight: jax.Array, piece: int | None = None, num_devices: int | None = 1) -> outer.Gradient:
-        batch = outer.Batch(data, jax.random.split(key, 4)[: len(weight)], weight)
-
+    @functools.cache
+    def program(piece: int | None) -> Callable[..., Any]:
         def on_device(params: Params, batch: outer.Batch) -> tuple[Any, jax.Array]:
             found = aggregate(loss, params, batch, piece)
             return found[:3], found.weight
 
+        return jax.jit(lambda *all: devices.over_tasks(on_device, *all))
+
+    def run(data: Params, weight: jax.Array, piece: int | None = None, num_devices: int | None = 1) -> outer.Gradient:
+        batch = outer.Batch(data, jax.random.split(key, 4)[: len(weight)], weight)
         with jax.set_mesh(Execution(num_devices).mesh(len(weight))):
-            shared, weight = jax.jit(lambda *all: devices.over_tasks(on_device, *all))(params, batch)
+            shared, weight = program(piece)(params, batch)
         value, gradient, metrics = shared
         return outer.Gradient(value, gradient, metrics, weight)
 

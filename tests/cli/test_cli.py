@@ -26,12 +26,14 @@ from jaxmeta.config import codec
 from jaxmeta.core.checkpoint import keys_as_data
 from jaxmeta.experiment import loading, logging, provenance, registry, runs
 from tests import tiny
+from tests.built_once import built_anew, remembering
 
 TINY_MAML = ["train", "maml", "navigation", "--tasks.horizon", "5", "--algo.num-tasks", "2", "--algo.streams", "2"]
 TINY_MAML += ["--algo.hidden", "8", "--algo.outer-loop", "ppo", "--algo.ppo.epochs", "1"]
 TINY_RL2 = ["train", "rl2", "bandit", "--num-seeds", "2", "--tasks.num-pulls", "3", "--algo.num-tasks", "4"]
 TINY_RL2 += ["--algo.hidden", "8", "--algo.ppo.epochs", "1", "--algo.ppo.minibatches", "1"]
 STATISTICS = {"mean", "stderr", "iqm", "ci95"}
+built_once = pytest.fixture(scope="module", autouse=True)(remembering)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +183,7 @@ def test_skipped_updates_end_with_exit_code_3_and_a_dump(maml_run, tmp_path, cap
     folder = shutil.copytree(maml_run, tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(tasks.Navigation, "step", step)
+        patch.setattr(runs.RunConfig, "build", built_anew())  # with this step, once for both runs
         resume = ["train", "maml", "navigation", "--out", str(folder), "--resume", "--updates", "20", "--chunk", "5"]
         assert cli.main([*resume, "--eval-tasks", "0"]) == 3
         in_the_way = shutil.copytree(maml_run, tmp_path / "other")

@@ -10,10 +10,12 @@ import pytest
 
 from jaxmeta import cli, outer
 from jaxmeta.experiment import loading, runs
+from tests.built_once import remembering
 from tests.cli.test_collect import command, refused
 
 TINY = ["--algo.num-tasks", 2, "--algo.hidden", 4, "--updates", 2, "--chunk", 2]
 TASKS = ["navigation", "--tasks.horizon", 3]
+built_once = pytest.fixture(scope="module", autouse=True)(remembering)
 
 
 @pytest.fixture(scope="module")

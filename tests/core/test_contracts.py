@@ -75,10 +75,9 @@ RELATIVES |= {"mil"}
 RELATIVES |= {"grbal", "rebal", "mb-mpo"}
 # their loops are those of PPO and Reptile
 RELATIVES |= {"option-critic", "option-critic-per-task", "lead-policy"}
-OWN_LEARNER, OWN_LOOP = (
-    {"anil", "cavia", "imaml", "meta-sgd", "option-critic", "lead-policy"},
-    {"promp", "reptile", "dagger"},
-)
+# what anil, cavia and meta-sgd adapt is looked at on trials by tests/algos/test_gradient_steps.py, and their update
+# rules are held to the contract by test_supervised_learner_holds_the_contract
+OWN_LEARNER, OWN_LOOP = {"imaml", "option-critic", "lead-policy"}, {"promp", "reptile", "dagger"}
 
 
 def with_slow(slow):
@@ -94,8 +93,12 @@ SAME_LEARNER |= {"rl2-transformer"}
 SAME_LEARNER |= {"mlsh-whole", "lead-policy-hypernetwork"}
 
 
+# what is their own is held on navigation, and discrete actions by the learners of maml, rl2, l2rl and varibad
+SAME_ON_BANDIT = {"multi-task", "ppo", "mlsh", "snail"}
+
+
 def has_others_learner(name, family):
-    if name in SAME_LEARNER or (name, family) in {("multi-task", "bandit"), ("ppo", "bandit")}:
+    if name in SAME_LEARNER or (family == "bandit" and name in SAME_ON_BANDIT):
         return True
     return name in RELATIVES and (name not in OWN_LEARNER or family == "bandit")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -51,11 +52,16 @@ def goals(*coordinates):
     return tasks.PointTask(goal=jnp.array(coordinates, jnp.float32))
 
 
-def trials_of(meta, family, task):
-    keys = jax.random.split(jax.random.key(1), len(task.goal))
-    params = meta.learner.init(jax.random.key(0))
-    one = lambda task, key: jm.collect(meta.learner, params, family.env, task, key, meta.plan)  # noqa: E731
-    return params, jax.jit(jax.vmap(one))(task, keys)
+def collector(meta, family, learner=lambda _: None):
+    """Compiles the collection of trials, (tasks [N], what `learner` builds the agent from) -> trials [N, ...]."""
+
+    @jax.jit
+    def trials_of(tasks, given=None):
+        agent, params = learner(given) or meta.learner, meta.learner.init(jax.random.key(0))
+        one = lambda task, key: jm.collect(agent, params, family.env, task, key, meta.plan)  # noqa: E731
+        return jax.vmap(one)(tasks, jax.random.split(jax.random.key(1), len(tasks.goal)))
+
+    return trials_of
 
 
 FINITE = goals((0.1, 0.2), (-0.3, 0.4), (0.2, -0.1))
@@ -68,8 +74,8 @@ MORE_FAULTS = [pytest.param(fault, marks=pytest.mark.slow) for fault in ("reward
 @pytest.mark.parametrize("fault", ["state", *MORE_FAULTS])
 def test_a_fault_is_found_and_neighbours_are_the_same_bit_for_bit(fault):
     meta, family = tiny.algo("maml-vpg"), nonfinite(fault)
-    params, finite = trials_of(meta, family, FINITE)
-    _, broken = trials_of(meta, family, BROKEN)
+    trials_of = collector(meta, family)
+    finite, broken = trials_of(FINITE), trials_of(BROKEN)
     np.testing.assert_array_equal(guard.nonfinite_trials(broken), [False, True, False])
     assert not guard.nonfinite_trials(finite).any()
     # what a fault leaves is finite, and not valid
@@ -89,6 +95,7 @@ def test_a_fault_is_found_and_neighbours_are_the_same_bit_for_bit(fault):
 
     loss = jm.outer.loss.trial_loss(meta.learner, jm.rl.ratio, jm.rl.plain_returns())
     each = jax.jit(jax.vmap(jax.grad(lambda params, trial: loss(params, trial)[0]), (None, 0)))
+    params = jax.jit(meta.learner.init)(jax.random.key(0))
     one, other = (each(params, guard.empty_nonfinite(trials)) for trials in (finite, broken))
     chex.assert_trees_all_equal(others(one), others(other))
     for leaf in jax.tree.leaves(other):
@@ -98,17 +105,18 @@ def test_a_fault_is_found_and_neighbours_are_the_same_bit_for_bit(fault):
 def test_an_adaptation_that_is_not_finite_is_a_fault_of_its_task_alone():
     meta, family = tiny.algo("maml-vpg"), tiny.family()
 
-    def adapt(params, fast, experience, key):
-        after = meta.learner.adapt(params, fast, experience, key)
-        odd = jnp.sum(experience.reward) < worst
-        return after.replace(policy=jax.tree.map(lambda leaf: jnp.where(odd, jnp.nan, leaf), after.policy))
+    def breaking_below(worst):
+        def adapt(params, fast, experience, key):
+            after = meta.learner.adapt(params, fast, experience, key)
+            odd = jnp.sum(experience.reward) < worst
+            return after.replace(policy=jax.tree.map(lambda leaf: jnp.where(odd, jnp.nan, leaf), after.policy))
 
-    learner = meta.learner._replace(adapt=adapt)
-    worst = -jnp.inf
-    _, finite = trials_of(meta._replace(learner=learner), family, FINITE)
-    paid = np.sort(np.asarray(finite.rounds.reward[:, 0].sum((1, 2))))
-    worst = float(paid[:2].mean())
-    _, broken = trials_of(meta._replace(learner=learner), family, FINITE)
+        return meta.learner._replace(adapt=adapt)
+
+    trials_of = collector(meta, family, breaking_below)
+    finite = trials_of(FINITE, -np.float32(np.inf))
+    paid = np.sort(np.asarray(finite.rounds.reward)[:, 0].sum((1, 2)))
+    broken = trials_of(FINITE, np.float32(paid[:2].mean()))
     found = np.asarray(guard.nonfinite_trials(broken))
     assert found.sum() == 1
     np.testing.assert_array_equal(guard.causes(broken)["adapted_policy"], found)
@@ -135,13 +143,21 @@ QUICK = {"dagger", "maml", "pearl", "reptile", "rl2"}
 NAMES = [name if name in QUICK else tiny.slow(name) for name in registry.ALGOS]
 
 
+@functools.cache
+def on_half_nonfinite(name):
+    """An algorithm on these tasks, and up to 8 of its updates, compiled once for all tests."""
+    meta = tiny.algo(name, half_nonfinite())
+    return meta, make_chunk(meta, 8)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_algorithm_learns_from_the_finite_tasks(name):
-    meta = tiny.algo(name, half_nonfinite())
+    meta, updates = on_half_nonfinite(name)
     # with a fixed set of training tasks, a seed for which some of the four are finite and some are not
     state = jm.init_state(meta, jax.random.key(5 if meta.info.warmup else 3))
     begun = jax.tree.map(np.array, state.params)
-    state, metrics = make_chunk(meta, 4)(state)
+    state, metrics = updates(state, 4)
+    metrics = {name: np.asarray(rows[:4]) for name, rows in metrics.items()}
     num_tasks = meta.info.num_tasks
     assert 0 < metrics["nonfinite_tasks"].sum() < 4 * num_tasks
     for leaf in jax.tree.leaves(state.params):
@@ -152,45 +168,40 @@ def test_every_algorithm_learns_from_the_finite_tasks(name):
 
 
 def test_means_are_over_the_finite_tasks():
-    meta = tiny.algo("rl2", half_nonfinite())
-    _, metrics = make_chunk(meta, 8)(jm.init_state(meta, jax.random.key(0)))
+    meta, updates = on_half_nonfinite("rl2")
+    _, metrics = updates(jm.init_state(meta, jax.random.key(0)))
     nonfinite_tasks, returns = np.asarray(metrics["nonfinite_tasks"]), np.asarray(metrics["return/last"])
     assert set(nonfinite_tasks) > {1.0, 2.0} and np.isnan(returns[nonfinite_tasks == 4]).all()
     # 4 steps, each of which costs the distance to a goal 0.1 to 0.7 away
     assert (returns[nonfinite_tasks < 4] < -4 * 0.05).all()
 
 
-def test_skipped_updates_stop_training_without_changing_params():
-    meta = tiny.algo("maml-vpg", nonfinite(always=True))
-    state = jm.init_state(meta, jax.random.key(0))
+@pytest.fixture(scope="module")
+def always_broken():
+    """A meta-learner whose tasks all break. `jm.train` compiles ten updates of it once for all tests."""
+    return tiny.algo("maml-vpg", nonfinite(always=True))
+
+
+def test_skipped_updates_stop_training_without_changing_params(always_broken):
+    meta, state = always_broken, jm.init_state(always_broken, jax.random.key(0))
     begun = jax.tree.map(np.array, (state.params, state.opt_state))
     num_tasks = meta.info.num_tasks
     message = f"not finite: the environment in {num_tasks} tasks; the params are those of update 0"
-    with pytest.raises(guard.NonFiniteError, match=f"5 updates in a row were {message}"):
-        jm.train(meta, state, 20, chunk=1)
-    with pytest.raises(guard.NonFiniteError) as stopped:
-        jm.train(meta, jm.init_state(meta, jax.random.key(0)), 20, chunk=10)
+    with pytest.raises(guard.NonFiniteError, match=f"5 updates in a row were {message}") as stopped:
+        jm.train(meta, state, 20, chunk=10)
     # at once in a call of ten: none after the fifth changed anything
     after = stopped.value.state
     chex.assert_trees_all_equal(begun, jax.device_get((after.params, after.opt_state)))
     assert int(after.skipped) == 10 and int(after.step) == 10
 
 
-def params_that(break_):
-    """A meta-learner whose policy is broken from the start, by what `break_` makes of its params."""
-    meta = tiny.algo("maml-vpg")
-
-    def init(key):
-        state = meta.init(key)
-        return state.replace(params=state.params.replace(policy=jax.tree.map(break_, state.params.policy)))
-
-    return meta._replace(init=init)
-
-
-def test_a_nonfinite_policy_is_named_as_the_cause():
-    meta = params_that(lambda leaf: jnp.full_like(leaf, jnp.nan))
-    with pytest.raises(guard.NonFiniteError, match=f"not finite: the policy in {meta.info.num_tasks} tasks; the"):
-        jm.train(meta, jm.init_state(meta, jax.random.key(0)), 5, chunk=5)
+def test_a_nonfinite_policy_is_named_as_the_cause(always_broken):
+    """Not the environment, which breaks only after the policy has."""
+    state = jm.init_state(always_broken, jax.random.key(0))
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.params.policy)
+    state, num_tasks = state.replace(params=state.params.replace(policy=broken)), always_broken.info.num_tasks
+    with pytest.raises(guard.NonFiniteError, match=f"not finite: the policy in {num_tasks} tasks; the"):
+        jm.train(always_broken, state, 5, chunk=10)
 
 
 def test_an_optimiser_without_a_derivative_at_zero_is_named():

@@ -113,7 +113,7 @@ def test_sequence_models_replay_in_parallel_what_they_collected(cell):
 
 def test_dtypes_last_up_to_the_encoder_and_masked_actions_are_never_drawn():
     meta, env = algo("ppo"), Corridor()
-    params = meta.learner.init(jax.random.key(0))
+    params = jax.jit(meta.learner.init)(jax.random.key(0))
     plan, dtypes = jm.Plan(streams=64), {"image": jnp.uint8, "vector": jnp.float32, "code": jnp.int32, "valid": bool}
     rounds = jax.jit(lambda key: jm.collect(meta.learner, params, env, jnp.int32(1), key, plan))(
         jax.random.key(1)
@@ -140,20 +140,26 @@ def test_a_masked_head_equals_the_distribution_over_the_valid_actions():
         first = jax.nn.log_softmax(jnp.where(mask[:3], logits[:3], -jnp.inf))
         return (first[:, None] + jax.nn.log_softmax(logits[3:])[None]).reshape(-1)
 
-    log_prob, valid = jax.vmap(read(logits).log_prob)(actions), np.array([True, True, False, False, True, True])
-    np.testing.assert_allclose(log_prob[valid], exact(logits)[valid], rtol=1e-5)
+    @jax.jit
+    def measured(logits, others):
+        one, other = read(logits), read(others)
+        return jax.vmap(one.log_prob)(actions), one.entropy(), one.kl_divergence(other), one.mode()
+
+    log_prob, entropy, divergence, mode = jax.device_get(measured(logits, others))
+    valid = np.array([True, True, False, False, True, True])
+    log_p, log_q = jax.device_get(jax.jit(jax.vmap(exact))(jnp.stack([logits, others])))[:, valid]
+    np.testing.assert_allclose(log_prob[valid], log_p, rtol=1e-5)
     assert (np.exp(log_prob[~valid]) == 0).all()
-    p, log_q = np.exp(exact(logits))[valid], exact(others)[valid]
-    np.testing.assert_allclose(read(logits).entropy(), -(p * np.log(p)).sum(), rtol=1e-5)
-    divergence = read(logits).kl_divergence(read(others))
+    p = np.exp(log_p)
+    np.testing.assert_allclose(entropy, -(p * np.log(p)).sum(), rtol=1e-5)
     np.testing.assert_allclose(divergence, (p * (np.log(p) - log_q)).sum(), rtol=1e-5)
-    assert valid[2 * read(logits).mode()[0] + read(logits).mode()[1]]
+    assert valid[2 * mode[0] + mode[1]]
 
     def all_of_it(logits):
         divergence = read(logits).kl_divergence(read(others)) + read(others).kl_divergence(read(logits))
         return divergence + read(logits).entropy() + read(logits).log_prob(jnp.array([2, 1]))
 
-    gradient, second = jax.grad(all_of_it)(logits), jax.hessian(all_of_it)(logits)
+    gradient, second = jax.jit(lambda logits: (jax.grad(all_of_it)(logits), jax.hessian(all_of_it)(logits)))(logits)
     assert np.isfinite(gradient).all() and np.isfinite(second).all() and gradient[1] == 0
 
 
@@ -193,9 +199,8 @@ def silent():
 
 
 def test_truncation_ends_an_episode_without_terminating_it():
-    ended, cut = (
-        jm.rollout(silent(), {}, (), Counter(), jnp.int32(task), jax.random.key(0), episodes=2) for task in range(2)
-    )
+    run = jax.jit(lambda task: jm.rollout(silent(), {}, (), Counter(), task, jax.random.key(0), episodes=2))
+    ended, cut = (run(jnp.int32(task)) for task in range(2))
     for rollout in (ended, cut):
         np.testing.assert_array_equal(rollout.valid[:, 0], [1, 1, 0, 1, 1, 0])
         np.testing.assert_array_equal(rollout.done[:, 0], [0, 1, 0, 0, 1, 0])
@@ -260,7 +265,8 @@ def test_the_log_has_the_success_rates_of_the_first_and_last_episode():
     family = TaskFamily(Counter(), lambda key: jnp.int32(0), lambda key: jnp.int32(0), lambda task: task[None])
     draw = outer.Draw(tasks, jnp.full(4, -1), jnp.ones(4))
     source = outer.fresh(silent(), family, plan)
-    _, _, seen = source.next((), {}, draw, (), jax.random.split(jax.random.key(0), 4))
+    keys = jax.random.split(jax.random.key(0), 4)
+    seen = jax.jit(lambda: source.next((), {}, draw, (), keys)[2])()
     assert (seen.metrics["success/first"], seen.metrics["success/last"]) == (0.75, 0.75)
     plain = outer.sources.trial_metrics(seen.outcome, plan)
     assert "success/last" not in plain and plain["return/last"] == seen.metrics["return/last"] == 2.0

@@ -14,8 +14,11 @@ from jaxmeta import cli
 from jaxmeta.core.checkpoint import keys_as_data
 from jaxmeta.experiment import locks, runs
 from tests import tiny
+from tests.built_once import remembering
 
 CONFIG = jm.RunConfig("ppo", "bandit", tiny.ALGOS["ppo"], jm.tasks.BanditConfig(num_arms=2, num_pulls=2), seed=3)
+
+built_once = pytest.fixture(scope="module", autouse=True)(remembering)
 
 
 def train(config, updates, folder=None, state=None):

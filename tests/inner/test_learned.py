@@ -25,13 +25,18 @@ RULES = {
 
 def meta_gradient(rule):
     learner = inner.descent(POLICY, LOSS, rule)
-    params, task = learner.init(jax.random.key(0)), FAMILY.sample(jax.random.key(1))
-    # the same policy for all rules
-    params = params.replace(policy=NETWORK.init(jax.random.key(2)))
     key = jax.random.key(3)
-    fast = outer.adapted(learner, params, lambda index: ENV.experience(task), key, 2)
+
+    @jax.jit
+    def begun():
+        params, task = learner.init(jax.random.key(0)), FAMILY.sample(jax.random.key(1))
+        # the same policy for all rules
+        return params.replace(policy=NETWORK.init(jax.random.key(2))), task
+
+    params, task = begun()
+    fast = jax.jit(lambda params, task: outer.adapted(learner, params, lambda index: ENV.experience(task), key, 2))
     gradient, _ = jax.jit(jax.grad(outer.query_loss(learner, ENV, 2), has_aux=True))(params, task, key)
-    return fast.policy, gradient
+    return fast(params, task).policy, gradient
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,17 @@ WIDTH = 3
 
 def run(module, state, x, valid=VALID):
     """Returns params and outputs of a mixer on one stream, as numpy arrays."""
-    steps = Steps(jnp.asarray(valid), gaps=True)
-    params = jax.tree.map(
-        lambda leaf: leaf + 0.3 * jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape),
-        module.init(jax.random.key(0), state, x, steps),
-    )
-    last, outputs = module.apply(params, state, x, steps)
-    return jax.tree.map(np.asarray, (params["params"], last, outputs))
+
+    @jax.jit
+    def both(state, x, valid):
+        steps = Steps(valid, gaps=True)
+        params = jax.tree.map(
+            lambda leaf: leaf + 0.3 * jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape),
+            module.init(jax.random.key(0), state, x, steps),
+        )
+        return params["params"], *module.apply(params, state, x, steps)
+
+    return jax.tree.map(np.asarray, both(state, x, jnp.asarray(valid)))
 
 
 def features(seed=1, width=WIDTH):

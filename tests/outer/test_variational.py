@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -21,8 +22,13 @@ GRID = tasks.grid_navigation(tasks.GridConfig(size=3, horizon=4, num_episodes=2)
 CONFIG = dataclasses.replace(tiny.ALGOS["varibad"], episodes=2)
 
 
-def updated(config, family=GRID, updates=1, seed=0):
-    meta = jm.varibad(family, config)
+@functools.cache
+def built(config):
+    return jm.varibad(GRID, config)
+
+
+def updated(config, updates=1, seed=0):
+    meta = built(config)
     state = jm.init_state(meta, jax.random.key(seed))
     return jax.device_get(jm.train(meta, state, updates))
 

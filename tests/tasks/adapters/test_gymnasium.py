@@ -144,7 +144,8 @@ def test_bounded_actions_are_mapped_to_the_box():
     np.testing.assert_allclose(steps.obs[0], own.step(np.array([1.0], np.float32))[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["rl2", "ppo", "maml"])
+# maml steps several streams as ppo does, and rl2 several episodes
+@pytest.mark.parametrize("name", ["rl2", tiny.slow("ppo"), "maml"])
 def test_algorithms_train_on_it_and_repeat_bit_for_bit(name):
     meta = tiny.algo(name, gymnasium(GymnasiumConfig("Pendulum-v1", horizon=3, vary=("g=5:15",))))
     update = make_chunk(meta, 3)
