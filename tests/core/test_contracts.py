@@ -75,9 +75,10 @@ RELATIVES |= {"mil"}
 RELATIVES |= {"grbal", "rebal", "mb-mpo"}
 # their loops are those of PPO and Reptile
 RELATIVES |= {"option-critic", "option-critic-per-task", "lead-policy"}
-# what anil, cavia and meta-sgd adapt is looked at on trials by tests/algos/test_gradient_steps.py, and their update
-# rules are held to the contract by test_supervised_learner_holds_the_contract
-OWN_LEARNER, OWN_LOOP = {"imaml", "option-critic", "lead-policy"}, {"promp", "reptile", "dagger"}
+OWN_LEARNER, OWN_LOOP = (
+    {"anil", "cavia", "imaml", "meta-sgd", "option-critic", "lead-policy"},
+    {"promp", "reptile", "dagger"},
+)
 
 
 def with_slow(slow):
