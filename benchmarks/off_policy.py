@@ -89,9 +89,14 @@ class StandIn:
         return obs, Step(obs=obs, reward=-jnp.abs(obs[0] - task), terminated=jnp.array(False))
 
 
+def num_products(config: OffPolicyBenchmark) -> int:
+    """Counts the matrix products between hidden layers in an update, each of all transitions of a gradient step."""
+    return config.gradient_steps * PASSES * (LAYERS - 1)
+
+
 def bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Callable[[], object]:
     """Builds a program of only the matrix products between hidden layers in an update."""
-    count = config.gradient_steps * PASSES * (LAYERS - 1)
+    count = num_products(config)
     weights = jnp.eye(config.hidden)
 
     def multiply(weights: Array, rows: Array) -> tuple[Array, tuple[()]]:
@@ -110,8 +115,7 @@ def bare_products(config: OffPolicyBenchmark, mesh: jax.sharding.Mesh) -> Callab
 
 def products_flop(config: OffPolicyBenchmark) -> int:
     """Returns the operations of `bare_products`."""
-    count = config.gradient_steps * PASSES * (LAYERS - 1)
-    return 2 * count * config.meta_batch * config.batch_size * config.hidden**2
+    return 2 * num_products(config) * config.meta_batch * config.batch_size * config.hidden**2
 
 
 def filled(config: OffPolicyBenchmark) -> tuple[jm.MetaLearner, Callable[[], None]]:

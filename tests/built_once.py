@@ -24,7 +24,7 @@ def remembering() -> Iterator[None]:
 
 
 def built_anew() -> Callable[..., Any]:
-    """Returns a `RunConfig.build` that has built nothing yet, for tests that change what is built."""
+    """Returns a `RunConfig.build` that remembers only what it builds itself, for tests that change what is built."""
     return _remembered(BUILD, _all_parts)
 
 

@@ -227,7 +227,7 @@ def test_a_run_starts_from_another_run_of_the_table(place, capsys, monkeypatch):
         f"out/{name}" for name in (short.name, longer.name, last.name)
     ]
     assert goes_on["wall_s"] > row["wall_s"] and goes_on["commit"] == f"abc, {row['commit']}"
-    changed = dataclasses.replace(short, updates=3)
+    changed = dataclasses.replace(short, algo_config=lambda updates: tiny(updates, discount=0.5))
     use(monkeypatch, dataclasses.replace(one, runs=(rule, changed, longer, last)))
     for name in ("out/2x2", "out/2x3"):
         os.rename(name, f"{name}-aside")
@@ -242,7 +242,7 @@ def test_a_run_starts_from_another_run_of_the_table(place, capsys, monkeypatch):
     assert call("--rows", "2x3") == 2 and another in capsys.readouterr().err
     assert call("--rows", "2x3", "--again") == 2
     told = capsys.readouterr().err
-    assert "updates is 3, but the run in out/2x2/rl2 has 2" in told
+    assert "algo.discount is 0.5, but the run in out/2x2/rl2 has 0.99" in told
     assert "or run --rows 2x2/rl2 --again first" in told
     assert call("--rows", "2x2/rl2", "--again") == 0 and call("--rows", "2x3") == 2
     assert another in capsys.readouterr().err

@@ -161,11 +161,14 @@ def _check_memory(learner: Learner, params: Params, trial: Trial, horizon: int, 
 
     def disturbed(time, what):
         def added(leaf):
-            return leaf + (np.arange(len(leaf)) == time).reshape(-1, *[1] * (leaf.ndim - 1)).astype(leaf.dtype)
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return leaf
+            leaf = leaf.copy()
+            leaf[time] += 1.0
+            return leaf
 
         field = "prev_reward" if what == "reward" else "prev_next_obs"
-        some = lambda leaf: added(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf  # noqa: E731
-        changed = jax.tree.map(some, getattr(first.inputs, field))
+        changed = jax.tree.map(added, getattr(first.inputs, field))
         return np.asarray(outputs(first.replace(inputs=first.inputs.replace(**{field: changed}))))
 
     @jax.jit
